@@ -1,0 +1,33 @@
+# make demo: everything, on a fresh machine, in one command.   make test: set up and run the tests (what .ci/run calls).
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: setup demo test lint bench clean lock
+
+setup: .venv/ready
+
+.venv/ready: requirements.lock pyproject.toml .ci/system.py
+	$(PYTHON) .ci/system.py
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	test -x $(BIN)/uv || $(BIN)/pip install -q "uv>=0.9"
+	$(BIN)/uv pip install -q -p $(BIN)/python -r requirements.lock
+	$(BIN)/uv pip install -q -p $(BIN)/python --no-deps --no-build-isolation -e .
+	touch $@
+
+demo: setup
+	$(BIN)/tristyle experiment=painted-64
+
+test: setup
+	$(BIN)/python -m pytest
+
+lint: setup
+	$(BIN)/ruff check && $(BIN)/mypy && $(BIN)/lint-imports
+
+bench: setup
+	$(BIN)/python tests/bench_style.py
+
+clean:
+	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .import_linter_cache
+
+lock: setup
+	$(BIN)/uv pip compile -q --universal --generate-hashes --no-emit-index-url --no-emit-find-links --no-header -p 3.11 --extra onnx --extra dev pyproject.toml -o requirements.lock

@@ -1,0 +1,1 @@
+"""The configuration tree, installed as `stages.conf`. Files only, no code."""

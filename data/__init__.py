@@ -1,0 +1,1 @@
+"""The embedded weights and their cards, installed as `stages.data`. Files only, no code."""

@@ -1,0 +1,1 @@
+"""tristyle: a mobile portrait stylizer in three stages (see README.md)."""
