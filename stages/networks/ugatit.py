@@ -1,0 +1,293 @@
+"""U-GAT-IT: generator and discriminator with class-activation attention and AdaLIN.
+
+Kim, Kim, Kang, Lee: "U-GAT-IT: Unsupervised Generative Attentional Networks with Adaptive Layer-Instance Normalization
+for Image-to-Image Translation", ICLR 2020 (arXiv 1907.10830). Generator: fig. 1 and table 4/5; AdaLIN: eq. 1-2;
+attention by class activation maps: section 2.1.1; discriminator: section 2.1.2 and table 6.
+
+State-dict names are those of the authors' PyTorch code, so its weights load as they are. What differs from it:
+  * an optional mask head: out = m R + (1 - m) x (the photo passes where m = 0 bit for bit);
+  * the two normalisations share one pass over the feature map (sum and sum of squares), and the blend of eq. 2 becomes one
+    multiply-add per value: the same numbers to rounding, about twice as fast as two calls of ``torch.var``;
+  * spectral normalisation is written out (buffers under the names of the hook based version), one power iteration per
+    forward pass in training mode;
+  * the discriminator's width can be capped (``max_width``): of its 53 M parameters at 7 layers most sit in the last two.
+As in that code the discriminator's attention multiplies by the *un-normalised* ``weight_orig``.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class Translation(NamedTuple):
+    """What a generator returns; ``mask`` is None without a mask head (then ``content`` is ``image``)."""
+
+    image: Tensor  # [N, 3, H, W] in [-1, 1]
+    cam_logit: Tensor  # [N, 2] from average and maximum pooling
+    heatmap: Tensor  # [N, 1, H/4, W/4]
+    mask: Tensor | None  # [N, 1, H, W] in [0, 1]
+    content: Tensor  # [N, 3, H, W] the repainted picture before it is laid over the input
+
+
+class Verdict(NamedTuple):
+    """What a discriminator returns."""
+
+    logit: Tensor  # [N, 1, h, w] one per patch
+    cam_logit: Tensor  # [N, 2]
+    heatmap: Tensor  # [N, 1, h + 1, w + 1]
+
+
+def _moments(x: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Mean and 1/std per instance and channel, then per instance over all channels: [N, C], [N, C], [N, 1], [N, 1].
+
+    Unbiased variances. One pass over the map: sum and sum of squares, in at least float32.
+    """
+    n, c, h, w = x.shape
+    wide = x if x.dtype == torch.float64 else x.float()
+    total = wide.sum((2, 3))  # [N, C]
+    square = (wide * wide).sum((2, 3))
+    m = h * w
+    mean = total / m
+    var = (square - total * mean).clamp_min(0) / max(m - 1, 1)
+    mean_all = total.sum(1, keepdim=True) / (m * c)
+    var_all = (square.sum(1, keepdim=True) - mean_all * mean_all * (m * c)).clamp_min(0) / (m * c - 1)
+    return mean, torch.rsqrt(var + eps), mean_all, torch.rsqrt(var_all + eps)
+
+
+def _blend(x: Tensor, rho: Tensor, gamma: Tensor, beta: Tensor, eps: float) -> Tensor:
+    """Eq. 1: gamma (rho IN(x) + (1 - rho) LN(x)) + beta, as one affine map per instance and channel."""
+    mean, rstd, mean_all, rstd_all = _moments(x, eps)
+    r = rho.flatten(1)  # [1, C]
+    scale = gamma * (r * rstd + (1 - r) * rstd_all)  # [N, C]
+    shift = beta - gamma * (r * rstd * mean + (1 - r) * rstd_all * mean_all)
+    return torch.addcmul(shift[:, :, None, None].to(x.dtype), x, scale[:, :, None, None].to(x.dtype))
+
+
+class AdaILN(nn.Module):
+    """Adaptive layer-instance normalisation (eq. 1); gamma and beta [N, C] come from the attention features."""
+
+    def __init__(self, channels: int, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.eps = eps
+        self.rho = nn.Parameter(torch.full((1, channels, 1, 1), 0.9))
+
+    def forward(self, x: Tensor, gamma: Tensor, beta: Tensor) -> Tensor:
+        """[N, C, H, W], [N, C], [N, C] -> [N, C, H, W]."""
+        return _blend(x, self.rho, gamma, beta, self.eps)
+
+
+class ILN(nn.Module):
+    """Layer-instance normalisation with its own affine parameters (the up-sampling path)."""
+
+    def __init__(self, channels: int, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.eps = eps
+        self.rho = nn.Parameter(torch.zeros(1, channels, 1, 1))
+        self.gamma = nn.Parameter(torch.ones(1, channels, 1, 1))
+        self.beta = nn.Parameter(torch.zeros(1, channels, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, C, H, W] -> [N, C, H, W]."""
+        return _blend(x, self.rho, self.gamma.flatten(1), self.beta.flatten(1), self.eps)
+
+
+@torch.no_grad()
+def clip_rho(module: nn.Module) -> None:
+    """Keep every rho of ``module`` in [0, 1] (eq. 2); called after each step of the generators."""
+    for m in module.modules():
+        if isinstance(m, (AdaILN, ILN)):
+            m.rho.clamp_(0.0, 1.0)
+
+
+class ResnetBlock(nn.Module):
+    """Residual block of the encoder: two padded 3x3 convolutions with instance normalisation, no ReLU after the sum."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv_block = nn.Sequential(
+            nn.ReflectionPad2d(1), nn.Conv2d(channels, channels, 3, bias=False), nn.InstanceNorm2d(channels), nn.ReLU(True),
+            nn.ReflectionPad2d(1), nn.Conv2d(channels, channels, 3, bias=False), nn.InstanceNorm2d(channels),
+        )  # fmt: skip
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, C, H, W] -> [N, C, H, W]."""
+        return x + self.conv_block(x)
+
+
+class ResnetAdaILNBlock(nn.Module):
+    """Residual block of the decoder; both normalisations share one gamma and beta."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.pad = nn.ReflectionPad2d(1)
+        self.conv1 = nn.Conv2d(channels, channels, 3, bias=False)
+        self.norm1 = AdaILN(channels)
+        self.conv2 = nn.Conv2d(channels, channels, 3, bias=False)
+        self.norm2 = AdaILN(channels)
+
+    def forward(self, x: Tensor, gamma: Tensor, beta: Tensor) -> Tensor:
+        """[N, C, H, W], [N, C], [N, C] -> [N, C, H, W]."""
+        out = F.relu(self.norm1(self.conv1(self.pad(x)), gamma, beta))
+        return x + self.norm2(self.conv2(self.pad(out)), gamma, beta)
+
+
+def _attend(x: Tensor, gap_logit: nn.Module, gmp_logit: nn.Module, gap: Tensor, gmp: Tensor) -> tuple[Tensor, Tensor]:
+    """Class activation attention (section 2.1.1): logits [N, 2] and the maps weighted by the classifiers [N, 2C, H, W]."""
+    logit = torch.cat([gap_logit(x.mean((2, 3))), gmp_logit(x.amax((2, 3)))], 1)
+    return logit, torch.cat([x * gap[..., None, None], x * gmp[..., None, None]], 1)
+
+
+class ResnetGenerator(nn.Module):
+    """U-GAT-IT's generator; ``light`` feeds the MLP pooled features, else the whole map (then bound to ``img_size``).
+
+    Args: ``ngf`` width of the first layer; ``n_blocks`` residual blocks on each side; ``img_size`` a multiple of 4;
+    ``mask`` adds the mask head. Input [N, 3, H, W] in [-1, 1]; returns a :class:`Translation`.
+    Raises ValueError for an image size that the two stride-2 convolutions cannot halve.
+    """
+
+    def __init__(self, ngf: int = 64, n_blocks: int = 4, img_size: int = 256, light: bool = True, mask: bool = False) -> None:
+        super().__init__()
+        if img_size % 4 or img_size < 16:
+            raise ValueError(f"img_size: {img_size} is not a multiple of 4 of at least 16")
+        self.arguments = {"ngf": ngf, "n_blocks": n_blocks, "img_size": img_size, "light": light, "mask": mask}
+        self.light = light
+        c = 4 * ngf
+        down: list[nn.Module] = [nn.ReflectionPad2d(3), nn.Conv2d(3, ngf, 7, bias=False), nn.InstanceNorm2d(ngf), nn.ReLU(True)]
+        for width in (ngf, 2 * ngf):
+            down += [nn.ReflectionPad2d(1), nn.Conv2d(width, 2 * width, 3, stride=2, bias=False)]
+            down += [nn.InstanceNorm2d(2 * width), nn.ReLU(True)]
+        self.DownBlock = nn.Sequential(*down, *(ResnetBlock(c) for _ in range(n_blocks)))
+        self.gap_fc = nn.Linear(c, 1, bias=False)
+        self.gmp_fc = nn.Linear(c, 1, bias=False)
+        self.conv1x1 = nn.Conv2d(2 * c, c, 1)
+        features = c if light else (img_size // 4) ** 2 * c
+        self.FC = nn.Sequential(nn.Linear(features, c, bias=False), nn.ReLU(True), nn.Linear(c, c, bias=False), nn.ReLU(True))
+        self.gamma = nn.Linear(c, c, bias=False)
+        self.beta = nn.Linear(c, c, bias=False)
+        for i in range(n_blocks):
+            setattr(self, f"UpBlock1_{i + 1}", ResnetAdaILNBlock(c))  # the published names
+        up: list[nn.Module] = []
+        for width in (c, c // 2):
+            up += [nn.Upsample(scale_factor=2, mode="nearest"), nn.ReflectionPad2d(1)]
+            up += [nn.Conv2d(width, width // 2, 3, bias=False), ILN(width // 2), nn.ReLU(True)]
+        self.trunk_end = len(up)
+        self.UpBlock2 = nn.Sequential(*up, nn.ReflectionPad2d(3), nn.Conv2d(ngf, 3, 7, bias=False), nn.Tanh())
+        self.mask = nn.Sequential(nn.ReflectionPad2d(1), nn.Conv2d(ngf, 1, 3)) if mask else None
+
+    def forward(self, x: Tensor) -> Translation:
+        """[N, 3, H, W] in [-1, 1] -> :class:`Translation`."""
+        h = self.DownBlock(x)  # [N, 4 ngf, H/4, W/4]
+        cam_logit, h = _attend(h, self.gap_fc, self.gmp_fc, self.gap_fc.weight, self.gmp_fc.weight)
+        h = F.relu(self.conv1x1(h))
+        heatmap = h.sum(1, keepdim=True)
+        code = self.FC(h.mean((2, 3)) if self.light else h.flatten(1))
+        gamma, beta = self.gamma(code), self.beta(code)  # [N, 4 ngf], shared by all AdaILN layers
+        for i in range(self.arguments["n_blocks"]):
+            h = getattr(self, f"UpBlock1_{i + 1}")(h, gamma, beta)
+        trunk = self.UpBlock2[: self.trunk_end](h)  # [N, ngf, H, W]
+        content = self.UpBlock2[self.trunk_end :](trunk).to(x.dtype)
+        if self.mask is None:
+            return Translation(content, cam_logit, heatmap, None, content)
+        mask = torch.sigmoid(self.mask(trunk).to(x.dtype))  # [N, 1, H, W]
+        return Translation(mask * content + (1 - mask) * x, cam_logit, heatmap, mask, content)
+
+
+class _Spectral(nn.Module):
+    """A weight divided by its largest singular value (Miyato et al. 2018, algorithm 1), one power iteration a forward pass."""
+
+    weight_u: Tensor
+    weight_v: Tensor
+
+    def _register(self, weight: Tensor) -> None:
+        self.weight_orig = nn.Parameter(weight)
+        flat = weight.detach().flatten(1)
+        self.register_buffer("weight_u", F.normalize(torch.randn(flat.shape[0]), dim=0, eps=1e-12))
+        self.register_buffer("weight_v", F.normalize(torch.randn(flat.shape[1]), dim=0, eps=1e-12))
+
+    def normalised(self) -> Tensor:
+        """The weight over its spectral norm; in training mode first updates the estimates u and v."""
+        flat = self.weight_orig.flatten(1)
+        if self.training:
+            with torch.no_grad():
+                self.weight_v.copy_(F.normalize(flat.t().mv(self.weight_u), dim=0, eps=1e-12))
+                self.weight_u.copy_(F.normalize(flat.mv(self.weight_v), dim=0, eps=1e-12))
+        # clones: a later forward pass overwrites the buffers before this one's backward pass has read them
+        sigma = torch.dot(self.weight_u.clone(), flat.mv(self.weight_v.clone()))
+        return self.weight_orig / sigma
+
+
+class SpectralConv2d(_Spectral):
+    """4x4 convolution with a spectrally normalised weight."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int, bias: bool = True) -> None:
+        super().__init__()
+        conv = nn.Conv2d(inputs, outputs, 4, stride=stride, bias=bias)
+        self._register(conv.weight.detach().clone())
+        self.stride = stride
+        self.bias = conv.bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, C, H, W] -> [N, outputs, (H - 4) // stride + 1, ...]."""
+        return F.conv2d(x, self.normalised(), self.bias, stride=self.stride)
+
+
+class SpectralLinear(_Spectral):
+    """Linear layer without bias, spectrally normalised."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self._register(nn.Linear(inputs, outputs, bias=False).weight.detach().clone())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, inputs] -> [N, outputs]."""
+        return F.linear(x, self.normalised())
+
+
+def discriminator_layers(img_size: int, most: int = 7) -> int:
+    """The greatest published depth up to ``most`` (7 global, 5 local) whose last map still allows reflection padding.
+
+    After n - 2 halvings and one 4x4 convolution at least 2 pixels must be left: 7 layers need 96 px, 6 need 48, 5 need 24.
+    Raises ValueError below 32 px, where the two scales would see the same few patches.
+    """
+    if img_size < 32:
+        raise ValueError(f"image size {img_size} px is too small for U-GAT-IT's discriminators; use 32 px or more")
+    return max(n for n in range(3, most + 1) if img_size >> (n - 2) >= 3)
+
+
+class Discriminator(nn.Module):
+    """Patch discriminator with class activation attention; ``n_layers`` 5 is the local scale, 6 or 7 the global one.
+
+    Input [N, 3, H, W] in [-1, 1]; returns a :class:`Verdict`. ``max_width`` caps the channels (None: as published).
+    """
+
+    def __init__(self, ndf: int = 64, n_layers: int = 5, max_width: int | None = None) -> None:
+        super().__init__()
+        if n_layers < 3:
+            raise ValueError(f"n_layers: {n_layers} is less than 3")
+        self.arguments = {"ndf": ndf, "n_layers": n_layers, "max_width": max_width}
+        widths = [ndf * 2**i for i in range(n_layers - 1)]
+        if max_width is not None:
+            widths = [min(width, max_width) for width in widths]
+        layers: list[nn.Module] = []
+        before = 3
+        for i, width in enumerate(widths):
+            stride = 1 if i == len(widths) - 1 else 2
+            layers += [nn.ReflectionPad2d(1), SpectralConv2d(before, width, stride), nn.LeakyReLU(0.2, True)]
+            before = width
+        self.model = nn.Sequential(*layers)
+        self.gap_fc = SpectralLinear(before, 1)
+        self.gmp_fc = SpectralLinear(before, 1)
+        self.conv1x1 = nn.Conv2d(2 * before, before, 1)
+        self.pad = nn.ReflectionPad2d(1)
+        self.conv = SpectralConv2d(before, 1, stride=1, bias=False)
+
+    def forward(self, x: Tensor) -> Verdict:
+        """[N, 3, H, W] in [-1, 1] -> :class:`Verdict`."""
+        h = self.model(x)
+        cam_logit, h = _attend(h, self.gap_fc, self.gmp_fc, self.gap_fc.weight_orig, self.gmp_fc.weight_orig)
+        h = F.leaky_relu(self.conv1x1(h), 0.2)
+        return Verdict(self.conv(self.pad(h)), cam_logit, h.sum(1, keepdim=True))
