@@ -1,0 +1,44 @@
+"""Geometry: how pose, expression and landmarks of a stylised picture follow those of the photo."""
+
+import torch
+from torch import Tensor
+
+OUTER_EYES = (36, 45)  # the outer eye corners among the 68 landmarks (iBUG 300-W order)
+
+
+def landmark_error(landmarks: Tensor, truth: Tensor) -> Tensor:
+    """Normalised mean error of 68 landmarks: mean distance over the distance of the outer eye corners; lower is better.
+
+    Args:
+        landmarks, truth: [N, 68, 2] in one unit (pixels, or shares of a square picture).
+
+    Returns:
+        [N]
+    """
+    between = (truth[:, OUTER_EYES[0]] - truth[:, OUTER_EYES[1]]).norm(dim=-1)
+    return (landmarks - truth).norm(dim=-1).mean(dim=1) / between.clamp(min=1e-6)
+
+
+def pose_difference(pose: Tensor, truth: Tensor) -> Tensor:
+    """Mean absolute difference per picture in yaw and pitch, in degrees: [N, 2] and [N, 2] -> [N]; lower is better."""
+    return (pose - truth).abs().mean(dim=1)
+
+
+def expression_difference(expression: Tensor, truth: Tensor) -> Tensor:
+    """Mean absolute difference per picture in smile, mouth_open and eye_open: [N, 3] and [N, 3] -> [N]."""
+    return (expression - truth).abs().mean(dim=1)
+
+
+def correspondence(values: Tensor, reference: Tensor) -> Tensor:
+    """Pearson correlation of each column over the pictures: does the output turn where the reference turns?
+
+    Args:
+        values, reference: [N, K], e.g. yaw, pitch and expression of outputs and of photos (or of two generators with
+            the same z).
+
+    Returns:
+        [K] in [-1, 1]; 0 for a column that does not vary.
+    """
+    a, b = values - values.mean(0), reference - reference.mean(0)
+    size = a.norm(dim=0) * b.norm(dim=0)
+    return torch.where(size > 1e-12, (a * b).sum(0) / size.clamp(min=1e-12), torch.zeros_like(size))

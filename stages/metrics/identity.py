@@ -1,0 +1,120 @@
+"""Identity: does the stylised picture still show the same person?
+
+`identity_cosine` compares a photo with its own stylised picture inside one crop (the photo's), and `same_person_auc`
+asks how well photo A is told to belong to the stylised photo B of the same person among pairs of different people.
+"""
+
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+CROP = 64  # pixels a side of the crop that the reader sees
+MARGIN = 0.15  # room around the head, as a share of its longer side
+
+
+class IdentityReader(Protocol):
+    """What identity needs of the face reader: unit embeddings of pictures in [-1, 1]."""
+
+    def identity(self, images: Tensor) -> Tensor: ...
+
+
+def head_boxes(mask: Tensor) -> Tensor:
+    """Square boxes around the heads.
+
+    Args:
+        mask: [N, 1, H, W], head coverage in [0, 1]; a picture without any head gets the whole frame.
+
+    Returns:
+        [N, 4]: left, top, right, bottom in pixels (may reach over the border), with 15 % of room on each side.
+    """
+    boxes = []
+    height, width = mask.shape[-2:]
+    for one in mask[:, 0] > 0.5:
+        rows, columns = torch.where(one.any(1))[0], torch.where(one.any(0))[0]
+        if len(rows) == 0:
+            boxes.append([0.0, 0.0, float(width), float(height)])
+            continue
+        top, bottom, left, right = int(rows[0]), int(rows[-1]) + 1, int(columns[0]), int(columns[-1]) + 1
+        half = max(bottom - top, right - left) * (0.5 + MARGIN)
+        middle_x, middle_y = (left + right) / 2, (top + bottom) / 2
+        boxes.append([middle_x - half, middle_y - half, middle_x + half, middle_y + half])
+    return torch.tensor(boxes, dtype=torch.float32, device=mask.device)
+
+
+def crop(images: Tensor, boxes: Tensor, size: int = CROP) -> Tensor:
+    """Cuts one square box out of each picture.
+
+    Args:
+        images: [N, 3, H, W].
+        boxes: [N, 4] in pixels (left, top, right, bottom); outside the frame the border repeats.
+        size: side of the crop in pixels.
+
+    Returns:
+        [N, 3, size, size]; larger boxes are reduced with antialiasing (sampled at a multiple, then averaged).
+    """
+    height, width = images.shape[-2:]
+    factor = max(1, int(torch.ceil((boxes[:, 2] - boxes[:, 0]).max() / size)))
+    steps = (torch.arange(size * factor, device=images.device, dtype=images.dtype) + 0.5) / (size * factor)
+    x = (boxes[:, 0, None] + steps * (boxes[:, 2] - boxes[:, 0])[:, None]) / width * 2 - 1  # [N, S]
+    y = (boxes[:, 1, None] + steps * (boxes[:, 3] - boxes[:, 1])[:, None]) / height * 2 - 1  # [N, S]
+    grid = torch.stack([x[:, None, :].expand(-1, len(steps), -1), y[:, :, None].expand(-1, -1, len(steps))], dim=-1)
+    sampled = F.grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=False)
+    return F.avg_pool2d(sampled, factor)
+
+
+def identity_cosine(reader: IdentityReader, photo: Tensor, output: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Cosine of the embeddings of a photo and its stylised picture, cut by one crop: the photo's; higher is better.
+
+    Args:
+        reader: the face reader, or any recogniser with `identity(images in [-1, 1]) -> [N, D]` of unit length.
+        photo, output: [N, 3, H, W] in [0, 1].
+        mask: [N, 1, H, W] head coverage of the photo, from which the crop follows; the whole frame without it.
+
+    Returns:
+        [N] in [-1, 1].
+    """
+    if photo.shape != output.shape:
+        raise ValueError(f"photo and output differ in shape: {tuple(photo.shape)} and {tuple(output.shape)}")
+    if mask is not None:
+        boxes = head_boxes(mask)
+        photo, output = crop(photo, boxes), crop(output, boxes)
+    with torch.no_grad():
+        return F.cosine_similarity(reader.identity(photo * 2 - 1), reader.identity(output * 2 - 1), dim=1)
+
+
+def area_under_curve(positive: Tensor, negative: Tensor) -> float:
+    """Probability that a positive score exceeds a negative one, ties counting half (Mann-Whitney).
+
+    Args:
+        positive: [P] scores of matching pairs.
+        negative: [Q] scores of other pairs.
+    """
+    scores = torch.cat([positive, negative]).double()
+    _, inverse, counts = torch.unique(scores, return_inverse=True, return_counts=True)
+    last = counts.cumsum(0).double()
+    ranks = (last - (counts.double() - 1) / 2)[inverse]  # mean rank of each tie, from 1
+    wins = ranks[: len(positive)].sum() - len(positive) * (len(positive) + 1) / 2
+    return float(wins / (len(positive) * len(negative)))
+
+
+def same_person_auc(first: Tensor, second: Tensor, people_first: Tensor, people_second: Tensor) -> float:
+    """Area under the curve of telling same-person pairs from pairs of different people.
+
+    Args:
+        first: [N, D] unit embeddings, e.g. of photos A.
+        second: [M, D] unit embeddings, e.g. of stylised photos B of the same people.
+        people_first, people_second: [N], [M] person ids.
+
+    Returns:
+        0.5 for chance, 1 for a perfect separation.
+
+    Raises:
+        ValueError: no matching or no other pair.
+    """
+    scores = first @ second.T
+    same = people_first[:, None] == people_second[None, :]
+    if not same.any() or same.all():
+        raise ValueError("pairs of the same and of different people are both needed")
+    return area_under_curve(scores[same], scores[~same])
