@@ -1,4 +1,4 @@
-"""Check what pip cannot install: the Python version and the shared libraries that OpenCV links. Standard library only."""
+"""Check what pip cannot install: Python's version and the shared libraries that OpenCV links. Standard library only."""
 
 import ctypes
 import sys
@@ -18,7 +18,7 @@ def missing_packages() -> list[str]:
 
 
 if __name__ == "__main__":
-    if sys.version_info < (3, 11):
+    if sys.version_info < (3, 11):  # noqa: UP036 - this runs before anything has checked
         sys.exit(f"Python 3.11 or newer is needed, this is {sys.version.split()[0]}; try: make PYTHON=python3.11")
-    if missing := missing_packages():
-        sys.exit(f"OpenCV needs system libraries that are missing; install them: apt-get install -y {' '.join(missing)}")
+    if packages := missing_packages():
+        sys.exit(f"OpenCV needs system libraries that are missing; run: apt-get install -y {' '.join(packages)}")

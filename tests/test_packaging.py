@@ -1,4 +1,4 @@
-"""The package works as sdist, wheel and bare checkout, away from the repository (the editable install is what runs this)."""
+"""The package works as sdist, wheel and bare checkout, away from the repository and its editable install."""
 
 import os
 import re
@@ -65,8 +65,8 @@ def test_conf_and_data_hold_no_code(root: Path) -> None:
 def test_wheel_holds_one_package_and_every_file(wheel: Path, root: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
     assert {name.split("/")[0] for name in names if ".dist-info/" not in name} == {"stages"}
-    tracked = subprocess.run(["git", "ls-files", "conf", "data"], cwd=root, capture_output=True, text=True).stdout.split()
-    absent = [name for name in tracked if f"stages/{name}" not in names]
+    tracked = subprocess.run(["git", "ls-files", "conf", "data"], cwd=root, capture_output=True, text=True).stdout
+    absent = [name for name in tracked.split() if f"stages/{name}" not in names]
     assert not absent, f"not in the wheel: {absent}"
 
 
@@ -76,7 +76,8 @@ def test_wheel_runs_outside_the_checkout(wheel: Path, tmp_path: Path) -> None:
     run(sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-index", "--target", target, wheel, cwd=work)
     assert "stage" in run(target / "bin" / "tristyle", "--help", cwd=work, path=target)
     assert "usage" in run(target / "bin" / "stylize", "--help", cwd=work, path=target).lower()
-    run(target / "bin" / "tristyle", "stage=data", "data.count=4", "data.heldout=4", "data.size=32", cwd=work, path=target)
+    tiny = ("stage=data", "data.count=4", "data.heldout=4", "data.size=32")
+    run(target / "bin" / "tristyle", *tiny, cwd=work, path=target)
     assert len(list(work.glob("runs/data/*/manifest.json"))) == 1
 
 
