@@ -1,0 +1,58 @@
+"""`tristyle`: compose the configuration and run it. Only this file, `run` and `config` know Hydra."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from stages.config import TristyleError
+
+CONF = Path(__file__).resolve().parent.parent / "conf"  # a checkout; an installed wheel has stages/conf instead
+
+
+def conf_path() -> str:
+    """Hydra's config path: the checkout's folder, else the packaged one."""
+    return str(CONF) if (CONF / "config.yaml").exists() else "pkg://stages.conf"
+
+
+def main() -> None:
+    """Console entry point. Exit code 2 and one line for everything a user can mend."""
+    # Hydra prints compose errors itself and leaves with 1 unless asked for the exception; ours is one line and 2.
+    os.environ["TRISTYLE_FULL_ERROR"] = os.environ.get("HYDRA_FULL_ERROR", "0")
+    full = os.environ["TRISTYLE_FULL_ERROR"] == "1"
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    import hydra
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    try:
+        hydra.main(config_path=conf_path(), config_name="config", version_base="1.3")(_job)()
+    except (HydraException, OmegaConfBaseException, TristyleError) as error:
+        if full:
+            raise
+        print(f"tristyle: {_first_lines(error)}", file=sys.stderr, flush=True)
+        raise SystemExit(2) from None
+    finally:
+        os.environ["HYDRA_FULL_ERROR"] = os.environ["TRISTYLE_FULL_ERROR"]
+
+
+def _job(cfg: Any) -> float | None:
+    """One composed job. SystemExit, unlike an exception, also stops the jobs that follow in a sweep."""
+    from stages.run import one_line_errors, run
+
+    with one_line_errors():
+        return run(cfg)
+
+
+def _first_lines(error: Exception) -> str:
+    """Hydra's message on one line: what is wrong, and the options it knows."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    kept = [line for line in lines if not line.startswith(("full_key", "object_type", "reference_type", "To append"))]
+    text = "; ".join(kept[:4])
+    return text + (". Check the spelling; `tristyle --help` lists the settings." if "ould not" in text else "")
+
+
+if __name__ == "__main__":
+    main()

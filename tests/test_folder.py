@@ -1,0 +1,220 @@
+"""`data=folders`: what people's own pictures look like in the wild, and what becomes of each kind."""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from stages.config import ConfigError, TristyleError
+from stages.datasets.folder import FolderData, heldout, read_mask, read_whole, square
+from stages.io import ImageError
+from stages.runtime import Runtime
+from stages.tracking import Tracker
+
+SIDE = 96
+
+
+def portrait(seed: int, height: int = SIDE, width: int = SIDE) -> np.ndarray:
+    """A picture whose four corners differ, so that a turn or a flip shows. uint8 [height, width, 3]."""
+    ys, xs = np.mgrid[0:1:height * 1j, 0:1:width * 1j]
+    red, green = 40 + 180 * xs, 30 + 150 * ys
+    return np.stack([red, green, np.full_like(xs, 20 + seed * 7 % 200)], axis=2).astype(np.uint8)
+
+
+def save(path: Path, array: np.ndarray, **options: object) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(array).save(path, **options)
+    return path
+
+
+def head(height: int = SIDE, width: int = SIDE) -> np.ndarray:
+    mask = np.zeros((height, width), np.uint8)
+    mask[height // 4 : 3 * height // 4, width // 4 : 3 * width // 4] = 255
+    return mask
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Twenty people with masks and ten style pictures with masks: no face reader is needed."""
+    root = tmp_path / "own"
+    for index in range(20):
+        save(root / "photo" / f"p{index:02d}.png", portrait(index))
+        save(root / "mask" / f"p{index:02d}.png", head())
+    for index in range(10):
+        save(root / "style" / "ink" / f"s{index}.png", 255 - portrait(index))
+        save(root / "style_mask" / "ink" / f"s{index}.png", head())
+    return root
+
+
+def run(root: Path, **options: object) -> tuple[Path, dict[str, float], list[dict], list[dict]]:
+    out = root.parent / "out"
+    out.mkdir(exist_ok=True)
+    stage = FolderData(path=str(root), size=32, **options)  # type: ignore[arg-type]
+    metrics = stage.run({}, out, Runtime("cpu", 1, Tracker(out)))
+    lines = [[json.loads(line) for line in (out / name).read_text().splitlines()] for name in
+             ("records.jsonl", "rejects.jsonl")]
+    return out, metrics, lines[0], lines[1]
+
+
+def test_layout_follows_the_contract(folder: Path) -> None:
+    out, metrics, records, rejects = run(folder)
+    assert not rejects
+    assert metrics["count"] == 18 and metrics["heldout_count"] == 2
+    assert metrics["style_count"] == 9 and metrics["heldout_style_count"] == 1
+    for record in records:
+        for key in ("photo", "mask"):
+            assert np.array(Image.open(out / record[key])).shape[:2] == (32, 32)
+    places = {"train": "photo/", "heldout": "heldout/photo/", "style": "style/ink/", "heldout_style": "heldout/style/ink/"}
+    assert all(record["photo"].startswith(places[record["split"]]) for record in records)
+    masks = {record["split"]: record["mask"].rsplit("/", 1)[0] for record in records}
+    assert masks == {"train": "mask", "heldout": "heldout/mask", "style": "style_mask/ink",
+                     "heldout_style": "heldout/style_mask/ink"}
+    assert not list((out / ".scratch").rglob("*.png"))
+
+
+def test_every_broken_file_is_listed_and_never_used(folder: Path) -> None:
+    photo = folder / "photo"
+    good = (save(folder.parent / "good.jpg", portrait(3), quality=95)).read_bytes()
+    png = (photo / "p00.png").read_bytes()
+    chunk = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
+    bomb = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + b"IHDR" + chunk + struct.pack(">I", zlib.crc32(b"IHDR" + chunk))
+    flipped = bytearray(png)
+    flipped[len(png) // 2] ^= 0x40
+    broken = {"empty.jpg": b"", "page.png": b"<!DOCTYPE html><html>404", "drawing.png": b"<svg xmlns='x'/>",
+              "cut.jpg": good[: len(good) // 2], "cut.png": png[: len(png) // 2], "noend.png": png[:-12],
+              "crc.png": bytes(flipped), "bomb.png": bomb, "notes.txt": b"hello", "copy.png": png}
+    for name, data in broken.items():
+        (photo / name).write_bytes(data)
+    save(photo / "tiny.png", portrait(0, 1, 1))
+    save(photo / "sliver.png", portrait(0, 1, 400))
+    (photo / "folder.png").mkdir()
+    (photo / "dangling.png").symlink_to(folder / "nowhere.png")
+    os.mkfifo(photo / "pipe.png")
+    save(photo / "badmask.png", portrait(77))
+    (folder / "mask" / "badmask.png").write_bytes(b"\x89PNG")
+    save(photo / "nohead.png", portrait(78))
+    save(folder / "mask" / "nohead.png", np.zeros((SIDE, SIDE), np.uint8))
+    save(photo / "wide.png", portrait(79))
+    save(folder / "mask" / "wide.png", head(SIDE, 2 * SIDE))
+    out, metrics, records, rejects = run(folder)
+    listed = {Path(row["path"]).name: row["reason"] for row in rejects}
+    expected = {*broken, "tiny.png", "sliver.png", "folder.png", "dangling.png", "pipe.png", "badmask.png", "nohead.png",
+                "wide.png"} - {"copy.png"}
+    assert set(listed) - {"copy.png", "p00.png"} == expected
+    assert "web page" in listed["page.png"] and "empty" in listed["empty.jpg"] and "vector" in listed["drawing.png"]
+    assert "pixels" in listed["bomb.png"] and "regular file" in listed["pipe.png"]
+    assert "shape" in listed["wide.png"] and "no head" in listed["nohead.png"]
+    assert metrics["rejected"] == len(rejects) == len(expected) + 1  # one of the two equal files stays
+    assert not {Path(record["source"]).name for record in records} & set(listed)
+    assert len(list((out / "photo").glob("*.png"))) + len(list((out / "heldout/photo").glob("*.png"))) == 20
+
+
+@pytest.mark.parametrize("turn", range(1, 9))
+def test_exif_turn_is_applied(tmp_path: Path, turn: int) -> None:
+    upright = Image.fromarray(portrait(1))
+    # The stored pixels that a camera writes for each orientation tag: the inverse of what the viewer applies.
+    inverse = {2: [0], 3: [3], 4: [1], 5: [5], 6: [2], 7: [6], 8: [4]}
+    stored = upright
+    for move in inverse.get(turn, []):
+        stored = stored.transpose(Image.Transpose(move))
+    exif = Image.Exif()
+    exif[0x0112] = turn
+    stored.save(tmp_path / "a.png", exif=exif)
+    assert np.array_equal(read_whole(tmp_path / "a.png"), np.array(upright))
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.webp", "a.bmp", "a.tiff", "a.gif"])
+def test_formats_read_alike(tmp_path: Path, name: str) -> None:
+    image = Image.fromarray(np.full((64, 64, 3), (200, 120, 40), np.uint8))
+    image.save(tmp_path / name)
+    assert np.abs(read_whole(tmp_path / name).astype(int) - (200, 120, 40)).max() <= 4
+
+
+def test_depths_and_alpha(tmp_path: Path) -> None:
+    grey = np.linspace(0, 255, 64 * 64).reshape(64, 64)
+    Image.fromarray((grey * 257).astype(np.uint16)).save(tmp_path / "deep.png")
+    Image.fromarray(grey.astype(np.uint8)).save(tmp_path / "grey.png")
+    assert abs(read_whole(tmp_path / "deep.png").mean() - read_whole(tmp_path / "grey.png").mean()) < 1
+    hidden = np.zeros((64, 64, 4), np.uint8)
+    hidden[:32] = (10, 200, 10, 255)
+    Image.fromarray(hidden).save(tmp_path / "alpha.png")
+    shown = read_whole(tmp_path / "alpha.png")
+    assert (shown[40] == 255).all() and tuple(shown[0, 0]) == (10, 200, 10)
+
+
+def test_masks_of_every_kind(tmp_path: Path) -> None:
+    expected = head() > 0
+    labels = np.where(expected, 13, 17).astype(np.uint8)
+    palette = Image.fromarray(labels, "P") if False else Image.fromarray(labels).convert("P")
+    palette.putdata(labels.reshape(-1).tolist())
+    palette.save(tmp_path / "labels.png")
+    assert np.array_equal(read_mask(tmp_path / "labels.png", [1, 13]) > 0, expected)
+    save(tmp_path / "ones.png", (head() > 0).astype(np.uint8))
+    save(tmp_path / "soft.png", head() // 2 + 10)
+    Image.fromarray(head()).convert("1").save(tmp_path / "bits.png")
+    assert np.array_equal(read_mask(tmp_path / "ones.png"), head())
+    assert np.array_equal(read_mask(tmp_path / "bits.png"), head())
+    assert set(np.unique(read_mask(tmp_path / "soft.png"))) == {10, 137}
+    with pytest.raises(ImageError, match="no head"):
+        read_mask(tmp_path / "labels.png", [5])
+
+
+def test_square_keeps_the_centre_and_the_mean() -> None:
+    image = np.zeros((40, 100), np.uint8)
+    image[:, 30:70] = 200
+    assert (square(image, 10) == 200).all()
+    noise = np.random.default_rng(0).integers(0, 256, (128, 128, 3), dtype=np.uint8)
+    assert abs(square(noise, 16).mean() - noise.mean()) < 1
+
+
+def test_people_are_held_out_whole(folder: Path) -> None:
+    for index in range(20):
+        save(folder / "photo" / f"p{index:02d}_second.png", portrait(index + 100))
+        save(folder / "mask" / f"p{index:02d}_second.png", head())
+    _, _, records, _ = run(folder, person_pattern="^([^_-]+)", heldout=0.2)
+    sides = [{record["person"] for record in records if record["split"] == split} for split in ("train", "heldout")]
+    assert len(sides[1]) == 4 and not sides[0] & sides[1]
+    assert len([record for record in records if record["split"] == "heldout"]) == 8
+    grown = heldout([f"p{index}" for index in range(40)], 0.5, 0)
+    assert heldout([f"p{index}" for index in range(40)], 0.25, 0) <= grown
+
+
+def test_refusals_name_the_place_and_the_remedy(tmp_path: Path, folder: Path) -> None:
+    def message(root: Path) -> str:
+        with pytest.raises(TristyleError) as caught:
+            run(root)
+        assert "\n" not in str(caught.value)
+        return str(caught.value)
+
+    assert "nowhere: no such folder" in message(tmp_path / "nowhere")
+    empty = tmp_path / "empty"
+    (empty / "photo").mkdir(parents=True)
+    assert "style/<name>/" in message(empty)
+    (empty / "style" / "ink").mkdir(parents=True)
+    assert "photo: 0 usable pictures" in message(empty) and "it is empty" in message(empty)
+    for index in range(5):
+        (empty / "photo" / f"{index}.jpg").write_text(f"no picture {index}")
+    assert "not a picture" in message(empty)
+    for index in range(30):
+        (folder / "photo" / f"bad{index}.jpg").write_text(f"no picture {index}")
+    assert "30 of 50 files are unusable" in message(folder) and "data.max_rejected" in message(folder)
+
+
+@pytest.mark.parametrize(("key", "value"), [("size", 63), ("heldout", 0.0), ("heldout", float("nan")),
+                                            ("person_pattern", "("), ("mask_labels", [300]), ("max_rejected", 2)])
+def test_config_is_checked(key: str, value: object) -> None:
+    with pytest.raises(ConfigError) as caught:
+        FolderData(**{"path": "x", key: value})  # type: ignore[arg-type]
+    assert caught.value.key == key
+
+
+def test_no_path_is_refused_before_anything_runs() -> None:
+    with pytest.raises(ConfigError, match="data.path=DIR"):
+        FolderData().files()
