@@ -1,0 +1,621 @@
+"""StyleGAN2: style-based generator and residual discriminator, arranged for speed on a CPU.
+
+Source: Karras et al., "Analyzing and Improving the Image Quality of StyleGAN" (arXiv 1912.04958): weight demodulation
+eq. 1-3 and figure 2d, skip generator and residual discriminator figure 7; noise, mapping and truncation as in StyleGAN
+(arXiv 1812.04948); the minibatch statistic of arXiv 1710.10196. Parameter and buffer names are those of the official
+PyTorch release, so its weights load without a table.
+
+What differs, with equal results (tests/golden): modulation scales the activations and demodulation is the closed form
+``rsqrt(s^2 @ sum_k W^2)``, so that no per-sample weight is built; resampling is one depthwise (transposed) convolution,
+never zero insertion; the gain of a leaky ReLU is folded into what feeds it; tensors are channels-last; a network may
+compute its convolutions in bfloat16 (`compute_dtype`), which stands in for the release's float16 layers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import log2, sqrt
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+FIR_TAPS = (1.0, 3.0, 3.0, 1.0)
+LRELU_SLOPE = 0.2
+LRELU_GAIN = sqrt(2.0)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Operators
+
+
+def setup_filter(taps: Sequence[float] | Tensor, gain: float = 1.0) -> Tensor:
+    """Resampling filter with unit sum times `gain`: [k, k], or [k] (to be applied separably) from 8 taps on."""
+    f = torch.as_tensor(taps, dtype=torch.float32)
+    if f.ndim == 1 and len(f) < 8:
+        f = torch.outer(f, f)
+    return f / f.sum() * gain ** (f.ndim / 2)
+
+
+def _pair(value: int | Sequence[int]) -> tuple[int, int]:
+    """An int or [x, y] as (x, y)."""
+    return (value, value) if isinstance(value, int) else (int(value[0]), int(value[1]))
+
+
+def _margins(value: int | Sequence[int]) -> tuple[int, int, int, int]:
+    """An int, [x, y] or [x0, x1, y0, y1] as (x0, x1, y0, y1)."""
+    if isinstance(value, int):
+        return value, value, value, value
+    if len(value) == 2:
+        return int(value[0]), int(value[0]), int(value[1]), int(value[1])
+    return int(value[0]), int(value[1]), int(value[2]), int(value[3])
+
+
+def upfirdn2d(
+    x: Tensor,
+    f: Tensor | None,
+    up: int | Sequence[int] = 1,
+    down: int | Sequence[int] = 1,
+    padding: int | Sequence[int] = 0,
+    flip_filter: bool = False,
+    gain: float = 1.0,
+) -> Tensor:
+    """Upsample with zeros, pad (or crop, where negative), convolve with `f`, keep every `down`-th pixel.
+
+    x: [N, C, H, W]; f: [kh, kw], [k] (separable) or None (identity). The output has
+    ``(W * up + x0 + x1 - kw) // down + 1`` columns, rows alike. Nothing is zero-inserted: the upsampling convolution is
+    a depthwise transposed one whose output is cropped to the same window.
+    """
+    (ux, uy), (dx, dy), (x0, x1, y0, y1) = _pair(up), _pair(down), _margins(padding)
+    if f is None:
+        f = x.new_ones(1, 1)
+    if f.ndim == 1:
+        x = upfirdn2d(x, f[None, :], (ux, 1), (dx, 1), (x0, x1, 0, 0), flip_filter, sqrt(gain))
+        return upfirdn2d(x, f[:, None], (1, uy), (1, dy), (0, 0, y0, y1), flip_filter, sqrt(gain))
+    channels, (kh, kw) = x.shape[1], f.shape
+    f = (f * gain).to(x.dtype)
+    if ux == uy == 1:  # torch convolutions correlate, hence the flip
+        kernel = f if flip_filter else f.flip([0, 1])
+        if x0 != x1 or y0 != y1 or min(x0, y0) < 0:
+            x, x0, y0 = F.pad(x, (x0, x1, y0, y1)), 0, 0
+        return F.conv2d(x, kernel.expand(channels, 1, kh, kw), stride=(dy, dx), padding=(y0, x0), groups=channels)
+    kernel = (f.flip([0, 1]) if flip_filter else f).expand(channels, 1, kh, kw)
+    # The transposed convolution gives the full convolution; the wanted window starts k - 1 - p0 pixels into it.
+    low_x, low_y = kw - 1 - x0, kh - 1 - y0
+    high_x = (x.shape[3] - 1) * ux + kw - low_x - (x.shape[3] * ux + x0 + x1 - kw + 1)
+    high_y = (x.shape[2] - 1) * uy + kh - low_y - (x.shape[2] * uy + y0 + y1 - kh + 1)
+    crop_x, crop_y = max(min(low_x, high_x), 0), max(min(low_y, high_y), 0)
+    x = F.conv_transpose2d(x, kernel, stride=(uy, ux), padding=(crop_y, crop_x), groups=channels)
+    rest = (crop_x - low_x, crop_x - high_x, crop_y - low_y, crop_y - high_y)
+    if any(rest):
+        x = F.pad(x, rest)
+    return x[:, :, ::dy, ::dx] if dx > 1 or dy > 1 else x
+
+
+def _resample_margins(f: Tensor | None, up: tuple[int, int], down: tuple[int, int], pad: tuple[int, ...]) -> list[int]:
+    """Padding that keeps an image centred when it is resampled by `up` or `down` with filter `f`."""
+    if f is None:
+        return list(pad)
+    sizes = (f.shape[-1], f.shape[0])
+    out = list(pad)
+    for axis, (k, u, d) in enumerate(zip(sizes, up, down, strict=True)):
+        if u > 1:
+            out[2 * axis] += (k + u - 1) // 2
+            out[2 * axis + 1] += (k - u) // 2
+        if d > 1:
+            out[2 * axis] += (k - d + 1) // 2
+            out[2 * axis + 1] += (k - d) // 2
+    return out
+
+
+def filter2d(
+    x: Tensor, f: Tensor | None, padding: int | Sequence[int] = 0, flip_filter: bool = False, gain: float = 1.0
+) -> Tensor:
+    """Filter [N, C, H, W] with `f`, same size plus `padding`."""
+    x0, x1, y0, y1 = _margins(padding)
+    kw, kh = (1, 1) if f is None else (f.shape[-1], f.shape[0])
+    margins = (x0 + kw // 2, x1 + (kw - 1) // 2, y0 + kh // 2, y1 + (kh - 1) // 2)
+    return upfirdn2d(x, f, padding=margins, flip_filter=flip_filter, gain=gain)
+
+
+def upsample2d(
+    x: Tensor,
+    f: Tensor | None,
+    up: int | Sequence[int] = 2,
+    padding: int | Sequence[int] = 0,
+    flip_filter: bool = False,
+    gain: float = 1.0,
+) -> Tensor:
+    """Upsample [N, C, H, W] by `up`, brightness kept."""
+    ux, uy = _pair(up)
+    x0, x1, y0, y1 = _margins(padding)
+    kw, kh = (1, 1) if f is None else (f.shape[-1], f.shape[0])
+    margins = (x0 + (kw + ux - 1) // 2, x1 + (kw - ux) // 2, y0 + (kh + uy - 1) // 2, y1 + (kh - uy) // 2)
+    return upfirdn2d(x, f, up=(ux, uy), padding=margins, flip_filter=flip_filter, gain=gain * ux * uy)
+
+
+def downsample2d(
+    x: Tensor,
+    f: Tensor | None,
+    down: int | Sequence[int] = 2,
+    padding: int | Sequence[int] = 0,
+    flip_filter: bool = False,
+    gain: float = 1.0,
+) -> Tensor:
+    """Downsample [N, C, H, W] by `down`."""
+    dx, dy = _pair(down)
+    x0, x1, y0, y1 = _margins(padding)
+    kw, kh = (1, 1) if f is None else (f.shape[-1], f.shape[0])
+    margins = (x0 + (kw - dx + 1) // 2, x1 + (kw - dx) // 2, y0 + (kh - dy + 1) // 2, y1 + (kh - dy) // 2)
+    return upfirdn2d(x, f, down=(dx, dy), padding=margins, flip_filter=flip_filter, gain=gain)
+
+
+def conv2d_resample(
+    x: Tensor,
+    w: Tensor,
+    f: Tensor | None = None,
+    up: int = 1,
+    down: int = 1,
+    padding: int | Sequence[int] = 0,
+    flip_weight: bool = True,
+    bias: Tensor | None = None,
+) -> Tensor:
+    """Convolution with FIR resampling before (`up`) or after (`down`) it, merged with strides where they allow it.
+
+    x: [N, I, H, W]; w: [O, I, k, k]; `padding` is relative to the upsampled image; `flip_weight` true means correlation
+    (what torch calls a convolution). `bias` [O] is added by the convolution itself and needs `up` = 1.
+    """
+    k = w.shape[-1]
+    margins = _resample_margins(f, (up, up), (down, down), _margins(padding))
+    if up > 1:
+        w = w.flip([2, 3]) if flip_weight else w  # a transposed convolution already convolves
+        x = F.conv_transpose2d(x, w.transpose(0, 1), stride=up)
+        lead, tail = k - 1, k - up
+        x0, x1, y0, y1 = margins
+        x = upfirdn2d(x, f, padding=(x0 - lead, x1 - tail, y0 - lead, y1 - tail), gain=up**2)
+        return upfirdn2d(x, f, down=down) if down > 1 else x
+    w = w if flip_weight else w.flip([2, 3])
+    if down > 1:
+        if k == 1:
+            return F.conv2d(upfirdn2d(x, f, down=down, padding=margins), w, bias)
+        return F.conv2d(upfirdn2d(x, f, padding=margins), w, bias, stride=down)
+    x0, x1, y0, y1 = margins
+    if x0 == x1 and y0 == y1 and min(x0, y0) >= 0:
+        return F.conv2d(x, w, bias, padding=(y0, x0))
+    return F.conv2d(F.pad(x, margins), w, bias)
+
+
+def demodulation(weight: Tensor, styles: Tensor) -> Tensor:
+    """Demodulation coefficients [N, O] of `weight` [O, I, k, k] under `styles` [N, I] (eq. 3), in closed form."""
+    return (styles.square() @ weight.square().sum(dim=(2, 3)).t() + 1e-8).rsqrt()
+
+
+def modulated_conv2d(
+    x: Tensor,
+    weight: Tensor,
+    styles: Tensor,
+    noise: Tensor | None = None,
+    up: int = 1,
+    padding: int = 0,
+    resample_filter: Tensor | None = None,
+    demodulate: bool = True,
+    flip_weight: bool = True,
+    bias: Tensor | None = None,
+    gain: float = 1.0,
+) -> Tensor:
+    """Convolution whose input channels are scaled by `styles` and whose output is rescaled to unit variance (eq. 1-3).
+
+    x: [N, I, H, W]; weight: [O, I, k, k]; styles: [N, I]; noise: broadcastable to the output; bias: [O].
+    Returns ``gain * (conv + noise + bias)``, [N, O, H * up, W * up].
+    """
+    x = x * styles.to(x.dtype)[:, :, None, None]
+    x = conv2d_resample(x, weight.to(x.dtype), resample_filter, up=up, padding=padding, flip_weight=flip_weight)
+    shift = None if bias is None else (bias * gain).to(x.dtype)[:, None, None]
+    if demodulate:
+        scale = (demodulation(weight, styles) * gain).to(x.dtype)[:, :, None, None]
+        x = x * scale if shift is None else torch.addcmul(shift, x, scale)
+    elif shift is not None:
+        x = x * gain + shift if gain != 1 else x + shift
+    elif gain != 1:
+        x = x * gain
+    if noise is not None:
+        x = x + (noise * gain).to(x.dtype)
+    return x
+
+
+_ACTIVATIONS = {
+    "linear": (lambda x, alpha: x, 1.0),
+    "relu": (lambda x, alpha: F.relu(x), sqrt(2.0)),
+    "lrelu": (lambda x, alpha: F.leaky_relu(x, LRELU_SLOPE if alpha is None else alpha), LRELU_GAIN),
+    "swish": (lambda x, alpha: x * torch.sigmoid(x), sqrt(2.0)),
+    "tanh": (lambda x, alpha: torch.tanh(x), 1.0),
+    "sigmoid": (lambda x, alpha: torch.sigmoid(x), 1.0),
+}
+
+
+def bias_act(
+    x: Tensor,
+    b: Tensor | None = None,
+    act: str = "linear",
+    alpha: float | None = None,
+    gain: float | None = None,
+    clamp: float | None = None,
+) -> Tensor:
+    """Add bias `b` [C] along axis 1, activate, multiply by `gain` (default: the activation's own), clamp to ±`clamp`."""
+    function, default_gain = _ACTIVATIONS[act]
+    if b is not None:
+        x = x + b.reshape([-1 if axis == 1 else 1 for axis in range(x.ndim)])
+    x = function(x, alpha)
+    gain = default_gain if gain is None else gain
+    x = x if gain == 1 else x * gain
+    return x if clamp is None else x.clamp(-clamp, clamp)
+
+
+def minibatch_std(x: Tensor, group_size: int | None, num_channels: int = 1) -> Tensor:
+    """Append the mean standard deviation over groups of samples as `num_channels` channels (arXiv 1710.10196, sec. 3).
+
+    x: [N, C, H, W] -> [N, C + num_channels, H, W]. Members of a group are N / group apart.
+    Raises ValueError when N is not a multiple of the group size.
+    """
+    n, c, h, w = x.shape
+    group = n if group_size is None else min(group_size, n)
+    if n % group:
+        raise ValueError(f"minibatch_std: {n} samples do not divide into groups of {group}")
+    y = x.reshape(group, n // group, num_channels, c // num_channels, h, w).float()
+    y = (y - y.mean(dim=0)).square().mean(dim=0).add(1e-8).sqrt()
+    y = y.mean(dim=(2, 3, 4))  # [N / group, F]
+    y = y.repeat(group, 1)[:, :, None, None].expand(n, num_channels, h, w)
+    return torch.cat([x, y.to(x.dtype)], dim=1)
+
+
+def normalize_2nd_moment(x: Tensor) -> Tensor:
+    """Scale each row of [N, C] to unit mean square."""
+    return x * (x.square().mean(dim=1, keepdim=True) + 1e-8).rsqrt()
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Layers
+
+
+class FullyConnectedLayer(nn.Module):
+    """Linear layer with equalised learning rate: [N, in] -> [N, out]."""
+
+    def __init__(
+        self, in_features: int, out_features: int, act: str = "linear", lr_multiplier: float = 1.0, bias_init: float = 0.0
+    ) -> None:
+        super().__init__()
+        self.act = act
+        self.weight = nn.Parameter(torch.randn(out_features, in_features) / lr_multiplier)
+        self.bias = nn.Parameter(torch.full([out_features], float(bias_init)))
+        self.weight_gain = lr_multiplier / sqrt(in_features)
+        self.bias_gain = lr_multiplier
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.linear(x, self.weight * self.weight_gain, self.bias * self.bias_gain)
+        return bias_act(x, act=self.act)
+
+
+class Conv2dLayer(nn.Module):
+    """Convolution, optionally downsampling, with equalised learning rate: [N, I, H, W] -> [N, O, H / down, W / down]."""
+
+    resample_filter: Tensor
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        bias: bool = True,
+        act: str = "linear",
+        down: int = 1,
+        conv_clamp: float | None = None,
+    ) -> None:
+        super().__init__()
+        self.act, self.down, self.conv_clamp = act, down, conv_clamp
+        self.padding = kernel_size // 2
+        self.weight = nn.Parameter(torch.randn(out_channels, in_channels, kernel_size, kernel_size))
+        self.bias = nn.Parameter(torch.zeros(out_channels)) if bias else None
+        self.register_buffer("resample_filter", setup_filter(FIR_TAPS))
+        self.weight_gain = 1 / sqrt(in_channels * kernel_size**2)
+
+    def forward(self, x: Tensor, gain: float = 1.0) -> Tensor:
+        """`gain` multiplies the output; clamping follows it."""
+        # Both activations are positively homogeneous, so that their gain may multiply weight and bias instead.
+        total = gain * (LRELU_GAIN if self.act == "lrelu" else 1.0)
+        weight = (self.weight * (self.weight_gain * total)).to(x.dtype)
+        bias = None if self.bias is None else (self.bias * total).to(x.dtype)
+        f = self.resample_filter if self.down > 1 else None
+        x = conv2d_resample(x, weight, f, down=self.down, padding=self.padding, bias=bias)
+        if self.act == "lrelu":
+            x = F.leaky_relu_(x, LRELU_SLOPE)
+        return x if self.conv_clamp is None else x.clamp(-self.conv_clamp * gain, self.conv_clamp * gain)
+
+
+class SynthesisLayer(nn.Module):
+    """Modulated 3x3 convolution, noise, bias, leaky ReLU: [N, I, H, W] -> [N, O, H * up, W * up]."""
+
+    resample_filter: Tensor
+    noise_const: Tensor
+
+    def __init__(
+        self, in_channels: int, out_channels: int, w_dim: int, resolution: int, up: int, conv_clamp: float | None
+    ) -> None:
+        super().__init__()
+        self.resolution, self.up, self.conv_clamp = resolution, up, conv_clamp
+        self.affine = FullyConnectedLayer(w_dim, in_channels, bias_init=1.0)
+        self.weight = nn.Parameter(torch.randn(out_channels, in_channels, 3, 3))
+        self.noise_strength = nn.Parameter(torch.zeros([]))
+        self.bias = nn.Parameter(torch.zeros(out_channels))
+        self.register_buffer("noise_const", torch.randn(resolution, resolution))
+        self.register_buffer("resample_filter", setup_filter(FIR_TAPS))
+
+    def noise(self, n: int, mode: str) -> Tensor | None:
+        """Noise image to add: [N, 1, r, r] for mode ``random``, [r, r] for ``const``, None for ``none``."""
+        if mode == "none":
+            return None
+        if mode == "random":
+            unit = torch.randn(n, 1, self.resolution, self.resolution, device=self.noise_const.device)
+        else:
+            unit = self.noise_const
+        return unit * self.noise_strength
+
+    def forward(self, x: Tensor, w: Tensor, noise_mode: str = "random") -> Tensor:
+        """x: [N, I, H, W]; w: [N, w_dim]."""
+        x = modulated_conv2d(
+            x,
+            self.weight,
+            self.affine(w),
+            noise=self.noise(len(x), noise_mode),
+            up=self.up,
+            padding=1,
+            resample_filter=self.resample_filter if self.up > 1 else None,
+            flip_weight=self.up == 1,  # the official weights store upsampling kernels flipped
+            bias=self.bias,
+            gain=LRELU_GAIN,
+        )
+        x = F.leaky_relu_(x, LRELU_SLOPE)
+        return x if self.conv_clamp is None else x.clamp(-self.conv_clamp, self.conv_clamp)
+
+
+class ToRGBLayer(nn.Module):
+    """Modulated 1x1 convolution to image channels, without demodulation: [N, I, H, W] -> [N, channels, H, W]."""
+
+    def __init__(self, in_channels: int, img_channels: int, w_dim: int, conv_clamp: float | None) -> None:
+        super().__init__()
+        self.conv_clamp = conv_clamp
+        self.affine = FullyConnectedLayer(w_dim, in_channels, bias_init=1.0)
+        self.weight = nn.Parameter(torch.randn(img_channels, in_channels, 1, 1))
+        self.bias = nn.Parameter(torch.zeros(img_channels))
+        self.weight_gain = 1 / sqrt(in_channels)
+
+    def forward(self, x: Tensor, w: Tensor) -> Tensor:
+        styles = self.affine(w) * self.weight_gain
+        # Three output channels: scaling the weight per sample and multiplying matrices skips a pass over x.
+        weight = (self.weight.flatten(1)[None] * styles[:, None, :]).to(x.dtype)  # [N, 3, I]
+        n, _, height, width = x.shape
+        rows = x.permute(0, 2, 3, 1).reshape(n, height * width, -1)  # a view when channels-last
+        y = torch.baddbmm(self.bias.to(x.dtype), rows, weight.transpose(1, 2))  # [N, HW, 3]
+        y = y.reshape(n, height, width, -1).permute(0, 3, 1, 2)
+        return y if self.conv_clamp is None else y.clamp(-self.conv_clamp, self.conv_clamp)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Generator
+
+
+class MappingNetwork(nn.Module):
+    """z [N, z_dim] -> ws [N, num_ws, w_dim], with the running mean of w for the truncation trick."""
+
+    w_avg: Tensor
+
+    def __init__(
+        self,
+        z_dim: int,
+        w_dim: int,
+        num_ws: int,
+        num_layers: int = 2,
+        lr_multiplier: float = 0.01,
+        w_avg_beta: float = 0.995,
+    ) -> None:
+        super().__init__()
+        self.num_ws, self.num_layers, self.w_avg_beta = num_ws, num_layers, w_avg_beta
+        for i in range(num_layers):
+            layer = FullyConnectedLayer(z_dim if i == 0 else w_dim, w_dim, act="lrelu", lr_multiplier=lr_multiplier)
+            setattr(self, f"fc{i}", layer)
+        self.register_buffer("w_avg", torch.zeros(w_dim))
+
+    def forward(self, z: Tensor, truncation_psi: float = 1.0, truncation_cutoff: int | None = None) -> Tensor:
+        """Truncation moves the first `truncation_cutoff` ws (default all) towards w_avg. Training mode updates w_avg."""
+        w = normalize_2nd_moment(z)
+        for i in range(self.num_layers):
+            w = getattr(self, f"fc{i}")(w)
+        if self.training:
+            self.w_avg.copy_(w.detach().mean(dim=0).lerp(self.w_avg, self.w_avg_beta))
+        ws = w[:, None, :].expand(-1, self.num_ws, -1)
+        if truncation_psi == 1:
+            return ws
+        cut = self.num_ws if truncation_cutoff is None else truncation_cutoff
+        return torch.cat([self.w_avg.lerp(ws[:, :cut], truncation_psi), ws[:, cut:]], dim=1)
+
+
+class SynthesisBlock(nn.Module):
+    """One resolution: (upsampling convolution,) convolution, and the block's contribution to the image."""
+
+    resample_filter: Tensor
+
+    def __init__(
+        self, in_channels: int, out_channels: int, w_dim: int, resolution: int, img_channels: int, conv_clamp: float | None
+    ) -> None:
+        super().__init__()
+        self.first = in_channels == 0
+        self.num_conv = 1 if self.first else 2
+        self.register_buffer("resample_filter", setup_filter(FIR_TAPS))
+        if self.first:
+            self.const = nn.Parameter(torch.randn(out_channels, resolution, resolution))
+        else:
+            self.conv0 = SynthesisLayer(in_channels, out_channels, w_dim, resolution, 2, conv_clamp)
+        self.conv1 = SynthesisLayer(out_channels, out_channels, w_dim, resolution, 1, conv_clamp)
+        self.torgb = ToRGBLayer(out_channels, img_channels, w_dim, conv_clamp)
+
+    def forward(self, x: Tensor | None, img: Tensor | None, ws: Tensor, noise_mode: str, dtype: torch.dtype):
+        """x: [N, I, r/2, r/2]; img: [N, 3, r/2, r/2]; ws: [N, num_conv + 1, w_dim]. Returns x and img at r."""
+        if self.first:
+            x = self.const.to(dtype)[None].expand(len(ws), -1, -1, -1).contiguous(memory_format=torch.channels_last)
+        else:
+            x = self.conv0(x, ws[:, 0], noise_mode)
+        x = self.conv1(x, ws[:, self.num_conv - 1], noise_mode)
+        rgb = self.torgb(x, ws[:, self.num_conv]).float()
+        return x, rgb if img is None else upsample2d(img, self.resample_filter).add_(rgb)
+
+
+class SynthesisNetwork(nn.Module):
+    """ws [N, num_ws, w_dim] -> images [N, channels, R, R], nominally in [-1, 1]."""
+
+    def __init__(
+        self,
+        w_dim: int,
+        img_resolution: int,
+        img_channels: int = 3,
+        channel_base: int = 32768,
+        channel_max: int = 512,
+        conv_clamp: float | None = None,
+    ) -> None:
+        super().__init__()
+        self.compute_dtype = torch.float32
+        self.block_resolutions = resolutions(img_resolution)
+        channels = 0
+        for r in self.block_resolutions:
+            out = min(channel_base // r, channel_max)
+            setattr(self, f"b{r}", SynthesisBlock(channels, out, w_dim, r, img_channels, conv_clamp))
+            channels = out
+        self.num_ws = 2 * len(self.block_resolutions)
+
+    def forward(self, ws: Tensor, noise_mode: str = "random") -> Tensor:
+        """noise_mode: ``random`` (training), ``const`` (the stored noise) or ``none``."""
+        x = img = None
+        start = 0
+        for r in self.block_resolutions:
+            block = getattr(self, f"b{r}")
+            # toRGB shares its w with the first convolution of the next block.
+            x, img = block(x, img, ws[:, start : start + block.num_conv + 1], noise_mode, self.compute_dtype)
+            start += block.num_conv
+        return img
+
+
+class Generator(nn.Module):
+    """StyleGAN2 generator: z [N, z_dim] -> images [N, channels, R, R], nominally in [-1, 1]."""
+
+    def __init__(
+        self,
+        z_dim: int = 512,
+        w_dim: int = 512,
+        img_resolution: int = 64,
+        img_channels: int = 3,
+        num_layers: int = 2,
+        lr_multiplier: float = 0.01,
+        channel_base: int = 32768,
+        channel_max: int = 512,
+        conv_clamp: float | None = None,
+    ) -> None:
+        super().__init__()
+        self.arguments = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
+        self.z_dim, self.w_dim, self.img_resolution = z_dim, w_dim, img_resolution
+        self.synthesis = SynthesisNetwork(w_dim, img_resolution, img_channels, channel_base, channel_max, conv_clamp)
+        self.num_ws = self.synthesis.num_ws
+        self.mapping = MappingNetwork(z_dim, w_dim, self.num_ws, num_layers, lr_multiplier)
+        self.to(memory_format=torch.channels_last)
+
+    def forward(
+        self, z: Tensor, truncation_psi: float = 1.0, truncation_cutoff: int | None = None, noise_mode: str = "random"
+    ) -> Tensor:
+        return self.synthesis(self.mapping(z, truncation_psi, truncation_cutoff), noise_mode)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Discriminator
+
+
+class DiscriminatorBlock(nn.Module):
+    """Residual block, halving the resolution; the first one also reads the image."""
+
+    resample_filter: Tensor
+
+    def __init__(
+        self, in_channels: int, channels: int, out_channels: int, img_channels: int, conv_clamp: float | None
+    ) -> None:
+        super().__init__()
+        self.register_buffer("resample_filter", setup_filter(FIR_TAPS))
+        if in_channels == 0:
+            self.fromrgb = Conv2dLayer(img_channels, channels, 1, act="lrelu", conv_clamp=conv_clamp)
+        self.conv0 = Conv2dLayer(channels, channels, 3, act="lrelu", conv_clamp=conv_clamp)
+        self.conv1 = Conv2dLayer(channels, out_channels, 3, act="lrelu", down=2, conv_clamp=conv_clamp)
+        self.skip = Conv2dLayer(channels, out_channels, 1, bias=False, down=2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: [N, C, r, r] features, or the image for the first block. Returns [N, C', r/2, r/2]."""
+        if hasattr(self, "fromrgb"):
+            x = self.fromrgb(x)
+        skip = self.skip(x, gain=sqrt(0.5))
+        return skip.add_(self.conv1(self.conv0(x), gain=sqrt(0.5)))
+
+
+class DiscriminatorEpilogue(nn.Module):
+    """Minibatch statistic and the final layers: [N, C, 4, 4] -> [N, 1]."""
+
+    def __init__(self, channels: int, resolution: int, mbstd_group_size: int, conv_clamp: float | None) -> None:
+        super().__init__()
+        self.mbstd_group_size = mbstd_group_size
+        self.conv = Conv2dLayer(channels + 1, channels, 3, act="lrelu", conv_clamp=conv_clamp)
+        self.fc = FullyConnectedLayer(channels * resolution**2, channels, act="lrelu")
+        self.out = FullyConnectedLayer(channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = minibatch_std(x.float(), self.mbstd_group_size)
+        return self.out(self.fc(self.conv(x).flatten(1)))
+
+
+class Discriminator(nn.Module):
+    """StyleGAN2 residual discriminator: images [N, channels, R, R] in [-1, 1] -> logits [N, 1], high for real."""
+
+    def __init__(
+        self,
+        img_resolution: int = 64,
+        img_channels: int = 3,
+        channel_base: int = 32768,
+        channel_max: int = 512,
+        conv_clamp: float | None = None,
+        mbstd_group_size: int = 4,
+    ) -> None:
+        super().__init__()
+        self.arguments = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
+        self.compute_dtype = torch.float32
+        self.block_resolutions = resolutions(img_resolution)[:0:-1]
+        channels = {r: min(channel_base // r, channel_max) for r in resolutions(img_resolution)}
+        for r in self.block_resolutions:
+            first = r == img_resolution
+            block = DiscriminatorBlock(0 if first else channels[r], channels[r], channels[r // 2], img_channels, conv_clamp)
+            setattr(self, f"b{r}", block)
+        self.b4 = DiscriminatorEpilogue(channels[4], 4, mbstd_group_size, conv_clamp)
+        self.to(memory_format=torch.channels_last)
+
+    def forward(self, img: Tensor) -> Tensor:
+        x = img.to(self.compute_dtype).contiguous(memory_format=torch.channels_last)
+        for r in self.block_resolutions:
+            x = getattr(self, f"b{r}")(x)
+        return self.b4(x)
+
+    def layers_from_image(self) -> list[nn.Module]:
+        """Layers in the order freeze-D counts them: fromrgb, then conv0, conv1, skip of each block, conv, fc, out."""
+        layers: list[nn.Module] = [getattr(self, f"b{self.block_resolutions[0]}").fromrgb]
+        for r in self.block_resolutions:
+            block = getattr(self, f"b{r}")
+            layers += [block.conv0, block.conv1, block.skip]
+        return [*layers, self.b4.conv, self.b4.fc, self.b4.out]
+
+
+def resolutions(img_resolution: int) -> list[int]:
+    """[4, 8, ..., img_resolution]. Raises ValueError unless it is a power of two from 8 on."""
+    exponent = int(log2(img_resolution)) if img_resolution > 0 else 0
+    if exponent < 3 or 2**exponent != img_resolution:
+        raise ValueError(f"resolution {img_resolution} is not a power of two from 8 on")
+    return [2**i for i in range(2, exponent + 1)]
