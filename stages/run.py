@@ -207,6 +207,7 @@ def _make(
         say(f"{kind:<8} already done  {place}")
         return artifact
     with locked(place):
+        _check_place(place)
         if settings.force:
             _clear(place)
         say(f"{kind:<8} {'resuming' if (place / SCRATCH).exists() else 'running'}  {place}")
@@ -221,6 +222,13 @@ def _make(
     numbers = "  ".join(f"{name} {value:.4g}" for name, value in metrics.items() if isinstance(value, (int, float)))
     say(f"{kind:<8} done in {cost['seconds']:.0f} s  {numbers}")
     return artifact
+
+
+def _check_place(place: Path) -> None:
+    """Refuse a folder with files that no run has made (a run writes config.json first): they would be sealed or lost."""
+    foreign = sorted(entry.name for entry in place.iterdir() if not entry.name.startswith("."))
+    if foreign and "config.json" not in foreign:
+        raise ArtifactError(f"{place}: holds something else ({foreign[0]}). Move it, or set out=<another folder>.")
 
 
 def _clear(place: Path) -> None:
@@ -262,11 +270,9 @@ def _code(settings: Settings) -> dict[str, Any]:
 
 
 def _report(artifacts: dict[str, Artifact], settings: Settings) -> float | None:
-    from stages.report import write_report
-
     last = list(artifacts.values())[-1]
     path = settings.out / "reports" / f"{last.kind}-{last.path.name}" / "report.html"
-    write_report(artifacts, path)
+    _write_report(artifacts, path)
     REPORTS.append(path)
     say(f"report   {path}")
     for name, file in (("model", "student.onnx"), ("pictures", "heldout")):
@@ -280,6 +286,12 @@ def _report(artifacts: dict[str, Artifact], settings: Settings) -> float | None:
         known = ", ".join(f"{kind}.{name}" for kind, item in artifacts.items() for name in item.metrics)
         raise ConfigError("objective", f"{settings.objective!r} was not measured", f"Choose one of: {known}")
     return float(artifacts[kind].metrics[name])
+
+
+def _write_report(artifacts: dict[str, Artifact], path: Path) -> None:
+    from stages.report import write_report
+
+    write_report(artifacts, path)
 
 
 def say(line: str) -> None:
