@@ -1,0 +1,135 @@
+"""The training loop: resume, lazy phases, EMA, order of images, refusal of broken losses."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from stages.checkpoint import load_checkpoint, previous, save_checkpoint
+from stages.config import ConfigError, Train, TristyleError
+from stages.engine import Phase, Task, ema_update, epoch_order, fit
+from stages.io import read_jsonl
+from stages.runtime import Runtime
+from stages.tracking import Tracker
+
+
+class Toy(Task):
+    """Two networks against each other, with dropout noise, a lazy phase and an EMA."""
+
+    def __init__(self, lr: float = 0.01, stop_after: int | None = None, broken: bool = False) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.left, self.right, self.ema = nn.Linear(4, 4), nn.Linear(4, 1), nn.Linear(4, 4)
+        self.stop_after, self.broken, self.calls = stop_after, broken, []
+        left = torch.optim.Adam(self.left.parameters(), lr=lr, betas=(0.0, 0.99))
+        right = torch.optim.Adam(self.right.parameters(), lr=lr)
+        self.phases = [
+            Phase("left", list(self.left.parameters()), left),
+            Phase("right", list(self.right.parameters()), right),
+            Phase("lazy", list(self.left.parameters()), left, every=4),
+        ]
+
+    def losses(self, phase: str, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        self.calls.append(phase)
+        hidden = self.left(batch["x"] + 0.1 * torch.randn_like(batch["x"]))
+        score = self.right(hidden).mean()
+        if self.broken and len(self.calls) > 5:
+            score = score * float("nan")
+        return {"score": score if phase == "right" else -score, "size": hidden.square().mean(), "_seen": score}
+
+    def after_update(self, images: int, batch: int) -> dict[str, float]:
+        ema_update(self.ema, self.left, 0.9)
+        if self.stop_after is not None and images >= self.stop_after:
+            raise KeyboardInterrupt
+        return {"images": float(images)}
+
+
+def batches(start: int, count: int) -> dict[str, Tensor]:
+    table = torch.linspace(-1, 1, 40).view(10, 4)
+    return {"x": table[torch.from_numpy(epoch_order(10, 3, start, count))]}
+
+
+def train(images: int = 64) -> Train:
+    return Train(images=images, batch=4, lr=0.01, checkpoint_images=8)
+
+
+def runtime(path: Path) -> Runtime:
+    return Runtime("cpu", 1, Tracker(path))
+
+
+def test_stopped_and_resumed_equals_uninterrupted_bit_for_bit(tmp_path: Path) -> None:
+    whole = Toy()
+    fit(whole, batches, train=train(), scratch=tmp_path / "a", runtime=runtime(tmp_path), label="toy")
+    for stop in (20, 44):  # twice, off the checkpoint grid
+        with pytest.raises(KeyboardInterrupt):
+            fit(Toy(stop_after=stop), batches, train=train(), scratch=tmp_path / "b", runtime=runtime(tmp_path), label="toy")
+    resumed = Toy()
+    fit(resumed, batches, train=train(), scratch=tmp_path / "b", runtime=runtime(tmp_path), label="toy")
+    assert len(resumed.calls) < len(whole.calls)
+    for name, value in whole.state_dict().items():
+        assert torch.equal(value, resumed.state_dict()[name]), name
+
+
+def test_lazy_phase_runs_every_fourth_update(tmp_path: Path) -> None:
+    toy = Toy()
+    fit(toy, batches, train=train(), scratch=tmp_path, runtime=runtime(tmp_path), label="toy")
+    assert toy.calls.count("left") == 16 and toy.calls.count("lazy") == 4
+
+
+def test_phase_moves_only_its_own_parameters(tmp_path: Path) -> None:
+    toy = Toy()
+    toy.phases = toy.phases[:1]
+    before = [parameter.clone() for parameter in toy.right.parameters()]
+    fit(toy, batches, train=train(8), scratch=tmp_path, runtime=runtime(tmp_path), label="toy")
+    assert all(torch.equal(a, b) for a, b in zip(before, toy.right.parameters(), strict=True))
+    assert all(parameter.grad is None for parameter in toy.right.parameters())
+
+
+def test_losses_are_logged_and_underscored_terms_only_logged(tmp_path: Path) -> None:
+    fit(Toy(), batches, train=train(8), scratch=tmp_path, runtime=runtime(tmp_path), label="toy")
+    rows = read_jsonl(tmp_path / "log.jsonl")
+    assert {row["phase"] for row in rows} == {"toy/left", "toy/right", "toy/lazy", "toy/state"}
+    assert all({"score", "size", "seen"} <= row.keys() for row in rows if row["phase"] != "toy/state")
+
+
+def test_broken_loss_stops_with_one_line_and_keeps_the_last_good_state(tmp_path: Path) -> None:
+    with pytest.raises(TristyleError, match="Lower the learning rate"):
+        fit(Toy(broken=True), batches, train=train(), scratch=tmp_path, runtime=runtime(tmp_path), label="toy")
+    state = load_checkpoint(tmp_path / "toy.ckpt")
+    assert state is None or all(torch.isfinite(value).all() for value in state["task"].values())
+
+
+def test_order_shows_every_image_once_an_epoch_from_any_start() -> None:
+    whole = epoch_order(7, 5, 0, 21)
+    assert all(sorted(whole[7 * e : 7 * e + 7]) == list(range(7)) for e in range(3))
+    assert np.array_equal(epoch_order(7, 5, 9, 6), whole[9:15])
+    assert not np.array_equal(whole[:7], whole[7:14])
+
+
+def test_ema_formula() -> None:
+    a, b = nn.Linear(2, 2), nn.Linear(2, 2)
+    expected = 0.9 * a.weight.detach() + 0.1 * b.weight.detach()
+    ema_update(a, b, 0.9)
+    torch.testing.assert_close(a.weight.detach(), expected)
+
+
+def test_damaged_checkpoint_falls_back_to_the_one_before(tmp_path: Path) -> None:
+    path = tmp_path / "x.ckpt"
+    save_checkpoint(path, {"images": 1})
+    save_checkpoint(path, {"images": 2})
+    data = bytearray(path.read_bytes())
+    data[-20] ^= 1
+    path.write_bytes(data)
+    assert load_checkpoint(path) == {"images": 1}
+    previous(path).unlink()
+    assert load_checkpoint(path) is None
+
+
+@pytest.mark.parametrize("bad", [{"lr": -1.0}, {"lr": float("nan")}, {"images": -5}, {"batch": 0}, {"images": 2.5}, {"lr": "x"}])
+def test_train_refuses_what_cannot_be(bad: dict[str, object]) -> None:
+    with pytest.raises(ConfigError, match=next(iter(bad))):
+        Train(**{"images": 10, "batch": 2, "lr": 0.1, **bad})  # type: ignore[arg-type]
