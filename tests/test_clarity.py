@@ -1,0 +1,94 @@
+"""The clarity measures put known damages in the right order, on a photo that is not ours (scikit-image's astronaut)."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+from skimage import data
+
+from stages.metrics.clarity import checker, clarity, clarity_ratios, grey, laplacian, noise
+
+
+@pytest.fixture(scope="module")
+def reference() -> np.ndarray:
+    """A cartooned portrait: bilateral filtering leaves strong edges between flat areas. uint8 [256, 256, 3]."""
+    image = cv2.resize(data.astronaut(), (256, 256), interpolation=cv2.INTER_AREA)
+    for _ in range(4):
+        image = cv2.bilateralFilter(image, 9, 40, 5)
+    return image
+
+
+def noisy(image: np.ndarray, deviation: float) -> np.ndarray:
+    grain = np.random.default_rng(0).normal(0, deviation, image.shape[:2])[..., None]
+    return np.clip(np.rint(image + grain), 0, 255).astype(np.uint8)
+
+
+def test_the_raw_sum_is_fooled_and_edge_clarity_is_not(reference: np.ndarray) -> None:
+    """Blur plus noise beats the sharp picture in the article's sum; edge clarity and slope still see the blur."""
+    damaged = noisy(cv2.GaussianBlur(reference, (0, 0), 1.5), 8)
+    own, wanted = clarity(damaged, reference), clarity(reference, reference)
+    assert own.clarity_sum > wanted.clarity_sum
+    assert own.edge_clarity < 0.6 * wanted.edge_clarity
+    assert own.edge_slope < 0.8 * wanted.edge_slope
+
+
+def test_more_blur_is_less_clear(reference: np.ndarray) -> None:
+    rows = [clarity(cv2.GaussianBlur(reference, (0, 0), s), reference) for s in (0.5, 0.7, 1.5)]
+    rows.insert(0, clarity(reference, reference))
+    for name in ("clarity_sum", "clarity_mean", "edge_clarity", "edge_slope"):
+        values = [getattr(row, name) for row in rows]
+        assert values == sorted(values, reverse=True) and len(set(values)) == 4, name
+
+
+@pytest.mark.parametrize("deviation", [3.0, 8.0])
+def test_noise_raises_flat_energy_not_edges(reference: np.ndarray, deviation: float) -> None:
+    own, wanted = clarity(noisy(reference, deviation), reference), clarity(reference, reference)
+    assert own.clarity_sum > 1.2 * wanted.clarity_sum
+    assert own.flat_energy > 1.3 * wanted.flat_energy
+    assert own.edge_clarity < 1.08 * wanted.edge_clarity
+    assert own.edge_slope <= wanted.edge_slope
+
+
+def test_a_checkerboard_is_named_as_such(reference: np.ndarray) -> None:
+    rows, columns = np.indices(reference.shape[:2])
+    board = np.where((rows + columns) % 2 == 0, 4, -4)[..., None]
+    damaged = np.clip(reference.astype(int) + board, 0, 255).astype(np.uint8)
+    assert checker(grey(damaged)) > 3.5 > 1 > checker(grey(reference))
+
+
+def test_contrast_buys_no_slope(reference: np.ndarray) -> None:
+    """Halved contrast halves the Laplacian and leaves the acuity."""
+    faded = (reference.astype(float) * 0.5 + 64).astype(np.uint8)
+    own, wanted = clarity(faded, reference), clarity(reference, reference)
+    assert own.clarity_sum == pytest.approx(0.5 * wanted.clarity_sum, rel=0.1)
+    assert own.edge_slope == pytest.approx(wanted.edge_slope, rel=0.05)
+
+
+def test_definitions() -> None:
+    """The Laplacian by hand, the noise estimate on known noise, the mean as sum per pixel."""
+    spike = np.zeros((8, 8), np.float32)
+    spike[3, 3] = 1
+    assert laplacian(spike)[2:5, 2:5].tolist() == [[0, 1, 0], [1, -4, 1], [0, 1, 0]]
+    corner = np.zeros((4, 4), np.float32)
+    corner[0, 1] = 1  # reflect-101: seen twice from the corner
+    assert laplacian(corner)[0, 0] == 2
+    grain = np.random.default_rng(1).normal(0, 5, (128, 128)).astype(np.float32)
+    assert noise(grain) == pytest.approx(5, rel=0.05)
+    image = np.random.default_rng(2).integers(0, 256, (16, 24, 3), dtype=np.uint8)
+    scores = clarity(image, image)
+    assert scores.clarity_sum == pytest.approx(scores.clarity_mean * 16 * 24)
+
+
+def test_ratios_are_paired_and_region_bound(reference: np.ndarray) -> None:
+    """A picture equal to its target scores 1; damage outside the region does not count."""
+    region = np.zeros((256, 256), bool)
+    region[64:192, 64:192] = True
+    outside = reference.copy()
+    outside[:32] = 0
+    pair = np.stack([reference, outside])
+    ratios = clarity_ratios(pair, np.stack([reference, reference]), np.stack([region, region]))
+    assert ratios["edge_clarity_ratio"] == pytest.approx(1, abs=0.02)
+    assert ratios["clarity_sum_ratio"] == pytest.approx(1)
+    with pytest.raises(ValueError, match="one shape"):
+        clarity(reference, reference[:100])
