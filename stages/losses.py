@@ -49,3 +49,49 @@ def path_length_penalty(lengths: Tensor, mean: Tensor, decay: float = 0.01) -> t
     """
     moved = mean.lerp(lengths.mean(), decay)
     return (lengths - moved).square(), moved.detach()
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Paired student: hinge (arXiv 1705.02894), feature matching (1711.11585 eq. 3), edges, colour, matte
+
+
+def student_hinge(fake_logits: Tensor) -> Tensor:
+    """Adversarial loss of the student: -mean of the patch logits, scalar."""
+    return -fake_logits.mean()
+
+
+def patch_hinge(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
+    """Hinge loss of a patch discriminator, scalar; 2 when it knows nothing, 0 when it is sure and right."""
+    return F.relu(1 - real_logits).mean() + F.relu(1 + fake_logits).mean()
+
+
+def feature_matching(real: list[Tensor], fake: list[Tensor]) -> Tensor:
+    """Mean L1 between a discriminator's activations on a target and on an output, scalar; the target's are detached."""
+    return torch.stack([F.l1_loss(b, a.detach()) for a, b in zip(real, fake, strict=True)]).mean()
+
+
+def edge_strength(images: Tensor) -> Tensor:
+    """Sobel slope of the luma, 1 on the steepest pixel of each image: [N, 3, H, W] -> [N, 1, H, W] in [0, 1]."""
+    luma = (images * images.new_tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)).sum(dim=1, keepdim=True)
+    sobel = images.new_tensor([[-1.0, 0.0, 1.0], [-2.0, 0.0, 2.0], [-1.0, 0.0, 1.0]]) / 8
+    kernel = torch.stack([sobel, sobel.T])[:, None]  # [2, 1, 3, 3]
+    slope = F.conv2d(F.pad(luma, (1, 1, 1, 1), mode="replicate"), kernel).norm(dim=1, keepdim=True)
+    return slope / slope.amax(dim=(1, 2, 3), keepdim=True).clamp_min(1e-6)
+
+
+def edge_weighted_l1(output: Tensor, target: Tensor, gain: float = 4.0) -> Tensor:
+    """Mean |output - target| with weight 1 + gain * edge_strength(target), scalar: thin outlines would drown else."""
+    return ((1 + gain * edge_strength(target)) * (output - target).abs()).mean()
+
+
+def chroma_l1(output: Tensor, target: Tensor) -> Tensor:
+    """L1 of the U and V planes (Rec. 601, kornia) of [N, 3, H, W] in [-1, 1], scalar: keeps hues from averaging to grey."""
+    from kornia.color import rgb_to_yuv
+
+    # U and V are linear in RGB and ignore equal offsets, so [-1, 1] only doubles them.
+    return F.l1_loss(rgb_to_yuv(output)[:, 1:], rgb_to_yuv(target)[:, 1:])
+
+
+def matte_loss(alpha: Tensor, change: Tensor) -> Tensor:
+    """Mean alpha where nothing changes, scalar. alpha, change [N, 1, H, W] in [0, 1]; change 1 = may be painted over."""
+    return (alpha * (1 - change)).mean()
