@@ -121,13 +121,15 @@ def _instantiate(node: DictConfig, kind: str) -> Stage:
         place = re.search(r"full_key: (\S+)", str(error))
         prefix = place.group(1) if place else kind
         prefix = prefix if prefix.startswith(kind) else f"{kind}.{prefix}"
-        cause = error.__cause__
+        cause: BaseException | None = error.__cause__
         if isinstance(cause, ConfigError):
             raise ConfigError(f"{prefix}.{cause.key}", cause.problem, cause.remedy) from error
         if isinstance(cause, TypeError):
             wrong = re.search(r"unexpected keyword argument '(\w+)'", str(cause))
             if wrong:
                 raise ConfigError(f"{prefix}.{wrong.group(1)}", "no such setting", "Check the spelling") from error
+        while cause is not None and cause.__cause__ is not None:
+            cause = cause.__cause__
         raise ConfigError(prefix, str(cause or error).splitlines()[0], "Check this part of the configuration") from error
 
 
