@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from stages import losses
+from stages.networks import augment
 from stages.networks import stylegan2 as sg
 
 SHARED = Path(os.environ.get("TRISTYLE_SHARED", Path(__file__).resolve().parents[2] / "../shared"))
@@ -250,3 +251,71 @@ def test_path_gradients() -> None:
     images = net.synthesis(ws, "const")
     noise = PATH["unit_noise"] / (images.shape[2] * images.shape[3]) ** 0.5
     close(torch.autograd.grad((images * noise).sum(), ws)[0], PATH["pl_grads_wrt_ws"])
+
+
+# Augmentation
+
+
+AUGMENT = tensors("augment.npz")
+AUGMENT_CASES = CONFIG["augment_cases"] if AUGMENT else []
+
+
+def augment_images(case) -> torch.Tensor:
+    out = AUGMENT[f"{case['key']}/out"]
+    return AUGMENT["images"][: len(out), : out.shape[1]]
+
+
+def pipe_of(case) -> augment.AugmentPipe:
+    pipe = augment.AugmentPipe(case["pipe"])
+    pipe.p.fill_(case["p"])
+    assert pipe.operations == set(case["spec"])
+    return pipe
+
+
+@pytest.mark.parametrize("case", AUGMENT_CASES, ids=lambda c: c["key"])
+def test_augment_applied(case) -> None:
+    """The executor with the stored matrices, and the padding it chooses."""
+    if {"imgfilter", "cutout"} & set(case["spec"]):
+        images = pipe_of(case)(augment_images(case), percentile=case["debug_percentile"])
+    else:
+        pipe, images, key = pipe_of(case), augment_images(case), case["key"]
+        if AUGMENT[f"{key}/G_inv"].ndim == 3:
+            inverse = AUGMENT[f"{key}/G_inv"]
+            assert pipe.margins(images.shape, inverse) == AUGMENT[f"{key}/pad_x0x1y0y1"].tolist()
+            images = pipe.apply_geometry(images, inverse)
+        if AUGMENT[f"{key}/C"].ndim == 3:
+            images = augment.apply_colour(images, AUGMENT[f"{key}/C"])
+    close(images, AUGMENT[f"{case['key']}/out"], atol=2e-4)
+
+
+@pytest.mark.parametrize(
+    "case", [c for c in AUGMENT_CASES if c["debug_percentile"] is not None], ids=lambda c: c["key"]
+)
+def test_augment_drawn(case) -> None:
+    """At a fixed percentile the drawn matrices are the reference's, and so is the whole."""
+    pipe, images, key = pipe_of(case), augment_images(case), case["key"]
+    for name, drawn in (
+        ("G_inv", pipe.sample_geometry(images, case["debug_percentile"])),
+        ("C", pipe.sample_colour(images, case["debug_percentile"])),
+    ):
+        stored = AUGMENT[f"{key}/{name}"]
+        if drawn is None:
+            close(stored, torch.eye(len(stored)))
+        else:
+            close(drawn, stored)
+    close(pipe(images, percentile=case["debug_percentile"]), AUGMENT[f"{key}/out"], atol=2e-4)
+
+
+@pytest.mark.parametrize("key", [k for k in AUGMENT if k.startswith("grad/") and k.endswith("_dx")])
+def test_augment_gradient(key: str) -> None:
+    case = next(c for c in AUGMENT_CASES if c["key"] == key[len("grad/") : -len("_dx")])
+    images = AUGMENT["images"].clone().requires_grad_()
+    out = pipe_of(case)(images, percentile=case["debug_percentile"])
+    (grad,) = torch.autograd.grad((out * AUGMENT["grad/cotangent"]).sum(), images)
+    close(grad, AUGMENT[key], atol=2e-4)
+
+
+@pytest.mark.parametrize("key", [k for k in AUGMENT if k.startswith("Hz_")])
+def test_augment_filters(key: str) -> None:
+    pipe = augment.AugmentPipe("bgcf")
+    close({"Hz_geom": pipe.geometry_taps, "Hz_fbank": pipe.bank}[key], AUGMENT[key], atol=1e-6)
