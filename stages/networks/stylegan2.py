@@ -427,12 +427,14 @@ class MappingNetwork(nn.Module):
             setattr(self, f"fc{i}", layer)
         self.register_buffer("w_avg", torch.zeros(w_dim))
 
-    def forward(self, z: Tensor, truncation_psi: float = 1.0, truncation_cutoff: int | None = None) -> Tensor:
+    def forward(
+        self, z: Tensor, truncation_psi: float = 1.0, truncation_cutoff: int | None = None, update_w_avg: bool = True
+    ) -> Tensor:
         """Truncation moves the first `truncation_cutoff` ws (default all) towards w_avg. Training mode updates w_avg."""
         w = normalize_2nd_moment(z)
         for i in range(self.num_layers):
             w = getattr(self, f"fc{i}")(w)
-        if self.training:
+        if self.training and update_w_avg:
             self.w_avg.copy_(w.detach().mean(dim=0).lerp(self.w_avg, self.w_avg_beta))
         ws = w[:, None, :].expand(-1, self.num_ws, -1)
         if truncation_psi == 1:

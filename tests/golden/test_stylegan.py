@@ -15,8 +15,10 @@ import pytest
 import torch
 
 from stages import losses
+from stages.engine import only
 from stages.networks import augment
 from stages.networks import stylegan2 as sg
+from stages.style.transfer import Recipe, StyleGAN2
 
 SHARED = Path(os.environ.get("TRISTYLE_SHARED", Path(__file__).resolve().parents[2] / "../shared"))
 FOLDER = SHARED / "golden" / "stylegan"
@@ -319,3 +321,56 @@ def test_augment_gradient(key: str) -> None:
 def test_augment_filters(key: str) -> None:
     pipe = augment.AugmentPipe("bgcf")
     close({"Hz_geom": pipe.geometry_taps, "Hz_fbank": pipe.bank}[key], AUGMENT[key], atol=1e-6)
+
+
+# One training step
+
+
+STEP = tensors("train_step.npz")
+
+
+def task_of(d_io) -> StyleGAN2:
+    """The training task on the stored networks, with the file's latents in place of draws and all noise off."""
+    g = generator()
+    for name, p in g.named_parameters():
+        if name.endswith("noise_strength"):
+            p.data.zero_()
+    recipe = Recipe(r1_gamma=float(d_io["r1_gamma"]), r1_every=16, pl_every=4, mixing=0.0, precision="float32")
+    task = StyleGAN2(g, discriminator(), lr=0.001, recipe=recipe, ada=None)
+    task.latents = lambda n: STEP["z"][:n]
+    task.unit_noise = lambda images: STEP["pl_unit_noise"]
+    return task
+
+
+@pytest.mark.parametrize("phase", sorted({k.split("/")[0] for k in STEP if k.endswith("/grad_norm")}))
+def test_train_step(phase: str, d_io) -> None:
+    task = task_of(d_io)
+    spec = next(p for p in task.phases if p.name == phase)
+    with only(spec.params, list(task.parameters())):
+        terms = task.losses(phase, {"images": d_io["img"]})
+        sum(v for k, v in terms.items() if not k.startswith("_")).backward()
+    names = arrays("train_step.npz")[f"{phase[0].lower()}_param_names"]
+    net = task.generator if phase[0] == "G" else task.discriminator
+    grads = [dict(net.named_parameters())[n].grad for n in names]
+    norms = [0.0 if g is None else g.double().norm().item() for g in grads]
+    sums = [0.0 if g is None else g.double().sum().item() for g in grads]
+    norm, total = STEP[f"{phase}/grad_norm"], STEP[f"{phase}/grad_sum"]
+    close(torch.tensor(norms, dtype=torch.float64), norm, rtol=1e-3, atol=1e-6)
+    # A sum cancels: its tolerance is relative to the gradient's norm.
+    assert ((torch.tensor(sums, dtype=torch.float64) - total).abs() <= 1e-3 * norm * 10 + 1e-5).all()
+    if phase == "Greg":
+        close(task.pl_mean, STEP["Greg/pl_mean_after"])
+
+
+def test_train_step_losses(d_io) -> None:
+    if not STEP:
+        return
+    task = task_of(d_io)
+    real = {"images": d_io["img"]}
+    close(task.losses("Gmain", real)["adversarial"], STEP["loss_Gmain"].mean())
+    terms = task.losses("Dmain", real)
+    close(terms["fake"], STEP["loss_Dgen"].mean())
+    close(terms["real"], STEP["loss_Dreal"].mean())
+    fakes = task.generator.synthesis(task.generator.mapping(STEP["z"]))
+    close(task.discriminator(fakes), STEP["fake_logits"])
+    close(task.discriminator(d_io["img"]), STEP["real_logits"])

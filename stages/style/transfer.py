@@ -1,0 +1,242 @@
+"""StyleGAN2-ADA training, from scratch or transferred from a generator and discriminator of a related domain.
+
+Source: arXiv 1912.04958 (losses, lazy regularisation, appendix B), arXiv 2006.06676 (ADA: sec. 3, transfer: sec. 4.2),
+arXiv 2002.10964 (freeze-D, counted from the image side). What differs from the official training: ADA's p is capped,
+the discriminator's fakes are the ones the generator step has just made, and convolutions run in bfloat16 where the CPU
+multiplies it in hardware.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from stages import io
+from stages.config import choice, number
+from stages.engine import Phase, Task, ema_update
+from stages.losses import (
+    discriminator_logistic,
+    generator_logistic,
+    path_length_penalty,
+    path_lengths,
+    r1_penalty,
+)
+from stages.networks.augment import PIPES, AugmentPipe
+from stages.networks.stylegan2 import Discriminator, Generator
+
+PRECISIONS = ("auto", "float32", "bfloat16")
+
+
+@dataclass(kw_only=True)
+class Recipe:
+    """What a StyleGAN2 training weighs, beside its length and learning rate.
+
+    Args:
+        r1_gamma: weight of R1 (the loss is gamma / 2 times the squared gradient); 0 leaves it out.
+        r1_every: updates between two R1 steps (lazy regularisation; the loss is multiplied accordingly).
+        pl_weight: weight of path length regularisation; 0 leaves it out.
+        pl_every: updates between two path length steps.
+        mixing: probability that a batch mixes two styles.
+        ema_images: half-life of the averaged generator, in images.
+        ema_ramp: the half-life is at most this share of the images seen; null: no ramp (for transfer).
+        freeze_d: discriminator layers kept fixed, counted from the image.
+        precision: ``float32``, ``bfloat16``, or ``auto``: bfloat16 where the device multiplies it in hardware.
+    """
+
+    r1_gamma: float
+    r1_every: int = 16
+    pl_weight: float = 2.0
+    pl_every: int = 4
+    mixing: float = 0.9
+    ema_images: float = 5000
+    ema_ramp: float | None = 0.05
+    freeze_d: int = 0
+    precision: str = "auto"
+
+    def __post_init__(self) -> None:
+        number("r1_gamma", self.r1_gamma, 0, 1e4)
+        number("r1_every", self.r1_every, 1, 1000, integer=True)
+        number("pl_weight", self.pl_weight, 0, 1e4)
+        number("pl_every", self.pl_every, 1, 1000, integer=True)
+        number("mixing", self.mixing, 0, 1)
+        number("ema_images", self.ema_images, 0)
+        if self.ema_ramp is not None:
+            number("ema_ramp", self.ema_ramp, 0, 1, open_low=True)
+        number("freeze_d", self.freeze_d, 0, integer=True)
+        choice("precision", self.precision, PRECISIONS)
+
+
+@dataclass(kw_only=True)
+class Ada:
+    """Adaptive augmentation of what the discriminator sees.
+
+    Args:
+        pipe: which operations, a name in `stages.networks.augment.PIPES`.
+        target: share by which real logits should be positive rather than negative; p rises above it, falls below it.
+        p_start, p_max: probability of each operation at the start and at most (augmentations leak near 1).
+        images: p moves from 0 to 1 in this many images at least.
+        every: updates between two moves.
+    """
+
+    pipe: str = "portrait"
+    target: float = 0.6
+    p_start: float = 0.0
+    p_max: float = 0.8
+    images: float = 100_000
+    every: int = 4
+
+    def __post_init__(self) -> None:
+        choice("pipe", self.pipe, PIPES)
+        number("target", self.target, -1, 1)
+        number("p_max", self.p_max, 0, 1)
+        number("p_start", self.p_start, 0, self.p_max)
+        number("images", self.images, 1)
+        number("every", self.every, 1, 1000, integer=True)
+
+
+def compute_dtype(precision: str, device: torch.device) -> torch.dtype:
+    """The type of the convolutions: `precision` itself, or for ``auto`` bfloat16 where the hardware has it."""
+    if precision == "auto":
+        fast = torch.cuda.is_bf16_supported() if device.type == "cuda" else bool(torch.cpu.get_capabilities().get("amx_bf16"))
+        precision = "bfloat16" if fast else "float32"
+    return torch.bfloat16 if precision == "bfloat16" else torch.float32
+
+
+def lazy_adam(params: list[nn.Parameter], lr: float, every: int | None) -> torch.optim.Adam:
+    """Adam with betas (0, 0.99), corrected for a regulariser in every `every`-th update (1912.04958, appendix B)."""
+    share = 1.0 if every is None else every / (every + 1)
+    return torch.optim.Adam(params, lr=lr * share, betas=(0.0, 0.99**share), eps=1e-8)
+
+
+class StyleGAN2(Task):
+    """Generator, discriminator, averaged generator and augmentation of one training.
+
+    Batches hold `images` [N, 3, R, R] in [-1, 1]. `ema` is what a training is for.
+    """
+
+    pl_mean: Tensor
+    sign_sum: Tensor
+    sign_count: Tensor
+
+    def __init__(
+        self, generator: Generator, discriminator: Discriminator, lr: float, recipe: Recipe, ada: Ada | None, seed: int = 0
+    ) -> None:
+        super().__init__()
+        self.generator, self.discriminator = generator, discriminator
+        self.ema = copy.deepcopy(generator)
+        self.augment = AugmentPipe(ada.pipe if ada else "portrait")
+        self.augment.p.fill_(ada.p_start if ada else 0.0)
+        self.recipe, self.ada, self.seed = recipe, ada, seed
+        self.register_buffer("pl_mean", torch.zeros([]))
+        self.register_buffer("sign_sum", torch.zeros([]))
+        self.register_buffer("sign_count", torch.zeros([]))
+        self._fakes: Tensor | None = None
+        self.phases = self._phases(lr)
+
+    def _phases(self, lr: float) -> list[Phase]:
+        r = self.recipe
+        frozen = {id(p) for m in self.discriminator.layers_from_image()[: r.freeze_d] for p in m.parameters()}
+        g_params = list(self.generator.parameters())
+        d_params = [p for p in self.discriminator.parameters() if id(p) not in frozen]
+        g_optimizer = lazy_adam(g_params, lr, r.pl_every if r.pl_weight else None)
+        d_optimizer = lazy_adam(d_params, lr, r.r1_every if r.r1_gamma else None)
+        phases = [Phase("Gmain", g_params, g_optimizer)]
+        if r.pl_weight:
+            phases.append(Phase("Greg", g_params, g_optimizer, r.pl_every))
+        phases.append(Phase("Dmain", d_params, d_optimizer))
+        if r.r1_gamma:
+            phases.append(Phase("Dreg", d_params, d_optimizer, r.r1_every))
+        return phases
+
+    def train(self, mode: bool = True) -> StyleGAN2:
+        super().train(mode)
+        self.ema.eval()
+        return self
+
+    # Draws
+
+    def latents(self, n: int) -> Tensor:
+        """z [n, z_dim]."""
+        return torch.randn(n, self.generator.z_dim, device=self.pl_mean.device)
+
+    def unit_noise(self, images: Tensor) -> Tensor:
+        """N(0, 1) in the shape of `images`, for path lengths."""
+        return torch.randn_like(images)
+
+    def _styles(self, n: int) -> Tensor:
+        """ws [n, num_ws, w_dim], mixed from two latents at one level with probability `mixing`."""
+        mapping = self.generator.mapping
+        ws = mapping(self.latents(n))
+        if self.recipe.mixing and float(torch.rand([])) < self.recipe.mixing:
+            cut = int(torch.randint(1, mapping.num_ws, []))
+            ws = torch.cat([ws[:, :cut], mapping(self.latents(n), update_w_avg=False)[:, cut:]], dim=1)
+        return ws
+
+    # Losses
+
+    def losses(self, phase: str, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Terms of `Gmain`, `Greg`, `Dmain` or `Dreg` on real images batch["images"]."""
+        real = batch["images"]
+        dtype = compute_dtype(self.recipe.precision, real.device)
+        self.generator.synthesis.compute_dtype = self.discriminator.compute_dtype = dtype
+        return getattr(self, f"_{phase.lower()}")(real)
+
+    def _gmain(self, real: Tensor) -> dict[str, Tensor]:
+        fakes = self.generator.synthesis(self._styles(len(real)))
+        self._fakes = fakes.detach()
+        logits = self.discriminator(self.augment(fakes))
+        return {"adversarial": generator_logistic(logits).mean()}
+
+    def _greg(self, real: Tensor) -> dict[str, Tensor]:
+        ws = self._styles(max(len(real) // 2, 1))
+        images = self.generator.synthesis(ws)
+        lengths = path_lengths(images, ws, self.unit_noise(images))
+        penalty, self.pl_mean = path_length_penalty(lengths, self.pl_mean)
+        weight = self.recipe.pl_weight * self.recipe.pl_every
+        return {"path_length": penalty.mean() * weight, "_length": lengths.mean()}
+
+    def _dmain(self, real: Tensor) -> dict[str, Tensor]:
+        fakes, self._fakes = self._fakes, None
+        if fakes is None:
+            with torch.no_grad():
+                fakes = self.generator.synthesis(self._styles(len(real)))
+        fake_logits = self.discriminator(self.augment(fakes))
+        real_logits = self.discriminator(self.augment(real))
+        signs = real_logits.detach().sign()
+        self.sign_sum += signs.sum()
+        self.sign_count += signs.numel()
+        return {
+            "fake": discriminator_logistic(fake_logits, real=False).mean(),
+            "real": discriminator_logistic(real_logits, real=True).mean(),
+            "_sign": signs.mean(),
+        }
+
+    def _dreg(self, real: Tensor) -> dict[str, Tensor]:
+        real = real.detach().requires_grad_()
+        penalty = r1_penalty(self.discriminator(self.augment(real)), real)
+        weight = self.recipe.r1_gamma / 2 * self.recipe.r1_every
+        return {"r1": penalty.mean() * weight, "_gradient": penalty.mean()}
+
+    # Between updates
+
+    def after_update(self, images: int, batch: int) -> dict[str, float]:
+        """Move the averaged generator and, every few updates, ADA's p."""
+        r = self.recipe
+        half_life = r.ema_images if r.ema_ramp is None else min(r.ema_images, images * r.ema_ramp)
+        ema_update(self.ema, self.generator, 0.5 ** (batch / max(half_life, 1e-8)))
+        if self.ada and images // batch % self.ada.every == 0:
+            direction = torch.sign(self.sign_sum / self.sign_count.clamp(min=1) - self.ada.target)
+            step = batch * self.ada.every / self.ada.images
+            self.augment.p.add_(direction * step).clamp_(0, self.ada.p_max)
+            self.sign_sum.zero_()
+            self.sign_count.zero_()
+        return {"p": float(self.augment.p), "pl_mean": float(self.pl_mean)}
+
+    def preview(self) -> dict[str, np.ndarray]:
+        """Samples of the averaged generator: the same 32 latents each time, psi 0.7."""
+        z = torch.randn(32, self.ema.z_dim, generator=torch.Generator().manual_seed(self.seed)).to(self.pl_mean.device)
+        return {"samples": io.grid(io.to_uint8(self.ema(z, truncation_psi=0.7, noise_mode="const")), columns=8)}
