@@ -1,17 +1,17 @@
 """The mobile student: a plain convolution network that repaints a head and leaves the rest of the photo alone.
 
-Lineage: the encoder / residual blocks / decoder of Johnson et al. 2016 (arXiv 1603.08155, supplement table 1), narrowed and
-made cheap by what was measured on phone runtimes: three stride-2 convolutions so that the residual blocks work at 1/8 of
-the size, skips that are *added* (a concatenation doubles the next convolution), bilinear upsampling, and sub-pixel
-convolution (Shi et al. 2016, arXiv 1609.05158, eq. 4) only as the very last layer.
+Lineage: the encoder / residual blocks / decoder of Johnson et al. 2016 (arXiv 1603.08155, supplement table 1), narrowed
+and made cheap by what was measured on phone runtimes: three stride-2 convolutions so that the residual blocks work at
+1/8 of the size, skips that are *added* (a concatenation doubles the next convolution), bilinear upsampling, and
+sub-pixel convolution (Shi et al. 2016, arXiv 1609.05158, eq. 4) only as the very last layer.
 
 What differs from the papers: BatchNorm and ReLU everywhere (the exporter folds the first, the runtime fuses the second;
-instance norm costs a pass over the feature map at run time); zero padding; no depthwise convolutions (they lose in MNN);
-and the last layer paints four channels, colour and alpha, blended over the input:
+instance norm costs a pass over the feature map at run time); zero padding; no depthwise convolutions (they lose on
+phones); and the last layer paints four channels, colour and alpha, blended over the input:
 
     output = photo + alpha * (colour - photo)
 
-so that the background of the raw output is the photo's own wherever alpha is 0, and alpha is a matte for whoever needs one.
+so that the raw output's background is the photo's own wherever alpha is 0, and alpha is a matte for whoever needs one.
 """
 
 from __future__ import annotations
@@ -47,9 +47,10 @@ class ResidualBlock(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.first = conv_bn_relu(channels, channels)
-        self.second = nn.Sequential(nn.Conv2d(channels, channels, 3, padding=1, bias=False), nn.BatchNorm2d(channels))
+        norm = nn.BatchNorm2d(channels)
         # Each block starts as the identity, so depth costs nothing at the start of a short training.
-        nn.init.zeros_(self.second[1].weight)
+        nn.init.zeros_(norm.weight)
+        self.second = nn.Sequential(nn.Conv2d(channels, channels, 3, padding=1, bias=False), norm)
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.second(self.first(x))
@@ -78,9 +79,9 @@ class MobileStudent(nn.Module):
         self.up2 = conv_bn_relu(width, width)
         self.paint = nn.Conv2d(width, 16, 3, padding=1)  # (colour, alpha) for each of 2x2 sub-pixels
         with torch.no_grad():
-            # ICNR (Aitken et al. 2017, arXiv 1707.02937): equal sub-pixel filters at the start = no checkerboard at the start.
+            # ICNR (Aitken et al. 2017, arXiv 1707.02937): equal sub-pixel filters = no checkerboard at the start.
             self.paint.weight.copy_(self.paint.weight[::4].repeat_interleave(4, dim=0))
-            self.paint.bias.zero_()
+            nn.init.zeros_(self.paint.bias)  # type: ignore[arg-type]
 
     def layers(self, photo: Tensor) -> Layers:
         """photo [N, 3, H, W] in [-1, 1] -> colour and alpha, before blending."""
@@ -94,8 +95,12 @@ class MobileStudent(nn.Module):
 
     def forward(self, photo: Tensor) -> Tensor:
         """photo [N, 3, H, W] in [-1, 1] -> the stylised photo, same shape and range."""
-        colour, alpha = self.layers(photo)
-        return photo + alpha * (colour - photo)
+        return blend(photo, self.layers(photo))
+
+
+def blend(photo: Tensor, layers: Layers) -> Tensor:
+    """Colour over photo by alpha: [N, 3, H, W] in [-1, 1]."""
+    return photo + layers.alpha * (layers.colour - photo)
 
 
 def double(x: Tensor) -> Tensor:

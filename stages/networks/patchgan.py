@@ -1,7 +1,7 @@
 """Conditional PatchGAN: is this patch a true stylisation of *this* photo?
 
-Isola et al. 2017 (arXiv 1611.07004), section 3.2.2 and appendix 6.1.2: stride-2 4x4 convolutions with doubling channels,
-two stride-1 4x4 convolutions, one logit per overlapping patch, photo and picture concatenated at the input.
+Isola et al. 2017 (arXiv 1611.07004), section 3.2.2 and appendix 6.1.2: stride-2 4x4 convolutions with doubling
+channels, two stride-1 4x4 convolutions, one logit per overlapping patch, photo and picture concatenated at the input.
 What differs: spectral normalisation (Miyato et al. 2018, arXiv 1802.05957, eq. 8; power iteration by torch) in place of
 BatchNorm, so that a short training stays stable; and `features` also returns the activations, for feature matching
 (Wang et al. 2018, arXiv 1711.11585, eq. 3).
@@ -29,8 +29,8 @@ class Judgement(NamedTuple):
 class PatchGAN(nn.Module):
     """Conditional patch discriminator.
 
-    width: channels after the first layer (64 in the paper). layers: stride-2 convolutions; 3 sees 70x70 patches as in the
-    paper, 2 sees 34x34, which at 64 px is half a face. Raises ConfigError when out of range.
+    width: channels after the first layer (64 in the paper). layers: stride-2 convolutions; 3 sees 70x70 patches as in
+    the paper, 2 sees 34x34, which at 64 px is half a face. Raises ConfigError when out of range.
     """
 
     def __init__(self, width: int = 64, layers: int = 3) -> None:
