@@ -72,13 +72,12 @@ def instantiate_stages(cfg: DictConfig) -> tuple[Settings, dict[str, Stage]]:
         stage=cfg.stage, out=Path(cfg.out), device=_device(cfg.device), workers=cfg.workers,
         tracker=cfg.tracker.backend, force=cfg.force, objective=cfg.objective,
     )  # fmt: skip
-    stages = {}
+    stages = {kind: _instantiate(cfg[kind], kind) for kind in KINDS}
     for kind in wanted(settings.stage):
-        stages[kind] = _instantiate(cfg[kind], kind)
         for key, path in stages[kind].files().items():
             if not Path(path).exists():
                 raise ConfigError(f"{kind}.{key}", f"{path} does not exist", "Check the path")
-    return settings, stages
+    return settings, {kind: stages[kind] for kind in wanted(settings.stage)}
 
 
 def wanted(stage: str) -> list[str]:
@@ -304,10 +303,12 @@ def say(line: str) -> None:
 @contextmanager
 def one_line_errors() -> Iterator[None]:
     """Turn errors meant for users into one line on stderr and exit code 2; HYDRA_FULL_ERROR=1 shows the traceback."""
+    from omegaconf.errors import OmegaConfBaseException
+
     try:
         yield
-    except TristyleError as error:
+    except (TristyleError, OmegaConfBaseException) as error:
         if os.environ.get("TRISTYLE_FULL_ERROR") == "1":
             raise
-        print(f"tristyle: {error}", file=sys.stderr, flush=True)
+        print(f"tristyle: {str(error).splitlines()[0]}", file=sys.stderr, flush=True)
         raise SystemExit(2) from None
