@@ -215,7 +215,7 @@ def test_stylize_names_what_it_cannot_read(tmp_path, monkeypatch, capsys) -> Non
     (tmp_path / "broken.png").write_text("not a picture")
     monkeypatch.chdir(tmp_path)
     for arguments, named in (
-        (["photo.png", "-o", "out.png", "-m", "nowhere.onnx"], "nowhere.onnx"),
+        (["photo.png", "-o", "out.png", "--model", "nowhere.onnx"], "nowhere.onnx"),
         (["nowhere.png", "-o", "out.png"], "nowhere.png"),
         (["broken.png", "-o", "out.png"], "broken.png"),
     ):
