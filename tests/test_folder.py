@@ -23,7 +23,7 @@ SIDE = 96
 
 def portrait(seed: int, height: int = SIDE, width: int = SIDE) -> np.ndarray:
     """A picture whose four corners differ, so that a turn or a flip shows. uint8 [height, width, 3]."""
-    ys, xs = np.mgrid[0:1:height * 1j, 0:1:width * 1j]
+    ys, xs = np.mgrid[0 : 1 : height * 1j, 0 : 1 : width * 1j]
     red, green = 40 + 180 * xs, 30 + 150 * ys
     return np.stack([red, green, np.full_like(xs, 20 + seed * 7 % 200)], axis=2).astype(np.uint8)
 
@@ -58,8 +58,10 @@ def run(root: Path, **options: object) -> tuple[Path, dict[str, float], list[dic
     out.mkdir(exist_ok=True)
     stage = FolderData(path=str(root), size=32, **options)  # type: ignore[arg-type]
     metrics = stage.run({}, out, Runtime("cpu", 1, Tracker(out)))
-    lines = [[json.loads(line) for line in (out / name).read_text().splitlines()] for name in
-             ("records.jsonl", "rejects.jsonl")]
+    lines = [
+        [json.loads(line) for line in (out / name).read_text().splitlines()]
+        for name in ("records.jsonl", "rejects.jsonl")
+    ]
     return out, metrics, lines[0], lines[1]
 
 
@@ -71,12 +73,20 @@ def test_layout_follows_the_contract(folder: Path) -> None:
     for record in records:
         for key in ("photo", "mask"):
             assert np.array(Image.open(out / record[key])).shape[:2] == (32, 32)
-    places = {"train": "photo/", "heldout": "heldout/photo/", "style": "style/ink/",
-              "heldout_style": "heldout/style/ink/"}
+    places = {
+        "train": "photo/",
+        "heldout": "heldout/photo/",
+        "style": "style/ink/",
+        "heldout_style": "heldout/style/ink/",
+    }
     assert all(record["photo"].startswith(places[record["split"]]) for record in records)
     masks = {record["split"]: record["mask"].rsplit("/", 1)[0] for record in records}
-    assert masks == {"train": "mask", "heldout": "heldout/mask", "style": "style_mask/ink",
-                     "heldout_style": "heldout/style_mask/ink"}
+    assert masks == {
+        "train": "mask",
+        "heldout": "heldout/mask",
+        "style": "style_mask/ink",
+        "heldout_style": "heldout/style_mask/ink",
+    }
     assert not list((out / ".scratch").rglob("*.png"))
 
 
@@ -86,12 +96,22 @@ def test_every_broken_file_is_listed_and_never_used(folder: Path) -> None:
     png = (photo / "p00.png").read_bytes()
     lying = [b"IHDR" + struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0), b"IDAT" + zlib.compress(b"\0"), b"IEND"]
     bomb = b"\x89PNG\r\n\x1a\n" + b"".join(
-        struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk)) for chunk in lying)
+        struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk)) for chunk in lying
+    )
     flipped = bytearray(png)
     flipped[len(png) // 2] ^= 0x40
-    broken = {"empty.jpg": b"", "page.png": b"<!DOCTYPE html><html>404", "drawing.png": b"<svg xmlns='x'/>",
-              "cut.jpg": good[: len(good) // 2], "cut.png": png[: len(png) // 2], "noend.png": png[:-12],
-              "crc.png": bytes(flipped), "bomb.png": bomb, "notes.txt": b"hello", "same.png": png}
+    broken = {
+        "empty.jpg": b"",
+        "page.png": b"<!DOCTYPE html><html>404",
+        "drawing.png": b"<svg xmlns='x'/>",
+        "cut.jpg": good[: len(good) // 2],
+        "cut.png": png[: len(png) // 2],
+        "noend.png": png[:-12],
+        "crc.png": bytes(flipped),
+        "bomb.png": bomb,
+        "notes.txt": b"hello",
+        "same.png": png,
+    }
     for name, data in broken.items():
         (photo / name).write_bytes(data)
     save(photo / "tiny.png", portrait(0, 1, 1))
@@ -107,8 +127,17 @@ def test_every_broken_file_is_listed_and_never_used(folder: Path) -> None:
     save(folder / "mask" / "wide.png", head(SIDE, 2 * SIDE))
     out, metrics, records, rejects = run(folder)
     listed = {Path(row["path"]).name: row["reason"] for row in rejects}
-    assert set(listed) == {*broken, "tiny.png", "sliver.png", "folder.png", "dangling.png", "pipe.png", "badmask.png",
-                           "nohead.png", "wide.png"}
+    assert set(listed) == {
+        *broken,
+        "tiny.png",
+        "sliver.png",
+        "folder.png",
+        "dangling.png",
+        "pipe.png",
+        "badmask.png",
+        "nohead.png",
+        "wide.png",
+    }
     assert "web page" in listed["page.png"] and "empty" in listed["empty.jpg"] and "vector" in listed["drawing.png"]
     assert "pixels" in listed["bomb.png"] and "regular file" in listed["pipe.png"]
     assert "shape" in listed["wide.png"] and "no head" in listed["nohead.png"]
@@ -209,8 +238,17 @@ def test_refusals_name_the_place_and_the_remedy(tmp_path: Path, folder: Path) ->
     assert "30 of 50 files are unusable" in message(folder) and "data.max_rejected" in message(folder)
 
 
-@pytest.mark.parametrize(("key", "value"), [("size", 63), ("heldout", 0.0), ("heldout", float("nan")),
-                                            ("person_pattern", "("), ("mask_labels", [300]), ("max_rejected", 2)])
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("size", 63),
+        ("heldout", 0.0),
+        ("heldout", float("nan")),
+        ("person_pattern", "("),
+        ("mask_labels", [300]),
+        ("max_rejected", 2),
+    ],
+)
 def test_config_is_checked(key: str, value: object) -> None:
     with pytest.raises(ConfigError) as caught:
         FolderData(**{"path": "x", key: value})  # type: ignore[arg-type]

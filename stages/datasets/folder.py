@@ -79,8 +79,11 @@ class FolderData:
         try:
             re.compile(self.person_pattern or "")
         except re.error as error:
-            raise ConfigError("person_pattern", f"{self.person_pattern!r} is no regular expression ({error})",
-                              "For the part before the first _ or -: '^([^_-]+)'") from None
+            raise ConfigError(
+                "person_pattern",
+                f"{self.person_pattern!r} is no regular expression ({error})",
+                "For the part before the first _ or -: '^([^_-]+)'",
+            ) from None
 
     def files(self) -> dict[str, Path]:
         """The folder, hashed with all that is in it into the artifact's key: a changed photo is a new data set."""
@@ -142,11 +145,16 @@ class FolderData:
             bar.update(bar.done + 1)
         if len(pictures) < LEAST:
             first = rejects[0]["reason"] if rejects else "it is empty"
-            raise TristyleError(f"{root / place}: {len(pictures)} usable pictures of {len(entries)} files, at least "
-                                f"{LEAST} are needed ({first}). Put pictures there; {LAYOUT}")
+            raise TristyleError(
+                f"{root / place}: {len(pictures)} usable pictures of {len(entries)} files, at least "
+                f"{LEAST} are needed ({first}). Put pictures there; {LAYOUT}"
+            )
         if len(rejects) > self.max_rejected * len(entries):
-            raise TristyleError(f"{root / place}: {len(rejects)} of {len(entries)} files are unusable, the first {rejects[0]['path']} "
-                                f"({rejects[0]['reason']}). Remove them, or raise data.max_rejected")
+            worst = rejects[0]
+            raise TristyleError(
+                f"{root / place}: {len(rejects)} of {len(entries)} files are unusable, the first "
+                f"{worst['path']} ({worst['reason']}). Remove them, or raise data.max_rejected"
+            )
         return pictures, rejects
 
     def _read(self, path: Path, mask_path: Path | None, seen: dict[str, Path], scratch: Path) -> Picture:
@@ -182,8 +190,10 @@ class FolderData:
         style = place.removeprefix("style/") if place != "photo" else None
         held = heldout([picture.person for picture in pictures], self.heldout, self.seed)
         if len(held) == len({picture.person for picture in pictures}):
-            raise TristyleError(f"{root / place}: all pictures are of one person, none could be held out. "
-                                "Add people, or mend data.person_pattern")
+            raise TristyleError(
+                f"{root / place}: all pictures are of one person, none could be held out. "
+                "Add people, or mend data.person_pattern"
+            )
         records: list[dict[str, Any]] = []
         for index, picture in enumerate(pictures):
             apart, name, scratch = picture.person in held, f"{index:06d}", _scratch(out, place, index)
@@ -193,12 +203,21 @@ class FolderData:
             if picture.mask is not None:
                 _move(scratch.with_suffix(".mask.png"), out / masks / f"{name}.png")
             split = ("heldout" if apart else "train") if style is None else ("heldout_style" if apart else "style")
-            records.append({
-                "id": name, "split": split, "person": picture.person, "photo": f"{folder}/{name}.png",
-                "mask": f"{masks}/{name}.png", "mask_from": "given" if picture.mask is not None else "reader",
-                "style": style, "attributes": {}, "source": str(picture.path.relative_to(root)),
-                "licence": self.licence, "licence_class": self.licence_class,
-            })
+            records.append(
+                {
+                    "id": name,
+                    "split": split,
+                    "person": picture.person,
+                    "photo": f"{folder}/{name}.png",
+                    "mask": f"{masks}/{name}.png",
+                    "mask_from": "given" if picture.mask is not None else "reader",
+                    "style": style,
+                    "attributes": {},
+                    "source": str(picture.path.relative_to(root)),
+                    "licence": self.licence,
+                    "licence_class": self.licence_class,
+                }
+            )
         return records
 
     def _fill_masks(self, out: Path, records: list[dict[str, Any]]) -> None:
@@ -236,8 +255,12 @@ def _move(source: Path, target: Path) -> None:
 
 def _counts(records: Sequence[dict[str, Any]]) -> dict[str, float]:
     splits = [record["split"] for record in records]
-    return {"count": float(splits.count("train")), "heldout_count": float(splits.count("heldout")),
-            "style_count": float(splits.count("style")), "heldout_style_count": float(splits.count("heldout_style"))}
+    return {
+        "count": float(splits.count("train")),
+        "heldout_count": float(splits.count("heldout")),
+        "style_count": float(splits.count("style")),
+        "heldout_style_count": float(splits.count("heldout_style")),
+    }
 
 
 def read_whole(path: Path) -> np.ndarray:

@@ -1,0 +1,100 @@
+"""How the report reads a metric: unit, direction, meaning; and the numbers that the project promises."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from stages.artifact import Artifact
+
+
+@dataclass(frozen=True)
+class Measure:
+    """How to read a metric: a pattern its name matches whole, unit, which direction is better, what it says."""
+
+    pattern: str
+    unit: str
+    better: str  # "lower", "higher" or ""
+    meaning: str
+
+
+MEASURES = (
+    Measure(r".*auc.*", "0.5–1", "higher", "the same person told from others across photo and stylised photo"),
+    Measure(r"face_ratio|.*face_error_ratio", "×", "lower", "face error over the untouched photo's"),
+    Measure(r"photo_face_error", "L1, 0–1", "", "the untouched photo's face error: what doing nothing gives"),
+    Measure(r".*face_error.*", "L1, 0–1", "lower", "raw output to the true twin, mask over 0.5"),
+    Measure(r".*background.*", "L1, 0–1", "lower", "raw output to the photo, mask under 0.02"),
+    Measure(r".*kid_ratio.*", "×", "lower", "KID over the untouched photos' KID"),
+    Measure(r".*kid.*sd", "MMD²", "", "standard deviation of KID over subsets"),
+    Measure(r".*kid.*(images|count|real)", "", "", "real style pictures behind KID; under 100 it decides nothing"),
+    Measure(r"photo_kid", "MMD²", "", "the untouched photos' KID to the style"),
+    Measure(r".*kid.*", "MMD²", "lower", "held-out real style pictures, heads on one grey, degree 3, unbiased"),
+    Measure(r".*fid.*", "", "lower", "Fréchet distance to held-out style pictures; stands beside KID"),
+    Measure(r"reader|extractor", "", "", "the face reader behind KID, identity and pose, by its weights' hash"),
+    Measure(r".*identity.*", "cosine", "higher", "the reader's embeddings of photo and output"),
+    Measure(r".*edge_clarity.*", "×", "higher", "RMS Laplacian on edges, noise taken off, over the target's"),
+    Measure(r".*flat_energy.*", "×", "", "RMS Laplacian away from edges over the target's: noise, ringing"),
+    Measure(r".*edge_slope.*", "×", "higher", "edge acuity over the target's"),
+    Measure(r".*checker.*", "×", "lower", "signal at the Nyquist frequency over the target's"),
+    Measure(r".*clarity.*", "×", "", "Laplacian gradient over the target's, as in the article"),
+    Measure(r".*ssim.*", "0–1", "higher", "structural similarity"),
+    Measure(r".*lpips.*|.*perceptual.*", "", "lower", "perceptual distance"),
+    Measure(r".*coverage.*", "0–1", "higher", "poses and expressions of the base generator still reached"),
+    Measure(r".*intra_cluster.*", "", "higher", "distance among outputs nearest one style picture; low: copies"),
+    Measure(r".*kept.*", "", "higher", "pairs that passed curation"),
+    Measure(r".*reject.*", "", "lower", "left out, listed with the reason"),
+    Measure(r"(.*_)?ms(_.*)?|.*latency.*", "ms", "lower", "CPU time for one picture, one core"),
+    Measure(r".*bytes.*", "bytes", "lower", "size of the file"),
+    Measure(r".*macs.*", "MACs", "lower", "multiply-accumulates for one picture"),
+    Measure(r".*param.*", "", "lower", "weights in the network"),
+    Measure(
+        r".*max_error.*|.*parity.*", "", "lower", "largest difference to the network in PyTorch, outputs in [-1, 1]"
+    ),
+    Measure(r".*precision.*", "0–1", "higher", "share of outputs inside the style pictures' manifold"),
+    Measure(r".*recall.*", "0–1", "higher", "share of style pictures inside the outputs' manifold"),
+    Measure(r"size", "px", "", "side of the pictures"),
+)
+
+
+@dataclass(frozen=True)
+class Target:
+    """A number the project promises: found as `kind.name`, shown times `scale`, reached when at most `limit`."""
+
+    kind: str
+    names: tuple[str, ...]
+    label: str
+    unit: str
+    limit: float
+    scale: float = 1.0
+
+
+TARGETS = (
+    Target("student", ("face_ratio",), "Face error, share of the photo's own", "×", 0.7),
+    Target("student", ("background_error",), "Background error", "L1", 0.03),
+    Target("student", ("kid_ratio",), "KID to the style, share of the photos' own", "×", 0.5),
+    Target("export", ("bytes", "onnx_bytes"), "Size of the exported student", "MB", 1.5, 1e-6),
+    Target(
+        "export",
+        ("cpu_ms_256", "ms_256", "cpu_ms", "ms", "latency_ms"),
+        "CPU time for a 256 px picture, one core",
+        "ms",
+        8.0,
+    ),
+)
+
+
+def measure(name: str) -> Measure:
+    """How to read the metric called `name`."""
+    found = next((entry for entry in MEASURES if re.fullmatch(entry.pattern, name)), None)
+    return found or Measure(name, "", "", "")
+
+
+def find(artifacts: Mapping[str, Artifact], target: Target) -> float | None:
+    """The value of a promised number, in its unit; None when the run did not measure it."""
+    metrics = artifacts[target.kind].metrics if target.kind in artifacts else {}
+    for name in target.names:
+        if isinstance(metrics.get(name), (int, float)) and math.isfinite(metrics[name]):
+            return float(metrics[name]) * target.scale
+    return None
