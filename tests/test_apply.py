@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -157,3 +158,16 @@ def test_a_photo_is_stylised_without_torch(model: Path, tmp_path: Path) -> None:
     code = f"import sys\nfrom stages import apply\napply.main({argv!r})\nsys.exit('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_default_is_the_last_finished_export(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for age, key in enumerate(("newest", "older", "unfinished")):
+        folder = tmp_path / "runs" / "export" / key
+        folder.mkdir(parents=True)
+        (folder / "student.onnx").touch()
+        if key != "unfinished":
+            (folder / "manifest.json").touch()
+            os.utime(folder / "manifest.json", (1000 - age, 1000 - age))
+    assert apply.model_path(None) == Path("runs/export/newest/student.onnx")
+    assert apply.model_path(tmp_path / "runs/export/older").parent.name == "older"
