@@ -85,7 +85,7 @@ def edge_weighted_l1(output: Tensor, target: Tensor, gain: float = 4.0) -> Tenso
 
 
 def chroma_l1(output: Tensor, target: Tensor) -> Tensor:
-    """L1 of the U and V planes (Rec. 601, kornia) of [N, 3, H, W] in [-1, 1], scalar: keeps hues from averaging to grey."""
+    """L1 of the U and V planes (Rec. 601, kornia) of [N, 3, H, W] in [-1, 1], scalar: hues must not average to grey."""
     from kornia.color import rgb_to_yuv
 
     # U and V are linear in RGB and ignore equal offsets, so [-1, 1] only doubles them.
@@ -93,5 +93,39 @@ def chroma_l1(output: Tensor, target: Tensor) -> Tensor:
 
 
 def matte_loss(alpha: Tensor, change: Tensor) -> Tensor:
-    """Mean alpha where nothing changes, scalar. alpha, change [N, 1, H, W] in [0, 1]; change 1 = may be painted over."""
+    """Mean alpha where nothing changes, scalar. alpha, change: [N, 1, H, W] in [0, 1]; change 1 = may be painted."""
     return (alpha * (1 - change)).mean()
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Unpaired translation: least squares (arXiv 1611.04076 eq. 2), CAM classification (1907.10830 eq. 6), regions and masks
+
+
+def lsgan(logits: Tensor, target: float) -> Tensor:
+    """Least-squares adversarial loss against 1 (real) or 0 (generated), scalar."""
+    return (logits - target).square().mean()
+
+
+def cam_classification(logits: Tensor, source: bool) -> Tensor:
+    """Binary cross-entropy of a generator's attention classifier [N, 2]: is its input of the source? Scalar."""
+    return F.binary_cross_entropy_with_logits(logits, torch.full_like(logits, float(source)))
+
+
+def regional_l1(image: Tensor, target: Tensor, weight: Tensor) -> Tensor:
+    """L1 over a soft region, normalised by its area, so that a small region counts as much as a large one: scalar.
+
+    image, target: [N, C, H, W]; weight: [N, 1, H, W] >= 0. With weight = 1 - mask this is the background term.
+    """
+    total = ((image - target).abs() * weight).sum()
+    return total / (image.shape[1] * weight.sum()).clamp_min(1e-6)
+
+
+def mask_supervision(mask: Tensor, target: Tensor) -> Tensor:
+    """Binary cross-entropy between predicted and given head coverage, both [N, 1, H, W] in [0, 1]: scalar."""
+    return F.binary_cross_entropy(mask.clamp(1e-6, 1 - 1e-6), target)
+
+
+def total_variation(mask: Tensor) -> Tensor:
+    """Mean absolute difference between neighbours, vertical plus horizontal, of [N, C, H, W]: scalar."""
+    down = (mask[..., 1:, :] - mask[..., :-1, :]).abs().mean()
+    return down + (mask[..., :, 1:] - mask[..., :, :-1]).abs().mean()

@@ -6,11 +6,11 @@ attention by class activation maps: section 2.1.1; discriminator: section 2.1.2 
 
 State-dict names are those of the authors' PyTorch code, so its weights load as they are. What differs from it:
   * an optional mask head: out = m R + (1 - m) x (the photo passes where m = 0 bit for bit);
-  * the two normalisations share one pass over the feature map (sum and sum of squares), and the blend of eq. 2 becomes one
-    multiply-add per value: the same numbers to rounding, about twice as fast as two calls of ``torch.var``;
+  * the two normalisations share one pass over the feature map (sum and sum of squares), and the blend of eq. 2 becomes
+    one multiply-add per value: the same numbers to rounding, in any memory format, without ``torch.var``'s cost;
   * spectral normalisation is written out (buffers under the names of the hook based version), one power iteration per
     forward pass in training mode;
-  * the discriminator's width can be capped (``max_width``): of its 53 M parameters at 7 layers most sit in the last two.
+  * the discriminator's width can be capped (``max_width``): most of its 53 M parameters sit in the last two layers.
 As in that code the discriminator's attention multiplies by the *un-normalised* ``weight_orig``.
 """
 
@@ -41,16 +41,65 @@ class Verdict(NamedTuple):
     heatmap: Tensor  # [N, 1, h + 1, w + 1]
 
 
+class _Sums(torch.autograd.Function):
+    """Sum and sum of squares over the pixels of each channel: [N, C, H, W] -> 2 x [N, C].
+
+    Accumulated in float32 (float64 for float64), whatever the input; the backward pass is one multiply-add.
+    """
+
+    @staticmethod
+    def forward(ctx, x: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[no-untyped-def]
+        ctx.save_for_backward(x)
+        wide = x if x.dtype == torch.float64 else x.float()
+        return wide.sum((2, 3)), (wide * wide).sum((2, 3))
+
+    @staticmethod
+    def backward(ctx, total: Tensor, square: Tensor) -> Tensor:  # type: ignore[no-untyped-def]
+        (x,) = ctx.saved_tensors
+        return torch.addcmul(total.to(x.dtype)[:, :, None, None], x, (2 * square).to(x.dtype)[:, :, None, None])
+
+
+def _affine(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+    """x * scale + shift with scale and shift [N, C] per channel."""
+    return torch.addcmul(shift.to(x.dtype)[:, :, None, None], x, scale.to(x.dtype)[:, :, None, None])
+
+
+class InstanceNorm(nn.Module):
+    """Instance normalisation without parameters (biased variance): ``nn.InstanceNorm2d`` by sums."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, C, H, W] -> [N, C, H, W]."""
+        total, square = _Sums.apply(x)
+        mean = total / x[0, 0].numel()
+        rstd = torch.rsqrt((square / x[0, 0].numel() - mean * mean).clamp_min(0) + 1e-5)
+        return _affine(x, rstd, -mean * rstd)
+
+
+class ReflectionPad(nn.ReflectionPad2d):
+    """Reflection padding that keeps bfloat16 under autocast (which would widen it to float32 and back)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, C, H, W] -> [N, C, H + 2 p, W + 2 p]."""
+        with torch.autocast(x.device.type, enabled=False):
+            return super().forward(x)
+
+
+class Upsample(nn.Module):
+    """Nearest-neighbour doubling, likewise in the type of its input."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, C, H, W] -> [N, C, 2 H, 2 W]."""
+        with torch.autocast(x.device.type, enabled=False):
+            return F.interpolate(x, scale_factor=2.0, mode="nearest")
+
+
 def _moments(x: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Mean and 1/std per instance and channel, then per instance over all channels: [N, C], [N, C], [N, 1], [N, 1].
 
-    Unbiased variances. One pass over the map: sum and sum of squares, in at least float32.
+    Unbiased variances.
     """
-    n, c, h, w = x.shape
-    wide = x if x.dtype == torch.float64 else x.float()
-    total = wide.sum((2, 3))  # [N, C]
-    square = (wide * wide).sum((2, 3))
-    m = h * w
+    total, square = _Sums.apply(x)
+    c, m = x.shape[1], x[0, 0].numel()
     mean = total / m
     var = (square - total * mean).clamp_min(0) / max(m - 1, 1)
     mean_all = total.sum(1, keepdim=True) / (m * c)
@@ -64,7 +113,7 @@ def _blend(x: Tensor, rho: Tensor, gamma: Tensor, beta: Tensor, eps: float) -> T
     r = rho.flatten(1)  # [1, C]
     scale = gamma * (r * rstd + (1 - r) * rstd_all)  # [N, C]
     shift = beta - gamma * (r * rstd * mean + (1 - r) * rstd_all * mean_all)
-    return torch.addcmul(shift[:, :, None, None].to(x.dtype), x, scale[:, :, None, None].to(x.dtype))
+    return _affine(x, scale, shift)
 
 
 class AdaILN(nn.Module):
@@ -109,9 +158,14 @@ class ResnetBlock(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.conv_block = nn.Sequential(
-            nn.ReflectionPad2d(1), nn.Conv2d(channels, channels, 3, bias=False), nn.InstanceNorm2d(channels), nn.ReLU(True),
-            nn.ReflectionPad2d(1), nn.Conv2d(channels, channels, 3, bias=False), nn.InstanceNorm2d(channels),
-        )  # fmt: skip
+            ReflectionPad(1),
+            nn.Conv2d(channels, channels, 3, bias=False),
+            InstanceNorm(),
+            nn.ReLU(True),
+            ReflectionPad(1),
+            nn.Conv2d(channels, channels, 3, bias=False),
+            InstanceNorm(),
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, C, H, W] -> [N, C, H, W]."""
@@ -123,7 +177,7 @@ class ResnetAdaILNBlock(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.pad = nn.ReflectionPad2d(1)
+        self.pad = ReflectionPad(1)
         self.conv1 = nn.Conv2d(channels, channels, 3, bias=False)
         self.norm1 = AdaILN(channels)
         self.conv2 = nn.Conv2d(channels, channels, 3, bias=False)
@@ -136,7 +190,7 @@ class ResnetAdaILNBlock(nn.Module):
 
 
 def _attend(x: Tensor, gap_logit: nn.Module, gmp_logit: nn.Module, gap: Tensor, gmp: Tensor) -> tuple[Tensor, Tensor]:
-    """Class activation attention (section 2.1.1): logits [N, 2] and the maps weighted by the classifiers [N, 2C, H, W]."""
+    """Class activation attention (section 2.1.1): logits [N, 2], and the maps times the classifiers [N, 2C, H, W]."""
     logit = torch.cat([gap_logit(x.mean((2, 3))), gmp_logit(x.amax((2, 3)))], 1)
     return logit, torch.cat([x * gap[..., None, None], x * gmp[..., None, None]], 1)
 
@@ -149,34 +203,38 @@ class ResnetGenerator(nn.Module):
     Raises ValueError for an image size that the two stride-2 convolutions cannot halve.
     """
 
-    def __init__(self, ngf: int = 64, n_blocks: int = 4, img_size: int = 256, light: bool = True, mask: bool = False) -> None:
+    def __init__(
+        self, ngf: int = 64, n_blocks: int = 4, img_size: int = 256, light: bool = True, mask: bool = False
+    ) -> None:
         super().__init__()
         if img_size % 4 or img_size < 16:
             raise ValueError(f"img_size: {img_size} is not a multiple of 4 of at least 16")
         self.arguments = {"ngf": ngf, "n_blocks": n_blocks, "img_size": img_size, "light": light, "mask": mask}
         self.light = light
         c = 4 * ngf
-        down: list[nn.Module] = [nn.ReflectionPad2d(3), nn.Conv2d(3, ngf, 7, bias=False), nn.InstanceNorm2d(ngf), nn.ReLU(True)]
+        down: list[nn.Module] = [ReflectionPad(3), nn.Conv2d(3, ngf, 7, bias=False), InstanceNorm(), nn.ReLU(True)]
         for width in (ngf, 2 * ngf):
-            down += [nn.ReflectionPad2d(1), nn.Conv2d(width, 2 * width, 3, stride=2, bias=False)]
-            down += [nn.InstanceNorm2d(2 * width), nn.ReLU(True)]
+            down += [ReflectionPad(1), nn.Conv2d(width, 2 * width, 3, stride=2, bias=False)]
+            down += [InstanceNorm(), nn.ReLU(True)]
         self.DownBlock = nn.Sequential(*down, *(ResnetBlock(c) for _ in range(n_blocks)))
         self.gap_fc = nn.Linear(c, 1, bias=False)
         self.gmp_fc = nn.Linear(c, 1, bias=False)
         self.conv1x1 = nn.Conv2d(2 * c, c, 1)
         features = c if light else (img_size // 4) ** 2 * c
-        self.FC = nn.Sequential(nn.Linear(features, c, bias=False), nn.ReLU(True), nn.Linear(c, c, bias=False), nn.ReLU(True))
+        self.FC = nn.Sequential(
+            nn.Linear(features, c, bias=False), nn.ReLU(True), nn.Linear(c, c, bias=False), nn.ReLU(True)
+        )
         self.gamma = nn.Linear(c, c, bias=False)
         self.beta = nn.Linear(c, c, bias=False)
         for i in range(n_blocks):
             setattr(self, f"UpBlock1_{i + 1}", ResnetAdaILNBlock(c))  # the published names
         up: list[nn.Module] = []
         for width in (c, c // 2):
-            up += [nn.Upsample(scale_factor=2, mode="nearest"), nn.ReflectionPad2d(1)]
+            up += [Upsample(), ReflectionPad(1)]
             up += [nn.Conv2d(width, width // 2, 3, bias=False), ILN(width // 2), nn.ReLU(True)]
         self.trunk_end = len(up)
-        self.UpBlock2 = nn.Sequential(*up, nn.ReflectionPad2d(3), nn.Conv2d(ngf, 3, 7, bias=False), nn.Tanh())
-        self.mask = nn.Sequential(nn.ReflectionPad2d(1), nn.Conv2d(ngf, 1, 3)) if mask else None
+        self.UpBlock2 = nn.Sequential(*up, ReflectionPad(3), nn.Conv2d(ngf, 3, 7, bias=False), nn.Tanh())
+        self.mask = nn.Sequential(ReflectionPad(1), nn.Conv2d(ngf, 1, 3)) if mask else None
 
     def forward(self, x: Tensor) -> Translation:
         """[N, 3, H, W] in [-1, 1] -> :class:`Translation`."""
@@ -197,7 +255,7 @@ class ResnetGenerator(nn.Module):
 
 
 class _Spectral(nn.Module):
-    """A weight divided by its largest singular value (Miyato et al. 2018, algorithm 1), one power iteration a forward pass."""
+    """A weight over its largest singular value (Miyato et al. 2018, algorithm 1); one power iteration a pass."""
 
     weight_u: Tensor
     weight_v: Tensor
@@ -250,7 +308,7 @@ class SpectralLinear(_Spectral):
 def discriminator_layers(img_size: int, most: int = 7) -> int:
     """The greatest published depth up to ``most`` (7 global, 5 local) whose last map still allows reflection padding.
 
-    After n - 2 halvings and one 4x4 convolution at least 2 pixels must be left: 7 layers need 96 px, 6 need 48, 5 need 24.
+    After n - 2 halvings and one 4x4 convolution at least 2 pixels must be left: 7 layers need 96 px, 6 need 48.
     Raises ValueError below 32 px, where the two scales would see the same few patches.
     """
     if img_size < 32:
@@ -276,13 +334,13 @@ class Discriminator(nn.Module):
         before = 3
         for i, width in enumerate(widths):
             stride = 1 if i == len(widths) - 1 else 2
-            layers += [nn.ReflectionPad2d(1), SpectralConv2d(before, width, stride), nn.LeakyReLU(0.2, True)]
+            layers += [ReflectionPad(1), SpectralConv2d(before, width, stride), nn.LeakyReLU(0.2, True)]
             before = width
         self.model = nn.Sequential(*layers)
         self.gap_fc = SpectralLinear(before, 1)
         self.gmp_fc = SpectralLinear(before, 1)
         self.conv1x1 = nn.Conv2d(2 * before, before, 1)
-        self.pad = nn.ReflectionPad2d(1)
+        self.pad = ReflectionPad(1)
         self.conv = SpectralConv2d(before, 1, stride=1, bias=False)
 
     def forward(self, x: Tensor) -> Verdict:

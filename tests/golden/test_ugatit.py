@@ -1,7 +1,7 @@
 """U-GAT-IT's networks against numbers produced by the reference code; every name and size comes from the files.
 
-The folder is ``$TRISTYLE_SHARED/golden/ugatit`` (default ``../shared`` beside the repository). A file that is absent is no
-case; only an absent folder skips.
+The folder is ``$TRISTYLE_SHARED/golden/ugatit`` (default ``../shared`` beside the repository). A file that is absent is
+no case; only an absent folder skips.
 """
 
 from __future__ import annotations
@@ -64,7 +64,8 @@ def test_generator_matches_the_reference(path: Path) -> None:
     assert gradients
     parameters = dict(net.named_parameters())
     for key, expected in gradients.items():
-        close(parameters[key].grad, expected, f"gradient of {key}", atol=TOLERANCE * max(1.0, float(expected.abs().max())))
+        atol = TOLERANCE * max(1.0, float(expected.abs().max()))
+        close(parameters[key].grad, expected, f"gradient of {key}", atol)
 
 
 @pytest.mark.parametrize("path", files("dis_*.npz"), ids=lambda p: p.stem)

@@ -1,0 +1,258 @@
+"""U-GAT-IT as a training task, in two directions, with the constraints that keep the background and the person.
+
+Objective of Kim et al. (arXiv 1907.10830, eq. 3-7): least-squares adversarial losses on patches and attention logits at
+two scales, cycle, identity and attention (CAM) classification. Added here, each switched by a weight:
+
+  * mask head: out = m R + (1 - m) x; m is supervised by the head mask and smoothed (total variation);
+  * ``composite``: the discriminators see heads alone, on one random colour that the real and generated pictures of an
+    update share. A generated picture carries the mask of its *source*. Weighting the discriminator's logits instead
+    would leave four fifths of the gradient on the background, because its receptive fields are larger than the head;
+  * background: L1 to the input outside the head, normalised by area (the region variant, without a mask head).
+
+Deviations from the published training: the generators step first and their pictures are reused, detached, by the
+discriminators (three passes of each generator an update instead of four, and no gradient into them from there); real
+and generated pictures share one discriminator pass; an average of the generator's weights writes the pairs.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from stages import losses
+from stages.config import ConfigError, Train, choice, number
+from stages.engine import Batches, Phase, Task, ema_update, epoch_order
+from stages.io import grid, mask_tensor, to_tensor, to_uint8
+from stages.networks.ugatit import Discriminator, ResnetGenerator, clip_rho, discriminator_layers
+
+
+@dataclass(kw_only=True)
+class Weights:
+    """Weights of the loss terms; 0 switches a term off.
+
+    As published: adversarial 1, cycle 10, identity 10, cam 1000 and nothing else.
+    """
+
+    adversarial: float = 1.0
+    cycle: float = 10.0
+    identity: float = 10.0
+    cam: float = 1000.0
+    mask: float = 0.0
+    smooth: float = 0.0
+    background: float = 0.0
+
+    def __post_init__(self) -> None:
+        for key, value in vars(self).items():
+            number(f"weights.{key}", value, 0)
+
+
+@dataclass(kw_only=True)
+class Translator:
+    """What is trained: sizes of the networks, the two switches of the variants, and the weights.
+
+    Args:
+        width: channels of the generators' first layer.
+        blocks: residual blocks on each side of the generators' attention.
+        judge_width: channels of the discriminators' first layer.
+        judge_limit: the most channels of any discriminator layer.
+        mask_head: the generators also say where they paint, and the input shows through elsewhere.
+        composite: the discriminators see heads on a random colour instead of whole pictures.
+        weights: of the loss terms.
+        ema: decay of the averaged generator per update (it rises towards this value over the first updates).
+        precision: `float32`, `bfloat16`, or `auto`: bfloat16 where the processor multiplies it natively.
+    """
+
+    width: int = 16
+    blocks: int = 4
+    judge_width: int = 16
+    judge_limit: int = 512
+    mask_head: bool = True
+    composite: bool = True
+    weights: Weights = field(default_factory=Weights)
+    ema: float = 0.999
+    precision: str = "auto"
+
+    def __post_init__(self) -> None:
+        number("translator.width", self.width, 2, 256, integer=True)
+        number("translator.blocks", self.blocks, 1, 16, integer=True)
+        number("translator.judge_width", self.judge_width, 2, 256, integer=True)
+        number("translator.judge_limit", self.judge_limit, self.judge_width, 4096, integer=True)
+        number("translator.ema", self.ema, 0, 0.99999)
+        choice("translator.precision", self.precision, ("auto", "float32", "bfloat16"))
+        if not self.mask_head and (self.weights.mask or self.weights.smooth):
+            raise ConfigError("translator.weights.mask", "has no mask head to act on", "Set mask_head=true")
+
+    def task(self, size: int, train: Train) -> TranslationTask:
+        """The task for pictures of `size` px; its weights are drawn from `train.seed`."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(train.seed)
+            return TranslationTask(self, size, train)
+
+
+def native_bfloat16() -> bool:
+    """Whether this processor multiplies bfloat16 in hardware (AVX-512 BF16 or AMX); elsewhere it costs more."""
+    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+
+
+class TranslationTask(Task):
+    """Two generators, four discriminators and the averaged photo -> style generator; see the module's text.
+
+    A batch holds `photo`, `style` [N, 3, H, W] in [-1, 1] and `photo_mask`, `style_mask` [N, 1, H, W] in [0, 1].
+    """
+
+    def __init__(self, translator: Translator, size: int, train: Train) -> None:
+        super().__init__()
+        self.translator, self.weights = translator, translator.weights
+        self.to_style, self.to_photo = (
+            ResnetGenerator(translator.width, translator.blocks, size, light=True, mask=translator.mask_head)
+            for _ in range(2)
+        )
+        self.ema = copy.deepcopy(self.to_style).requires_grad_(False)
+        depths = discriminator_layers(size), min(5, discriminator_layers(size) - 1)  # global, local
+        self.style_judges, self.photo_judges = (
+            nn.ModuleList(Discriminator(translator.judge_width, depth, translator.judge_limit) for depth in depths)
+            for _ in range(2)
+        )
+        self.to(memory_format=torch.channels_last)  # twice as fast as NCHW: the norms here do not mind the layout
+        painters = [*self.to_style.parameters(), *self.to_photo.parameters()]
+        judges = [*self.style_judges.parameters(), *self.photo_judges.parameters()]
+        groups = {"generator": painters, "discriminator": judges}
+        self.phases = [Phase(name, params, _adam(params, train.lr)) for name, params in groups.items()]
+        self._seen: dict[str, tuple[Tensor, Tensor]] = {}  # domain -> (real, generated) as the judges see them
+        self._shown: dict[str, Tensor] = {}
+
+    def losses(self, phase: str, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Weighted terms of one phase; `generator` comes first and leaves its pictures for `discriminator`."""
+        batch = {name: value.contiguous(memory_format=torch.channels_last) for name, value in batch.items()}
+        return self._judging() if phase == "discriminator" else self._painting(batch)
+
+    def _autocast(self, device: torch.device) -> AbstractContextManager[object]:
+        wanted = self.translator.precision
+        if wanted == "float32" or (wanted == "auto" and device.type == "cpu" and not native_bfloat16()):
+            return nullcontext()
+        return torch.autocast(device.type, torch.bfloat16)
+
+    def _painting(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        photo, style, photo_mask, style_mask = (batch[key] for key in ("photo", "style", "photo_mask", "style_mask"))
+        count, weights = len(photo), self.weights
+        with self._autocast(photo.device):
+            # each generator sees its source and, for the identity term, its target domain in one pass
+            styled, photoed = self.to_style(torch.cat([photo, style])), self.to_photo(torch.cat([style, photo]))
+            fake_style, fake_photo = styled.image[:count], photoed.image[:count]
+            again_photo, again_style = self.to_photo(fake_style).image, self.to_style(fake_photo).image
+            self._look(batch, fake_style, fake_photo)
+            terms = {
+                f"adversarial_{domain}": weights.adversarial * self._persuade(domain) for domain in ("style", "photo")
+            }
+        self._seen = {domain: (real, fake.detach()) for domain, (real, fake) in self._seen.items()}
+        terms["cycle"] = weights.cycle * ((again_photo - photo).abs().mean() + (again_style - style).abs().mean())
+        terms["identity"] = weights.identity * (
+            (styled.image[count:] - style).abs().mean() + (photoed.image[count:] - photo).abs().mean()
+        )
+        terms["cam"] = weights.cam * _total(
+            losses.cam_classification(logit.float(), source)
+            for out in (styled, photoed)
+            for logit, source in ((out.cam_logit[:count], True), (out.cam_logit[count:], False))
+        )
+        if styled.mask is not None and photoed.mask is not None:
+            masks = ((styled.mask[:count], photo_mask), (photoed.mask[:count], style_mask))
+            terms["mask"] = weights.mask * _total(losses.mask_supervision(m, given) for m, given in masks)
+            terms["smooth"] = weights.smooth * _total(losses.total_variation(m) for m, _ in masks)
+        outside = losses.regional_l1(fake_style, photo, 1 - photo_mask)
+        outside = outside + losses.regional_l1(fake_photo, style, 1 - style_mask)
+        terms["background" if weights.background else "_background"] = (weights.background or 1.0) * outside
+        self._shown = {"photo": photo, "style": fake_style.detach(), "again": again_photo.detach()}
+        return terms
+
+    def _look(self, batch: dict[str, Tensor], fake_style: Tensor, fake_photo: Tensor) -> None:
+        """Lay real and generated heads on one random colour; a generated picture carries its source's mask."""
+        pairs = {"style": (batch["style"], fake_style), "photo": (batch["photo"], fake_photo)}
+        if self.translator.composite:
+            colour = torch.rand(len(fake_style), 3, 1, 1, device=fake_style.device) * 2 - 1
+            photo_mask, style_mask = batch["photo_mask"], batch["style_mask"]
+            masks = {"style": (style_mask, photo_mask), "photo": (photo_mask, style_mask)}
+            pairs = {
+                domain: (
+                    masks[domain][0] * real + (1 - masks[domain][0]) * colour,
+                    masks[domain][1] * fake + (1 - masks[domain][1]) * colour,
+                )
+                for domain, (real, fake) in pairs.items()
+            }
+        self._seen = pairs
+
+    def _persuade(self, domain: str) -> Tensor:
+        """The generators' adversarial loss: patches and attention at both scales."""
+        verdicts = [judge(self._seen[domain][1]) for judge in self._judges(domain)]
+        return _total(losses.lsgan(logit.float(), 1.0) for v in verdicts for logit in (v.logit, v.cam_logit))
+
+    def _judging(self) -> dict[str, Tensor]:
+        terms: dict[str, Tensor] = {}
+        for domain, (real, fake) in self._seen.items():
+            loss = torch.zeros((), device=real.device)
+            with self._autocast(real.device):
+                verdicts = [judge(torch.cat([real, fake])) for judge in self._judges(domain)]
+            for logits in (logits.float() for v in verdicts for logits in (v.logit, v.cam_logit)):
+                loss = loss + losses.lsgan(logits[: len(real)], 1.0) + losses.lsgan(logits[len(real) :], 0.0)
+            terms[domain] = self.weights.adversarial * loss
+        return terms
+
+    def _judges(self, domain: str) -> nn.ModuleList:
+        return self.style_judges if domain == "style" else self.photo_judges
+
+    def after_update(self, images: int, batch: int) -> dict[str, float]:
+        """Keep every rho in [0, 1] and move the averaged generator."""
+        clip_rho(self.to_style)
+        clip_rho(self.to_photo)
+        updates = images / batch
+        decay = min(self.translator.ema, (1 + updates) / (10 + updates))
+        ema_update(self.ema, self.to_style, decay)
+        return {"ema_decay": decay}
+
+    def lr_factor(self, images: int, total: int) -> float:
+        """Constant for the first half, then linearly to 0 (as published)."""
+        return min(1.0, 2.0 * (total - images) / total)
+
+    def preview(self) -> dict[str, np.ndarray]:
+        """The last photos, the average's pictures of them, and the cycle back."""
+        if not self._shown:
+            return {}
+        rows = [self._shown["photo"], self.ema(self._shown["photo"]).image, self._shown["style"], self._shown["again"]]
+        return {"photo_style_cycle": grid(to_uint8(torch.cat(rows)), columns=len(rows[0]))}
+
+
+def _total(terms: Iterable[Tensor]) -> Tensor:
+    return torch.stack(list(terms)).sum()
+
+
+def _adam(params: list[nn.Parameter], lr: float) -> torch.optim.Adam:
+    return torch.optim.Adam(params, lr=lr, betas=(0.5, 0.999), weight_decay=1e-4, fused=True)
+
+
+def unpaired_batches(
+    photo: np.ndarray, photo_mask: np.ndarray, style: np.ndarray, style_mask: np.ndarray, seed: int
+) -> Batches:
+    """Batches of both domains in independent orders, each picture mirrored or not by its place in the order.
+
+    Args: uint8 [N, H, W, 3] pictures and uint8 [N, H, W] masks of each domain; `seed` of both orders.
+    """
+
+    def take(images: np.ndarray, masks: np.ndarray, salt: int, start: int, count: int) -> tuple[Tensor, Tensor]:
+        index = epoch_order(len(images), 2 * seed + salt, start, count)
+        places = range(start, start + count)
+        mirrored = [np.random.default_rng([seed, salt, place]).random() < 0.5 for place in places]
+        flip = torch.tensor(mirrored)[:, None, None, None]
+        picture, mask = to_tensor(images[index]), mask_tensor(masks[index])
+        return torch.where(flip, picture.flip(3), picture), torch.where(flip, mask.flip(3), mask)
+
+    def batch(start: int, count: int) -> dict[str, Tensor]:
+        pictures, masks = take(photo, photo_mask, 0, start, count)
+        styles, style_masks = take(style, style_mask, 1, start, count)
+        return {"photo": pictures, "photo_mask": masks, "style": styles, "style_mask": style_masks}
+
+    return batch
