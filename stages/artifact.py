@@ -74,7 +74,9 @@ def hash_path(path: Path) -> str:
     """Digest of a file, or of all files below a folder (relative names and contents)."""
     if path.is_file():
         return sha256_file(path)
-    files = sorted(entry for entry in path.rglob("*") if entry.is_file())
+    # os.walk and not rglob: a linked photo/ folder must count with what is in it. Pipes and dangling links are no files.
+    walked = (Path(folder, name) for folder, _, names in os.walk(path, followlinks=True) for name in names)
+    files = sorted(file for file in walked if file.is_file())
     with ThreadPoolExecutor(4) as pool:
         hashes = list(pool.map(sha256_file, files))
     return hash_json([[str(file.relative_to(path)), value] for file, value in zip(files, hashes, strict=True)])

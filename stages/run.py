@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import platform
 import re
+import shlex
 import subprocess
 import sys
 import time
@@ -292,7 +293,15 @@ def _report(artifacts: dict[str, Artifact], settings: Settings) -> float | None:
 def _write_report(artifacts: dict[str, Artifact], path: Path) -> None:
     from stages.report import write_report
 
-    write_report(artifacts, path)
+    write_report(artifacts, path, command=_command())
+
+
+def _command() -> str:
+    """This job's command line, which the report shows for making the run again."""
+    from hydra.core.hydra_config import HydraConfig
+
+    overrides = HydraConfig.get().overrides.task if HydraConfig.initialized() else []
+    return shlex.join(["tristyle", *overrides])
 
 
 def say(line: str) -> None:
