@@ -272,10 +272,13 @@ def _code(settings: Settings) -> dict[str, Any]:
 
 
 def _report(artifacts: dict[str, Artifact], settings: Settings) -> float | None:
+    from stages.summary import print_summary
+
     last = list(artifacts.values())[-1]
     path = settings.out / "reports" / f"{last.kind}-{last.path.name}" / "report.html"
     _write_report(artifacts, path)
     REPORTS.append(path)
+    print_summary(artifacts)
     say(f"report   {path}")
     for name, file in (("model", "student.onnx"), ("pictures", "heldout")):
         found = [item.path / file for item in artifacts.values() if (item.path / file).exists() and item.kind != "data"]
