@@ -19,12 +19,12 @@ from stages.datasets import painter_features as features
 from stages.datasets import painter_hair as hairs
 from stages.datasets.painter_canvas import Floats, noise_at
 from stages.datasets.painter_face import LABELS, Look, Scene, build_scene, paint_flesh
-from stages.datasets.painter_styles import PhotoLook
+from stages.datasets.painter_styles import ComicLook, PhotoLook
 from stages.datasets.person import Person, View, attributes, sample_person, sample_view
 
 SUPERSAMPLE = 2
 SIZES = (32, 512)
-LOOKS: dict[str, type[Look]] = {"photo": PhotoLook}
+LOOKS: dict[str, type[Look]] = {"photo": PhotoLook, "comic": ComicLook}
 DOMAINS = tuple(LOOKS)
 
 __all__ = ["DOMAINS", "LABELS", "Painting", "paint", "sample_person", "sample_view", "twin"]
@@ -46,13 +46,16 @@ def _head_outline(scene: Scene) -> np.ndarray:
     return cv2.convexHull(points)[:, 0].astype(float)
 
 
-def _paint_head(scene: Scene) -> np.ndarray:
-    """Paint everything of the head but what hangs behind it; the landmarks in canvas pixels."""
+def _paint_person(scene: Scene, body: Scene) -> np.ndarray:
+    """Paint the head of one scene with the neck and clothes of another; the landmarks in canvas pixels.
+
+    The two are the same scene, or share a canvas (a stylised head on the photo's body).
+    """
     p, canvas = scene.person, scene.canvas
     hull = canvas.polygon(scene.camera.pixels(_head_outline(scene)))
     shell, hat = hairs.hair_shell(scene, hull), hairs.hat_shell(scene)
     hairs.paint_back_hair(scene, shell)
-    extras.paint_body(scene)
+    extras.paint_body(body)
     turn = scene.camera.rotation[0, 2]
     ears = [] if p.hair_style in hairs.COVERS_EARS else [-1, 1]
     near = [side for side in ears if -side * turn > 0.06]
@@ -60,6 +63,8 @@ def _paint_head(scene: Scene) -> np.ndarray:
         if side not in near:
             extras.paint_ear(scene, side)
     paint_flesh(scene, hull, hairs.shadow_map(scene, shell, hat))
+    if scene.look.name != "photo":  # a style's larger eyes must not leave the photo's silhouette
+        canvas.clip = canvas.head.copy()
     eyes = [features.eye_shape(scene, side) for side in (-1, 1)]
     mouth = features.mouth_shape(scene)
     features.paint_nostrils(scene)
@@ -69,6 +74,7 @@ def _paint_head(scene: Scene) -> np.ndarray:
     extras.paint_beard(scene, hull)
     for side in (-1, 1):
         features.paint_brow(scene, side)
+    canvas.clip = None
     hairs.paint_front_hair(scene, shell)
     if shell is not None:
         hairs.paint_shell(scene, shell)
@@ -110,13 +116,40 @@ def paint(person: Person, view: View, size: int, domain: str = "photo") -> Paint
     """
     _check(size, domain)
     look = LOOKS[domain](view)
-    person, view = look.adapt(person, view)
-    scene = build_scene(person, view, size * SUPERSAMPLE, look)
-    extras.photo_background(scene)
-    points = _paint_head(scene)
-    image = _grain(_develop(scene, size), view)
-    pixels = (np.clip(image, 0, 1) * 255 + np.float32(0.5)).astype(np.uint8)
-    return Painting(pixels, _mask(scene, size), _labels(scene, size), _points(points), attributes(person, view))
+    scene = build_scene(*look.adapt(person, view), size * SUPERSAMPLE, look)
+    look.background(scene)
+    points = _paint_person(scene, scene)
+    look.finish(scene, head_only=False)
+    image = _develop(scene, size)
+    if look.fine:
+        image = _grain(image, view)
+    return Painting(_bytes(image), _mask(scene, size), _labels(scene, size), _points(points), attributes(person, view))
+
+
+def twin(person: Person, view: View, size: int, style: str) -> Painting:
+    """The true stylised twin: the style's head on the photo's own neck, clothes and background.
+
+    Where the photo's mask is 0 the image is the photo's, byte for byte; the mask is the photo's. Raises ValueError
+    as `paint` does, and for the style "photo".
+    """
+    _check(size, style)
+    if style == "photo":
+        raise ValueError("a twin needs a style, not 'photo'")
+    photo = paint(person, view, size)
+    look = LOOKS[style](view)
+    plain = PhotoLook(view)
+    body = build_scene(person, view, size * SUPERSAMPLE, plain)
+    head = build_scene(*look.adapt(person, view), size * SUPERSAMPLE, look)
+    head.canvas = body.canvas
+    plain.background(body)
+    points = _paint_person(head, body)
+    look.finish(head, head_only=True)
+    image = np.where(photo.mask[..., None] > 0, _bytes(_develop(head, size)), photo.image)
+    return Painting(image, photo.mask, _labels(head, size), _points(points), photo.attributes)
+
+
+def _bytes(image: Floats) -> NDArray[np.uint8]:
+    return (np.clip(image, 0, 1) * 255 + np.float32(0.5)).astype(np.uint8)
 
 
 def _check(size: int, domain: str) -> None:
@@ -138,7 +171,3 @@ def _labels(scene: Scene, size: int) -> NDArray[np.uint8]:
 
 def _points(points: np.ndarray) -> NDArray[np.float32]:
     return ((points + 0.5) / SUPERSAMPLE - 0.5).astype(np.float32)
-
-
-def twin(person: Person, view: View, size: int, style: str) -> Painting:
-    raise NotImplementedError

@@ -164,6 +164,8 @@ class Canvas:
         self.rgb = np.zeros((3, n, n), np.float32)
         self.label = np.zeros((n, n), np.uint8)
         self.head = np.zeros((n, n), np.float32)
+        self.clip: Floats | None = None
+        """When set, [n, n]: where painting has any effect."""
 
     def polygon(self, points: np.ndarray, hole: np.ndarray | None = None, soft: float = 0.0) -> tuple[Box, Floats]:
         """Coverage of a polygon of pixel points [k, 2]: (box, float32 [h, w] in 0..1); `soft` blurs by pixels."""
@@ -187,6 +189,8 @@ class Canvas:
         """Blend `colour` ([3] or [3, h, w]) over the box by `mask`; a given label and head flag go with it."""
         if mask.size == 0:
             return
+        if self.clip is not None:
+            mask = mask * self.clip[box]
         area = self.rgb[:, box[0], box[1]]
         area += mask * ((colour if colour.ndim == 3 else colour[:, None, None]) - area)
         if label is not None:
@@ -198,5 +202,7 @@ class Canvas:
     def dim(self, box: Box, mask: Floats, factor: np.ndarray) -> None:
         """Multiply the light in the box by 1 at mask 0 and by `factor` [3] at mask 1."""
         if mask.size:
+            if self.clip is not None:
+                mask = mask * self.clip[box]
             for plane in range(3):
                 self.rgb[plane][box] *= 1 - mask * np.float32(1 - factor[plane])

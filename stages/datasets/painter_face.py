@@ -29,9 +29,14 @@ class Look:
     """How a domain turns a material, its colour and the light on it into paint. Sub-classed per domain."""
 
     name = "photo"
-    outlines = False
     fine = True
     """Fine texture (pores, strands, folds) is drawn."""
+    lash = 1.0
+    """Thickness of the lash line."""
+    glint = 0.24
+    """Radius of the catchlight in irises."""
+    relief = 1.0
+    """Depth of the face's relief (sockets, cheeks, folds)."""
 
     def __init__(self, view: View) -> None:
         self.view = view
@@ -43,6 +48,13 @@ class Look:
     def tone(self, material: str, albedo: Floats, shade: Floats, gloss: Floats | None = None) -> Floats:
         """Linear-light paint [3, h, w]; albedo [3] or [3, h, w] linear, shade [h, w] 0 (dark) .. 1 (lit)."""
         raise NotImplementedError
+
+    def background(self, scene: "Scene") -> None:
+        """Fill the canvas behind the person."""
+        raise NotImplementedError
+
+    def finish(self, scene: "Scene", head_only: bool) -> None:
+        """Draw what needs the whole picture (outlines, hatching), inside the head alone if `head_only`."""
 
 
 @dataclass
@@ -217,7 +229,7 @@ def paint_flesh(scene: Scene, hull: tuple[Box, Floats], shadow: Floats | None) -
         z = join(z, part.front(x, y)[0], k)
     bumps = np.array(_bumps(scene))
     for (where, weight), height in zip(relief.patches(bumps[:, :4]), bumps[:, 4], strict=True):
-        z[where] += weight * np.float32(height)
+        z[where] += weight * np.float32(height * look.relief)
     nose = np.zeros_like(cover)
     for part, k in _nose(scene):
         own = part.box(scene.n, 0.05)
@@ -245,7 +257,7 @@ def _light_skin(scene: Scene, z: Floats) -> tuple[Floats, Floats]:
     nx, ny, nz = normals(smooth, step)
     hollow = cv2.blur(z, (int(0.09 * n) | 1,) * 2) - z
     shade = shade_of(nx, ny, nz, scene.light)
-    shade *= 1 - np.clip(hollow * np.float32(9.0) - np.float32(0.06), 0, np.float32(0.4))
+    shade *= 1 - np.clip(hollow * np.float32(9.0 * scene.look.relief) - np.float32(0.06), 0, np.float32(0.4))
     half = scene.light + np.array([0, 0, 1.0])
     half /= np.linalg.norm(half)
     gloss = np.maximum(nx * np.float32(half[0]) + ny * np.float32(half[1]) + nz * np.float32(half[2]), 0)

@@ -128,7 +128,7 @@ def paint_eye(scene: Scene, eye: Eye) -> None:
     paint[1:] *= 1 - red
     spot = np.array([scene.light[0] * 0.42, scene.light[1] * 0.55])
     far = np.sqrt((u - np.float32(spot[0])) ** 2 + (w - np.float32(spot[1])) ** 2)
-    glint = np.clip((0.24 - far) * px + 0.4, 0, 1) * np.clip(lid * 2, 0, 1)
+    glint = np.clip((np.float32(scene.look.glint) - far) * px + 0.4, 0, 1) * np.clip(lid * 2, 0, 1)
     paint += glint * (np.float32(0.95) - paint)
     canvas.lay(box, mask, paint, LABELS["eye"], True)
     _lids(scene, eye)
@@ -137,14 +137,14 @@ def paint_eye(scene: Scene, eye: Eye) -> None:
 def _lids(scene: Scene, eye: Eye) -> None:
     canvas, p, v = scene.canvas, scene.person, scene.view
     out = (_U * eye.side + 1) / 2
-    dark = 0.011 + 0.009 * p.feminine
+    dark = (0.011 + 0.009 * p.feminine) * scene.look.lash
     lift = np.zeros((15, 3))
     lift[:, 1] = -dark * (0.55 + 0.75 * out) * (1 - np.abs(_U) ** 6)
     lash = eye.upper + lift
     if p.feminine > 0.5:
         end = -1 if eye.side > 0 else 0
         lash[end] += (eye.side * 0.020, -0.014, -0.01)
-    under = eye.upper + (0, 0.006, 0)
+    under = eye.upper + (0, 0.006 * scene.look.lash, 0)
     lash_colour = linear((0.10, 0.07, 0.06)) if p.hair_name not in ("blond", "platinum") else linear((0.22, 0.15, 0.10))
     canvas.lay(*canvas.polygon(scene.pixels(_closed(lash, under))), lash_colour, LABELS["eye"], True)
     crease = eye.upper + (0, -0.030 - 0.012 * v.eye_open, 0)
