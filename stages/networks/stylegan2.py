@@ -244,7 +244,7 @@ def bias_act(
     gain: float | None = None,
     clamp: float | None = None,
 ) -> Tensor:
-    """Add bias `b` [C] along axis 1, activate, multiply by `gain` (default: the activation's own), clamp to ±`clamp`."""
+    """Add bias `b` [C] along axis 1, activate, multiply by `gain` (default: its own), clamp to ±`clamp`."""
     function, default_gain = _ACTIVATIONS[act]
     if b is not None:
         x = x + b.reshape([-1 if axis == 1 else 1 for axis in range(x.ndim)])
@@ -284,7 +284,12 @@ class FullyConnectedLayer(nn.Module):
     """Linear layer with equalised learning rate: [N, in] -> [N, out]."""
 
     def __init__(
-        self, in_features: int, out_features: int, act: str = "linear", lr_multiplier: float = 1.0, bias_init: float = 0.0
+        self,
+        in_features: int,
+        out_features: int,
+        act: str = "linear",
+        lr_multiplier: float = 1.0,
+        bias_init: float = 0.0,
     ) -> None:
         super().__init__()
         self.act = act
@@ -299,7 +304,7 @@ class FullyConnectedLayer(nn.Module):
 
 
 class Conv2dLayer(nn.Module):
-    """Convolution, optionally downsampling, with equalised learning rate: [N, I, H, W] -> [N, O, H / down, W / down]."""
+    """Convolution with equalised learning rate, optionally downsampling: [N, I, H, W] -> [N, O, H/down, W/down]."""
 
     resample_filter: Tensor
 
@@ -430,7 +435,7 @@ class MappingNetwork(nn.Module):
     def forward(
         self, z: Tensor, truncation_psi: float = 1.0, truncation_cutoff: int | None = None, update_w_avg: bool = True
     ) -> Tensor:
-        """Truncation moves the first `truncation_cutoff` ws (default all) towards w_avg. Training mode updates w_avg."""
+        """Truncation moves the first `truncation_cutoff` ws (default all) to w_avg. Training mode updates w_avg."""
         w = normalize_2nd_moment(z)
         for i in range(self.num_layers):
             w = getattr(self, f"fc{i}")(w)
@@ -449,7 +454,13 @@ class SynthesisBlock(nn.Module):
     resample_filter: Tensor
 
     def __init__(
-        self, in_channels: int, out_channels: int, w_dim: int, resolution: int, img_channels: int, conv_clamp: float | None
+        self,
+        in_channels: int,
+        out_channels: int,
+        w_dim: int,
+        resolution: int,
+        img_channels: int,
+        conv_clamp: float | None,
     ) -> None:
         super().__init__()
         self.first = in_channels == 0
@@ -598,7 +609,9 @@ class Discriminator(nn.Module):
         channels = {r: min(channel_base // r, channel_max) for r in resolutions(img_resolution)}
         for r in self.block_resolutions:
             first = r == img_resolution
-            block = DiscriminatorBlock(0 if first else channels[r], channels[r], channels[r // 2], img_channels, conv_clamp)
+            block = DiscriminatorBlock(
+                0 if first else channels[r], channels[r], channels[r // 2], img_channels, conv_clamp
+            )
             setattr(self, f"b{r}", block)
         self.b4 = DiscriminatorEpilogue(channels[4], 4, mbstd_group_size, conv_clamp)
         self.to(memory_format=torch.channels_last)

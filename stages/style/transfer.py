@@ -101,7 +101,11 @@ class Ada:
 def compute_dtype(precision: str, device: torch.device) -> torch.dtype:
     """The type of the convolutions: `precision` itself, or for ``auto`` bfloat16 where the hardware has it."""
     if precision == "auto":
-        fast = torch.cuda.is_bf16_supported() if device.type == "cuda" else bool(torch.cpu.get_capabilities().get("amx_bf16"))
+        fast = (
+            torch.cuda.is_bf16_supported()
+            if device.type == "cuda"
+            else bool(torch.cpu.get_capabilities().get("amx_bf16"))
+        )
         precision = "bfloat16" if fast else "float32"
     return torch.bfloat16 if precision == "bfloat16" else torch.float32
 
@@ -123,7 +127,13 @@ class StyleGAN2(Task):
     sign_count: Tensor
 
     def __init__(
-        self, generator: Generator, discriminator: Discriminator, lr: float, recipe: Recipe, ada: Ada | None, seed: int = 0
+        self,
+        generator: Generator,
+        discriminator: Discriminator,
+        lr: float,
+        recipe: Recipe,
+        ada: Ada | None,
+        seed: int = 0,
     ) -> None:
         super().__init__()
         self.generator, self.discriminator = generator, discriminator
