@@ -1,0 +1,105 @@
+"""What the notebooks draw with: open the newest artifact of a kind, show pictures, curves and score distributions.
+
+Everything is shown in a frame of its own, so that the report's style sheet does not reach into the notebook.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from stages import io, page
+from stages.artifact import Artifact, ArtifactError, open_artifact
+
+
+def runs() -> Path:
+    """Where the artifacts are: $TRISTYLE_RUNS, else `runs` beside the notebooks' folder."""
+    return Path(os.environ.get("TRISTYLE_RUNS", "../runs"))
+
+
+def newest(kind: str) -> Artifact | None:
+    """The artifact of `kind` that was finished last; None, with a line that says what to do, when there is none."""
+    found = []
+    for manifest in (runs() / kind).glob("*/manifest.json"):
+        try:
+            found.append(open_artifact(manifest.parent, kind, verify=False))
+        except ArtifactError as error:
+            print(error)
+    if not found:
+        print(
+            f"There is no finished {kind} artifact in {runs().resolve()}. Make one with `make demo` or "
+            f"`tristyle stage={kind}`, or set TRISTYLE_RUNS to another runs folder; then run this notebook again."
+        )
+        return None
+    artifact = max(found, key=lambda item: str(item.manifest["created"]))
+    print(f"{kind}: {artifact.path}, digest {artifact.digest[:16]}, finished {artifact.manifest['created']}")
+    return artifact
+
+
+def source(artifact: Artifact, kind: str) -> Artifact:
+    """The artifact of `kind` that `artifact` was made from.
+
+    Raises:
+        ArtifactError: it has moved away, or is not the one that was read.
+    """
+    entry = artifact.manifest["inputs"][kind]
+    found = open_artifact(artifact.path / entry["path"], kind, verify=False)
+    if found.digest != entry["digest"]:
+        raise ArtifactError(f"{found.path}: not the {kind} artifact that {artifact.path} was made from. Run it again.")
+    return found
+
+
+def frame(body: str, height: int) -> Any:
+    """`body` in the report's style, as something that a notebook displays; `height` in CSS px."""
+    from IPython.display import HTML
+
+    document = page.page("", body).replace("padding:56px 28px 96px", "padding:4px")
+    style = f"width:100%;height:{height}px;border:0"
+    return HTML(f'<iframe srcdoc="{escape(document, quote=True)}" style="{style}"></iframe>')
+
+
+def sheet(images: Sequence[np.ndarray], caption: str, columns: int = 8) -> Any:
+    """uint8 [H, W, 3] pictures of one size as one sheet."""
+    if not len(images):
+        return frame(page.note(f"{caption}: none"), 60)
+    picture = io.grid([page.fit(image, 112) for image in images], min(columns, len(images)), pad=4)
+    height = round(picture.shape[0] * min(1.0, 1020 / picture.shape[1])) + 80
+    return frame(page.figure(picture, caption, caption), height)
+
+
+def curves(artifact: Artifact) -> Any:
+    """The loss curves in an artifact's log."""
+    drawn = page.curves(io.read_jsonl(artifact.path / "log.jsonl"))
+    return frame(drawn or page.note("This stage logged no curves."), 60 + 190 * -(-drawn.count("<svg") // 4))
+
+
+def measures(artifact: Artifact) -> Any:
+    """An artifact's own measures as a table."""
+    rows = [
+        (f"<code>{escape(name)}</code>", page.number(value) if isinstance(value, (int, float)) else escape(str(value)))
+        for name, value in artifact.metrics.items()
+    ]
+    return frame(page.table(("measure", "value"), rows, numeric=(1,)), 60 + 36 * len(rows))
+
+
+def histogram(values: Sequence[float | None], title: str, bins: int = 24) -> Any:
+    """How scores are distributed; None and NaN are left out."""
+    known = np.array([value for value in values if value is not None and np.isfinite(value)], np.float64)
+    if not len(known):
+        return frame(page.note(f"{title}: nothing to count"), 60)
+    counts, edges = np.histogram(known, bins)
+    width, top = 100 / bins, counts.max()
+    bars = "".join(
+        f'<rect x="{index * width:.2f}" y="{100 - 100 * count / top:.1f}" width="{width * 0.86:.2f}" '
+        f'height="{100 * count / top:.1f}" fill="{page.PALETTE[0]}"/>'
+        for index, count in enumerate(counts)
+    )
+    svg = f'<svg viewBox="0 0 100 100" preserveAspectRatio="none" role="img" aria-label="{escape(title)}">{bars}</svg>'
+    ends = f"<span>{page.number(float(edges[0]))}</span><span>{page.number(float(edges[-1]))}</span>"
+    name = f'<div class="name"><span>{escape(title)}</span><b>median {page.number(float(np.median(known)))}</b></div>'
+    return frame(f'<div class="card curve">{name}{svg}<div class="ends">{ends}</div></div>', 180)
