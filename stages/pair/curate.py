@@ -29,9 +29,9 @@ class Limit:
     value: float | None = None
 
     def __post_init__(self) -> None:
-        number("curate.worst", self.worst, 0, 0.99)
+        number("worst", self.worst, 0, 0.99)
         if self.value is not None:
-            number("curate.value", self.value)
+            number("value", self.value)
 
     def drops(self, scores: np.ndarray, better: int) -> np.ndarray:
         """bool [N] for scores [N]; `better` is +1 where more is better, else -1. NaN (nothing to measure) is kept."""
@@ -64,8 +64,8 @@ class Curate:
     feather: float = 0.015
 
     def __post_init__(self) -> None:
-        number("curate.grow", self.grow, 0, 0.25)
-        number("curate.feather", self.feather, 0, 0.25)
+        number("grow", self.grow, 0, 0.25)
+        number("feather", self.feather, 0, 0.25)
 
     def reasons(self, scores: dict[str, np.ndarray]) -> list[str]:
         """Why each pair is dropped, the names of the scores joined by a blank; "" for a kept one."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -29,7 +29,6 @@ from stages.io import (
     to_uint8,
     unit,
     write_image,
-    write_json,
     write_jsonl,
 )
 from stages.metrics.clarity import clarity
@@ -80,8 +79,11 @@ class PairStage:
         """No file is named by this stage's config."""
         return {}
 
-    def run(self, inputs: dict[str, Artifact], out: Path, runtime: Runtime) -> dict[str, float]:
-        """Train, paint, curate, measure; returns the artifact's metrics."""
+    def run(self, inputs: dict[str, Artifact], out: Path, runtime: Runtime) -> dict[str, Any]:
+        """Train, paint, curate, measure; returns the artifact's metrics.
+
+        Raises TristyleError: no photos, pictures of unlike or too small sizes, or no pair within the limits.
+        """
         data, style = inputs["data"], inputs["style"]
         reader = load_reader(runtime.device)
         photos = _photos(data, "train", "photo", "mask", runtime.workers)
@@ -90,10 +92,9 @@ class PairStage:
         style_masks = read_masks(reader, style_images, runtime.device)
         generator = self._train(photos, style_images, style_masks, out, runtime)
         save_network(out / "translator.safetensors", generator)
-        metrics = self._write_pairs(photos, generator, reader, out, runtime)
+        metrics: dict[str, Any] = self._write_pairs(photos, generator, reader, out, runtime)
         metrics |= measure_heldout(data, _style_name(style), generator, reader, out, runtime)
-        write_json(out / "measures.json", {"extractor": reader.id, **metrics})
-        return metrics
+        return metrics | {"reader": reader.id, "size": photos.images.shape[1]}
 
     def _train(self, photos: Photos, style: np.ndarray, masks: np.ndarray, out: Path, runtime: Runtime) -> nn.Module:
         task = self.translator.task(photos.images.shape[1], self.train)
@@ -223,13 +224,14 @@ def measure_heldout(
     mask = mask_tensor(held.masks)
     metrics = {
         "identity": float(identity_cosine(reader, photo.to(runtime.device), output.to(runtime.device), mask).mean()),
-        "background": mean_defined(background_error(output, photo, mask)),
+        "background_error": mean_defined(background_error(output, photo, mask)),
     }
     twins = [data.path / "heldout" / "twin" / style / f"{name}.png" for name in held.ids]
     if all(path.exists() for path in twins):
         twin = unit(to_tensor(load_images(twins, runtime.workers)))
         metrics["face_error"] = mean_defined(face_error(output, twin, mask))
-        metrics["face_error_photo"] = mean_defined(face_error(photo, twin, mask))
+        metrics["photo_face_error"] = mean_defined(face_error(photo, twin, mask))
+        metrics["face_ratio"] = metrics["face_error"] / metrics["photo_face_error"]
     folder = data.path / "heldout" / "style" / style
     real = sorted(folder.glob("*.png")) if folder.is_dir() else []
     if len(real) >= 2:
@@ -247,9 +249,10 @@ def _kid(
     kid = HeadKid(reader)
     found: dict[str, float] = {}
     kid.add_real(unit(to_tensor(images)).to(runtime.device), mask_tensor(cover).to(runtime.device))
-    for name, pictures in (("kid", output), ("kid_photo", photo)):
+    for name, pictures in (("kid", output), ("photo_kid", photo)):
         kid.clear_fake()
         kid.add_fake(pictures.to(runtime.device), mask.to(runtime.device))
         result = kid.compute()
         found |= {name: float(result["kid"]), f"{name}_sd": float(result["kid_sd"])}
-    return found
+    found["kid_ratio"] = found["kid"] / found["photo_kid"] if found["photo_kid"] > 0 else float("nan")
+    return found | {"kid_style_images": float(len(real))}

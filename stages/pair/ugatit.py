@@ -49,7 +49,7 @@ class Weights:
 
     def __post_init__(self) -> None:
         for key, value in vars(self).items():
-            number(f"weights.{key}", value, 0)
+            number(key, value, 0)
 
 
 @dataclass(kw_only=True)
@@ -79,14 +79,14 @@ class Translator:
     precision: str = "auto"
 
     def __post_init__(self) -> None:
-        number("translator.width", self.width, 2, 256, integer=True)
-        number("translator.blocks", self.blocks, 1, 16, integer=True)
-        number("translator.judge_width", self.judge_width, 2, 256, integer=True)
-        number("translator.judge_limit", self.judge_limit, self.judge_width, 4096, integer=True)
-        number("translator.ema", self.ema, 0, 0.99999)
-        choice("translator.precision", self.precision, ("auto", "float32", "bfloat16"))
+        number("width", self.width, 2, 256, integer=True)
+        number("blocks", self.blocks, 1, 16, integer=True)
+        number("judge_width", self.judge_width, 2, 256, integer=True)
+        number("judge_limit", self.judge_limit, self.judge_width, 4096, integer=True)
+        number("ema", self.ema, 0, 0.99999)
+        choice("precision", self.precision, ("auto", "float32", "bfloat16"))
         if not self.mask_head and (self.weights.mask or self.weights.smooth):
-            raise ConfigError("translator.weights.mask", "has no mask head to act on", "Set mask_head=true")
+            raise ConfigError("weights.mask", "has no mask head to act on", "Set mask_head=true")
 
     def task(self, size: int, train: Train) -> TranslationTask:
         """The task for pictures of `size` px; its weights are drawn from `train.seed`."""
