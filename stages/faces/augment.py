@@ -14,7 +14,7 @@ from torch import Tensor
 
 from stages.faces.reader import CLOTH, NECK
 
-MOST_SCALE, MOST_SHIFT, MOST_TURN = 0.22, 0.10, 14.0  # log scale, share of the width, degrees
+MOST_SCALE, MOST_SHIFT, MOST_TURN = 0.20, 0.07, 12.0  # log scale, share of the width, degrees
 WOBBLE = 0.022  # bends of generated pictures, deviation as a share of the width
 
 
@@ -108,10 +108,10 @@ def recolour(images: Tensor) -> Tensor:
         return torch.randn(n, channels, 1, 1, device=device) * sd
 
     luma = images.mean(dim=1, keepdim=True)
-    saturation = torch.exp(normal(0.3))
+    saturation = torch.exp(normal(0.22))
     saturation = torch.where(chance(n, 0.04, device)[:, None, None, None], torch.zeros_like(saturation), saturation)
     images = luma + (images - luma) * saturation
-    return images * torch.exp(normal(0.16)) * torch.exp(normal(0.05, 3)) + normal(0.12)
+    return images * torch.exp(normal(0.13)) * torch.exp(normal(0.04, 3)) + normal(0.09)
 
 
 def soften(images: Tensor) -> Tensor:

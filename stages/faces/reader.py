@@ -40,7 +40,7 @@ class FaceReading:
         pose: [N, 2] yaw and pitch in degrees.
         expression: [N, 3] smile (-1..1), mouth_open (0..1), eye_open (0..1).
         identity: [N, 64] of unit length.
-        features: [N, 256] standardised features for KID.
+        features: [N, 272] standardised features for KID.
     """
 
     parsing: Tensor
@@ -72,38 +72,41 @@ class Reader(nn.Module):
     """Encoder-decoder with heads for parsing, landmarks, pose, expression and identity.
 
     Args:
-        widths: channels at 64, 32, 16, 8 and 4 pixels a side.
+        widths: channels at 32, 16, 8 and 4 pixels a side.
         lateral: channels of the decoder at 8, 16 and 32 pixels a side.
+
+    Nothing is convolved at 64 pixels a side: the input's 2x2 blocks become channels, and the parsing's channels become
+    2x2 blocks (Shi et al., 2016, section 3.2). That doubles the speed on a CPU at no loss seen.
     """
 
     id = "reader-unsaved"
+    feature_mean: Tensor
+    feature_std: Tensor
 
-    def __init__(self, widths: tuple[int, ...] | list[int] = (16, 32, 64, 96, 112), lateral: int = 40) -> None:
+    def __init__(self, widths: tuple[int, ...] | list[int] = (24, 64, 96, 112), lateral: int = 32) -> None:
         super().__init__()
         self.arguments = {"widths": list(widths), "lateral": lateral}
-        self.stem = _unit(3, widths[0])
+        self.stem = nn.Sequential(nn.PixelUnshuffle(2), _unit(12, widths[0]), Residual(widths[0]))
         self.levels = nn.ModuleList(
             nn.Sequential(_unit(a, b, 2), Residual(b)) for a, b in zip(widths[:-1], widths[1:], strict=True)
         )
-        self.lateral = nn.ModuleList(nn.Conv2d(width, lateral, 1) for width in widths[1:])
+        self.lateral = nn.ModuleList(nn.Conv2d(width, lateral, 1) for width in widths)
         self.smooth = nn.ModuleList(_unit(lateral, lateral) for _ in range(3))  # at 8, 16 and 32
-        self.fine = nn.Conv2d(lateral, widths[0], 1)
-        self.last = _unit(widths[0], widths[0])
-        self.parse = nn.Conv2d(widths[0], LABEL_COUNT, 1)
+        self.parse = nn.Sequential(nn.Conv2d(lateral, 4 * LABEL_COUNT, 1), nn.PixelShuffle(2))
         self.heat = nn.Conv2d(lateral, LANDMARKS, 1)
         self.turn = nn.Sequential(
-            nn.Linear(widths[3] + widths[4] + 2 * LANDMARKS, 96), nn.ReLU(inplace=True), nn.Linear(96, 5)
+            nn.Linear(widths[2] + widths[3] + 2 * LANDMARKS, 96), nn.ReLU(inplace=True), nn.Linear(96, 5)
         )
         regions = LABEL_COUNT - 1
         self.who = nn.Sequential(
-            nn.Linear(regions * (widths[2] + 1) + widths[4], 96), nn.ReLU(inplace=True), nn.Linear(96, IDENTITY)
+            nn.Linear(regions * (widths[1] + 1) + widths[3], 96), nn.ReLU(inplace=True), nn.Linear(96, IDENTITY)
         )
-        count = 2 * widths[0] + 2 * widths[1] + widths[2] + widths[3]
+        count = 2 * widths[0] + 2 * widths[1] + widths[2]  # 272
         self.register_buffer("feature_mean", torch.zeros(count))
         self.register_buffer("feature_std", torch.ones(count))
 
     def encode(self, images: Tensor) -> list[Tensor]:
-        """[N, 3, H, W] in [-1, 1] -> feature maps at 64, 32, 16, 8 and 4 pixels a side."""
+        """[N, 3, H, W] in [-1, 1] -> feature maps at 32, 16, 8 and 4 pixels a side."""
         if images.shape[-2:] != (SIZE, SIZE):
             images = F.interpolate(images, (SIZE, SIZE), mode="bilinear", align_corners=False, antialias=True)
         maps = [self.stem(images)]
@@ -113,26 +116,26 @@ class Reader(nn.Module):
 
     def decode(self, maps: list[Tensor]) -> tuple[Tensor, Tensor]:
         """Feature maps -> (parsing logits [N, 13, 64, 64], heat maps [N, 68, 32, 32])."""
-        x = self.lateral[3](maps[4])
-        for step, level in enumerate((3, 2, 1)):
-            x = F.interpolate(x, scale_factor=2.0, mode="nearest") + self.lateral[level - 1](maps[level])
+        x = self.lateral[3](maps[3])
+        for step, level in enumerate((2, 1, 0)):
+            x = F.interpolate(x, scale_factor=2.0, mode="nearest") + self.lateral[level](maps[level])
             x = self.smooth[step](x)  # [N, lateral, 8 | 16 | 32, same]
-        fine = F.interpolate(self.fine(x), scale_factor=2.0, mode="bilinear", align_corners=False)
-        return self.parse(self.last(fine + maps[0])), self.heat(x)
+        return self.parse(x), self.heat(x)
 
     def _embed(self, maps: list[Tensor], parsing: Tensor) -> Tensor:
         # Parsing only says where to look: identity must not bend it.
-        regions = F.adaptive_avg_pool2d(parsing.detach().softmax(1)[:, 1:], maps[2].shape[-1])  # [N, 12, 16, 16]
+        regions = F.adaptive_avg_pool2d(parsing.detach().softmax(1)[:, 1:], maps[1].shape[-1])  # [N, 12, 16, 16]
         area = regions.mean(dim=(2, 3))  # [N, 12]
-        sums = torch.einsum("nrhw,nchw->nrc", regions, maps[2]) / regions[0, 0].numel()
+        sums = torch.einsum("nrhw,nchw->nrc", regions, maps[1]) / regions[0, 0].numel()
         pooled = sums / (area[..., None] + 0.01)  # [N, 12, C]; a region that is hardly there fades out
-        code = torch.cat([pooled.flatten(1), 10 * area, maps[4].mean(dim=(2, 3))], dim=1)
+        code = torch.cat([pooled.flatten(1), 10 * area, maps[3].mean(dim=(2, 3))], dim=1)
         return F.normalize(self.who(code), dim=1)
 
     def raw_features(self, maps: list[Tensor]) -> Tensor:
-        """Means of four levels and deviations of the two finest -> [N, 256], not standardised."""
-        means = [level.mean(dim=(2, 3)) for level in maps[:4]]
-        spread = [level.std(dim=(2, 3)) for level in maps[:2]]
+        """Means of three levels and deviations of the two finest -> [N, 272], not standardised."""
+        means = [level.mean(dim=(2, 3)) for level in maps[:3]]
+        squares = [level.square().mean(dim=(2, 3)) for level in maps[:2]]
+        spread = [(s - m.square()).clamp(min=1e-6).sqrt() for s, m in zip(squares, means[:2], strict=True)]
         return torch.cat(means + spread, dim=1)
 
     def forward(self, images: Tensor) -> FaceReading:
@@ -145,7 +148,7 @@ class Reader(nn.Module):
         parsing, heat = self.decode(maps)
         landmarks = expectation(heat)
         turn = self.turn(
-            torch.cat([maps[3].mean(dim=(2, 3)), maps[4].mean(dim=(2, 3)), landmarks.detach().flatten(1) - 0.5], dim=1)
+            torch.cat([maps[2].mean(dim=(2, 3)), maps[3].mean(dim=(2, 3)), landmarks.detach().flatten(1) - 0.5], dim=1)
         )
         mask = parsing.softmax(1)[:, HEAD_LABELS].sum(1, keepdim=True)
         if images.shape[-2:] != mask.shape[-2:]:
@@ -175,7 +178,7 @@ class Reader(nn.Module):
         return FaceReading(**{f.name: torch.cat([getattr(p, f.name) for p in parts]) for f in fields(FaceReading)})
 
     def features(self, images: Tensor) -> Tensor:
-        """Standardised features for KID: [N, 3, H, W] in [-1, 1] -> [N, 256]; differentiable."""
+        """Standardised features for KID: [N, 3, H, W] in [-1, 1] -> [N, 272]; differentiable."""
         return self.standardise(self.raw_features(self.encode(images)))
 
     def identity(self, images: Tensor) -> Tensor:

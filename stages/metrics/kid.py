@@ -141,7 +141,7 @@ class HeadKid:
         self.fake.clear()
 
     def compute(self, subsets: int = 50, seed: int = 0) -> dict[str, float | int | str | bool]:
-        """KID and what it rests on: `kid`, `kid_sd`, `real` and `fake` (counts), `decides`, `extractor` (reader's id)."""
+        """KID and what it rests on: `kid`, `kid_sd`, `real` and `fake` (counts), `decides`, `extractor` (an id)."""
         real, fake = torch.cat(self.real), torch.cat(self.fake)
         mean, spread = polynomial_kid(real, fake, subsets=subsets, seed=seed)
         return {
