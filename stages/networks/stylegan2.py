@@ -13,12 +13,13 @@ compute its convolutions in bfloat16 (`compute_dtype`), which stands in for the 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from math import log2, sqrt
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from stages.networks.resample import conv2d_resample, setup_filter, upsample2d
 
 FIR_TAPS = (1.0, 3.0, 3.0, 1.0)
 LRELU_SLOPE = 0.2
@@ -27,165 +28,6 @@ LRELU_GAIN = sqrt(2.0)
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Operators
-
-
-def setup_filter(taps: Sequence[float] | Tensor, gain: float = 1.0) -> Tensor:
-    """Resampling filter with unit sum times `gain`: [k, k], or [k] (to be applied separably) from 8 taps on."""
-    f = torch.as_tensor(taps, dtype=torch.float32)
-    if f.ndim == 1 and len(f) < 8:
-        f = torch.outer(f, f)
-    return f / f.sum() * gain ** (f.ndim / 2)
-
-
-def _pair(value: int | Sequence[int]) -> tuple[int, int]:
-    """An int or [x, y] as (x, y)."""
-    return (value, value) if isinstance(value, int) else (int(value[0]), int(value[1]))
-
-
-def _margins(value: int | Sequence[int]) -> tuple[int, int, int, int]:
-    """An int, [x, y] or [x0, x1, y0, y1] as (x0, x1, y0, y1)."""
-    if isinstance(value, int):
-        return value, value, value, value
-    if len(value) == 2:
-        return int(value[0]), int(value[0]), int(value[1]), int(value[1])
-    return int(value[0]), int(value[1]), int(value[2]), int(value[3])
-
-
-def upfirdn2d(
-    x: Tensor,
-    f: Tensor | None,
-    up: int | Sequence[int] = 1,
-    down: int | Sequence[int] = 1,
-    padding: int | Sequence[int] = 0,
-    flip_filter: bool = False,
-    gain: float = 1.0,
-) -> Tensor:
-    """Upsample with zeros, pad (or crop, where negative), convolve with `f`, keep every `down`-th pixel.
-
-    x: [N, C, H, W]; f: [kh, kw], [k] (separable) or None (identity). The output has
-    ``(W * up + x0 + x1 - kw) // down + 1`` columns, rows alike. Nothing is zero-inserted: the upsampling convolution is
-    a depthwise transposed one whose output is cropped to the same window.
-    """
-    (ux, uy), (dx, dy), (x0, x1, y0, y1) = _pair(up), _pair(down), _margins(padding)
-    if f is None:
-        f = x.new_ones(1, 1)
-    if f.ndim == 1:
-        x = upfirdn2d(x, f[None, :], (ux, 1), (dx, 1), (x0, x1, 0, 0), flip_filter, sqrt(gain))
-        return upfirdn2d(x, f[:, None], (1, uy), (1, dy), (0, 0, y0, y1), flip_filter, sqrt(gain))
-    if x.dtype == torch.bfloat16 and (ux, uy, dx, dy) != (1, 1, 1, 1):
-        # Strided depthwise convolutions in bfloat16 have no fast backward pass on CPUs (measured: 20 times float32's).
-        return upfirdn2d(x.float(), f, up, down, padding, flip_filter, gain).to(x.dtype)
-    channels, (kh, kw) = x.shape[1], f.shape
-    f = (f * gain).to(x.dtype)
-    if ux == uy == 1:  # torch convolutions correlate, hence the flip
-        kernel = f if flip_filter else f.flip([0, 1])
-        if x0 != x1 or y0 != y1 or min(x0, y0) < 0:
-            x, x0, y0 = F.pad(x, (x0, x1, y0, y1)), 0, 0
-        return F.conv2d(x, kernel.expand(channels, 1, kh, kw), stride=(dy, dx), padding=(y0, x0), groups=channels)
-    kernel = (f.flip([0, 1]) if flip_filter else f).expand(channels, 1, kh, kw)
-    # The transposed convolution gives the full convolution; the wanted window starts k - 1 - p0 pixels into it.
-    low_x, low_y = kw - 1 - x0, kh - 1 - y0
-    high_x = (x.shape[3] - 1) * ux + kw - low_x - (x.shape[3] * ux + x0 + x1 - kw + 1)
-    high_y = (x.shape[2] - 1) * uy + kh - low_y - (x.shape[2] * uy + y0 + y1 - kh + 1)
-    crop_x, crop_y = max(min(low_x, high_x), 0), max(min(low_y, high_y), 0)
-    x = F.conv_transpose2d(x, kernel, stride=(uy, ux), padding=(crop_y, crop_x), groups=channels)
-    rest = (crop_x - low_x, crop_x - high_x, crop_y - low_y, crop_y - high_y)
-    if any(rest):
-        x = F.pad(x, rest)
-    return x[:, :, ::dy, ::dx] if dx > 1 or dy > 1 else x
-
-
-def _resample_margins(f: Tensor | None, up: tuple[int, int], down: tuple[int, int], pad: tuple[int, ...]) -> list[int]:
-    """Padding that keeps an image centred when it is resampled by `up` or `down` with filter `f`."""
-    if f is None:
-        return list(pad)
-    sizes = (f.shape[-1], f.shape[0])
-    out = list(pad)
-    for axis, (k, u, d) in enumerate(zip(sizes, up, down, strict=True)):
-        if u > 1:
-            out[2 * axis] += (k + u - 1) // 2
-            out[2 * axis + 1] += (k - u) // 2
-        if d > 1:
-            out[2 * axis] += (k - d + 1) // 2
-            out[2 * axis + 1] += (k - d) // 2
-    return out
-
-
-def filter2d(
-    x: Tensor, f: Tensor | None, padding: int | Sequence[int] = 0, flip_filter: bool = False, gain: float = 1.0
-) -> Tensor:
-    """Filter [N, C, H, W] with `f`, same size plus `padding`."""
-    x0, x1, y0, y1 = _margins(padding)
-    kw, kh = (1, 1) if f is None else (f.shape[-1], f.shape[0])
-    margins = (x0 + kw // 2, x1 + (kw - 1) // 2, y0 + kh // 2, y1 + (kh - 1) // 2)
-    return upfirdn2d(x, f, padding=margins, flip_filter=flip_filter, gain=gain)
-
-
-def upsample2d(
-    x: Tensor,
-    f: Tensor | None,
-    up: int | Sequence[int] = 2,
-    padding: int | Sequence[int] = 0,
-    flip_filter: bool = False,
-    gain: float = 1.0,
-) -> Tensor:
-    """Upsample [N, C, H, W] by `up`, brightness kept."""
-    ux, uy = _pair(up)
-    x0, x1, y0, y1 = _margins(padding)
-    kw, kh = (1, 1) if f is None else (f.shape[-1], f.shape[0])
-    margins = (x0 + (kw + ux - 1) // 2, x1 + (kw - ux) // 2, y0 + (kh + uy - 1) // 2, y1 + (kh - uy) // 2)
-    return upfirdn2d(x, f, up=(ux, uy), padding=margins, flip_filter=flip_filter, gain=gain * ux * uy)
-
-
-def downsample2d(
-    x: Tensor,
-    f: Tensor | None,
-    down: int | Sequence[int] = 2,
-    padding: int | Sequence[int] = 0,
-    flip_filter: bool = False,
-    gain: float = 1.0,
-) -> Tensor:
-    """Downsample [N, C, H, W] by `down`."""
-    dx, dy = _pair(down)
-    x0, x1, y0, y1 = _margins(padding)
-    kw, kh = (1, 1) if f is None else (f.shape[-1], f.shape[0])
-    margins = (x0 + (kw - dx + 1) // 2, x1 + (kw - dx) // 2, y0 + (kh - dy + 1) // 2, y1 + (kh - dy) // 2)
-    return upfirdn2d(x, f, down=(dx, dy), padding=margins, flip_filter=flip_filter, gain=gain)
-
-
-def conv2d_resample(
-    x: Tensor,
-    w: Tensor,
-    f: Tensor | None = None,
-    up: int = 1,
-    down: int = 1,
-    padding: int | Sequence[int] = 0,
-    flip_weight: bool = True,
-    bias: Tensor | None = None,
-) -> Tensor:
-    """Convolution with FIR resampling before (`up`) or after (`down`) it, merged with strides where they allow it.
-
-    x: [N, I, H, W]; w: [O, I, k, k]; `padding` is relative to the upsampled image; `flip_weight` true means correlation
-    (what torch calls a convolution). `bias` [O] is added by the convolution itself and needs `up` = 1.
-    """
-    k = w.shape[-1]
-    margins = _resample_margins(f, (up, up), (down, down), _margins(padding))
-    if up > 1:
-        w = w.flip([2, 3]) if flip_weight else w  # a transposed convolution already convolves
-        x = F.conv_transpose2d(x, w.transpose(0, 1), stride=up)
-        lead, tail = k - 1, k - up
-        x0, x1, y0, y1 = margins
-        x = upfirdn2d(x, f, padding=(x0 - lead, x1 - tail, y0 - lead, y1 - tail), gain=up**2)
-        return upfirdn2d(x, f, down=down) if down > 1 else x
-    w = w if flip_weight else w.flip([2, 3])
-    if down > 1:
-        if k == 1:
-            return F.conv2d(upfirdn2d(x, f, down=down, padding=margins), w, bias)
-        return F.conv2d(upfirdn2d(x, f, padding=margins), w, bias, stride=down)
-    x0, x1, y0, y1 = margins
-    if x0 == x1 and y0 == y1 and min(x0, y0) >= 0:
-        return F.conv2d(x, w, bias, padding=(y0, x0))
-    return F.conv2d(F.pad(x, margins), w, bias)
 
 
 def demodulation(weight: Tensor, styles: Tensor) -> Tensor:

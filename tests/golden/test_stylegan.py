@@ -16,7 +16,7 @@ import torch
 
 from stages import losses
 from stages.engine import only
-from stages.networks import augment
+from stages.networks import augment, resample
 from stages.networks import stylegan2 as sg
 from stages.style.transfer import Recipe, StyleGAN2
 
@@ -101,7 +101,8 @@ def test_operator(case) -> None:
     if op in ("upsample2d", "downsample2d", "filter2d"):
         factor = case.pop("factor")
         case |= {} if op == "filter2d" else {"up" if op == "upsample2d" else "down": factor}
-    close(getattr(sg, op)(**case, **filters), OPS[key])
+    function = getattr(resample, op, None) or getattr(sg, op)
+    close(function(**case, **filters), OPS[key])
 
 
 @pytest.mark.parametrize("key", keys("ops.npz", "norm2/0"))
