@@ -80,10 +80,7 @@ def curves(artifact: Artifact) -> Any:
 
 def measures(artifact: Artifact) -> Any:
     """An artifact's own measures as a table."""
-    rows = [
-        (f"<code>{escape(name)}</code>", page.number(value) if isinstance(value, (int, float)) else escape(str(value)))
-        for name, value in artifact.metrics.items()
-    ]
+    rows = [(f"<code>{escape(name)}</code>", escape(page.text(value))) for name, value in artifact.metrics.items()]
     return frame(page.table(("measure", "value"), rows, numeric=(1,)), 60 + 36 * len(rows))
 
 

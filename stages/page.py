@@ -79,12 +79,14 @@ th,td{padding:7px 14px;border-bottom:1px solid var(--line);vertical-align:top}
 tr:last-child td{border-bottom:0}
 td.num,th.num{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}
 td .why{color:var(--soft);font-size:13px;display:block}
+table.line td:nth-child(3),table.line td:nth-child(4):not(:last-child){white-space:nowrap}
+h2+.card{margin-top:16px}h2+pre{margin-top:16px}
 td .kind{color:var(--soft);font-size:12px;display:inline-block;width:58px}
 details{border-bottom:1px solid var(--line);padding:10px 0}
 summary{cursor:pointer;font-weight:600;font-size:14px}
 details pre{margin-top:12px}
 .shots{display:grid;gap:6px}
-td .shots{grid-template-columns:repeat(6,44px)}
+td .shots{grid-template-columns:repeat(6,52px)}
 footer{margin-top:72px;padding-top:18px;border-top:1px solid var(--line);color:var(--soft);font-size:13px}
 @media (max-width:620px){main{padding:32px 16px 64px}section{margin-top:48px}.people{grid-template-columns:1fr;gap:12px}
 .person{padding:10px}.columns{gap:6px}.curves{grid-template-columns:1fr 1fr;gap:10px}.curve{padding:10px}
@@ -213,6 +215,21 @@ def number(value: float) -> str:
     if abs(value) >= 1000:
         return f"{value:,.0f}".replace(",", "\u202f")
     return f"{value:.4g}"
+
+
+def text(value: object) -> str:
+    """A measure or setting as plain text: numbers short, anything else as it is."""
+    return number(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else str(value)
+
+
+def flat(value: object, prefix: str = "") -> dict[str, object]:
+    """Nested dicts as one level with dotted keys; lists stay as they are."""
+    if not isinstance(value, dict):
+        return {prefix: value}
+    found: dict[str, object] = {}
+    for key, item in value.items():
+        found |= flat(item, f"{prefix}.{key}" if prefix else key)
+    return found
 
 
 def curves(log: Sequence[Mapping[str, float | str]]) -> str:

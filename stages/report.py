@@ -20,7 +20,7 @@ import numpy as np
 from stages import io
 from stages.artifact import KINDS, Artifact, open_artifact
 from stages.measures import TARGETS, find, measure
-from stages.page import curves, figure, fit, gallery, note, number, page, picture, section, table, tile
+from stages.page import curves, figure, fit, flat, gallery, note, number, page, picture, section, table, text, tile
 
 PEOPLE = 8  # held-out people shown
 WORST = 4
@@ -130,7 +130,7 @@ def _people(artifacts: Mapping[str, Artifact]) -> str:
         note(f"The first {len(shown)} of {len(ids)} held-out people by number, not chosen. "
              + "; ".join(explained) + "."),
         f'<div class="people">{"".join(shown)}</div>',
-        f'<h3>The worst by face error</h3><div class="people">{"".join(below)}</div>' if below else "",
+        f'<h3>The worst of the others by face error</h3><div class="people">{"".join(below)}</div>' if below else "",
     )  # fmt: skip
 
 
@@ -239,7 +239,7 @@ def _measures(artifacts: Mapping[str, Artifact]) -> str:
         for name, value in metrics.items():
             entry = measure(name)
             label = f'<span class="kind">{kind}</span><code>{escape(name)}</code>'
-            rows.append((label, escape(_text(value)), escape(entry.unit), arrows[entry.better], escape(entry.meaning)))
+            rows.append((label, escape(text(value)), escape(entry.unit), arrows[entry.better], escape(entry.meaning)))
     head = ("measure", "value", "unit", "better", "what it says")
     return section("Measures", "What was measured", table(head, rows, numeric=(1,), style="stack line"))
 
@@ -255,35 +255,18 @@ def _deployment(artifacts: Mapping[str, Artifact]) -> str:
     if "export" not in artifacts:
         return ""
     export = artifacts["export"]
+    facts: dict[str, Any] = dict(export.metrics)
+    if "student" in artifacts:
+        student = artifacts["student"].metrics
+        facts |= {name: student[name] for name in student if name.startswith(("param", "macs"))}
+    rows = [(f"<code>{escape(name)}</code>", text(value), measure(name).unit, measure(name).meaning)
+            for name, value in facts.items()]  # fmt: skip
     card = export.path / "card.json"
-    facts = _flat(json.loads(card.read_bytes())) if card.exists() else {}
-    rows = [(f"<code>{escape(name)}</code>", escape(_text(value))) for name, value in facts.items()]
-    files = [
-        (f"<code>{escape(name)}</code>", f"{number(entry['bytes'])} bytes")
-        for name, entry in export.manifest["files"].items()
-        if name != "log.jsonl"
-    ]
-    return section(
-        "Deployment",
-        "Sizes and latencies",
-        table(("file", "size"), files, numeric=(1,)),
-        "<h3>card.json</h3>" if rows else "",
-        table(("field", "value"), rows),
+    shown = (
+        f"<details><summary>card.json</summary><pre>{escape(card.read_text())}</pre></details>" if card.exists() else ""
     )
-
-
-def _text(value: Any) -> str:
-    return number(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else str(value)
-
-
-def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
-    """Nested dicts as one level with dotted keys; lists stay as they are."""
-    if not isinstance(value, dict):
-        return {prefix: value}
-    flat: dict[str, Any] = {}
-    for key, item in value.items():
-        flat |= _flat(item, f"{prefix}.{key}" if prefix else key)
-    return flat
+    head = ("", "value", "unit", "what it says")
+    return section("Deployment", "Sizes and latencies", table(head, rows, numeric=(1,), style="stack line"), shown)
 
 
 def _cost(artifacts: Mapping[str, Artifact]) -> str:
@@ -332,8 +315,8 @@ def _repeat(artifacts: Mapping[str, Artifact], command: str) -> str:
         lines.append(f"stylize photo.png -o out.png --model {artifacts['export'].path / 'student.onnx'}")
     settings = ""
     for kind in (name for name in KINDS if name in artifacts):
-        text = "\n".join(f"{kind}.{name}: {json.dumps(value)}" for name, value in _flat(artifacts[kind].config).items())
-        settings += f"<details><summary>Settings of {kind}</summary><pre>{escape(text)}</pre></details>"
+        given = "\n".join(f"{kind}.{name}: {json.dumps(value)}" for name, value in flat(artifacts[kind].config).items())
+        settings += f"<details><summary>Settings of {kind}</summary><pre>{escape(given)}</pre></details>"
     code = list(artifacts.values())[-1].manifest.get("code") or {}
     made = ", ".join(f"{name} {value}" for name, value in code.items() if value)
     return section(
@@ -358,27 +341,27 @@ def write_index(reports: Sequence[Path], path: Path) -> None:
     runs = [(report, _open(report)) for report in reports]
     places = [{item.path.resolve() for item in artifacts.values()} for _, artifacts in runs]
     whole = [run for index, run in enumerate(runs) if not any(places[index] < other for other in places)]
-    settings = [_flat({kind: item.config for kind, item in artifacts.items()}) for _, artifacts in whole]
+    settings = [flat({kind: item.config for kind, item in artifacts.items()}) for _, artifacts in whole]
     names = sorted({name for entry in settings for name in entry})
     differing = [name for name in names if len({json.dumps(entry.get(name)) for entry in settings}) > 1]
     rows = []
     for (report, artifacts), entry in zip(whole, settings, strict=True):
         link = escape(os.path.relpath(report, path.parent), quote=True)
-        different = "".join(
-            f'<span class="why">{escape(name)} = {escape(_short(entry[name]))}</span>'
-            for name in differing
-            if name in entry
-        )
+        shown = [f"{escape(name)} = {escape(_short(entry[name]))}" for name in differing if name in entry]
+        different = "".join(f'<span class="why">{line}</span>' for line in shown)
         values = [find(artifacts, target) for target in TARGETS]
-        cost = sum(float((item.manifest.get("cost") or {}).get("seconds", 0)) for item in artifacts.values()) / 60
         cells = ["" if value is None else f"{value:.3f}" for value in values]
         name = f'<a href="{link}">{escape(report.parent.name)}</a>{different}'
-        rows.append((name, _strip(artifacts), *cells, f"{cost:.1f}"))
+        minutes = sum(float((item.manifest.get("cost") or {}).get("seconds", 0)) for item in artifacts.values()) / 60
+        rows.append((name, _strip(artifacts, ("student", "pair")), *cells, f"{minutes:.1f}"))
+    longest = max((artifacts for _, artifacts in whole), key=len, default={})
+    rows.insert(0, ("the photos", _strip(longest, ("photo",)), "1", "0", "1", "", "", ""))
+    rows.append(("the true twins", _strip(longest, ("true twin",)), "0", "0", "", "", "", ""))
     head = ("run", "held-out people", "face ×", "background", "KID ×", "MB", "ms", "minutes")
     body = (
         f'<header><p class="eyebrow">tristyle</p><h1>{len(whole)} runs side by side</h1>'
-        '<p class="lede">Settings that differ stand under each name. Lower is better in every column.</p></header>'
-        + table(head, rows, numeric=range(2, 8))
+        '<p class="lede">Settings that differ stand under each name. Lower is better in every column; face and KID are '
+        "shares of the untouched photos'.</p></header>" + table(head, rows, numeric=range(2, 8))
     )
     io.write_bytes(path, page("tristyle runs", body).encode())
 
@@ -393,9 +376,9 @@ def _short(value: Any) -> str:
     return value.rpartition(".")[2] if isinstance(value, str) and value.startswith("stages.") else json.dumps(value)
 
 
-def _strip(artifacts: Mapping[str, Artifact]) -> str:
-    """The first held-out people as the last stage of the run draws them."""
+def _strip(artifacts: Mapping[str, Artifact], wanted: Sequence[str]) -> str:
+    """The first held-out people in the first of the `wanted` columns that the run has."""
     columns = held_out_columns(artifacts)
-    made = next((columns[name] for name in ("student", "pair", "photo") if name in columns), None)
-    files = sorted(made.glob("*.png"))[:6] if made else []
+    folder = next((columns[name] for name in wanted if name in columns), None)
+    files = sorted(folder.glob("*.png"))[:6] if folder else []
     return f'<div class="shots">{"".join(picture(_load(file), f"held-out {file.stem}") for file in files)}</div>'

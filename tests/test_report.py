@@ -162,7 +162,7 @@ def test_index_sets_runs_side_by_side(tmp_path: Path) -> None:
     assert "pair.translator._target_ = " in text and "data.size" not in text  # only what differs
     links = re.findall(r'<a href="([^"]+)"', text)
     assert len(links) == 2 and all((tmp_path / link).is_file() for link in links)
-    assert all(place.startswith("data:image/") for place in page.loads) and len(page.images) == 12
+    assert all(place.startswith("data:image/") for place in page.loads) and len(page.images) == 24
     assert "0.500" in text
 
 
