@@ -54,7 +54,7 @@ def test_every_file_opens_with_what_it_is_and_the_command(name: str) -> None:
     assert comment and "tristyle" in comment.group(), f"conf/{name} opens without a comment that shows its command"
 
 
-@pytest.mark.parametrize(("group", "variant"), VARIANTS, ids="=".join)
+@pytest.mark.parametrize(("group", "variant"), VARIANTS, ids=map("=".join, VARIANTS))
 def test_every_variant_composes_and_instantiates(group: str, variant: str, pictures: Path) -> None:
     settings, stages = instantiate_stages(fill(composed(f"{group}={variant}"), pictures))
     assert list(stages) == list(KINDS)

@@ -76,8 +76,8 @@ def test_wheel_runs_outside_the_checkout(wheel: Path, tmp_path: Path) -> None:
     run(sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-index", "--target", target, wheel, cwd=work)
     assert "stage" in run(target / "bin" / "tristyle", "--help", cwd=work, path=target)
     assert "usage" in run(target / "bin" / "stylize", "--help", cwd=work, path=target).lower()
-    tiny = ("stage=data", "data.count=4", "data.heldout=4", "data.size=32")
-    run(target / "bin" / "tristyle", *tiny, cwd=work, path=target)
+    tiny = ("data.size=32", "data.count=4", "data.style_count=4", "data.heldout=4", "data.heldout_style=4")
+    run(target / "bin" / "tristyle", "stage=data", "workers=1", *tiny, cwd=work, path=target)
     assert len(list(work.glob("runs/data/*/manifest.json"))) == 1
 
 

@@ -16,6 +16,7 @@ COMMANDS = [
     for line in block.splitlines()
     if line.strip() and not line.startswith("#")
 ]
+TRISTYLE = [command for command in COMMANDS if command[0] == "tristyle"]
 TREE = next(block for kind, block in BLOCKS if kind == "text")
 
 
@@ -53,7 +54,7 @@ def test_make_demo_is_the_default_run() -> None:
     assert recipe and recipe[1].strip() == "$(BIN)/tristyle experiment=painted-64"
 
 
-@pytest.mark.parametrize("command", [c for c in COMMANDS if c[0] == "tristyle"], ids=" ".join)
+@pytest.mark.parametrize("command", TRISTYLE, ids=map(" ".join, TRISTYLE))
 def test_every_tristyle_command_composes(command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from hydra import compose, initialize_config_dir
     from hydra._internal.core_plugins.basic_sweeper import BasicSweeper

@@ -18,7 +18,7 @@ import pytest
 from stages.io import write_image
 
 PROGRESS = re.compile("[━╌]{20} ")
-TINY = ("data.size=32", "data.count=4", "data.heldout=4")
+TINY = ("data.size=32", "data.count=4", "data.style_count=4", "data.heldout=4", "data.heldout_style=4", "workers=1")
 
 
 class Outcome(NamedTuple):
