@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,7 +20,7 @@ MOST = 1000  # images of a set that are measured
 CLUSTERS = 10  # training images that the generated ones are grouped by
 
 
-def score(data: Artifact, target: str, drawn: np.ndarray, source: np.ndarray, runtime: Runtime) -> dict[str, float]:
+def score(data: Artifact, target: str, drawn: np.ndarray, source: np.ndarray, runtime: Runtime) -> dict[str, Any]:
     """Measures sealed in the manifest.
 
     Args:
@@ -31,7 +32,7 @@ def score(data: Artifact, target: str, drawn: np.ndarray, source: np.ndarray, ru
     Returns:
         kid, kid_sd (heads on grey, against the held-out real images), kid_source (of the source's images, for scale),
         coverage (of poses and expressions, relative to the source), intra (distance within clusters about training
-        images), edge_energy and flat_energy ratios to the real images.
+        images), edge_energy and flat_energy ratios to the real images; reader: id of the face reader behind them.
     """
     reader = load_reader(runtime.device)
     name = "photo" if target == "photo" else f"style/{target}"
@@ -40,7 +41,7 @@ def score(data: Artifact, target: str, drawn: np.ndarray, source: np.ndarray, ru
     masks = sorted((data.path / "heldout" / mask_name).glob("*.png"))[: len(real)]
     drawn, source = drawn[:MOST], source[:MOST]
     reading, source_reading = read(reader, drawn), read(reader, source)
-    out: dict[str, float] = {}
+    out: dict[str, Any] = {"reader": reader.id}
     if len(real) >= 2:
         kid = HeadKid(reader)
         coverage_of_real = io.mask_tensor(io.load_masks(masks, runtime.workers)) if masks else read(reader, real).mask

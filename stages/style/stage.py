@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import cv2
 import numpy as np
@@ -93,7 +93,7 @@ class StyleStage:
             return {f"start.{name}": io.data_file(file) for name, file in BASE.items()}
         return {"start": Path(self.start)}
 
-    def run(self, inputs: dict[str, Artifact], out: Path, runtime: Runtime) -> dict[str, float]:
+    def run(self, inputs: dict[str, Artifact], out: Path, runtime: Runtime) -> dict[str, Any]:
         """Train, fuse, sample, measure; see the table of artifacts in the README for what is written."""
         data = inputs["data"]
         folder = data.path / ("photo" if self.target == "photo" else f"style/{self.target}")
