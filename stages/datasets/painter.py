@@ -26,8 +26,9 @@ SUPERSAMPLE = 2
 SIZES = (32, 512)
 LOOKS: dict[str, type[Look]] = {"photo": PhotoLook, "comic": ComicLook}
 DOMAINS = tuple(LOOKS)
+STYLES = tuple(name for name in LOOKS if name != "photo")
 
-__all__ = ["DOMAINS", "LABELS", "Painting", "paint", "sample_person", "sample_view", "twin"]
+__all__ = ["DOMAINS", "LABELS", "STYLES", "Painting", "paint", "sample_person", "sample_view", "twin"]
 
 
 @dataclass(frozen=True)
