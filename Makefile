@@ -24,7 +24,7 @@ lint: setup
 	$(BIN)/ruff check && $(BIN)/mypy && $(BIN)/lint-imports
 
 bench: setup
-	$(BIN)/python tests/bench_style.py
+	$(BIN)/python -m tests.bench_style
 
 clean:
 	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .import_linter_cache
