@@ -50,7 +50,7 @@ def write_report(artifacts: Mapping[str, Artifact], path: Path, title: str = "",
         command: the command line that made the run, shown for repeating it.
     """
     path = Path(path)
-    title = title or f"From photo to {style_name(artifacts)}"
+    title = title or _title(style_name(artifacts))
     sections = (_people, _inputs, _style, _pairs, _training, _measures, _deployment, _cost)
     parts = [_header(artifacts, title), *(make(artifacts) for make in sections), _repeat(artifacts, command)]
     footer = "<footer>Made by tristyle. Every picture is inside this file; it loads nothing from elsewhere.</footer>"
@@ -67,6 +67,10 @@ def style_name(artifacts: Mapping[str, Artifact]) -> str:
             return str(target)
     rows = artifacts["data"].records() if "data" in artifacts else []
     return min((str(row["style"]) for row in rows if row.get("style")), default="style")
+
+
+def _title(style: str) -> str:
+    return "A generator of photos" if style == "photo" else f"From photo to {style}"
 
 
 def _header(artifacts: Mapping[str, Artifact], title: str) -> str:
@@ -199,7 +203,10 @@ def _style(artifacts: Mapping[str, Artifact]) -> str:
     images = sorted((style.path / "images").glob("*.png"))
     return section(
         "Stage 1", "From the base generator to the style",
-        note("A row is one latent z: the source generator, the transferred one, their fusion at several strengths."),
+        note(
+            "A row is one latent z. A number is the share of the transferred generator in an even mixture; "
+            "fused is the schedule over resolutions that made the style set."
+        ),
         figure(fit(io.read_image(strip), 960), "source, transferred, fused", "", "wide") if strip.exists() else "",
         "<h3>The style set</h3>" if images else "",
         _sheet(images, "sampled pictures"),

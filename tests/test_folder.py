@@ -193,7 +193,7 @@ def test_masks_of_every_kind(tmp_path: Path) -> None:
     assert np.array_equal(read_mask(tmp_path / "ones.png"), head())
     assert np.array_equal(read_mask(tmp_path / "bits.png"), head())
     assert set(np.unique(read_mask(tmp_path / "soft.png"))) == {10, 137}
-    with pytest.raises(ImageError, match="no head"):
+    with pytest.raises(ImageError, match="none of data.mask_labels"):
         read_mask(tmp_path / "labels.png", [5])
 
 

@@ -321,7 +321,8 @@ def read_mask(path: Path, labels: Sequence[int] | None = None) -> np.ndarray:
     else:
         mask = image.max(axis=2)
     if mask.max(initial=0) < 128:
-        raise io.ImageError(f"{path}: the mask shows no head")
+        none = "the mask shows no head" if labels is None else "the mask holds none of data.mask_labels"
+        raise io.ImageError(f"{path}: {none}")
     return mask
 
 
