@@ -18,13 +18,14 @@ from stages.datasets import painter_extras as extras
 from stages.datasets import painter_features as features
 from stages.datasets import painter_hair as hairs
 from stages.datasets.painter_canvas import Floats, noise_at
+from stages.datasets.painter_crafts import ClayLook, SketchLook
 from stages.datasets.painter_face import LABELS, Look, Scene, build_scene, paint_flesh
 from stages.datasets.painter_styles import ComicLook, PhotoLook
 from stages.datasets.person import Person, View, attributes, sample_person, sample_view
 
 SUPERSAMPLE = 2
 SIZES = (32, 512)
-LOOKS: dict[str, type[Look]] = {"photo": PhotoLook, "comic": ComicLook}
+LOOKS: dict[str, type[Look]] = {"photo": PhotoLook, "comic": ComicLook, "clay": ClayLook, "sketch": SketchLook}
 DOMAINS = tuple(LOOKS)
 STYLES = tuple(name for name in LOOKS if name != "photo")
 

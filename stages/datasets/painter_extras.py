@@ -18,7 +18,8 @@ def photo_background(scene: Scene) -> None:
     side = 28
 
     def shade(tone: float, saturation: float, turn: float = 0.0) -> np.ndarray:
-        return np.array(colorsys.hsv_to_rgb((v.background_hue + turn) % 1, saturation, float(np.clip(tone, 0.03, 0.97))))
+        value = float(np.clip(tone, 0.03, 0.97))
+        return np.array(colorsys.hsv_to_rgb((v.background_hue + turn) % 1, saturation, value))
 
     sat = float(rng.uniform(0.03, 0.40))
     a, b = shade(v.background_tone, sat), shade(v.background_tone * rng.uniform(0.55, 1.3), sat, rng.normal(0, 0.06))
@@ -36,8 +37,8 @@ def photo_background(scene: Scene) -> None:
         for _ in range(int(rng.integers(5, 13))):
             x, y = rng.uniform(0, side, 2)
             colour = shade(min(0.97, v.background_tone * rng.uniform(0.8, 1.9)), sat * 0.9, rng.normal(0, 0.14))
-            over = small.copy()
-            cv2.circle(over, (int(x * 8), int(y * 8)), int(rng.uniform(1.2, 4.2) * 8), colour.tolist(), -1, cv2.LINE_AA, 3)
+            over, radius = small.copy(), int(rng.uniform(1.2, 4.2) * 8)
+            cv2.circle(over, (int(x * 8), int(y * 8)), radius, colour.tolist(), -1, cv2.LINE_AA, 3)
             small += np.float32(rng.uniform(0.3, 0.8)) * (over - small)
     small = cv2.GaussianBlur(small, (0, 0), 0.9 if v.background == "bokeh" else 1.2)
     big = np.clip(cv2.resize(small, (scene.n, scene.n), interpolation=cv2.INTER_CUBIC), 0.01, 1)

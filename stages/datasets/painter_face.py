@@ -140,7 +140,7 @@ def build_scene(person: Person, view: View, n: int, look: Look) -> Scene:
 
 
 class Relief:
-    """Smooth patches on the head: each has a centre on the surface and two radii, and is foreshortened with the pose."""
+    """Smooth patches on the head: each has a centre on the surface, two radii, and is foreshortened with the pose."""
 
     def __init__(self, scene: Scene, box: Box) -> None:
         self.scene, self.box = scene, box
@@ -220,7 +220,7 @@ def _nose(scene: Scene) -> list[tuple[Ellipsoid, float]]:
 
 def paint_flesh(scene: Scene, hull: tuple[Box, Floats], shadow: Floats | None) -> None:
     """The skin of the head inside the outline `hull`; `shadow` [n, n] is what hair and hat throw on it."""
-    canvas, person, look = scene.canvas, scene.person, scene.look
+    canvas, look = scene.canvas, scene.look
     box, cover = hull
     relief = Relief(scene, box)
     x, y = relief.x, relief.y

@@ -124,7 +124,9 @@ def strand_texture(scene: Scene, strand: Floats, along: Floats, curl: float) -> 
     return 0.5 * fine + 0.6 * broad
 
 
-def hair_tone(scene: Scene, normal: tuple[Floats, Floats, Floats], texture: Floats, dark: Floats | float = 1.0) -> Floats:
+def hair_tone(
+    scene: Scene, normal: tuple[Floats, Floats, Floats], texture: Floats, dark: Floats | float = 1.0
+) -> Floats:
     """Paint of hair [3, h, w]: wrapped light, strands, and the soft band where the light slides along them."""
     nx, ny, nz = normal
     shade = shade_of(nx, ny, nz, scene.light) * dark
@@ -168,8 +170,9 @@ def _curtain(scene: Scene, xs: tuple[float, float], top: float, bottom: float, f
     t = np.linspace(0, 1, 16)
     y = top + (bottom - top) * t
     swing = wave * np.sin(t * 9.5 + phase) * t**0.7
-    middle = 0.5 * (xs[0] + xs[1]) + lean * 0.5 * (xs[1] - xs[0]) * (1 - np.interp(t, [0, 0.16, 0.4, 1], taper))
-    width = 0.5 * (xs[1] - xs[0]) * np.interp(t, [0, 0.16, 0.4, 1], taper) * (1 + flare * np.sin(np.pi * np.clip(t * 0.85, 0, 1))) * np.clip(
+    shape = np.interp(t, [0, 0.16, 0.4, 1], taper)
+    middle = 0.5 * (xs[0] + xs[1]) + lean * 0.5 * (xs[1] - xs[0]) * (1 - shape)
+    width = 0.5 * (xs[1] - xs[0]) * shape * (1 + flare * np.sin(np.pi * np.clip(t * 0.85, 0, 1))) * np.clip(
         (1 - t) * 9 + 0.25, 0, 1
     ) ** 0.5
     left = np.stack([middle - width + swing, y, np.full(16, depth)], -1)
@@ -214,8 +217,9 @@ def paint_back_hair(scene: Scene, shell: Shell | None) -> None:
     left, right, middle = _extent(scene, shell)
     if p.hair_style in LONG:
         wave = {"bob": 0.0, "long": 0.012, "wavy": 0.042}[p.hair_style]
-        ring = _curtain(scene, (left + 0.01, right - 0.01), middle - 0.05, _hem(scene), 0.03 + 0.08 * (p.hair_volume - 1),
-                        wave, p.person % 7, -0.4, (1, 1, 1, 1))  # fmt: skip
+        flare = 0.03 + 0.08 * (p.hair_volume - 1)
+        ring = _curtain(scene, (left + 0.01, right - 0.01), middle - 0.05, _hem(scene), flare, wave, p.person % 7, -0.4,
+                        (1, 1, 1, 1))  # fmt: skip
         _hang(scene, ring, 0.50, 1.0 if p.hair_style == "wavy" else 0.0, 0.01)
     elif p.hair_style == "bun" and p.hat == "none":
         bun = Ellipsoid(np.array([0, -0.80 - 0.06 * p.hair_length, -0.42 + 0.22 * p.hair_length]),
@@ -307,7 +311,8 @@ def _brim(scene: Scene, look: Look, base: Floats) -> None:
     angle = np.linspace(0, 2 * np.pi, 48, endpoint=False)
     front, back = hat_line("brim")
     z = 0.84 * np.cos(angle) - 0.08
-    ring = np.stack([0.86 * np.sin(angle), 0.5 * (front + back) + 0.5 * (front - back) * z / 0.7 + 0.05 * np.abs(np.sin(angle)), z], -1)
+    y = 0.5 * (front + back) + 0.5 * (front - back) * z / 0.7 + 0.05 * np.abs(np.sin(angle))
+    ring = np.stack([0.86 * np.sin(angle), y, z], -1)
     box, mask = scene.canvas.polygon(scene.pixels(ring))
     facing = scene.camera.rotation[2, 1]  # > 0 when the underside is seen
     shade = np.full(mask.shape, 0.42 + 0.3 * min(0.0, facing) + (0.25 if facing < 0 else 0.0), np.float32)
@@ -317,7 +322,8 @@ def _brim(scene: Scene, look: Look, base: Floats) -> None:
 def _peak(scene: Scene, look: Look, base: Floats) -> None:
     angle = np.deg2rad(np.linspace(-62, 62, 20))
     inner = np.stack([0.60 * np.sin(angle), np.full(20, -0.425), 0.58 * np.cos(angle) + 0.02], -1)
-    outer = np.stack([0.60 * np.sin(angle), np.full(20, -0.335), 0.60 * np.cos(angle) + 0.36 * np.cos(angle * 1.35) ** 0.7 + 0.02], -1)
+    z = 0.60 * np.cos(angle) + 0.36 * np.cos(angle * 1.35) ** 0.7 + 0.02
+    outer = np.stack([0.60 * np.sin(angle), np.full(20, -0.335), z], -1)
     outer[:, 1] += 0.05 * (np.abs(np.sin(angle)) ** 2)
     ring = scene.pixels(np.concatenate([inner, outer[::-1]]))
     box, mask = scene.canvas.polygon(ring)

@@ -1,4 +1,4 @@
-"""The domains' looks: how photo, comic, clay and sketch turn material, light and form into paint."""
+"""The looks of photo and comic: how a domain turns material, light and form into paint."""
 
 from dataclasses import replace
 
@@ -40,12 +40,30 @@ class PhotoLook(Look):
         photo_background(scene)
 
 
-def _step(shade: Floats, edge: float, width: float = 0.05) -> Floats:
+def _parts() -> np.ndarray:
+    groups = np.zeros(len(LABELS), np.uint8)
+    for part, names in enumerate((("skin", "brow", "eye", "nose", "mouth", "glasses"), ("hair",), ("ear",), ("neck",),
+                                  ("cloth",), ("hat",), ("beard",))):  # fmt: skip
+        for name in names:
+            groups[LABELS[name]] = part + 1
+    return groups
+
+
+PARTS = _parts()
+"""Label -> the part whose border gets a line, 0 the background."""
+
+
+def as_colour(values: Floats) -> Colour:
+    r, g, b = (float(v) for v in np.clip(values, 0, 1))
+    return r, g, b
+
+
+def step(shade: Floats, edge: float, width: float = 0.05) -> Floats:
     """0 below `edge`, 1 above, over `width`: a cel boundary that still has soft pixels."""
     return np.clip((shade - np.float32(edge)) * np.float32(1 / width) + np.float32(0.5), 0, 1)
 
 
-def _vivid(colour: Floats, gain: float, low: float, high: float) -> Floats:
+def vivid(colour: Floats, gain: float, low: float, high: float) -> Floats:
     """Display colour [3] with saturation times `gain` and value squeezed into low..high."""
     value = float(colour.max())
     grey = float(colour.mean())
@@ -93,7 +111,8 @@ class ComicLook(Look):
         person = replace(
             person, eye_size=person.eye_size * 1.36, nose_width=person.nose_width * 0.74,
             nose_depth=person.nose_depth * 0.55, nose_length=person.nose_length * 0.93,
-            brow_weight=person.brow_weight * 1.45, iris=_colour(_vivid(np.asarray(person.iris, np.float32), 1.9, 0.3, 0.9)),
+            brow_weight=person.brow_weight * 1.45,
+            iris=as_colour(vivid(np.asarray(person.iris, np.float32), 1.9, 0.3, 0.9)),
         )  # fmt: skip
         view = replace(view, brow_raise=view.brow_raise + 0.35, eye_open=min(1.2, view.eye_open * 1.12))
         return person, replace(view, light=(float(toward[0]), float(toward[1]), float(toward[2])))
@@ -107,22 +126,24 @@ class ComicLook(Look):
         if material in ("hair", "beard", "brow"):
             if float(colour.max()) < 0.20:
                 return np.array([0.13, 0.13, 0.27], np.float32)
-            return _vivid(colour, 1.75, 0.22, 1.0)
+            return vivid(colour, 1.75, 0.22, 1.0)
         if material in ("cloth", "hat", "glasses"):
-            return _vivid(colour, 1.8, 0.18, 1.0)
+            return vivid(colour, 1.8, 0.18, 1.0)
         if material == "lip":
-            return (colour * np.float32(0.4) + np.array([0.86, 0.24, 0.26], np.float32) * np.float32(0.6)).astype(np.float32)
+            red = np.array([0.86, 0.24, 0.26], np.float32)
+            return (colour * np.float32(0.4) + red * np.float32(0.6)).astype(np.float32)
         return colour
 
     def tone(self, material: str, albedo: Floats, shade: Floats, gloss: Floats | None = None) -> Floats:
         shape = np.broadcast_shapes(albedo.shape[1:], shade.shape)
         if material in ("eye", "teeth", "lens", "cavity"):
-            lit = np.float32(0.55) + np.float32(0.45) * _step(shade, 0.30 if material == "eye" else 0.2, 0.2)
+            lit = np.float32(0.55) + np.float32(0.45) * step(shade, 0.30 if material == "eye" else 0.2, 0.2)
             scale = np.float32(1.12 if material == "eye" else 1.0)
-            return np.broadcast_to((albedo if albedo.ndim == 3 else albedo[:, None, None]) * scale * lit, (3, *shape)).copy()
+            planes = albedo if albedo.ndim == 3 else albedo[:, None, None]
+            return np.broadcast_to(planes * scale * lit, (3, *shape)).copy()
         flat = albedo.ndim == 1
         base = self.base(material, np.sqrt(albedo if flat else albedo.reshape(3, -1).mean(1)))
-        lit = _step(shade, {"hair": 0.42, "lip": 0.42, "ear": 0.5, "neck": 0.42, "cloth": 0.44}.get(material, 0.49))
+        lit = step(shade, {"hair": 0.42, "lip": 0.42, "ear": 0.5, "neck": 0.42, "cloth": 0.44}.get(material, 0.49))
         dark = np.array([0.80, 0.60, 0.60] if material in ("skin", "neck", "ear") else [0.62, 0.58, 0.72], np.float32)
         out = np.empty((3, *shape), np.float32)
         for plane in range(3):
@@ -130,7 +151,7 @@ class ComicLook(Look):
             low = full * dark[plane] * dark[plane]
             out[plane] = low + lit * (full - low)
         if gloss is not None:
-            spark = _step(gloss, 0.50 if material == "hair" else 0.80, 0.08)
+            spark = step(gloss, 0.50 if material == "hair" else 0.80, 0.08)
             light = linear(np.minimum(base * np.float32(1.25) + np.float32(0.10), 1))
             for plane in range(3):
                 out[plane] += spark * (light[plane] - out[plane])
@@ -146,28 +167,18 @@ class ComicLook(Look):
             share = np.zeros_like(x)
         elif kind < 0.6:
             slope = np.float32(rng.uniform(-0.9, 0.9))
-            share = _step(x * slope + y + np.float32(rng.uniform(-0.4, 0.4)), 0, 0.03)
+            share = step(x * slope + y + np.float32(rng.uniform(-0.4, 0.4)), 0, 0.03)
         elif kind < 0.8:
-            share = _step(np.sin(np.arctan2(y - np.float32(0.1), x) * np.float32(rng.integers(5, 9) * 2)), 0, 0.2)
+            share = step(np.sin(np.arctan2(y - np.float32(0.1), x) * np.float32(rng.integers(5, 9) * 2)), 0, 0.2)
         else:
-            share = _step(np.float32(rng.uniform(0.6, 0.95)) - np.sqrt(x * x + y * y), 0, 0.03)
+            share = step(np.float32(rng.uniform(0.6, 0.95)) - np.sqrt(x * x + y * y), 0, 0.03)
         for plane in range(3):
             canvas.rgb[plane] = a[plane] + share * (b[plane] - a[plane])
 
     def finish(self, scene: Scene, head_only: bool) -> None:
-        groups = np.zeros(13, np.uint8)
-        for part, names in enumerate((("skin", "brow", "eye", "nose", "mouth", "glasses"), ("hair",), ("ear",), ("neck",),
-                                      ("cloth",), ("hat",), ("beard",))):  # fmt: skip
-            for name in names:
-                groups[LABELS[name]] = part + 1
-        ink = outline(scene, head_only, groups, 0.014, 0.009)
+        ink = outline(scene, head_only, PARTS, 0.014, 0.009)
         if head_only:
             ink *= np.minimum(scene.canvas.head * np.float32(1.5), 1)
         colour = linear(self.ink)
         for plane in range(3):
             scene.canvas.rgb[plane] += ink * (colour[plane] - scene.canvas.rgb[plane])
-
-
-def _colour(values: Floats) -> Colour:
-    r, g, b = (float(v) for v in np.clip(values, 0, 1))
-    return r, g, b
