@@ -68,8 +68,8 @@ def run(root: Path, **options: object) -> tuple[Path, dict[str, float], list[dic
 def test_layout_follows_the_contract(folder: Path) -> None:
     out, metrics, records, rejects = run(folder)
     assert not rejects
-    assert metrics["count"] == 18 and metrics["heldout_count"] == 2
-    assert metrics["style_count"] == 9 and metrics["heldout_style_count"] == 1
+    assert metrics["count"] == 18 and metrics["heldout"] == 2
+    assert metrics["style_count"] == 9 and metrics["heldout_style"] == 1
     for record in records:
         for key in ("photo", "mask"):
             assert np.array(Image.open(out / record[key])).shape[:2] == (32, 32)

@@ -19,6 +19,7 @@ import numpy as np
 
 from stages import io
 from stages.config import ConfigError, TristyleError, image_size, number
+from stages.datasets.stage import mask_place
 
 if TYPE_CHECKING:
     from stages.artifact import Artifact
@@ -130,7 +131,7 @@ class FolderData:
         self, root: Path, place: str, entries: Sequence[Path], seen: dict[str, Path], out: Path, bar: Progress
     ) -> tuple[list[Picture], list[dict[str, str]]]:
         """Read every file of one folder, leave it squared in scratch, and list what is unusable with its reason."""
-        masks = root / ("mask" if place == "photo" else place.replace("style/", "style_mask/", 1))
+        masks = root / mask_place(place)
         given = {path.stem: path for path in _entries(masks)} if masks.is_dir() else {}
         pictures: list[Picture] = []
         rejects: list[dict[str, str]] = []
@@ -198,7 +199,7 @@ class FolderData:
         for index, picture in enumerate(pictures):
             apart, name, scratch = picture.person in held, f"{index:06d}", _scratch(out, place, index)
             folder = f"heldout/{place}" if apart else place
-            masks = folder.replace("photo", "mask") if style is None else folder.replace("style/", "style_mask/", 1)
+            masks = mask_place(folder)
             _move(scratch, out / folder / f"{name}.png")
             if picture.mask is not None:
                 _move(scratch.with_suffix(".mask.png"), out / masks / f"{name}.png")
@@ -257,9 +258,9 @@ def _counts(records: Sequence[dict[str, Any]]) -> dict[str, float]:
     splits = [record["split"] for record in records]
     return {
         "count": float(splits.count("train")),
-        "heldout_count": float(splits.count("heldout")),
+        "heldout": float(splits.count("heldout")),
         "style_count": float(splits.count("style")),
-        "heldout_style_count": float(splits.count("heldout_style")),
+        "heldout_style": float(splits.count("heldout_style")),
     }
 
 
