@@ -77,6 +77,15 @@ def test_every_tristyle_command_composes(command: list[str], tmp_path: Path, mon
             instantiate_stages(compose("config", list(job)))
 
 
+def test_every_stylize_command_parses() -> None:
+    from stages.apply import arguments
+
+    used = [command for command in COMMANDS if command[0] == "stylize"]
+    assert used
+    for command in used:
+        arguments().parse_args(command[1:])
+
+
 def test_every_program_is_one_that_is_installed() -> None:
     programs = {"make", "tristyle", "stylize", "wandb", "git", "cd"}
     assert {command[0] for command in COMMANDS} <= programs
