@@ -315,7 +315,9 @@ class SynthesisBlock(nn.Module):
         self.conv1 = SynthesisLayer(out_channels, out_channels, w_dim, resolution, 1, conv_clamp)
         self.torgb = ToRGBLayer(out_channels, img_channels, w_dim, conv_clamp)
 
-    def forward(self, x: Tensor | None, img: Tensor | None, ws: Tensor, noise_mode: str, dtype: torch.dtype):
+    def forward(
+        self, x: Tensor | None, img: Tensor | None, ws: Tensor, noise_mode: str, dtype: torch.dtype
+    ) -> tuple[Tensor, Tensor]:
         """x: [N, I, r/2, r/2]; img: [N, 3, r/2, r/2]; ws: [N, num_conv + 1, w_dim]. Returns x and img at r."""
         if self.first:
             x = self.const.to(dtype)[None].expand(len(ws), -1, -1, -1).contiguous(memory_format=torch.channels_last)
@@ -350,13 +352,15 @@ class SynthesisNetwork(nn.Module):
 
     def forward(self, ws: Tensor, noise_mode: str = "random") -> Tensor:
         """noise_mode: ``random`` (training), ``const`` (the stored noise) or ``none``."""
-        x = img = None
+        x: Tensor | None = None
+        img: Tensor | None = None
         start = 0
         for r in self.block_resolutions:
             block = getattr(self, f"b{r}")
             # toRGB shares its w with the first convolution of the next block.
             x, img = block(x, img, ws[:, start : start + block.num_conv + 1], noise_mode, self.compute_dtype)
             start += block.num_conv
+        assert img is not None  # there is a 4 px block at least
         return img
 
 

@@ -100,9 +100,8 @@ class StyleStage:
         paths = sorted(folder.glob("*.png"))
         if not paths:
             styles = sorted(entry.name for entry in (data.path / "style").glob("*/"))
-            raise TristyleError(
-                f"style.target={self.target}: the data hold no such pictures. Choose one of: {', '.join(['photo', *styles])}."
-            )
+            known = ", ".join(["photo", *styles])
+            raise TristyleError(f"style.target={self.target}: the data hold no such pictures. Choose one of: {known}.")
         images = io.load_images(paths, runtime.workers)
         torch.manual_seed(update_seed(self.seed, 0, "initial weights"))
         generator, discriminator = self._networks(images.shape[1])
@@ -113,8 +112,10 @@ class StyleStage:
             runtime=runtime, label="style",
         )  # fmt: skip
         transferred = task.ema.cpu()
-        fusing = source is not None and self.target != "photo"
-        fused = fuse(source, transferred, self.fusion) if fusing else transferred
+        if source is not None and self.target != "photo":
+            fused = fuse(source, transferred, self.fusion)
+        else:
+            fused = transferred
         source = transferred if source is None else source
         io.save_network(out / "generator.safetensors", fused)
         io.save_network(out / "source.safetensors", source)
