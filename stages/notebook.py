@@ -60,14 +60,20 @@ def frame(body: str, height: int) -> Any:
 
     document = page.page("", body).replace("padding:56px 28px 96px", "padding:4px")
     style = f"width:100%;height:{height}px;border:0"
-    return HTML(f'<iframe srcdoc="{escape(document, quote=True)}" style="{style}"></iframe>')
+    return HTML(f'<div><iframe srcdoc="{escape(document, quote=True)}" style="{style}"></iframe></div>')
 
 
 def sheet(images: Sequence[np.ndarray], caption: str, columns: int = 8) -> Any:
     """uint8 [H, W, 3] pictures of one size as one sheet."""
     if not len(images):
         return frame(page.note(f"{caption}: none"), 60)
-    picture = io.grid([page.fit(image, 112) for image in images], min(columns, len(images)), pad=4)
+    width = round(112 * images[0].shape[1] / images[0].shape[0])  # rows of several pictures keep their height
+    return whole(io.grid([page.fit(image, width) for image in images], min(columns, len(images)), pad=4), caption)
+
+
+def whole(picture: np.ndarray, caption: str) -> Any:
+    """One picture as it is, uint8 [H, W, 3]; small ones are enlarged."""
+    picture = page.fit(picture, 960) if picture.shape[1] < 640 else picture
     height = round(picture.shape[0] * min(1.0, 1020 / picture.shape[1])) + 80
     return frame(page.figure(picture, caption, caption), height)
 

@@ -48,7 +48,9 @@ def execute(notebook: Path, runs: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.setenv("IPYTHONDIR", str(runs.parent / "ipython"))
     book = nbformat.read(notebook, as_version=4)
-    NotebookClient(book, timeout=120, resources={"metadata": {"path": str(notebook.parent)}}).execute()
+    NotebookClient(
+        book, timeout=600, startup_timeout=300, resources={"metadata": {"path": str(notebook.parent)}}
+    ).execute()
     shown = [output for cell in book.cells if cell.cell_type == "code" for output in cell.outputs]
     return "".join(output.get("text", "") or str(output.get("data", {}).get("text/html", "")) for output in shown)
 
