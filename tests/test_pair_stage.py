@@ -79,7 +79,7 @@ def runtime(out: Path) -> Runtime:
 
 def test_the_artifact_holds_what_the_next_stage_reads(tmp_path: Path) -> None:
     given, out = inputs(tmp_path), tmp_path / "pair"
-    metrics = stage(curate=Curate(identity=Limit(worst=0.25))).run(given, out, runtime(out))
+    metrics = stage(curate=Curate(clarity=Limit(worst=0.25))).run(given, out, runtime(out))
     rows = read_jsonl(out / "records.jsonl")
     kept = [row for row in rows if row["kept"]]
     assert len(rows) == 12 and len(kept) == 9 == metrics["pairs"] and metrics["kept"] == 0.75

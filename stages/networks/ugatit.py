@@ -5,7 +5,8 @@ for Image-to-Image Translation", ICLR 2020 (arXiv 1907.10830). Generator: fig. 1
 attention by class activation maps: section 2.1.1; discriminator: section 2.1.2 and table 6.
 
 State-dict names are those of the authors' PyTorch code, so its weights load as they are. What differs from it:
-  * an optional mask head: out = m R + (1 - m) x (the photo passes where m = 0 bit for bit);
+  * an optional mask head: out = m R + (1 - m) x (the photo passes where m = 0 bit for bit). Beside it the content R is
+    tanh(head + artanh x) with a small initial head, so that a short training starts from the picture and not from grey;
   * the two normalisations share one pass over the feature map (sum and sum of squares), and the blend of eq. 2 becomes
     one multiply-add per value: the same numbers to rounding, in any memory format, without ``torch.var``'s cost;
   * spectral normalisation is written out (buffers under the names of the hook based version), one power iteration per
@@ -21,6 +22,10 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+
+CONTRAST = 0.97  # of the input within the painted content: keeps its inverse tanh finite
+START = 0.005  # greatest initial weight of the content head beside a mask head: it begins as the input
 
 
 class Translation(NamedTuple):
@@ -235,6 +240,8 @@ class ResnetGenerator(nn.Module):
         self.trunk_end = len(up)
         self.UpBlock2 = nn.Sequential(*up, ReflectionPad(3), nn.Conv2d(ngf, 3, 7, bias=False), nn.Tanh())
         self.mask = nn.Sequential(ReflectionPad(1), nn.Conv2d(ngf, 1, 3)) if mask else None
+        if mask:
+            nn.init.uniform_(self.UpBlock2[-2].weight, -START, START)
 
     def forward(self, x: Tensor) -> Translation:
         """[N, 3, H, W] in [-1, 1] -> :class:`Translation`."""
@@ -247,9 +254,11 @@ class ResnetGenerator(nn.Module):
         for i in range(self.arguments["n_blocks"]):
             h = getattr(self, f"UpBlock1_{i + 1}")(h, gamma, beta)
         trunk = self.UpBlock2[: self.trunk_end](h)  # [N, ngf, H, W]
-        content = self.UpBlock2[self.trunk_end :](trunk).to(x.dtype)
         if self.mask is None:
-            return Translation(content, cam_logit, heatmap, None, content)
+            image = self.UpBlock2[self.trunk_end :](trunk).to(x.dtype)
+            return Translation(image, cam_logit, heatmap, None, image)
+        change = self.UpBlock2[self.trunk_end : -1](trunk).to(x.dtype)
+        content = torch.tanh(change + torch.atanh(CONTRAST * x))
         mask = torch.sigmoid(self.mask(trunk).to(x.dtype))  # [N, 1, H, W]
         return Translation(mask * content + (1 - mask) * x, cam_logit, heatmap, mask, content)
 
