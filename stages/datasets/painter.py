@@ -68,14 +68,15 @@ def _paint_person(scene: Scene, body: Scene) -> np.ndarray:
     if scene.look.name != "photo":  # a style's larger eyes must not leave the photo's silhouette
         canvas.clip = canvas.head.copy()
     eyes = [features.eye_shape(scene, side) for side in (-1, 1)]
+    brows = [features.brow_shape(scene, side) for side in (-1, 1)]
     mouth = features.mouth_shape(scene)
     features.paint_nostrils(scene)
     for eye in eyes:
         features.paint_eye(scene, eye)
     features.paint_mouth(scene, mouth)
     extras.paint_beard(scene, hull)
-    for side in (-1, 1):
-        features.paint_brow(scene, side)
+    for side, brow in zip((-1, 1), brows, strict=True):
+        features.paint_brow(scene, side, brow)
     canvas.clip = None
     hairs.paint_front_hair(scene, shell)
     if shell is not None:
@@ -85,7 +86,7 @@ def _paint_person(scene: Scene, body: Scene) -> np.ndarray:
     extras.paint_glasses(scene)
     if hat is not None:
         hairs.paint_hat(scene, hat)
-    return features.landmarks(scene, eyes, mouth)
+    return features.landmarks(scene, eyes, brows, mouth)
 
 
 def _develop(scene: Scene, size: int) -> Floats:

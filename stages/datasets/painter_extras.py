@@ -72,7 +72,7 @@ def paint_body(scene: Scene) -> None:
         u = np.clip((x - np.float32(middle[4, 0])) / np.float32(half[1] * 1.05), -1, 1) * 0.95
         nz = np.sqrt(1 - u * u)
         key = np.maximum(u * np.float32(scene.light[0]) + nz * np.float32(scene.light[2]) + 0.22, 0) / np.float32(1.22)
-        chin = scene.pixels(scene.surface(np.float64(0), np.float64(0.7 * p.face_length)))[1] / (scene.n / 2) - 1
+        chin = scene.pixels(scene.surface(0.0, 0.7 * p.face_length))[1] / (scene.n / 2) - 1
         under = np.clip((y - np.float32(chin - 0.02)) * np.float32(3.2), 0, 1)
         shade = (np.float32(0.10) + key * np.float32(0.72)) * (np.float32(0.30) + np.float32(0.70) * under)
         canvas.lay(box, mask, look.tone("neck", linear(p.skin) * np.float32(0.94), shade), LABELS["neck"], False)
@@ -248,4 +248,3 @@ def paint_glasses(scene: Scene) -> None:
     arch = np.array([a, (a + b) / 2 + (0, -0.022, 0.01), b])
     bridge = np.concatenate([arch - (0, 0.03, 0), (arch - (0, 0.012, 0))[::-1]])
     canvas.lay(*canvas.polygon(scene.pixels(bridge)), look.tone("glasses", colour, lit), LABELS["glasses"], True)
-

@@ -11,7 +11,18 @@ from dataclasses import dataclass, field
 import cv2
 import numpy as np
 
-from stages.datasets.painter_canvas import Box, Camera, Canvas, Ellipsoid, Floats, join, linear, noise_at, rotation
+from stages.datasets.painter_canvas import (
+    Box,
+    Camera,
+    Canvas,
+    Ellipsoid,
+    Floats,
+    blur,
+    join,
+    linear,
+    noise_at,
+    rotation,
+)
 from stages.datasets.person import Person, View
 
 LABELS = {
@@ -77,7 +88,7 @@ class Scene:
     def n(self) -> int:
         return self.canvas.n
 
-    def surface(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    def surface(self, x: np.ndarray | float, y: np.ndarray | float) -> np.ndarray:
         """Head-frame points [..., 3] on the front of the face at head-frame x, y."""
         centre, radii = self.bones
         out = np.empty((*np.broadcast_shapes(np.shape(x), np.shape(y)), 3))
@@ -97,7 +108,8 @@ class Scene:
         """Shade of a surface element with this head-frame normal."""
         normal = self.camera.rotation @ np.asarray(head_normal, float)
         normal /= np.linalg.norm(normal)
-        return float(shade_of(*(np.float32(v) for v in normal), self.light))
+        nx, ny, nz = normal.astype(np.float32)[:, None]
+        return float(shade_of(nx, ny, nz, self.light)[0])
 
 
 def shade_of(nx: Floats, ny: Floats, nz: Floats, light: np.ndarray) -> Floats:
@@ -204,8 +216,8 @@ def _nose(scene: Scene) -> list[tuple[Ellipsoid, float]]:
     p, camera = scene.person, scene.camera
     wide, deep = p.nose_width, p.nose_depth
     tip_y = EYE_Y + (NOSE_Y - EYE_Y) * p.nose_length
-    z = float(scene.surface(np.float64(0.0), np.float64(tip_y))[2])
-    top = float(scene.surface(np.float64(0.0), np.float64(EYE_Y))[2])
+    z = float(scene.surface(0.0, tip_y)[2])
+    top = float(scene.surface(0.0, EYE_Y)[2])
     out = [
         (Ellipsoid(np.array([0, 0.5 * (EYE_Y + tip_y), 0.5 * (top + z) - 0.045]),
                    np.array([0.062 * wide, 0.24 * p.nose_length, 0.085 + 0.035 * deep]), camera), 0.05),
@@ -253,7 +265,7 @@ def paint_flesh(scene: Scene, hull: tuple[Box, Floats], shadow: Floats | None) -
 def _light_skin(scene: Scene, z: Floats) -> tuple[Floats, Floats]:
     step, n = 2 / scene.n / scene.camera.scale, scene.n
     sigma = 0.011 * n / 2
-    smooth = cv2.GaussianBlur(z, (0, 0), sigma)
+    smooth = blur(z, sigma)
     nx, ny, nz = normals(smooth, step)
     hollow = cv2.blur(z, (int(0.09 * n) | 1,) * 2) - z
     shade = shade_of(nx, ny, nz, scene.light)

@@ -36,12 +36,12 @@ def eye_shape(scene: Scene, side: int) -> Eye:
     bottom = low * (1 - np.abs(_U) ** 2.0) * (1 + 0.16 * out)
     drop = 0.006 * (1 - v.eye_open)
     x = x0 + _U * width
-    centre = scene.surface(np.float64(x0), np.float64(EYE_Y))
+    centre = scene.surface(x0, EYE_Y)
     bulge = 0.032 * (1 - _U**2) - 0.012
     upper = np.stack([x, EYE_Y + tilt + top + drop, np.zeros(15)], -1)
     lower = np.stack([x, EYE_Y + tilt + bottom + drop, np.zeros(15)], -1)
-    for curve in (upper, lower):
-        curve[:, 2] = scene.surface(curve[:, 0], curve[:, 1])[:, 2] + bulge
+    depth = scene.surface(x, np.stack([upper[:, 1], lower[:, 1]]))[..., 2] + bulge
+    upper[:, 2], lower[:, 2] = depth
     return Eye(side, centre, width, upper, lower)
 
 
@@ -53,11 +53,9 @@ def brow_shape(scene: Scene, side: int) -> tuple[np.ndarray, np.ndarray]:
     lift = 0.050 * v.brow_raise + 0.03 * (p.eye_size - 1)
     y = EYE_Y - 0.155 - lift - 0.05 * p.brow_arch * np.sin(np.pi * np.clip(out * 0.85, 0, 1)) + 0.055 * out**2.5
     thick = 0.021 * p.brow_weight * np.clip(1.15 - 0.95 * out**1.5, 0.12, 1) * np.clip(out * 7 + 0.55, 0, 1)
-    upper = scene.surface(x, y - thick)
-    lower = scene.surface(x, y + thick)
-    upper[:, 2] += 0.012
-    lower[:, 2] += 0.012
-    return upper, lower
+    edges = scene.surface(x, np.stack([y - thick, y + thick]))
+    edges[..., 2] += 0.012
+    return edges[0], edges[1]
 
 
 @dataclass
@@ -85,10 +83,11 @@ def mouth_shape(scene: Scene) -> Mouth:
     x = _U * half
     rows = [y + up - thick_up, y + up, y + down, y + down + thick_low]
     lifts = (0.022, 0.030, 0.026, 0.020)
-    curves = [scene.surface(x, row) for row in rows]
+    curves = scene.surface(x, np.stack(rows))
     for curve, lift in zip(curves, lifts, strict=True):
         curve[:, 2] += lift * wave
-    return Mouth(*curves)
+    top, inner_top, inner_bottom, bottom = curves
+    return Mouth(top, inner_top, inner_bottom, bottom)
 
 
 def _closed(upper: np.ndarray, lower: np.ndarray) -> np.ndarray:
@@ -158,10 +157,10 @@ def _lids(scene: Scene, eye: Eye) -> None:
     canvas.dim(box, mask * np.float32(0.6), np.array([0.62, 0.46, 0.42]))
 
 
-def paint_brow(scene: Scene, side: int) -> None:
+def paint_brow(scene: Scene, side: int, brow: tuple[np.ndarray, np.ndarray]) -> None:
     """A brow of the hair's colour, darker; its edge is soft where hair thins out."""
     canvas, p = scene.canvas, scene.person
-    upper, lower = brow_shape(scene, side)
+    upper, lower = brow
     colour = linear(p.hair) * (0.55 if p.hair_name not in ("grey", "white") else 0.7)
     if p.hair_name in ("pink", "blue"):
         colour = linear((0.20, 0.14, 0.11))
@@ -190,7 +189,7 @@ def nose_tip(scene: Scene) -> np.ndarray:
     """Head-frame point of the nose's tip."""
     p = scene.person
     y = EYE_Y + (NOSE_Y - EYE_Y) * p.nose_length
-    tip = scene.surface(np.float64(0.0), np.float64(y))
+    tip = scene.surface(0.0, y)
     tip[2] += 0.067 + 0.052 * p.nose_depth
     return tip
 
@@ -250,16 +249,15 @@ def _tone(look: Look, material: str, colour: Floats, shade: float) -> Floats:
     return look.tone(material, colour, np.full((1, 1), shade, np.float32))
 
 
-def landmarks(scene: Scene, eyes: list[Eye], mouth: Mouth) -> np.ndarray:
+def landmarks(scene: Scene, eyes: list[Eye], brows: list[tuple[np.ndarray, np.ndarray]], mouth: Mouth) -> np.ndarray:
     """The 68 iBUG points [68, 2] in canvas pixels (a pixel's centre is a whole number)."""
     p = scene.person
     points = np.zeros((68, 3))
     points[:17] = _jaw(scene)
-    for start, side in ((17, -1), (22, 1)):
-        upper, lower = brow_shape(scene, side)
+    for start, (upper, lower) in zip((17, 22), brows, strict=True):
         points[start : start + 5] = (0.7 * upper + 0.3 * lower)[np.array([0, 4, 7, 10, 14])]
     tip = nose_tip(scene)
-    bridge = scene.surface(np.float64(0.0), np.float64(EYE_Y - 0.02)) + (0, 0, 0.035 * p.nose_depth)
+    bridge = scene.surface(0.0, EYE_Y - 0.02) + (0, 0, 0.035 * p.nose_depth)
     for i, t in enumerate((0.0, 0.36, 0.70, 1.0)):
         points[27 + i] = bridge + t * (tip - bridge)
     base = tip + (0, 0.062, -0.055 * p.nose_depth)

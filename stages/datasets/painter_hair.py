@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from stages.datasets.painter_canvas import Box, Ellipsoid, Floats, linear, noise_at, noise_line
+from stages.datasets.painter_canvas import Box, Ellipsoid, Floats, blur, linear, noise_at, noise_line, phase
 from stages.datasets.painter_face import LABELS, Look, Scene, shade_of
 
 # hairline: azimuth in degrees (0 the brow's middle, 90 the ear) -> head-frame y of the hair's lower edge
@@ -86,7 +86,7 @@ def hair_shell(scene: Scene, hull: tuple[Box, Floats]) -> Shell | None:
     else:
         z, disc = body.front(x, y)
     hx, hy, hz = (camera.head_axis(row, x, y, z) for row in range(3))
-    azimuth = cv2.phase(hz + np.float32(0.10), hx)  # 0..2pi, 0 to the front
+    azimuth = phase(hz + np.float32(0.10), hx)  # 0..2pi, 0 to the front
     index = ((azimuth * np.float32(1024 / (2 * np.pi))).astype(np.int32) + 512) & 1023
     line = hairline_table(scene).take(index)
     flesh = np.zeros((scene.n, scene.n), np.float32)
@@ -99,14 +99,14 @@ def hair_shell(scene: Scene, hull: tuple[Box, Floats]) -> Shell | None:
     cover *= np.clip(disc * np.float32(0.30 * scene.n / 2) + np.float32(0.5), 0, 1)
     # strands run from the crown, or from the parting, outwards
     top = np.float32(p.parting * 0.9 if p.hair_style in ("parted", "bob", "long", "wavy") else 0.0)
-    strand = cv2.phase(hz + np.float32(0.12), hx - top) if p.hair_style != "quiff" else hx * np.float32(2.4) + 4
+    strand = phase(hz + np.float32(0.12), hx - top) if p.hair_style != "quiff" else hx * np.float32(2.4) + 4
     m = body.matrix.astype(np.float32)
     dx, dy, dz = x - np.float32(body.middle[0]), y - np.float32(body.middle[1]), z - np.float32(body.middle[2])
     nx, ny, nz = (m[i, 0] * dx + m[i, 1] * dy + m[i, 2] * dz for i in range(3))
     norm = 1 / np.sqrt(nx * nx + ny * ny + nz * nz + np.float32(1e-6))
     nz = nz * norm
     # seen edge on, hair of the nape must not cross the cheek in front of it
-    rim = np.clip(nz * np.float32(5) - np.float32(1.2), 0, 1)
+    rim: Floats = np.clip(nz * np.float32(5) - np.float32(1.2), 0, 1)
     low = (hy > np.float32(0.05)) | ((hz < np.float32(0.02)) & (hy > np.float32(-0.10)))
     if p.hair_style in COVERS_EARS:
         low &= ~outside
@@ -172,9 +172,13 @@ def _curtain(scene: Scene, xs: tuple[float, float], top: float, bottom: float, f
     swing = wave * np.sin(t * 9.5 + phase) * t**0.7
     shape = np.interp(t, [0, 0.16, 0.4, 1], taper)
     middle = 0.5 * (xs[0] + xs[1]) + lean * 0.5 * (xs[1] - xs[0]) * (1 - shape)
-    width = 0.5 * (xs[1] - xs[0]) * shape * (1 + flare * np.sin(np.pi * np.clip(t * 0.85, 0, 1))) * np.clip(
-        (1 - t) * 9 + 0.25, 0, 1
-    ) ** 0.5
+    width = (
+        0.5
+        * (xs[1] - xs[0])
+        * shape
+        * (1 + flare * np.sin(np.pi * np.clip(t * 0.85, 0, 1)))
+        * np.clip((1 - t) * 9 + 0.25, 0, 1) ** 0.5
+    )
     left = np.stack([middle - width + swing, y, np.full(16, depth)], -1)
     right = np.stack([middle + width + 0.8 * swing, y, np.full(16, depth)], -1)
     return scene.camera.pixels(np.concatenate([left, right[::-1]]))
@@ -229,9 +233,9 @@ def paint_back_hair(scene: Scene, shell: Shell | None) -> None:
         z, disc = bun.front(x, y)
         u, w = (x - np.float32(bun.middle[0])) * 4, (y - np.float32(bun.middle[1])) * 4
         nz = np.sqrt(np.maximum(1 - u * u - w * w, np.float32(0.05)))
-        texture = strand_texture(scene, cv2.phase(u, w + np.float32(0.3)), np.sqrt(u * u + w * w), 0.0)
+        texture = strand_texture(scene, phase(u, w + np.float32(0.3)), np.sqrt(u * u + w * w), 0.0)
         cover = np.clip(disc * np.float32(0.1 * scene.n / 2) + np.float32(0.5), 0, 1)
-        scene.canvas.lay(box, cover, hair_tone(scene, (u, w, nz), texture, np.float32(0.9)), LABELS["hair"], True)
+        scene.canvas.lay(box, cover, hair_tone(scene, (u, w, nz), texture, 0.9), LABELS["hair"], True)
 
 
 def paint_front_hair(scene: Scene, shell: Shell | None) -> None:
@@ -247,8 +251,18 @@ def paint_front_hair(scene: Scene, shell: Shell | None) -> None:
         width = (0.145 + 0.05 * p.hair_volume) * (1 + 1.5 * max(near, 0) - 0.75 * max(-near, 0))
         inner = edge - side * width
         xs = (edge + 0.014, inner) if side < 0 else (inner, edge - 0.014)
-        ring = _curtain(scene, xs, middle - 0.07, _hem(scene) - 0.03, 0.10, side * wave, p.person % 5 + side, 0.2,
-                        (0.50, 0.68, 1.0, 1.0), side)
+        ring = _curtain(
+            scene,
+            xs,
+            middle - 0.07,
+            _hem(scene) - 0.03,
+            0.10,
+            side * wave,
+            p.person % 5 + side,
+            0.2,
+            (0.50, 0.68, 1.0, 1.0),
+            side,
+        )
         _hang(scene, ring, 0.92, 0.9 if p.hair_style == "wavy" else 0.0, 0.4 * side)
 
 
@@ -341,7 +355,6 @@ def shadow_map(scene: Scene, shell: Shell | None, hat: object) -> Floats | None:
     if isinstance(hat, tuple):
         canvas[hat[1]] = np.maximum(canvas[hat[1]], hat[2])
     far = -0.055 * scene.light / max(0.3, float(scene.light[2])) * scene.n / 2
-    move = np.float32([[1, 0, far[0]], [0, 1, max(far[1], 0.02 * scene.n / 2)]])
-    small = cv2.warpAffine(canvas, move, (scene.n, scene.n))
-    return cv2.GaussianBlur(small, (0, 0), 0.014 * scene.n)
-
+    move = np.array([[1, 0, far[0]], [0, 1, max(far[1], 0.02 * scene.n / 2)]], np.float32)
+    small = np.asarray(cv2.warpAffine(canvas, move, (scene.n, scene.n)), np.float32)
+    return blur(small, 0.014 * scene.n)

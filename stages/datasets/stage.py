@@ -75,7 +75,7 @@ class PaintedData:
         for key in ("count", "style_count", "heldout", "heldout_style"):
             number(key, getattr(self, key), 1, MOST, integer=True)
         number("seed", self.seed, 0, integer=True)
-        if isinstance(self.styles, str) or not self.styles:
+        if not isinstance(self.styles, list) or not self.styles:
             raise ConfigError("styles", f"{self.styles!r} is no list of styles", f"Say styles=[{','.join(STYLES[:2])}]")
         for name in self.styles:
             choice("styles", name, STYLES)
