@@ -165,6 +165,7 @@ def test_the_stage_writes_weights_pictures_and_scores(run: tuple[Path, dict[str,
     wanted = {"face_error", "photo_face_error", "face_ratio", "background_error", "kid", "photo_kid", "ssim_twin"}
     wanted |= {"edge_clarity_ratio", "clarity_sum_ratio", "identity", "parameters", "macs_256", "size", "reader"}
     assert wanted <= set(metrics)
+    assert (metrics["parameters"], metrics["size"]) == (COSTS["nano"][0], 32)
     assert metrics["pairs"] == 23  # the pair that was not kept is not learnt from
     assert metrics["face_ratio"] == pytest.approx(metrics["face_error"] / metrics["photo_face_error"])  # type: ignore[operator]
     assert len((out / "records.jsonl").read_text().splitlines()) == 6

@@ -109,8 +109,8 @@ def double(x: Tensor) -> Tensor:
 
 
 def count_parameters(module: nn.Module) -> int:
-    """Trainable parameters of a network."""
-    return sum(p.numel() for p in module.parameters() if p.requires_grad)
+    """Parameters of a network, frozen ones too (an averaged network's are)."""
+    return sum(p.numel() for p in module.parameters())
 
 
 def count_macs(module: nn.Module, size: int) -> int:

@@ -65,9 +65,9 @@ class Pix2Pix:
     discriminator_width: int = 24
     discriminator_layers: int = 2
     weights: Weights
-    warm_up: float = 0.1
+    warm_up: float = 0.55
     ema_images: int = 500
-    discriminator_lr: float = 1.0
+    discriminator_lr: float = 0.3
 
     def __post_init__(self) -> None:
         MobileStudent(self.tier)  # raises ConfigError for an unknown tier
@@ -114,7 +114,10 @@ class Pix2PixTask(Task):
 
     def losses(self, phase: str, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Terms of the student (eq. 4 and the additions above) or of the discriminator."""
+        warming = int(self.seen) < self.warm_up_images
         if phase == "discriminator":
+            if warming:  # it learns from the first real contest on; a zero gradient leaves it as it is
+                return {"hinge": 0.0 * torch.stack([p.sum() for p in self.discriminator.parameters()]).sum()}
             # The output before the student's step: as in pix2pix, one forward serves both phases.
             real = self.discriminator(batch["photo"], batch["style"]).logits
             fake = self.discriminator(batch["photo"], self.fake).logits
@@ -130,7 +133,7 @@ class Pix2PixTask(Task):
             "matte": weights.matte * matte_loss(layers.alpha, batch["mask"]),
             "_plain_l1": F.l1_loss(output.detach(), style),
         }
-        if int(self.seen) >= self.warm_up_images:
+        if not warming:
             fake = self.discriminator(photo, output)
             with torch.no_grad():
                 real = self.discriminator(photo, style)

@@ -59,6 +59,7 @@ class StudentStage:
 
     def run(self, inputs: dict[str, Artifact], out: Path, runtime: Runtime) -> dict[str, Any]:
         """Train, write and score. Raises TristyleError when there is no pair or nobody held out."""
+        reader = load_reader()  # before the training: it may be missing
         photo, style, mask = load_pairs(inputs["pair"], runtime.workers)
         people = held_out(inputs["data"], inputs["pair"], self.target, runtime.workers)
         shown = slice(0, 8)
@@ -75,7 +76,7 @@ class StudentStage:
         for name, picture in zip(people.ids, pictures, strict=True):
             write_image(out / "heldout" / f"{name}.png", picture)
         write_image(out / "preview" / "heldout.png", comparison(people, pictures))
-        means, rows = score(output, people, load_reader())
+        means, rows = score(output, people, reader)
         write_jsonl(out / "records.jsonl", records(people.ids, rows))
         size = photo.shape[1]
         return means | {
