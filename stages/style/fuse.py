@@ -65,6 +65,7 @@ class Fusion:
         return self.low + (self.high - self.low) * share
 
 
+@torch.no_grad()
 def relative_distance(a: Generator, b: Generator) -> float:
     """Distance of the convolution weights over the root of the sum of their squared norms: 0 equal, 1 unrelated."""
     other = dict(b.named_parameters())

@@ -1,0 +1,244 @@
+"""Training speed of stage style against the same network in the reference formulation.
+
+    python -m tests.bench_style            # about two minutes, one thread
+
+Both arms run the same `StyleGAN2` task (Gmain, Dmain every update; Greg every 4th, Dreg every 16th; no augmentation) on
+the same weights. The reference arm differs in formulation only: demodulation from the full per-sample weight
+[N, O, I, k, k] with scaled activations, FIR filters after zero insertion, separate passes for noise, bias, activation
+and gain, NCHW, float32. Setting: 64 px, batch 16, channel_base 4096, channel_max 128, z = w = 512. CPU seconds of one
+thread, the arms alternating, best of several; the convolution peak is measured in the same process.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from math import sqrt
+from unittest import mock
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from stages.engine import only
+from stages.networks import stylegan2 as sg
+from stages.style.transfer import Recipe, StyleGAN2
+
+SETTING = {"z_dim": 512, "w_dim": 512, "channel_base": 4096, "channel_max": 128}
+RESOLUTION, BATCH = 64, 16
+
+
+# The reference formulation
+
+
+def reference_upfirdn2d(x, f, up=1, down=1, padding=(0, 0, 0, 0), gain=1.0) -> Tensor:
+    """Insert zeros, pad, filter depthwise with the 2-D kernel, decimate."""
+    n, c, h, w = x.shape
+    if f is None:
+        return x
+    if up > 1:
+        x = F.pad(x.reshape(n, c, h, 1, w, 1), (0, up - 1, 0, 0, 0, up - 1)).reshape(n, c, h * up, w * up)
+    x = F.pad(x, [max(p, 0) for p in padding])
+    x0, x1, y0, y1 = (max(-p, 0) for p in padding)
+    x = x[:, :, y0 : x.shape[2] - y1, x0 : x.shape[3] - x1]
+    x = F.conv2d(x, (f * gain).flip([0, 1])[None, None].repeat(c, 1, 1, 1), groups=c)
+    return x[:, :, ::down, ::down]
+
+
+def reference_conv(x: Tensor, w: Tensor, f: Tensor | None, up: int, down: int, padding: int) -> Tensor:
+    """The official order: transposed convolution, then blur; blur, then strided convolution; blur first for 1x1."""
+    if up > 1:
+        return reference_upfirdn2d(
+            F.conv_transpose2d(x, w.transpose(0, 1), stride=2), f, padding=(1, 1, 1, 1), gain=4.0
+        )
+    if down > 1 and w.shape[-1] == 1:
+        return F.conv2d(reference_upfirdn2d(x, f, down=2, padding=(1, 1, 1, 1)), w)
+    if down > 1:
+        return F.conv2d(reference_upfirdn2d(x, f, padding=(2, 2, 2, 2)), w, stride=2)
+    return F.conv2d(x, w, padding=padding)
+
+
+def reference_bias_act(x: Tensor, b: Tensor | None, act: str, gain: float) -> Tensor:
+    """Bias, activation and gain one after the other."""
+    if b is not None:
+        x = x + b.reshape(1, -1, 1, 1)
+    if act == "lrelu":
+        x = F.leaky_relu(x, 0.2)
+    return x * gain if gain != 1 else x
+
+
+def reference_synthesis_layer(self: sg.SynthesisLayer, x: Tensor, w: Tensor, noise_mode: str = "random") -> Tensor:
+    styles = self.affine(w)
+    full = self.weight[None] * styles[:, None, :, None, None]  # [N, O, I, k, k]
+    scale = (full.square().sum(dim=(2, 3, 4)) + 1e-8).rsqrt()
+    x = reference_conv(x * styles[:, :, None, None], self.weight, self.resample_filter, self.up, 1, 1)
+    noise = self.noise(len(x), noise_mode)
+    x = x * scale[:, :, None, None]
+    x = x if noise is None else x + noise
+    return reference_bias_act(x, self.bias, "lrelu", sqrt(2))
+
+
+def reference_torgb(self: sg.ToRGBLayer, x: Tensor, w: Tensor) -> Tensor:
+    styles = self.affine(w) * self.weight_gain
+    return reference_bias_act(F.conv2d(x * styles[:, :, None, None], self.weight), self.bias, "linear", 1.0)
+
+
+def reference_block(self: sg.SynthesisBlock, x, img, ws, noise_mode, dtype):
+    if self.first:
+        x = self.const[None].repeat(len(ws), 1, 1, 1)
+    else:
+        x = self.conv0(x, ws[:, 0], noise_mode)
+    x = self.conv1(x, ws[:, self.num_conv - 1], noise_mode)
+    rgb = self.torgb(x, ws[:, self.num_conv])
+    if img is None:
+        return x, rgb
+    return x, rgb + reference_upfirdn2d(img, self.resample_filter, up=2, padding=(2, 1, 2, 1), gain=4.0)
+
+
+def reference_conv_layer(self: sg.Conv2dLayer, x: Tensor, gain: float = 1.0) -> Tensor:
+    weight = self.weight * self.weight_gain
+    x = reference_conv(x, weight, self.resample_filter, 1, self.down, self.padding)
+    return reference_bias_act(x, self.bias, self.act, gain * (sqrt(2) if self.act == "lrelu" else 1.0))
+
+
+def reference_discriminator(self: sg.Discriminator, img: Tensor) -> Tensor:
+    x = img.contiguous()
+    for r in self.block_resolutions:
+        x = getattr(self, f"b{r}")(x)
+    return self.b4(x)
+
+
+@contextmanager
+def reference_formulation() -> Iterator[None]:
+    """Within the block, the networks compute as the reference does; their parameters are untouched."""
+    swaps = [
+        (sg.SynthesisLayer, reference_synthesis_layer),
+        (sg.ToRGBLayer, reference_torgb),
+        (sg.SynthesisBlock, reference_block),
+        (sg.Conv2dLayer, reference_conv_layer),
+        (sg.Discriminator, reference_discriminator),
+    ]
+    patches = [mock.patch.object(kind, "forward", function) for kind, function in swaps]
+    for patch in patches:
+        patch.start()
+    try:
+        yield
+    finally:
+        for patch in patches:
+            patch.stop()
+
+
+# Measuring
+
+
+def task(precision: str, memory_format: torch.memory_format) -> StyleGAN2:
+    torch.manual_seed(0)
+    generator = sg.Generator(img_resolution=RESOLUTION, **SETTING)
+    discriminator = sg.Discriminator(RESOLUTION, channel_base=4096, channel_max=128)
+    recipe = Recipe(r1_gamma=1.0, precision=precision)
+    return (
+        StyleGAN2(generator, discriminator, lr=0.002, recipe=recipe, ada=None).to(memory_format=memory_format).train()
+    )
+
+
+def phase_seconds(model: StyleGAN2, images: Tensor) -> dict[str, float]:
+    """CPU seconds of one call of each phase: losses, backward, optimiser step."""
+    seconds = {}
+    everything = list(model.parameters())
+    for phase in model.phases:
+        begun = time.process_time()
+        phase.optimizer.zero_grad(set_to_none=True)
+        with only(phase.params, everything):
+            terms = model.losses(phase.name, {"images": images})
+            torch.stack([v for k, v in terms.items() if not k.startswith("_")]).sum().backward()
+        phase.optimizer.step()
+        seconds[phase.name] = time.process_time() - begun
+    return seconds
+
+
+def conv_gflops(model: StyleGAN2) -> dict[str, float]:
+    """Multiply-adds of the convolutions in Gmain + Dmain per update, in GFLOP, counted by torch."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    images = torch.randn(BATCH, 3, RESOLUTION, RESOLUTION)
+    out = {}
+    for phase in model.phases:
+        with FlopCounterMode(display=False) as counter, only(phase.params, list(model.parameters())):
+            terms = model.losses(phase.name, {"images": images})
+            torch.stack([v for k, v in terms.items() if not k.startswith("_")]).sum().backward()
+        out[phase.name] = counter.get_total_flops() / 1e9
+    return out
+
+
+def best_seconds(function: Callable[[], object], repeats: int = 5) -> float:
+    function()
+    times = []
+    for _ in range(repeats):
+        begun = time.process_time()
+        function()
+        times.append(time.process_time() - begun)
+    return min(times)
+
+
+def conv_peak(dtype: torch.dtype) -> float:
+    """GFLOP/s of a 3x3 convolution, 128 channels at 32x32, batch 16, channels-last, forward."""
+    x = torch.randn(16, 128, 32, 32).to(dtype).to(memory_format=torch.channels_last)
+    w = torch.randn(128, 128, 3, 3).to(dtype).to(memory_format=torch.channels_last)
+    with torch.no_grad():
+        seconds = best_seconds(lambda: F.conv2d(x, w, padding=1))
+    return 2 * 16 * 128 * 128 * 9 * 32 * 32 / seconds / 1e9
+
+
+def update_cost(seconds: dict[str, float], model: StyleGAN2) -> float:
+    """Of one update, the lazy phases spread over the updates between them."""
+    return sum(seconds[phase.name] / phase.every for phase in model.phases)
+
+
+def measure(repeats: int, arms: tuple[str, ...] = ("reference", "float32", "auto")) -> dict[str, dict[str, float]]:
+    """Per arm the best CPU seconds of every phase, the arms alternating."""
+    images = torch.randn(BATCH, 3, RESOLUTION, RESOLUTION)
+    models = {
+        arm: task("float32", torch.contiguous_format) if arm == "reference" else task(arm, torch.channels_last)
+        for arm in arms
+    }
+    best: dict[str, dict[str, float]] = {arm: {} for arm in arms}
+    for repeat in range(repeats + 1):
+        for arm, model in models.items():
+            if arm == "reference":
+                with reference_formulation():
+                    seconds = phase_seconds(model, images)
+            else:
+                seconds = phase_seconds(model, images)
+            if repeat:  # the first round warms up
+                best[arm] = {name: min(value, best[arm].get(name, value)) for name, value in seconds.items()}
+    return best
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--repeats", type=int, default=3)
+    repeats = parser.parse_args().repeats
+    torch.set_num_threads(1)
+    peaks = {"float32": conv_peak(torch.float32), "bfloat16": conv_peak(torch.bfloat16)}
+    best = measure(repeats)
+    model = task("float32", torch.contiguous_format)
+    with reference_formulation():
+        work = update_cost(conv_gflops(model), model)
+    print(f"convolution peak, one thread: float32 {peaks['float32']:.0f} GFLOP/s, bfloat16 {peaks['bfloat16']:.0f}")
+    rates = {arm: BATCH / update_cost(seconds, model) for arm, seconds in best.items()}
+    for arm, seconds in best.items():
+        share = rates[arm] / BATCH * work / peaks["float32"]
+        parts = "  ".join(f"{name} {value:.3f}" for name, value in seconds.items())
+        plain = BATCH / (seconds["Gmain"] + seconds["Dmain"])
+        print(
+            f"{arm:<10} {rates[arm]:6.2f} images per CPU second (without Greg, Dreg {plain:.2f})  "
+            f"{share:.0%} of the float32 peak  {parts}"
+        )
+    for arm in ("float32", "auto"):
+        print(f"{arm} / reference: {rates[arm] / rates['reference']:.2f}x")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,172 @@
+"""The StyleGAN2 networks and their augmentation, beyond parity with the reference."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from stages import io
+from stages.engine import only
+from stages.networks.augment import PIPES, AugmentPipe
+from stages.networks.resample import setup_filter, upfirdn2d
+from stages.networks.stylegan2 import Discriminator, Generator, resolutions
+from stages.style.transfer import Ada, Recipe, StyleGAN2, lazy_adam
+
+
+def tiny(size: int = 16) -> tuple[Generator, Discriminator]:
+    torch.manual_seed(0)
+    channels = {"channel_base": 128, "channel_max": 8}
+    return Generator(8, 8, size, **channels), Discriminator(size, **channels)
+
+
+def tiny_task(**changes) -> StyleGAN2:
+    recipe = {"r1_gamma": 1.0, "precision": "float32", **changes}
+    ada = recipe.pop("ada", None)
+    return StyleGAN2(*tiny(), lr=0.002, recipe=Recipe(**recipe), ada=ada).train()
+
+
+def test_every_parameter_gets_a_gradient() -> None:
+    """Over the phases of one update; each phase reaches its own network alone."""
+    task = tiny_task(mixing=1.0)
+    images = torch.randn(8, 3, 16, 16)
+    everything = list(task.parameters())
+    for phase in task.phases:
+        with only(phase.params, everything):
+            sum(v for k, v in task.losses(phase.name, {"images": images}).items() if k[0] != "_").backward()
+    for net in (task.generator, task.discriminator):
+        silent = [name for name, p in net.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
+        assert silent == []
+    assert all(p.grad is None for p in task.ema.parameters())
+
+
+@pytest.mark.parametrize("size", [0, 4, 24, 63, -8])
+def test_sizes_that_are_no_power_of_two_are_refused(size: int) -> None:
+    with pytest.raises(ValueError, match="power of two"):
+        resolutions(size)
+
+
+def test_networks_survive_saving(tmp_path) -> None:
+    """Half precision on disk; the loaded networks draw and judge nearly the same."""
+    generator, discriminator = (net.eval() for net in tiny())
+    io.save_network(tmp_path / "g.safetensors", generator, half=True)
+    io.save_network(tmp_path / "d.safetensors", discriminator, half=True)
+    z = torch.randn(4, 8)
+    with torch.no_grad():
+        images = generator(z, 0.7, noise_mode="const")
+        again = io.load_network(tmp_path / "g.safetensors")(z, 0.7, noise_mode="const")
+        torch.testing.assert_close(again, images, rtol=0.02, atol=0.02)
+        judged = io.load_network(tmp_path / "d.safetensors")(images)
+        torch.testing.assert_close(judged, discriminator(images), rtol=0.02, atol=0.02)
+
+
+def test_bfloat16_stays_close_to_float32() -> None:
+    generator, discriminator = (net.eval() for net in tiny())
+    z = torch.randn(4, 8)
+    with torch.no_grad():
+        exact = generator(z, noise_mode="const")
+        logits = discriminator(exact)
+        generator.synthesis.compute_dtype = discriminator.compute_dtype = torch.bfloat16
+        assert (generator(z, noise_mode="const") - exact).abs().max() < 0.05 * exact.abs().max()
+        assert (discriminator(exact) - logits).abs().max() < 0.05 * logits.abs().max() + 0.05
+
+
+def test_strided_filters_in_bfloat16_keep_their_type() -> None:
+    x = torch.randn(2, 3, 8, 8)
+    f = setup_filter((1, 3, 3, 1))
+    low = upfirdn2d(x.bfloat16(), f, down=2, padding=1)
+    assert low.dtype == torch.bfloat16
+    torch.testing.assert_close(low.float(), upfirdn2d(x, f, down=2, padding=1), rtol=0.02, atol=0.02)
+
+
+def test_truncation_goes_to_the_mean() -> None:
+    generator = tiny()[0].eval()
+    generator.mapping.w_avg.normal_()
+    z = torch.randn(3, 8)
+    with torch.no_grad():
+        ws = generator.mapping(z, 0.0, truncation_cutoff=2)
+        assert torch.allclose(ws[:, :2], generator.mapping.w_avg.expand(3, 2, -1))
+        assert torch.equal(ws[:, 2:], generator.mapping(z)[:, 2:])
+
+
+# Training
+
+
+def test_freeze_d_counts_from_the_image() -> None:
+    task = tiny_task(freeze_d=4)
+    trained = {id(p) for phase in task.phases if phase.name == "Dmain" for p in phase.params}
+    frozen = {n.rsplit(".", 1)[0] for n, p in task.discriminator.named_parameters() if id(p) not in trained}
+    assert frozen == {"b16.fromrgb", "b16.conv0", "b16.conv1", "b16.skip"}
+
+
+def test_lazy_adam_is_corrected() -> None:
+    group = lazy_adam([torch.nn.Parameter(torch.zeros(1))], 0.002, 16).param_groups[0]
+    assert group["lr"] == pytest.approx(0.002 * 16 / 17)
+    assert group["betas"] == (0.0, pytest.approx(0.99 ** (16 / 17)))
+
+
+def test_phases_without_regularisers() -> None:
+    assert [p.name for p in tiny_task(r1_gamma=0.0, pl_weight=0.0).phases] == ["Gmain", "Dmain"]
+    assert [(p.name, p.every) for p in tiny_task().phases] == [("Gmain", 1), ("Greg", 4), ("Dmain", 1), ("Dreg", 16)]
+
+
+def test_ada_rises_when_the_discriminator_overfits_and_stops_at_its_cap() -> None:
+    task = tiny_task(ada=Ada(target=0.6, p_max=0.1, images=100, every=1))
+    for step in range(1, 5):
+        task.sign_sum.fill_(8)  # every logit of real images positive
+        task.sign_count.fill_(8)
+        task.after_update(8 * step, 8)
+    assert float(task.augment.p) == pytest.approx(0.1)
+    for step in range(5, 9):
+        task.sign_sum.fill_(0)
+        task.sign_count.fill_(8)
+        task.after_update(8 * step, 8)
+    assert float(task.augment.p) == 0
+
+
+def test_averaged_generator_trails() -> None:
+    task = tiny_task(ema_images=8.0, ema_ramp=None)
+    before = task.ema.synthesis.b4.const.clone()
+    with torch.no_grad():
+        task.generator.synthesis.b4.const += 1
+    task.after_update(8, 8)  # one half-life
+    torch.testing.assert_close(task.ema.synthesis.b4.const.data, before.data + 0.5)
+
+
+# Augmentation
+
+
+@pytest.mark.parametrize("pipe", PIPES)
+def test_augmentation_keeps_shape_and_passes_gradients(pipe: str) -> None:
+    augment = AugmentPipe(pipe)
+    augment.p.fill_(1.0)
+    torch.manual_seed(1)
+    images = torch.rand(4, 3, 64, 64).requires_grad_()
+    out = augment(images)
+    assert out.shape == images.shape and torch.isfinite(out).all()
+    assert not torch.equal(out, images)
+    out.sum().backward()
+    assert images.grad.abs().sum() > 0
+
+
+def test_augmentation_at_zero_is_the_identity() -> None:
+    images = torch.rand(2, 3, 16, 16)
+    assert AugmentPipe("bgcfnc")(images) is images
+
+
+def test_augmentation_happens_with_probability_p() -> None:
+    augment = AugmentPipe("color")
+    augment.p.fill_(0.3)
+    torch.manual_seed(0)
+    images = torch.rand(1500, 3, 2, 2)
+    changed = (augment.sample_colour(images) - torch.eye(4)).abs().amax(dim=(1, 2)) > 1e-6
+    # Five operations, the luma flip being none half of the time.
+    assert float(changed.float().mean()) == pytest.approx(1 - 0.7**4 * 0.85, abs=0.04)
+
+
+def test_portraits_are_never_turned_round() -> None:
+    """The portrait pipe keeps up up: its transforms are scalings and shifts."""
+    augment = AugmentPipe("portrait")
+    augment.p.fill_(1.0)
+    inverse = augment.sample_geometry(torch.rand(64, 3, 16, 16))
+    assert (inverse[:, 0, 1] == 0).all() and (inverse[:, 1, 0] == 0).all()
+    assert (inverse[:, 0, 0] > 0).all() and (inverse[:, 1, 1] > 0).all()
