@@ -74,7 +74,7 @@ def hash_path(path: Path) -> str:
     """Digest of a file, or of all files below a folder (relative names and contents)."""
     if path.is_file():
         return sha256_file(path)
-    # os.walk and not rglob: a linked photo/ folder must count with what is in it. Pipes and dangling links are no files.
+    # os.walk and not rglob: a linked photo/ folder counts with what is in it. Pipes and dangling links are no files.
     walked = (Path(folder, name) for folder, _, names in os.walk(path, followlinks=True) for name in names)
     files = sorted(file for file in walked if file.is_file())
     with ThreadPoolExecutor(4) as pool:
@@ -122,7 +122,9 @@ def seal(
         "kind": kind,
         "digest": hash_json({name: entry["sha256"] for name, entry in files.items()}),
         "config": config,
-        "inputs": {name: {"path": os.path.relpath(item.path, path), "digest": item.digest} for name, item in inputs.items()},
+        "inputs": {
+            name: {"path": os.path.relpath(item.path, path), "digest": item.digest} for name, item in inputs.items()
+        },
         "metrics": metrics,
         "code": code or {},
         "cost": cost or {},
@@ -149,15 +151,19 @@ def open_artifact(path: Path | str, kind: str, verify: bool = True) -> Artifact:
         manifest = json.loads((path / "manifest.json").read_bytes())
         found, schema, files = manifest["kind"], manifest["schema"], manifest["files"]
     except FileNotFoundError:
-        raise ArtifactError(f"{path}: no finished {kind} artifact (manifest.json is missing). Run stage={kind} first.") from None
+        raise ArtifactError(
+            f"{path}: no finished {kind} artifact (manifest.json is missing). Run stage={kind} first."
+        ) from None
     except (ValueError, KeyError, TypeError):
         raise ArtifactError(f"{path / 'manifest.json'}: damaged. {remedy}.") from None
     if found != kind:
-        raise ArtifactError(f"{path}: holds a {found} artifact where {kind} is needed. Name a folder made by stage={kind}.")
+        raise ArtifactError(
+            f"{path}: holds a {found} artifact where {kind} is needed. Name a folder made by stage={kind}."
+        )
     if schema != SCHEMA:
         raise ArtifactError(f"{path}: made with schema {schema}, this version reads {SCHEMA}. {remedy}.")
     if verify:
-        for name, entry in files.items():
+        for name in files:
             if not (path / name).is_file():
                 raise ArtifactError(f"{path / name}: missing since the artifact was sealed. {remedy}.")
         actual = _hashes(path, [path / name for name in files])
@@ -180,7 +186,9 @@ def locked(path: Path) -> Iterator[None]:
         path.mkdir(parents=True, exist_ok=True)
         file = open(path / LOCK, "a+")  # noqa: SIM115 - held for the body of the with
     except (FileExistsError, NotADirectoryError):
-        raise ArtifactError(f"{path}: is a file where a folder is needed. Move it, or set out=<another folder>.") from None
+        raise ArtifactError(
+            f"{path}: is a file where a folder is needed. Move it, or set out=<another folder>."
+        ) from None
     except PermissionError:
         raise ArtifactError(f"{path}: not writable. Change its permissions, or set out=<another folder>.") from None
     with file:
@@ -189,7 +197,9 @@ def locked(path: Path) -> Iterator[None]:
         except OSError:
             file.seek(0)
             owner = file.read().strip() or "another process"
-            raise ArtifactError(f"{path}: in use by process {owner}. Wait for it, or stop it, then run again.") from None
+            raise ArtifactError(
+                f"{path}: in use by process {owner}. Wait for it, or stop it, then run again."
+            ) from None
         file.truncate(0)
         file.write(str(os.getpid()))
         file.flush()

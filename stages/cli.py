@@ -35,7 +35,11 @@ def conf_path() -> str:
 def _help() -> str:
     """The help text with the options of every config group. Read from the folder: composing takes a second."""
     folder = CONF if CONF.is_dir() else Path(__file__).resolve().parent / "conf"
-    groups = {group.name: sorted(file.stem for file in group.glob("*.yaml")) for group in sorted(folder.iterdir()) if group.is_dir()}
+    groups = {
+        group.name: sorted(file.stem for file in group.glob("*.yaml"))
+        for group in sorted(folder.iterdir())
+        if group.is_dir()
+    }
     return HELP + "".join(f"  {group}: {', '.join(options)}\n" for group, options in groups.items() if options)
 
 

@@ -201,7 +201,9 @@ def fit(task: Task, batches: Batches, *, train: Train, scratch: Path, runtime: R
     task.eval()
 
 
-def _log(runtime: Runtime, label: str, images: int, means: dict[str, dict[str, float]], state: dict[str, float]) -> None:
+def _log(
+    runtime: Runtime, label: str, images: int, means: dict[str, dict[str, float]], state: dict[str, float]
+) -> None:
     for phase, values in means.items():
         for name, value in values.items():
             if not np.isfinite(value):

@@ -21,7 +21,17 @@ from typing import Any, ClassVar, Protocol
 
 from omegaconf import DictConfig, OmegaConf
 
-from stages.artifact import KINDS, SCRATCH, Artifact, ArtifactError, artifact_key, hash_path, locked, open_artifact, seal
+from stages.artifact import (
+    KINDS,
+    SCRATCH,
+    Artifact,
+    ArtifactError,
+    artifact_key,
+    hash_path,
+    locked,
+    open_artifact,
+    seal,
+)
 from stages.config import ConfigError, TristyleError, choice, number
 from stages.io import write_json
 from stages.runtime import Runtime
@@ -60,7 +70,9 @@ class Settings:
         choice("stage", self.stage, ("all", *KINDS))
         number("workers", self.workers, 1, 256, integer=True)
         if self.objective is not None and self.objective.partition(".")[0] not in KINDS:
-            raise ConfigError("objective", f"{self.objective!r} is no measure", "Write <stage>.<measure>, e.g. student.face_error")
+            raise ConfigError(
+                "objective", f"{self.objective!r} is no measure", "Write <stage>.<measure>, e.g. student.face_error"
+            )
 
 
 def instantiate_stages(cfg: DictConfig) -> tuple[Settings, dict[str, Stage]]:
@@ -130,7 +142,9 @@ def _instantiate(node: DictConfig, kind: str) -> Stage:
                 raise ConfigError(f"{prefix}.{wrong.group(1)}", "no such setting", "Check the spelling") from error
         while cause is not None and cause.__cause__ is not None:
             cause = cause.__cause__
-        raise ConfigError(prefix, str(cause or error).splitlines()[0], "Check this part of the configuration") from error
+        raise ConfigError(
+            prefix, str(cause or error).splitlines()[0], "Check this part of the configuration"
+        ) from error
 
 
 def run(cfg: DictConfig) -> float | None:
@@ -141,7 +155,9 @@ def run(cfg: DictConfig) -> float | None:
     """
     settings, stages = instantiate_stages(cfg)
     resolved = {kind: OmegaConf.to_container(cfg[kind], resolve=True) for kind in stages}
-    files = {kind: {key: hash_path(Path(path)) for key, path in stage.files().items()} for kind, stage in stages.items()}
+    files = {
+        kind: {key: hash_path(Path(path)) for key, path in stage.files().items()} for kind, stage in stages.items()
+    }
     _check_out(settings.out)
     artifacts: dict[str, Artifact] = {}
     for kind, stage in stages.items():
@@ -164,7 +180,9 @@ def _check_out(out: Path) -> None:
         raise ConfigError("out", f"{out} is a file", "Name a folder")
     known = {*KINDS, "reports", "wandb_runs", "index.html"}
     if out.is_dir():
-        foreign = sorted(entry.name for entry in out.iterdir() if entry.name not in known and not entry.name.startswith("."))
+        foreign = sorted(
+            entry.name for entry in out.iterdir() if entry.name not in known and not entry.name.startswith(".")
+        )
         if foreign:
             raise ConfigError("out", f"{out} holds something else ({foreign[0]})", "Name an empty or new folder")
 
@@ -196,7 +214,8 @@ def _input(place: Path, kind: str, settings: Settings) -> Artifact:
         if (place / "manifest.json").exists():
             raise
         raise ArtifactError(
-            f"{place}: stage={settings.stage} needs the {kind} artifact with these settings. Run stage={kind} (or stage=all) first."
+            f"{place}: stage={settings.stage} needs the {kind} artifact with these settings. "
+            f"Run stage={kind} (or stage=all) first."
         ) from error
 
 
@@ -227,7 +246,7 @@ def _make(
 
 
 def _check_place(place: Path) -> None:
-    """Refuse a folder with files that no run has made (a run writes config.json first): they would be sealed or lost."""
+    """Refuse a folder with files that no run has made: they would be sealed or lost. A run writes config.json first."""
     foreign = sorted(entry.name for entry in place.iterdir() if not entry.name.startswith("."))
     if foreign and "config.json" not in foreign:
         raise ArtifactError(f"{place}: holds something else ({foreign[0]}). Move it, or set out=<another folder>.")
@@ -259,7 +278,9 @@ def _code(settings: Settings) -> dict[str, Any]:
     except PackageNotFoundError:
         own = "checkout"
     here = Path(__file__).resolve().parent
-    git = subprocess.run(["git", "-C", str(here), "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
+    git = subprocess.run(
+        ["git", "-C", str(here), "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
+    )
     return {
         "version": own,
         "git": git.stdout.strip(),

@@ -61,7 +61,9 @@ class Progress:
         filled = round(20 * self.done / max(self.total, 1))
         bar = "━" * filled + "╌" * (20 - filled)
         word = "left" if self.done < self.total else "in all"
-        line = f"{self.label:<16} {bar} {self.done}/{self.total} {self.unit}  {rate:.1f}/s  {left} {word}  {self.numbers}"
+        line = (
+            f"{self.label:<16} {bar} {self.done}/{self.total} {self.unit}  {rate:.1f}/s  {left} {word}  {self.numbers}"
+        )
         sys.stderr.write(f"\r\x1b[2K{line}{end}" if self.terminal else f"{line}{end}")
         sys.stderr.flush()
 

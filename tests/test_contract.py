@@ -1,4 +1,4 @@
-"""The contract between stages: sealed, checked, keyed, locked; done is done, killed resumes, the wrong order is refused."""
+"""The contract between stages: sealed, checked, keyed, locked; done is done, killed resumes, wrong order is refused."""
 
 from __future__ import annotations
 
@@ -47,15 +47,23 @@ class FakeStage:
         return {"value": self.value}
 
 
-READS: dict[str, list[str]] = {"data": [], "style": ["data"], "pair": ["data", "style"], "student": ["pair"], "export": ["student"]}
+READS: dict[str, list[str]] = {
+    "data": [],
+    "style": ["data"],
+    "pair": ["data", "style"],
+    "student": ["pair"],
+    "export": ["student"],
+}
 
 
 def config(out: Path, **changes: Any) -> Any:
     """A whole-pipeline config made of fake stages."""
-    stages = {kind: {"_target_": f"{__name__}.FakeStage", "kind": kind, "reads": reads} for kind, reads in READS.items()}
+    stages = {
+        kind: {"_target_": f"{__name__}.FakeStage", "kind": kind, "reads": reads} for kind, reads in READS.items()
+    }
     cfg = OmegaConf.create(
-        {"stage": "all", "out": str(out), "device": "cpu", "workers": 1, "tracker": {"backend": "jsonl"}, "force": False,
-         "objective": None, **stages}
+        {"stage": "all", "out": str(out), "device": "cpu", "workers": 1, "tracker": {"backend": "jsonl"},
+         "force": False, "objective": None, **stages}
     )  # fmt: skip
     for key, value in changes.items():
         OmegaConf.update(cfg, key.replace("__", "."), value)
@@ -196,7 +204,9 @@ with locked(Path({str(tmp_path / "a")!r})):
     print("held", flush=True)
     time.sleep(60)
 """
-    owner = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": os.getcwd()})
+    owner = subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": os.getcwd()}
+    )
     assert owner.stdout is not None and owner.stdout.readline() == b"held\n"
     with pytest.raises(ArtifactError, match=f"in use by process {owner.pid}"), locked(tmp_path / "a"):
         pass
@@ -242,4 +252,15 @@ def test_png_round_trip(tmp_path: Path) -> None:
 def test_manifest_is_readable_json_with_the_promised_fields(tmp_path: Path) -> None:
     artifact(tmp_path / "a")
     manifest = json.loads((tmp_path / "a/manifest.json").read_text())
-    assert {"schema", "kind", "digest", "config", "inputs", "files", "metrics", "code", "cost", "created"} <= manifest.keys()
+    assert {
+        "schema",
+        "kind",
+        "digest",
+        "config",
+        "inputs",
+        "files",
+        "metrics",
+        "code",
+        "cost",
+        "created",
+    } <= manifest.keys()

@@ -66,7 +66,14 @@ def test_stopped_and_resumed_equals_uninterrupted_bit_for_bit(tmp_path: Path) ->
     fit(whole, batches, train=train(), scratch=tmp_path / "a", runtime=runtime(tmp_path), label="toy")
     for stop in (20, 44):  # twice, off the checkpoint grid
         with pytest.raises(KeyboardInterrupt):
-            fit(Toy(stop_after=stop), batches, train=train(), scratch=tmp_path / "b", runtime=runtime(tmp_path), label="toy")
+            fit(
+                Toy(stop_after=stop),
+                batches,
+                train=train(),
+                scratch=tmp_path / "b",
+                runtime=runtime(tmp_path),
+                label="toy",
+            )
     resumed = Toy()
     fit(resumed, batches, train=train(), scratch=tmp_path / "b", runtime=runtime(tmp_path), label="toy")
     assert len(resumed.calls) < len(whole.calls)
@@ -129,7 +136,9 @@ def test_damaged_checkpoint_falls_back_to_the_one_before(tmp_path: Path) -> None
     assert load_checkpoint(path) is None
 
 
-@pytest.mark.parametrize("bad", [{"lr": -1.0}, {"lr": float("nan")}, {"images": -5}, {"batch": 0}, {"images": 2.5}, {"lr": "x"}])
+@pytest.mark.parametrize(
+    "bad", [{"lr": -1.0}, {"lr": float("nan")}, {"images": -5}, {"batch": 0}, {"images": 2.5}, {"lr": "x"}]
+)
 def test_train_refuses_what_cannot_be(bad: dict[str, object]) -> None:
     with pytest.raises(ConfigError, match=next(iter(bad))):
         Train(**{"images": 10, "batch": 2, "lr": 0.1, **bad})  # type: ignore[arg-type]
