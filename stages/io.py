@@ -255,7 +255,15 @@ def save_network(path: Path | str, module: nn.Module, half: bool = False, **note
         for name, value in module.state_dict().items()
     }
     header = {"class": f"{kind.__module__}.{kind.__qualname__}", "arguments": json.dumps(module.arguments), **notes}
-    write_bytes(path, save(state, metadata=header))
+    write_bytes(path, _sorted_header(save(state, metadata=header)))
+
+
+def _sorted_header(data: bytes) -> bytes:
+    """The same safetensors file with sorted header keys: its writer orders them anew in every process."""
+    size = int.from_bytes(data[:8], "little")
+    header = json.dumps(json.loads(data[8 : 8 + size]), sort_keys=True, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)
+    return len(header).to_bytes(8, "little") + header + data[8 + size :]
 
 
 def load_network(path: Path | str, device: str = "cpu") -> nn.Module:

@@ -132,8 +132,7 @@ def test_a_killed_training_resumes_to_the_same_bits(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(engine, "_update", real)
     assert (torn / SCRATCH / "pair.ckpt").exists()
     stage().run(given, torn, runtime(torn))
-    first, second = (load_network(out / "translator.safetensors").state_dict() for out in (whole, torn))
-    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert (whole / "translator.safetensors").read_bytes() == (torn / "translator.safetensors").read_bytes()
     assert (whole / "records.jsonl").read_bytes() == (torn / "records.jsonl").read_bytes()
 
 
