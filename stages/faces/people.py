@@ -97,9 +97,13 @@ def paint_people(folder: Path, offset: int, count: int, workers: int) -> People:
     """Paint `count` people from READER_PEOPLE + offset on, or read them from the cache in `folder`."""
     path = folder / f"people_{offset}_{count}_{painter_digest()[:8]}.npz"
     if not path.exists():
-        # Spawned, not forked: torch's threads do not survive a fork.
-        with multiprocessing.get_context("spawn").Pool(workers) as pool:
-            parts = pool.map(partial(_paint, offset=offset), range(count), chunksize=8)
+        paint = partial(_paint, offset=offset)
+        if workers > 1:
+            # Spawned, not forked: torch's threads do not survive a fork.
+            with multiprocessing.get_context("spawn").Pool(workers) as pool:
+                parts = pool.map(paint, range(count), chunksize=8)
+        else:
+            parts = [paint(number) for number in range(count)]
         arrays = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
         temporary = path.with_suffix(".tmp.npz")
         np.savez(temporary, allow_pickle=False, **arrays)

@@ -11,6 +11,7 @@ pooled under each parsed region, so that it rests on hair, skin and eyes and not
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -92,7 +93,11 @@ class Reader(nn.Module):
         )
         self.lateral = nn.ModuleList(nn.Conv2d(width, lateral, 1) for width in widths)
         self.smooth = nn.ModuleList(_unit(lateral, lateral) for _ in range(3))  # at 8, 16 and 32
-        self.parse = nn.Sequential(nn.Conv2d(lateral, 4 * LABEL_COUNT, 1), nn.PixelShuffle(2))
+        split = nn.Conv2d(lateral, 4 * LABEL_COUNT, 1)
+        with torch.no_grad():  # the four pixels of a block start alike, or a checkerboard has to be unlearnt
+            split.weight.copy_(split.weight[::4].repeat_interleave(4, dim=0))
+        nn.init.zeros_(cast(Tensor, split.bias))
+        self.parse = nn.Sequential(split, nn.PixelShuffle(2))
         self.heat = nn.Conv2d(lateral, LANDMARKS, 1)
         self.turn = nn.Sequential(
             nn.Linear(widths[2] + widths[3] + 2 * LANDMARKS, 96), nn.ReLU(inplace=True), nn.Linear(96, 5)
