@@ -1,0 +1,126 @@
+"""Stage style from data to style set, tiny: what it writes, what it starts from, what it refuses."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny_runs
+import torch
+from safetensors.torch import load_file
+
+from stages import io
+from stages.artifact import Artifact
+from stages.config import ConfigError, Train, TristyleError
+from stages.runtime import Runtime
+from stages.style.fuse import Fusion, relative_distance
+from stages.style.sample import Sampling
+from stages.style.stage import Images, Network, StyleStage
+from stages.style.transfer import Ada, Recipe
+from stages.tracking import Tracker
+
+WRITTEN = {
+    "generator.safetensors",
+    "source.safetensors",
+    "transferred.safetensors",
+    "discriminator.safetensors",
+    "latents.safetensors",
+    "fusion.png",
+    "records.jsonl",
+}
+
+
+def stage(**changes) -> StyleStage:
+    settings = {
+        "start": "scratch",
+        "target": "photo",
+        "train": Train(images=32, batch=8, lr=0.002),
+        "recipe": Recipe(r1_gamma=1.0, precision="float32"),
+        "sampling": Sampling(count=6, psi=0.8, seed=3),
+        "network": Network(z_dim=8, w_dim=8, channel_base=256, channel_max=8),
+    }
+    return StyleStage(**(settings | changes))
+
+
+def run(which: StyleStage, data: Artifact, out: Path) -> dict[str, float]:
+    out.mkdir(parents=True)
+    return which.run({"data": data}, out, Runtime("cpu", 1, Tracker(out)))
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Artifact:
+    return tiny_runs.data(tmp_path_factory.mktemp("style"))
+
+
+@pytest.fixture(scope="module")
+def base(data, tmp_path_factory) -> Path:
+    """A style artifact trained from scratch on the photos."""
+    out = tmp_path_factory.mktemp("base") / "photo"
+    run(stage(), data, out)
+    return out
+
+
+def test_scratch_writes_a_style_set(base) -> None:
+    assert {p.name for p in base.iterdir()} >= WRITTEN
+    rows = io.read_jsonl(base / "records.jsonl")
+    assert [row["seed"] for row in rows] == [3, 4, 5, 6, 7, 8]
+    generator = io.load_network(base / "generator.safetensors")
+    codes = load_file(base / "latents.safetensors")
+    with torch.no_grad():
+        drawn = io.to_uint8(generator(codes["z"], 0.8, noise_mode="const"))
+        again = io.to_uint8(generator.synthesis(codes["w"][:, None].expand(-1, generator.num_ws, -1), "const"))
+    for row, one, two in zip(rows, drawn, again, strict=True):
+        kept = io.read_image(base / row["image"]).astype(int)
+        assert np.abs(kept - one).max() <= 1 and np.abs(kept - two).max() <= 1
+
+
+def test_transfer_starts_from_the_artifact_and_fuses(base, data, tmp_path) -> None:
+    which = stage(
+        start=str(base), target="comic", ada=Ada(images=100, every=1), fusion=Fusion(schedule="constant", high=0.5)
+    )
+    assert which.files() == {"start": base}
+    metrics = run(which, data, tmp_path / "comic")
+    before, source, after, fused = (
+        io.load_network(path)
+        for path in (
+            base / "transferred.safetensors",
+            tmp_path / "comic/source.safetensors",
+            tmp_path / "comic/transferred.safetensors",
+            tmp_path / "comic/generator.safetensors",
+        )
+    )
+    assert relative_distance(before, source) == 0
+    moved, half = relative_distance(source, after), relative_distance(source, fused)
+    assert moved > 0 and half == pytest.approx(moved / 2, rel=0.05)
+    assert {"kid", "kid_source", "coverage", "intra", "ada_p", "edge_clarity_ratio"} <= metrics.keys()
+    assert all(np.isfinite(value) for value in metrics.values() if not isinstance(value, str))
+
+
+def test_mirroring_flips_every_other_sample(base, data, tmp_path) -> None:
+    plain, mirrored = (
+        run(stage(sampling=Sampling(count=2, mirror=flag)), data, tmp_path / str(flag)) and tmp_path / str(flag)
+        for flag in (False, True)
+    )
+    names = ("images/000000.png", "images/000001.png")
+    (a, b), (c, d) = ([io.read_image(folder / name) for name in names] for folder in (plain, mirrored))
+    assert np.array_equal(a, c) and np.array_equal(b, d[:, ::-1]) and not np.array_equal(b, d)
+
+
+def test_wrong_starts_are_refused(base, data, tmp_path) -> None:
+    with pytest.raises(TristyleError, match="64 px.*32 px"):
+        run(stage(start="base"), data, tmp_path / "a")
+    with pytest.raises(TristyleError, match="watercolour"):
+        run(stage(target="watercolour"), data, tmp_path / "b")
+    with pytest.raises(ConfigError, match="multiple of 4"):
+        stage(train=Train(images=32, batch=6, lr=0.002))
+
+
+def test_batches_depend_on_nothing_but_their_place() -> None:
+    pictures = np.random.default_rng(0).integers(0, 255, (10, 4, 4, 3), dtype=np.uint8)
+    batches = Images(pictures, seed=1, mirror=True)
+    first, second = batches(8, 8)["images"], Images(pictures, seed=1, mirror=True)(8, 8)["images"]
+    assert torch.equal(first, second) and not torch.equal(first, batches(16, 8)["images"])
+    plain = Images(pictures, seed=1, mirror=False)
+    seen = io.to_uint8(torch.cat([plain(0, 5)["images"], plain(5, 5)["images"]]))
+    assert sorted(map(bytes, seen)) == sorted(map(bytes, pictures))  # an epoch shows every picture once
