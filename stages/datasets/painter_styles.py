@@ -99,8 +99,8 @@ class ComicLook(Look):
     glint = 0.36
     relief = 0.35
     ink: Colour = (0.09, 0.05, 0.13)
-    _warm = ((0.36, (0.46, 0.23, 0.15)), (0.58, (0.79, 0.45, 0.27)), (0.76, (1.0, 0.73, 0.50)),
-             (0.90, (1.0, 0.85, 0.68)))  # fmt: skip
+    _warm = ((0.36, (0.84, 0.44, 0.20)), (0.58, (1.0, 0.68, 0.30)), (0.76, (1.0, 0.82, 0.42)),
+             (0.90, (1.0, 0.93, 0.60)))  # fmt: skip
     _papers = ((0.98, 0.80, 0.20), (0.20, 0.68, 0.86), (0.95, 0.42, 0.36), (0.42, 0.78, 0.48), (0.62, 0.46, 0.86),
                (0.98, 0.60, 0.70), (0.96, 0.93, 0.84), (0.16, 0.34, 0.60))  # fmt: skip
 
@@ -125,9 +125,11 @@ class ComicLook(Look):
             return np.array([np.interp(level, at, [row[1][k] for row in self._warm]) for k in range(3)], np.float32)
         if material in ("hair", "beard", "brow"):
             if float(colour.max()) < 0.20:
-                return np.array([0.13, 0.13, 0.27], np.float32)
-            return vivid(colour, 1.75, 0.22, 1.0)
-        if material in ("cloth", "hat", "glasses"):
+                return np.array([0.22, 0.34, 0.70], np.float32)
+            return vivid(colour, 1.9, 0.62, 1.0)
+        if material in ("cloth", "hat"):
+            return vivid(colour, 1.9, 0.5, 1.0)
+        if material == "glasses":
             return vivid(colour, 1.8, 0.18, 1.0)
         if material == "lip":
             red = np.array([0.86, 0.24, 0.26], np.float32)
@@ -144,14 +146,14 @@ class ComicLook(Look):
         flat = albedo.ndim == 1
         base = self.base(material, np.sqrt(albedo if flat else albedo.reshape(3, -1).mean(1)))
         lit = step(shade, {"hair": 0.42, "lip": 0.42, "ear": 0.5, "neck": 0.42, "cloth": 0.44}.get(material, 0.49))
-        dark = np.array([0.80, 0.60, 0.60] if material in ("skin", "neck", "ear") else [0.62, 0.58, 0.72], np.float32)
+        dark = np.array([0.93, 0.80, 0.74] if material in ("skin", "neck", "ear") else [0.84, 0.80, 0.88], np.float32)
         out = np.empty((3, *shape), np.float32)
         for plane in range(3):
             full = base[plane] * base[plane]
             low = full * dark[plane] * dark[plane]
             out[plane] = low + lit * (full - low)
         if gloss is not None:
-            spark = step(gloss, 0.50 if material == "hair" else 0.80, 0.08)
+            spark = step(gloss, 0.62 if material == "hair" else 1.0, 0.08)
             light = linear(np.minimum(base * np.float32(1.25) + np.float32(0.10), 1))
             for plane in range(3):
                 out[plane] += spark * (light[plane] - out[plane])
