@@ -1,7 +1,7 @@
 """Images, tensors, networks and bytes on their way in and out: every conversion of value range happens here.
 
 Disk holds uint8 RGB; networks see float32 RGB NCHW in [-1, 1]; metrics and kornia see [0, 1]. Every write is atomic:
-a temporary file beside the target, fsync, rename. A killed process leaves the old file or the new one, never half of one.
+a temporary file beside the target, fsync, rename. A killed process leaves the old file or the new one, never a half.
 """
 
 from __future__ import annotations
@@ -114,7 +114,8 @@ def read_image(path: Path | str) -> np.ndarray:
     try:
         with Image.open(path, formats=("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", "MPO")) as opened:
             if opened.width * opened.height > MAX_PIXELS:
-                raise ImageError(f"{path}: {opened.width}x{opened.height} pixels; at most {MAX_PIXELS} are read. Shrink it.")
+                pixels = f"{opened.width}x{opened.height}"
+                raise ImageError(f"{path}: {pixels} pixels; at most {MAX_PIXELS} are read. Shrink it.")
             opened.load()
             upright = ImageOps.exif_transpose(opened)
             if upright.mode in ("I", "I;16", "I;16B", "I;16L", "F"):

@@ -1,8 +1,8 @@
 """Clarity: is the student's picture as sharp as its target, and sharp for the right reason?
 
-"The sum of Laplace gradient values" (Alibaba's article on the three-stage stylizer) rewards noise, checkerboards and plain
-texture as readily as clean edges: blur plus noise scores above the sharp original. So the sum and mean are reported as in
-the article, on one fixed definition, and beside them measures that separate edges from the rest:
+"The sum of Laplace gradient values" (Alibaba's article on the three-stage stylizer) rewards noise, checkerboards and
+plain texture as readily as clean edges: blur plus noise scores above the sharp original. So the sum and mean are
+reported as in the article, on one fixed definition, and beside them measures that separate edges from the rest:
 
 * Laplacian: Rec. 601 grey 0..255, 4-neighbour kernel, border reflect-101, no normalisation.
 * `edge_clarity`: RMS Laplacian on the target's edges less what noise contributes there. Noise of deviation s adds
@@ -12,7 +12,8 @@ the article, on one fixed definition, and beside them measures that separate edg
 * `edge_slope`: median Sobel slope over local contrast on the edges: acuity that contrast cannot buy.
 * `checker`: the grey signal at the Nyquist frequency in 8x8 blocks: what careless upsampling leaves.
 
-Compare only at one size and only as ratios to the target of the same picture. Whoever quotes one ratio means edge_clarity.
+Compare only at one size, and only as ratios to the target of the same picture. Whoever quotes one ratio means
+edge_clarity.
 """
 
 from __future__ import annotations
@@ -116,8 +117,8 @@ def clarity(image: np.ndarray, target: np.ndarray, region: np.ndarray | None = N
 def clarity_ratios(images: np.ndarray, targets: np.ndarray, regions: np.ndarray | None = None) -> dict[str, float]:
     """Median over pairs of picture / target for each measure: `edge_clarity_ratio` and so on.
 
-    images, targets: uint8 [N, H, W, 3]. regions: bool [N, H, W] or None. A pair whose target scores 0 is left out; NaN when
-    no pair is left.
+    images, targets: uint8 [N, H, W, 3]. regions: bool [N, H, W] or None. A pair whose target scores 0 is left out; NaN
+    when no pair is left.
     """
     rows = []
     for index, (image, target) in enumerate(zip(images, targets, strict=True)):

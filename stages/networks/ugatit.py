@@ -23,7 +23,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-
 CONTRAST = 0.97  # of the input within the painted content: keeps its inverse tanh finite
 START = 0.005  # greatest initial weight of the content head beside a mask head: it begins as the input
 
@@ -238,10 +237,11 @@ class ResnetGenerator(nn.Module):
             up += [Upsample(), ReflectionPad(1)]
             up += [nn.Conv2d(width, width // 2, 3, bias=False), ILN(width // 2), nn.ReLU(True)]
         self.trunk_end = len(up)
-        self.UpBlock2 = nn.Sequential(*up, ReflectionPad(3), nn.Conv2d(ngf, 3, 7, bias=False), nn.Tanh())
+        head = nn.Conv2d(ngf, 3, 7, bias=False)
+        self.UpBlock2 = nn.Sequential(*up, ReflectionPad(3), head, nn.Tanh())
         self.mask = nn.Sequential(ReflectionPad(1), nn.Conv2d(ngf, 1, 3)) if mask else None
         if mask:
-            nn.init.uniform_(self.UpBlock2[-2].weight, -START, START)
+            nn.init.uniform_(head.weight, -START, START)
 
     def forward(self, x: Tensor) -> Translation:
         """[N, 3, H, W] in [-1, 1] -> :class:`Translation`."""
