@@ -90,15 +90,18 @@ class PairStage:
         style_images = load_images(_style_paths(style), runtime.workers)
         _check_sizes(photos.images, style_images, style.path)
         style_masks = read_masks(reader, style_images, runtime.device)
-        generator = self._train(photos, style_images, style_masks, out, runtime)
+        source = _source_images(style, runtime.workers) if self.translator.weights.latent else None
+        generator = self._train(photos, style_images, style_masks, source, out, runtime)
         save_network(out / "translator.safetensors", generator)
         metrics: dict[str, Any] = self._write_pairs(photos, generator, reader, out, runtime)
         metrics |= measure_heldout(data, _style_name(style), generator, reader, out, runtime)
         return metrics | {"reader": reader.id, "size": photos.images.shape[1]}
 
-    def _train(self, photos: Photos, style: np.ndarray, masks: np.ndarray, out: Path, runtime: Runtime) -> nn.Module:
+    def _train(
+        self, photos: Photos, style: np.ndarray, masks: np.ndarray, source: np.ndarray | None, out: Path, runtime: Runtime
+    ) -> nn.Module:
         task = self.translator.task(photos.images.shape[1], self.train)
-        batches = unpaired_batches(photos.images, photos.masks, style, masks, self.seed)
+        batches = unpaired_batches(photos.images, photos.masks, style, masks, self.seed, source)
         fit(task, batches, train=self.train, scratch=out / SCRATCH, runtime=runtime, label="pair")
         return task.ema.eval()
 
@@ -155,6 +158,12 @@ def _photos(data: Artifact, split: str, pictures: str, masks: str, workers: int)
 
 def _style_paths(style: Artifact) -> list[Path]:
     return [style.path / record["image"] for record in style.records()]
+
+
+def _source_images(style: Artifact, workers: int) -> np.ndarray | None:
+    """The style pictures' faces before the transfer, uint8 [N, H, W, 3]; None for a style set that has none."""
+    paths = [style.path / "source" / Path(record["image"]).name for record in style.records()]
+    return load_images(paths, workers) if all(path.exists() for path in paths) else None
 
 
 def _style_name(style: Artifact) -> str:

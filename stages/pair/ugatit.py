@@ -7,7 +7,10 @@ two scales, cycle, identity and attention (CAM) classification. Added here, each
   * ``composite``: the discriminators see heads alone, on one random colour that the real and generated pictures of an
     update share. A generated picture carries the mask of its *source*. Weighting the discriminator's logits instead
     would leave four fifths of the gradient on the background, because its receptive fields are larger than the head;
-  * background: L1 to the input outside the head, normalised by area (the region variant, without a mask head).
+  * background: L1 to the input outside the head, normalised by area (the region variant, without a mask head);
+  * latent: the style generator and its source paint the same latent as a face before and after. Such a pair is not a
+    photo, but it says what becomes of skin, hair and eyes: L1 on its head steers the photo -> style generator, and the
+    adversarial loss corrects it on real photos.
 
 Deviations from the published training: the generators step first and their pictures are reused, detached, by the
 discriminators (three passes of each generator an update instead of four, and no gradient into them from there); real
@@ -46,6 +49,7 @@ class Weights:
     mask: float = 0.0
     smooth: float = 0.0
     background: float = 0.0
+    latent: float = 0.0
 
     def __post_init__(self) -> None:
         for key, value in vars(self).items():
@@ -61,6 +65,7 @@ class Translator:
         blocks: residual blocks on each side of the generators' attention.
         judge_width: channels of the discriminators' first layer.
         judge_limit: the most channels of any discriminator layer.
+        judge_rate: factor on the discriminators' learning rate; narrow ones learn too slowly at the generators'.
         mask_head: the generators also say where they paint, and the input shows through elsewhere.
         composite: the discriminators see heads on a random colour instead of whole pictures.
         weights: of the loss terms.
@@ -72,6 +77,7 @@ class Translator:
     blocks: int = 4
     judge_width: int = 16
     judge_limit: int = 512
+    judge_rate: float = 1.0
     mask_head: bool = True
     composite: bool = True
     weights: Weights = field(default_factory=Weights)
@@ -83,6 +89,7 @@ class Translator:
         number("blocks", self.blocks, 1, 16, integer=True)
         number("judge_width", self.judge_width, 2, 256, integer=True)
         number("judge_limit", self.judge_limit, self.judge_width, 4096, integer=True)
+        number("judge_rate", self.judge_rate, 0, 100, open_low=True)
         number("ema", self.ema, 0, 0.99999)
         choice("precision", self.precision, ("auto", "float32", "bfloat16"))
         if not self.mask_head and (self.weights.mask or self.weights.smooth):
@@ -103,7 +110,8 @@ def native_bfloat16() -> bool:
 class TranslationTask(Task):
     """Two generators, four discriminators and the averaged photo -> style generator; see the module's text.
 
-    A batch holds `photo`, `style` [N, 3, H, W] in [-1, 1] and `photo_mask`, `style_mask` [N, 1, H, W] in [0, 1].
+    A batch holds `photo`, `style` [N, 3, H, W] in [-1, 1] and `photo_mask`, `style_mask` [N, 1, H, W] in [0, 1]; for
+    the latent term also `source` [N, 3, H, W], the same faces as `style` before the transfer.
     """
 
     def __init__(self, translator: Translator, size: int, train: Train) -> None:
@@ -122,8 +130,10 @@ class TranslationTask(Task):
         self.to(memory_format=torch.channels_last)  # twice as fast as NCHW: the norms here do not mind the layout
         painters = [*self.to_style.parameters(), *self.to_photo.parameters()]
         judges = [*self.style_judges.parameters(), *self.photo_judges.parameters()]
-        groups = {"generator": painters, "discriminator": judges}
-        self.phases = [Phase(name, params, _adam(params, train.lr)) for name, params in groups.items()]
+        self.phases = [
+            Phase("generator", painters, _adam(painters, train.lr)),
+            Phase("discriminator", judges, _adam(judges, train.lr * translator.judge_rate)),
+        ]
         self._seen: dict[str, tuple[Tensor, Tensor]] = {}  # domain -> (real, generated) as the judges see them
         self._shown: dict[str, Tensor] = {}
 
@@ -143,7 +153,8 @@ class TranslationTask(Task):
         count, weights = len(photo), self.weights
         with self._autocast(photo.device):
             # each generator sees its source and, for the identity term, its target domain in one pass
-            styled, photoed = self.to_style(torch.cat([photo, style])), self.to_photo(torch.cat([style, photo]))
+            inputs = [photo, style] + ([batch["source"]] if weights.latent and "source" in batch else [])
+            styled, photoed = self.to_style(torch.cat(inputs)), self.to_photo(torch.cat([style, photo]))
             fake_style, fake_photo = styled.image[:count], photoed.image[:count]
             again_photo, again_style = self.to_photo(fake_style).image, self.to_style(fake_photo).image
             self._look(batch, fake_style, fake_photo)
@@ -153,13 +164,15 @@ class TranslationTask(Task):
         self._seen = {domain: (real, fake.detach()) for domain, (real, fake) in self._seen.items()}
         terms["cycle"] = weights.cycle * ((again_photo - photo).abs().mean() + (again_style - style).abs().mean())
         terms["identity"] = weights.identity * (
-            (styled.image[count:] - style).abs().mean() + (photoed.image[count:] - photo).abs().mean()
+            (styled.image[count : 2 * count] - style).abs().mean() + (photoed.image[count:] - photo).abs().mean()
         )
         terms["cam"] = weights.cam * _total(
             losses.cam_classification(logit.float(), source)
             for out in (styled, photoed)
-            for logit, source in ((out.cam_logit[:count], True), (out.cam_logit[count:], False))
+            for logit, source in ((out.cam_logit[:count], True), (out.cam_logit[count : 2 * count], False))
         )
+        if len(inputs) > 2:
+            terms["latent"] = weights.latent * losses.regional_l1(styled.image[2 * count :], style, style_mask)
         if styled.mask is not None and photoed.mask is not None:
             masks = ((styled.mask[:count], photo_mask), (photoed.mask[:count], style_mask))
             terms["mask"] = weights.mask * _total(losses.mask_supervision(m, given) for m, given in masks)
@@ -235,24 +248,30 @@ def _adam(params: list[nn.Parameter], lr: float) -> torch.optim.Adam:
 
 
 def unpaired_batches(
-    photo: np.ndarray, photo_mask: np.ndarray, style: np.ndarray, style_mask: np.ndarray, seed: int
+    photo: np.ndarray,
+    photo_mask: np.ndarray,
+    style: np.ndarray,
+    style_mask: np.ndarray,
+    seed: int,
+    source: np.ndarray | None = None,
 ) -> Batches:
     """Batches of both domains in independent orders, each picture mirrored or not by its place in the order.
 
-    Args: uint8 [N, H, W, 3] pictures and uint8 [N, H, W] masks of each domain; `seed` of both orders.
+    Args: uint8 [N, H, W, 3] pictures and uint8 [N, H, W] masks of each domain; `seed` of both orders; `source` as
+    `style`, the same faces before the transfer.
     """
 
-    def take(images: np.ndarray, masks: np.ndarray, salt: int, start: int, count: int) -> tuple[Tensor, Tensor]:
-        index = epoch_order(len(images), 2 * seed + salt, start, count)
+    def take(arrays: list[np.ndarray], salt: int, start: int, count: int) -> list[Tensor]:
+        index = epoch_order(len(arrays[0]), 2 * seed + salt, start, count)
         places = range(start, start + count)
         mirrored = [np.random.default_rng([seed, salt, place]).random() < 0.5 for place in places]
         flip = torch.tensor(mirrored)[:, None, None, None]
-        picture, mask = to_tensor(images[index]), mask_tensor(masks[index])
-        return torch.where(flip, picture.flip(3), picture), torch.where(flip, mask.flip(3), mask)
+        tensors = [to_tensor(array[index]) if array.ndim == 4 else mask_tensor(array[index]) for array in arrays]
+        return [torch.where(flip, tensor.flip(3), tensor) for tensor in tensors]
 
     def batch(start: int, count: int) -> dict[str, Tensor]:
-        pictures, masks = take(photo, photo_mask, 0, start, count)
-        styles, style_masks = take(style, style_mask, 1, start, count)
-        return {"photo": pictures, "photo_mask": masks, "style": styles, "style_mask": style_masks}
+        photos = dict(zip(("photo", "photo_mask"), take([photo, photo_mask], 0, start, count), strict=True))
+        arrays = [style, style_mask] if source is None else [style, style_mask, source]
+        return photos | dict(zip(("style", "style_mask", "source"), take(arrays, 1, start, count), strict=False))
 
     return batch

@@ -123,14 +123,17 @@ class StyleStage:
         io.save_network(out / "discriminator.safetensors", task.discriminator.cpu())
         seeds = list(range(self.sampling.seed, self.sampling.seed + self.sampling.count))
         z = latents(fused.z_dim, seeds)
+        before = draw(source, z, self.sampling.psi)
         drawn = self._sample(fused, z, seeds, out)
+        if fused is not transferred:
+            self._write_source(before, out)
         io.write_image(out / "fusion.png", strip(source, transferred, fused, z[:8], self.sampling.psi))
         metrics = {
             "images": float(len(drawn)),
             "ada_p": float(task.augment.p),
             "distance": relative_distance(source, fused),
         }
-        return metrics | score(data, self.target, drawn, draw(source, z, self.sampling.psi), runtime)
+        return metrics | score(data, self.target, drawn, before, runtime)
 
     def _networks(self, size: int) -> tuple[Generator, Discriminator]:
         """Generator and discriminator to start from, for images of `size` px."""
@@ -156,9 +159,7 @@ class StyleStage:
         """Draw and write the style set; uint8 [N, R, R, 3]."""
         from safetensors.torch import save
 
-        images = draw(generator, z, self.sampling.psi)
-        if self.sampling.mirror:
-            images[1::2] = images[1::2, :, ::-1]
+        images = self._mirrored(draw(generator, z, self.sampling.psi))
         rows = []
         for i, (seed, image) in enumerate(zip(seeds, images, strict=True)):
             name = f"images/{i:06d}.png"
@@ -172,6 +173,18 @@ class StyleStage:
         with torch.no_grad():
             w = generator.mapping(z, self.sampling.psi)[:, 0].contiguous()
         io.write_bytes(out / "latents.safetensors", save({"z": z.contiguous(), "w": w}))
+        return images
+
+    def _write_source(self, images: np.ndarray, out: Path) -> None:
+        """The source's pictures of the style set's latents: the same faces before the transfer, name by name."""
+        for i, image in enumerate(self._mirrored(images)):
+            io.write_image(out / f"source/{i:06d}.png", np.ascontiguousarray(image))
+
+    def _mirrored(self, images: np.ndarray) -> np.ndarray:
+        """uint8 [N, R, R, 3] with every other picture mirrored, where the sampling asks for it."""
+        if self.sampling.mirror:
+            images = images.copy()
+            images[1::2] = images[1::2, :, ::-1]
         return images
 
 
