@@ -4,6 +4,7 @@ Everything is float32 numpy; the colour canvas holds linear light (display value
 is what one thread blends fastest. Coordinates: frame units, x and y in -1..1 (y down), z towards the viewer.
 """
 
+import math
 from dataclasses import dataclass, field
 from functools import lru_cache
 
@@ -128,11 +129,12 @@ class Ellipsoid:
 
     def outline(self, count: int = 48) -> np.ndarray:
         """Points [count, 2] of the projected outline, frame units."""
-        lower = np.linalg.cholesky(self.outline_form)
-        angle = np.linspace(0, 2 * np.pi, count, endpoint=False)
-        circle = np.stack([np.cos(angle), np.sin(angle)])
-        points = np.linalg.solve(lower.T, circle) * np.sqrt(self.matrix[2, 2])
-        return points.T + self.middle[:2]
+        (a, b), (_, c) = self.outline_form.tolist()
+        one = math.sqrt(a)  # Cholesky factor of the form: rows (one, 0), (across, two)
+        across = b / one
+        two = math.sqrt(c - across * across)
+        points = _circle(count) @ np.array([[1 / one, 0], [-across / (one * two), 1 / two]])
+        return points * math.sqrt(self.matrix[2, 2]) + self.middle[:2]
 
     def front(self, x: Floats, y: Floats) -> tuple[Floats, Floats]:
         """Depth of the front at planes x, y, and the discriminant (1 at the centre, 0 on the outline, < 0 outside).
@@ -147,15 +149,19 @@ class Ellipsoid:
 
     def box(self, n: int, pad: float = 0.02) -> Box:
         """The pixels that its outline can touch."""
-        reach = np.sqrt(np.diag(np.linalg.inv(self.outline_form)) * self.matrix[2, 2]) + pad
-        return span(self.middle[:2] - reach, self.middle[:2] + reach, n)
+        (a, b), (_, c) = self.outline_form.tolist()
+        size = float(self.matrix[2, 2]) / (a * c - b * b)
+        x, y, _ = self.middle.tolist()
+        across, down = math.sqrt(c * size) + pad, math.sqrt(a * size) + pad
+        x0, x1 = max(0, math.floor((x - across + 1) * (n / 2))), min(n, math.ceil((x + across + 1) * (n / 2)))
+        y0, y1 = max(0, math.floor((y - down + 1) * (n / 2))), min(n, math.ceil((y + down + 1) * (n / 2)))
+        return slice(y0, max(y0, y1)), slice(x0, max(x0, x1))
 
 
-def span(low: np.ndarray, high: np.ndarray, n: int) -> Box:
-    """Frame-unit corners (x, y) -> slices (rows, columns), cut to the frame, possibly empty."""
-    x0, y0 = (int(max(0, v)) for v in np.floor((np.asarray(low) + 1) * (n / 2)))
-    x1, y1 = (int(min(n, v)) for v in np.ceil((np.asarray(high) + 1) * (n / 2)))
-    return slice(y0, max(y0, y1)), slice(x0, max(x0, x1))
+@lru_cache(maxsize=4)
+def _circle(count: int) -> NDArray[np.float64]:
+    angle = np.linspace(0, 2 * np.pi, count, endpoint=False)
+    return np.stack([np.cos(angle), np.sin(angle)], -1)
 
 
 def join(a: Floats, b: Floats, k: float) -> Floats:
@@ -180,13 +186,14 @@ class Canvas:
     def polygon(self, points: np.ndarray, hole: np.ndarray | None = None, soft: float = 0.0) -> tuple[Box, Floats]:
         """Coverage of a polygon of pixel points [k, 2]: (box, float32 [h, w] in 0..1); `soft` blurs by pixels."""
         pad = 2 + int(3 * soft)
-        low, high = points.min(0), points.max(0)
+        low, high = points.min(0).tolist(), points.max(0).tolist()
         x0, y0 = max(0, int(low[0]) - pad), max(0, int(low[1]) - pad)
         x1, y1 = min(self.n, int(high[0]) + pad + 2), min(self.n, int(high[1]) + pad + 2)
         if x1 <= x0 or y1 <= y0:
             return (slice(0, 0), slice(0, 0)), np.zeros((0, 0), np.float32)
         mask = np.zeros((y1 - y0, x1 - x0), np.uint8)
-        rings = [((ring - (x0, y0)) * (1 << SHIFT)).round().astype(np.int32) for ring in
+        corner = np.array([x0, y0], np.float64)
+        rings = [np.rint((ring - corner) * (1 << SHIFT)).astype(np.int32) for ring in
                  ([points] if hole is None else [points, hole])]  # fmt: skip
         cv2.fillPoly(mask, rings, 255, cv2.LINE_AA, SHIFT)
         cover = np.asarray(cv2.GaussianBlur(mask, (0, 0), soft)) if soft > 0 else mask

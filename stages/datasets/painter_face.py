@@ -168,29 +168,29 @@ class Relief:
         across = np.stack([size, np.zeros_like(x), size * lean], -1) @ scene.camera.rotation[:2].T
         down = ry[:, None] * scene.camera.rotation[:2, 1]
         axes = np.stack([across, down], -1) * scene.camera.scale  # [k, 2, 2]
-        for centre, axis in zip(points, axes, strict=True):
+        for centre, axis in zip(points.tolist(), axes.tolist(), strict=True):
             yield self._patch(centre, axis)
 
     def patch(self, x: float, y: float, rx: float, ry: float) -> tuple[Box, Floats]:
         """One of `patches`."""
         return next(self.patches(np.array([[x, y, rx, ry]])))
 
-    def _patch(self, centre: np.ndarray, axes: np.ndarray) -> tuple[Box, Floats]:
+    def _patch(self, centre: list[float], axes: list[list[float]]) -> tuple[Box, Floats]:
         scene = self.scene
-        reach = np.abs(axes).sum(1)
         half, top, left = scene.n / 2, self.box[0].start, self.box[1].start
         (a, b), (c, d) = axes
         det = a * d - b * c
+        reach = abs(a) + abs(b), abs(c) + abs(d)
         x0 = max(0, int((centre[0] - reach[0] + 1) * half) - left)
         x1 = min(self.x.shape[1], int((centre[0] + reach[0] + 1) * half) + 1 - left)
         y0 = max(0, int((centre[1] - reach[1] + 1) * half) - top)
         y1 = min(self.x.shape[0], int((centre[1] + reach[1] + 1) * half) + 1 - top)
         if x1 <= x0 or y1 <= y0 or abs(det) < 1e-6:
             return (slice(0, 0), slice(0, 0)), np.zeros((0, 0), np.float32)
-        back = (np.array([[d, -b], [-c, a]]) / det).astype(np.float32)
         box = (slice(y0, y1), slice(x0, x1))
         dx, dy = self.x[box] - np.float32(centre[0]), self.y[box] - np.float32(centre[1])
-        u, v = back[0, 0] * dx + back[0, 1] * dy, back[1, 0] * dx + back[1, 1] * dy
+        u = np.float32(d / det) * dx + np.float32(-b / det) * dy
+        v = np.float32(-c / det) * dx + np.float32(a / det) * dy
         weight = np.maximum(1 - u * u - v * v, 0)
         return box, weight * weight
 

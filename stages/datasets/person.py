@@ -138,7 +138,7 @@ def _colour(values: np.ndarray) -> Colour:
 
 def _around(rng: np.random.Generator, mean: float, sd: float, reach: float = 2.2) -> float:
     """A normal draw cut at `reach` standard deviations, so that no face is a monster."""
-    return float(mean + sd * np.clip(rng.standard_normal(), -reach, reach))
+    return mean + sd * min(max(rng.standard_normal(), -reach), reach)
 
 
 def _hair_choice(rng: np.random.Generator, feminine: float, age: float, tone: float) -> tuple[str, str, Colour]:
