@@ -193,6 +193,20 @@ def test_a_weight_scales_its_own_term_alone(key: str) -> None:
     assert all(found[0][name] == pytest.approx(found[1][name]) for name in found[0] if name not in expected)
 
 
+def test_the_latent_term_compares_heads_with_their_source() -> None:
+    weights = replace(MASK.weights, latent=2.0)
+    task = replace(MASK, weights=weights).task(32, TRAIN)
+    photo, style, source = heads(8, 0, False), heads(8, 1, True), heads(8, 1, False)
+    data = unpaired_batches(*photo, *style, 0, source[0])(0, 4)
+    terms = task.losses("generator", data)
+    with torch.no_grad():
+        painted = task.to_style(data["source"]).image
+    expected = 2 * losses.regional_l1(painted, data["style"], data["style_mask"])
+    assert terms["latent"].item() == pytest.approx(expected.item(), rel=1e-4)
+    del data["source"]  # a style set without sources: the term is left out
+    assert "latent" not in task.losses("generator", data)
+
+
 def test_plain_shows_whole_pictures_to_the_discriminators() -> None:
     task, data = PLAIN.task(32, TRAIN), batch()
     task.losses("generator", data)

@@ -98,7 +98,13 @@ class PairStage:
         return metrics | {"reader": reader.id, "size": photos.images.shape[1]}
 
     def _train(
-        self, photos: Photos, style: np.ndarray, masks: np.ndarray, source: np.ndarray | None, out: Path, runtime: Runtime
+        self,
+        photos: Photos,
+        style: np.ndarray,
+        masks: np.ndarray,
+        source: np.ndarray | None,
+        out: Path,
+        runtime: Runtime,
     ) -> nn.Module:
         task = self.translator.task(photos.images.shape[1], self.train)
         batches = unpaired_batches(photos.images, photos.masks, style, masks, self.seed, source)

@@ -65,7 +65,7 @@ class Translator:
         blocks: residual blocks on each side of the generators' attention.
         judge_width: channels of the discriminators' first layer.
         judge_limit: the most channels of any discriminator layer.
-        judge_rate: factor on the discriminators' learning rate; narrow ones learn too slowly at the generators'.
+        judge_rate: factor on the discriminators' learning rate.
         mask_head: the generators also say where they paint, and the input shows through elsewhere.
         composite: the discriminators see heads on a random colour instead of whole pictures.
         weights: of the loss terms.
