@@ -54,6 +54,7 @@ PARTS = _parts()
 
 
 def as_colour(values: Floats) -> Colour:
+    """RGB values [3] as a colour, clipped to [0, 1]."""
     r, g, b = (float(v) for v in np.clip(values, 0, 1))
     return r, g, b
 
