@@ -33,7 +33,9 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("photo", type=Path, help="PNG, JPEG, WebP, BMP, TIFF or GIF")
     parser.add_argument("-o", "--out", type=Path, required=True, help="PNG, JPEG or WebP to write")
     parser.add_argument(
-        "--model", type=Path, help="a .onnx file or the folder of an export (runs/export/...); default: the shipped one"
+        "--model",
+        type=Path,
+        help="a .onnx file or the folder of an export; default: the last one in runs/export, else the shipped one",
     )
     parser.add_argument(
         "--size", type=int, help="shorter side in px at which the network works; default: the size it was trained at"
@@ -42,14 +44,17 @@ def arguments() -> argparse.ArgumentParser:
 
 
 def model_path(given: Path | None) -> Path:
-    """The ONNX file to use: the one given, the one in the folder given, or the shipped one; never a guess at a run.
+    """The ONNX file to use: the one given (or in the folder given), else the last one in ./runs, else the shipped one.
 
     Raises:
         TristyleError: there is none.
     """
     from stages.io import data_file
 
-    path = data_file("student.onnx") if given is None else given
+    path = given
+    if path is None:
+        finished = sorted(Path("runs/export").glob("*/manifest.json"), key=lambda manifest: manifest.stat().st_mtime)
+        path = finished[-1].parent if finished else data_file("student.onnx")
     if path.is_dir():
         path = path / "student.onnx"
     if path.is_file():

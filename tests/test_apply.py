@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -159,13 +160,14 @@ def test_a_photo_is_stylised_without_torch(model: Path, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_the_default_is_the_shipped_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_default_is_the_last_finished_export(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    export = tmp_path / "runs" / "export" / "0123"
-    export.mkdir(parents=True)
-    for name in ("student.onnx", "manifest.json"):
-        (export / name).touch()
-    (tmp_path / "shipped.onnx").touch()
-    monkeypatch.setattr("stages.io.data_file", lambda name: tmp_path / "shipped.onnx")
-    assert apply.model_path(None) == tmp_path / "shipped.onnx"
-    assert apply.model_path(export) == export / "student.onnx"
+    for age, key in enumerate(("newest", "older", "unfinished")):
+        folder = tmp_path / "runs" / "export" / key
+        folder.mkdir(parents=True)
+        (folder / "student.onnx").touch()
+        if key != "unfinished":
+            (folder / "manifest.json").touch()
+            os.utime(folder / "manifest.json", (1000 - age, 1000 - age))
+    assert apply.model_path(None) == Path("runs/export/newest/student.onnx")
+    assert apply.model_path(tmp_path / "runs/export/older").parent.name == "older"
