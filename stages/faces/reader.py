@@ -11,6 +11,7 @@ pooled under each parsed region, so that it rests on hair, skin and eyes and not
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import cast
 
 import torch
@@ -206,6 +207,11 @@ def expectation(heat: Tensor) -> Tensor:
     x = (torch.arange(width, device=heat.device) + 0.5) / width
     y = (torch.arange(height, device=heat.device) + 0.5) / height
     return torch.stack([(weight.sum(2) * x).sum(2), (weight.sum(3) * y).sum(2)], dim=2)
+
+
+def reader_file() -> dict[str, Path]:
+    """The shipped reader as an entry of a stage's `files()`: with another reader, measures and masks are others."""
+    return {"reader": data_file("reader.safetensors")}
 
 
 def load_reader(device: str = "cpu", path: str | None = None) -> Reader:

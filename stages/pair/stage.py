@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from stages.artifact import SCRATCH, Artifact
 from stages.config import ConfigError, Train, TristyleError, number
 from stages.engine import fit
-from stages.faces.reader import Reader, load_reader
+from stages.faces.reader import Reader, load_reader, reader_file
 from stages.io import (
     grid,
     load_images,
@@ -76,8 +76,8 @@ class PairStage:
         number("seed", self.seed, 0, integer=True)
 
     def files(self) -> dict[str, Path]:
-        """No file is named by this stage's config."""
-        return {}
+        """The face reader, which masks the style pictures and scores the pairs."""
+        return reader_file()
 
     def run(self, inputs: dict[str, Artifact], out: Path, runtime: Runtime) -> dict[str, Any]:
         """Train, paint, curate, measure; returns the artifact's metrics.

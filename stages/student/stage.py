@@ -11,7 +11,7 @@ import numpy as np
 from stages.artifact import SCRATCH, Artifact
 from stages.config import ConfigError, Train, TristyleError, number
 from stages.engine import fit
-from stages.faces.reader import load_reader
+from stages.faces.reader import load_reader, reader_file
 from stages.io import (
     grid,
     load_images,
@@ -54,8 +54,8 @@ class StudentStage:
             raise ConfigError("target", f"{self.target!r} is no style", "Name one of the data set's styles, e.g. comic")
 
     def files(self) -> dict[str, Path]:
-        """The student reads no files beside its inputs."""
-        return {}
+        """The face reader, which scores."""
+        return reader_file()
 
     def run(self, inputs: dict[str, Artifact], out: Path, runtime: Runtime) -> dict[str, Any]:
         """Train, write and score. Raises TristyleError when there is no pair or nobody held out."""

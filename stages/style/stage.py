@@ -16,6 +16,7 @@ from stages import io
 from stages.artifact import Artifact
 from stages.config import ConfigError, Train, TristyleError, number
 from stages.engine import epoch_order, fit, update_seed
+from stages.faces.reader import reader_file
 from stages.networks.stylegan2 import Discriminator, Generator
 from stages.runtime import Runtime
 from stages.style.fuse import Fusion, fuse, relative_distance
@@ -86,12 +87,12 @@ class StyleStage:
             )
 
     def files(self) -> dict[str, Path]:
-        """The networks to start from."""
+        """The networks to start from, and the face reader, which scores."""
         if self.start == "scratch":
-            return {}
+            return reader_file()
         if self.start == "base":
-            return {f"start.{name}": io.data_file(file) for name, file in BASE.items()}
-        return {"start": Path(self.start)}
+            return reader_file() | {f"start.{name}": io.data_file(file) for name, file in BASE.items()}
+        return reader_file() | {"start": Path(self.start)}
 
     def run(self, inputs: dict[str, Artifact], out: Path, runtime: Runtime) -> dict[str, Any]:
         """Train, fuse, sample, measure; see the table of artifacts in the README for what is written."""
