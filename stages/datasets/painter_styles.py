@@ -126,7 +126,7 @@ class ComicLook(Look):
             return np.array([np.interp(level, at, [row[1][k] for row in self._warm]) for k in range(3)], np.float32)
         if material in ("hair", "beard", "brow"):
             if float(colour.max()) < 0.20:
-                return np.array([0.22, 0.34, 0.70], np.float32)
+                return np.array([0.11, 0.15, 0.42], np.float32)
             return vivid(colour, 1.9, 0.62, 1.0)
         if material in ("cloth", "hat"):
             return vivid(colour, 1.9, 0.5, 1.0)
