@@ -170,3 +170,14 @@ def test_portraits_are_never_turned_round() -> None:
     inverse = augment.sample_geometry(torch.rand(64, 3, 16, 16))
     assert (inverse[:, 0, 1] == 0).all() and (inverse[:, 1, 0] == 0).all()
     assert (inverse[:, 0, 0] > 0).all() and (inverse[:, 1, 1] > 0).all()
+
+
+def test_training_without_noise_keeps_its_strengths_at_zero() -> None:
+    task = tiny_task(noise=False)
+    images = torch.randn(8, 3, 16, 16)
+    for phase in task.phases:
+        with only(phase.params, list(task.parameters())):
+            sum(v for k, v in task.losses(phase.name, {"images": images}).items() if k[0] != "_").backward()
+        phase.optimizer.step()
+    strengths = [p for name, p in task.generator.named_parameters() if name.endswith("noise_strength")]
+    assert strengths and all(float(p.detach()) == 0 for p in strengths)
