@@ -218,7 +218,7 @@ def test_the_reader_gives_masks_in_the_pictures_size(reader: Reader) -> None:
 
 def test_settings_are_plain_arguments() -> None:
     changed = replace(stage(), seed=3)
-    assert changed.files() == {} and changed.reads == ("data", "style") and changed.seed == 3
+    assert list(changed.files()) == ["reader"] and changed.reads == ("data", "style") and changed.seed == 3
     with pytest.raises(ConfigError, match="seed"):
         stage(seed=-1)
 
