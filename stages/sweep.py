@@ -21,8 +21,9 @@ class SweepCallback(Callback):
         from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
         from hydra.core.override_parser.overrides_parser import OverridesParser
 
-        from stages.run import instantiate_stages, one_line_errors
+        from stages.run import REPORTS, instantiate_stages, one_line_errors
 
+        REPORTS.clear()  # a second sweep in one process starts its own index
         parsed = OverridesParser.create().parse_overrides(config.hydra.overrides.task)
         with one_line_errors():
             for batch in BasicSweeper.split_arguments(parsed, max_batch_size=None):

@@ -69,7 +69,8 @@ def test_a_sweep_shares_what_its_variants_have_in_common(out: Path, monkeypatch:
     tristyle(monkeypatch, "-m", "stage=data,style,pair", "pair=mask,plain", f"out={out}", *TINY)
     counts = {kind: len(list((out / kind).iterdir())) for kind in KINDS}
     assert counts == {"data": 1, "style": 1, "pair": 2, "student": 1, "export": 1}
-    assert "plain" in (out / "index.html").read_text()
+    index = (out / "index.html").read_text()
+    assert all(f"pair-{place.name}" in index for place in (out / "pair").iterdir())
 
 
 def test_a_mistake_in_the_last_job_stops_a_sweep_before_its_first(
