@@ -40,7 +40,10 @@ class Task(nn.Module):
     phases: list[Phase]
 
     def losses(self, phase: str, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Weighted scalar terms of a phase; their sum is minimised. A name starting with `_` is only logged."""
+        """Weighted scalar terms of a phase; their sum is minimised. A name starting with `_` is only logged.
+
+        No terms at all leave the phase out of this update.
+        """
         raise NotImplementedError
 
     def after_update(self, images: int, batch: int) -> dict[str, float]:
@@ -153,6 +156,8 @@ def _update(task: Task, batch: dict[str, Tensor], step: int, means: _Means) -> N
         phase.optimizer.zero_grad(set_to_none=True)
         with only(phase.params, everything):
             terms = task.losses(phase.name, batch)
+            if not terms:
+                continue
             total = torch.stack([value for name, value in terms.items() if not name.startswith("_")]).sum()
             total.backward()
         means.add(phase.name, terms)

@@ -69,6 +69,8 @@ class Translator:
         mask_head: the generators also say where they paint, and the input shows through elsewhere.
         composite: the discriminators see heads on a random colour instead of whole pictures.
         weights: of the loss terms.
+        warm_up: share of the training in which the photo -> style generator learns from the latent term and the masks
+            alone. Such an update costs a fifth of a whole one; without latent pairs there is no warm-up.
         ema: decay of the averaged generator per update (it rises towards this value over the first updates).
         precision: `float32`, `bfloat16`, or `auto`: bfloat16 where the processor multiplies it natively.
     """
@@ -81,6 +83,7 @@ class Translator:
     mask_head: bool = True
     composite: bool = True
     weights: Weights = field(default_factory=Weights)
+    warm_up: float = 0.0
     ema: float = 0.999
     precision: str = "auto"
 
@@ -90,6 +93,7 @@ class Translator:
         number("judge_width", self.judge_width, 2, 256, integer=True)
         number("judge_limit", self.judge_limit, self.judge_width, 4096, integer=True)
         number("judge_rate", self.judge_rate, 0, 100, open_low=True)
+        number("warm_up", self.warm_up, 0, 1)
         number("ema", self.ema, 0, 0.99999)
         choice("precision", self.precision, ("auto", "float32", "bfloat16"))
         if not self.mask_head and (self.weights.mask or self.weights.smooth):
@@ -134,13 +138,30 @@ class TranslationTask(Task):
             Phase("generator", painters, _adam(painters, train.lr)),
             Phase("discriminator", judges, _adam(judges, train.lr * translator.judge_rate)),
         ]
+        self.warm_up_images = translator.warm_up * train.images
+        self.images_seen: Tensor  # a buffer, so that it is in the checkpoint
+        self.register_buffer("images_seen", torch.zeros((), dtype=torch.int64))
         self._seen: dict[str, tuple[Tensor, Tensor]] = {}  # domain -> (real, generated) as the judges see them
         self._shown: dict[str, Tensor] = {}
 
     def losses(self, phase: str, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Weighted terms of one phase; `generator` comes first and leaves its pictures for `discriminator`."""
         batch = {name: value.contiguous(memory_format=torch.channels_last) for name, value in batch.items()}
+        if "source" in batch and self.weights.latent and int(self.images_seen) < self.warm_up_images:
+            return self._warming(batch) if phase == "generator" else {}
         return self._judging() if phase == "discriminator" else self._painting(batch)
+
+    def _warming(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The photo -> style generator on latent pairs, and its mask on both sources and photos."""
+        style, style_mask, count = batch["style"], batch["style_mask"], len(batch["style"])
+        with self._autocast(style.device):
+            styled = self.to_style(torch.cat([batch["source"], batch["photo"]]))
+        terms = {"latent": self.weights.latent * losses.regional_l1(styled.image[:count], style, style_mask)}
+        if styled.mask is not None:
+            given = torch.cat([style_mask, batch["photo_mask"]])
+            terms["mask"] = self.weights.mask * losses.mask_supervision(styled.mask, given)
+            terms["smooth"] = self.weights.smooth * losses.total_variation(styled.mask)
+        return terms
 
     def _autocast(self, device: torch.device) -> AbstractContextManager[object]:
         wanted = self.translator.precision
@@ -220,6 +241,7 @@ class TranslationTask(Task):
 
     def after_update(self, images: int, batch: int) -> dict[str, float]:
         """Keep every rho in [0, 1] and move the averaged generator."""
+        self.images_seen.fill_(images)
         clip_rho(self.to_style)
         clip_rho(self.to_photo)
         updates = images / batch
