@@ -28,6 +28,7 @@ HEAD_LABELS = (1, 2, 3, 4, 5, 6, 7, 10, 11, 12)  # everything but background, ne
 LANDMARKS = 68
 IDENTITY = 64
 DEGREES = 30.0  # the network's unit of yaw and pitch
+MOBILE = (*range(17, 27), *range(36, 68))  # landmarks that expression moves: brows, eyes, mouth
 CHUNK = 64  # pictures at a time in `Reader.read`
 
 
@@ -101,7 +102,11 @@ class Reader(nn.Module):
         self.parse = nn.Sequential(split, nn.PixelShuffle(2))
         self.heat = nn.Conv2d(lateral, LANDMARKS, 1)
         self.turn = nn.Sequential(
-            nn.Linear(widths[2] + widths[3] + 2 * LANDMARKS, 96), nn.ReLU(inplace=True), nn.Linear(96, 5)
+            nn.Linear(widths[2] + widths[3] + 2 * LANDMARKS, 96), nn.ReLU(inplace=True), nn.Linear(96, 2)
+        )
+        local = (len(MOBILE) + 1) * lateral + 2 * LANDMARKS
+        self.mood = nn.Sequential(  # normalised first: the shape's share in a smile is small beside a turned head's
+            nn.BatchNorm1d(local), nn.Linear(local, 64), nn.ReLU(inplace=True), nn.Linear(64, 3)
         )
         regions = LABEL_COUNT - 1
         self.who = nn.Sequential(
@@ -120,13 +125,13 @@ class Reader(nn.Module):
             maps.append(level(maps[-1]))
         return maps
 
-    def decode(self, maps: list[Tensor]) -> tuple[Tensor, Tensor]:
-        """Feature maps -> (parsing logits [N, 13, 64, 64], heat maps [N, 68, 32, 32])."""
+    def decode(self, maps: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """Feature maps -> (parsing logits [N, 13, 64, 64], heat maps [N, 68, 32, 32], decoded [N, lateral, 32, 32])."""
         x = self.lateral[3](maps[3])
         for step, level in enumerate((2, 1, 0)):
             x = F.interpolate(x, scale_factor=2.0, mode="nearest") + self.lateral[level](maps[level])
             x = self.smooth[step](x)  # [N, lateral, 8 | 16 | 32, same]
-        return self.parse(x), self.heat(x)
+        return self.parse(x), self.heat(x), x
 
     def _embed(self, maps: list[Tensor], parsing: Tensor) -> Tensor:
         # Parsing only says where to look: identity must not bend it.
@@ -136,6 +141,16 @@ class Reader(nn.Module):
         pooled = sums / (area[..., None] + 0.01)  # [N, 12, C]; a region that is hardly there fades out
         code = torch.cat([pooled.flatten(1), 10 * area, maps[3].mean(dim=(2, 3))], dim=1)
         return F.normalize(self.who(code), dim=1)
+
+    def _feel(self, decoded: Tensor, landmarks: Tensor) -> Tensor:
+        # A smile lifts the mouth's corners by a pixel: averages over the picture do not show it, what lies under the
+        # landmarks does, and so does their shape. Expression only listens: all inputs are detached.
+        decoded, points = decoded.detach(), landmarks.detach()
+        middle = points.mean(dim=1, keepdim=True)
+        spread = (points - middle).norm(dim=2).mean(dim=1)[:, None, None] + 1e-3
+        under = F.grid_sample(decoded, points[:, None, MOBILE] * 2 - 1, align_corners=False)  # [N, lateral, 1, 42]
+        code = [under.flatten(1), decoded.mean(dim=(2, 3)), 4 * ((points - middle) / spread).flatten(1)]
+        return self.mood(torch.cat(code, dim=1))
 
     def raw_features(self, maps: list[Tensor]) -> Tensor:
         """Means of three levels and deviations of the two finest -> [N, 272], not standardised."""
@@ -151,7 +166,7 @@ class Reader(nn.Module):
             images: [N, 3, H, W] in [-1, 1], any size (reduced to 64 pixels inside, antialiased).
         """
         maps = self.encode(images)
-        parsing, heat = self.decode(maps)
+        parsing, heat, decoded = self.decode(maps)
         landmarks = expectation(heat)
         turn = self.turn(
             torch.cat([maps[2].mean(dim=(2, 3)), maps[3].mean(dim=(2, 3)), landmarks.detach().flatten(1) - 0.5], dim=1)
@@ -163,8 +178,8 @@ class Reader(nn.Module):
             parsing=parsing,
             mask=mask.clamp(0, 1),
             landmarks=landmarks,
-            pose=turn[:, :2] * DEGREES,
-            expression=turn[:, 2:],
+            pose=turn * DEGREES,
+            expression=self._feel(decoded, landmarks),
             identity=self._embed(maps, parsing),
             features=self.standardise(self.raw_features(maps)),
         )
