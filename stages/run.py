@@ -86,7 +86,7 @@ def instantiate_stages(cfg: DictConfig) -> tuple[Settings, dict[str, Stage]]:
         tracker=cfg.tracker.backend, force=cfg.force, objective=cfg.objective,
     )  # fmt: skip
     stages = {kind: _instantiate(cfg[kind], kind) for kind in KINDS}
-    for kind in wanted(settings.stage):
+    for kind in KINDS:
         for key, path in stages[kind].files().items():
             if not Path(path).exists():
                 raise ConfigError(f"{kind}.{key}", f"{path} does not exist", "Check the path")
