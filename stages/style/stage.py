@@ -20,6 +20,7 @@ from stages.faces.reader import reader_file
 from stages.networks.stylegan2 import Discriminator, Generator
 from stages.runtime import Runtime
 from stages.style.fuse import Fusion, fuse, relative_distance
+from stages.style.grow import grow
 from stages.style.sample import Sampling, draw, latents
 from stages.style.score import score
 from stages.style.transfer import Ada, Recipe, StyleGAN2
@@ -57,6 +58,7 @@ class StyleStage:
     Args:
         start: ``base`` (the shipped generator of painted photos, 64 px), ``scratch``, or the folder of a style artifact
             whose transferred generator and discriminator to go on from.
+        grow: start from a pair of half the data's resolution, grown by one level (`stages.style.grow`).
         target: ``photo``, or the name of a style in the data: what to train on.
         network: sizes for ``scratch``.
         train, recipe, ada: the training; `ada` null for none.
@@ -75,9 +77,12 @@ class StyleStage:
     network: Network = field(default_factory=Network)
     fusion: Fusion = field(default_factory=Fusion)
     mirror: bool = True
+    grow: bool = False
     seed: int = 0
 
     def __post_init__(self) -> None:
+        if self.grow and self.start == "scratch":
+            raise ConfigError("grow", "nothing to grow from", "Set style.start to base or a style artifact")
         if not isinstance(self.target, str) or not self.target:
             raise ConfigError("target", f"{self.target!r} is no name", "Give photo or the name of a style")
         group = 4
@@ -149,12 +154,16 @@ class StyleStage:
             raise TristyleError(
                 f"style.start: {self.start} holds no StyleGAN2 pair. Name the folder of a style artifact."
             )
-        if generator.img_resolution != size:
+        wanted = size // 2 if self.grow else size
+        if generator.img_resolution != wanted:
+            drawn = f"{2 * generator.img_resolution} px once grown" if self.grow else f"{generator.img_resolution} px"
+            fitting = generator.img_resolution * (2 if self.grow else 1)
             raise TristyleError(
-                f"style.start: {self.start} draws {generator.img_resolution} px, the data has {size} px. "
-                f"Set data.size={generator.img_resolution}, or style.start=scratch."
+                f"style.start: {self.start} draws {drawn}, the data has {size} px. "
+                f"Set data.size={fitting}, style.grow={str(generator.img_resolution * 2 == size).lower()}, "
+                "or style.start=scratch."
             )
-        return generator, discriminator
+        return grow(generator, discriminator) if self.grow else (generator, discriminator)
 
     def _sample(self, generator: Generator, z: Tensor, seeds: list[int], out: Path) -> np.ndarray:
         """Draw and write the style set; uint8 [N, R, R, 3]."""
