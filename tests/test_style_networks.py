@@ -10,7 +10,7 @@ from stages.engine import only
 from stages.networks.augment import PIPES, AugmentPipe
 from stages.networks.resample import setup_filter, upfirdn2d
 from stages.networks.stylegan2 import Discriminator, Generator, resolutions
-from stages.style.transfer import Ada, Recipe, StyleGAN2, lazy_adam
+from stages.style.transfer import Ada, Recipe, StyleGAN2, compute_dtype, lazy_adam
 
 
 def tiny(size: int = 16) -> tuple[Generator, Discriminator]:
@@ -89,6 +89,17 @@ def test_truncation_goes_to_the_mean() -> None:
 
 
 # Training
+
+
+@pytest.mark.parametrize("flag", ["amx_bf16", "avx512_bf16", "avx512_f", None])
+def test_bfloat16_is_chosen_where_the_cpu_multiplies_it(flag: str | None, monkeypatch) -> None:
+    flags = dict.fromkeys(["avx2", "avx512_f", "avx512_bf16", "amx_bf16"], False) | ({flag: True} if flag else {})
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: flags)
+    cpu = torch.device("cpu")
+    hardware = flag in ("amx_bf16", "avx512_bf16")
+    assert compute_dtype("auto", cpu) is (torch.bfloat16 if hardware else torch.float32)
+    assert compute_dtype("float32", cpu) is torch.float32
+    assert compute_dtype("bfloat16", cpu) is torch.bfloat16
 
 
 def test_freeze_d_counts_from_the_image() -> None:

@@ -102,13 +102,17 @@ class Ada:
 
 
 def compute_dtype(precision: str, device: torch.device) -> torch.dtype:
-    """The type of the convolutions: `precision` itself, or for ``auto`` bfloat16 where the hardware has it."""
+    """The type of the convolutions: `precision` itself, or for ``auto`` bfloat16 where the hardware multiplies it.
+
+    Hardware that does not emulates bfloat16 (8 times slower than float32). Capability flags decide, not timing: a
+    training resumed on a busy machine must compute in the type it began with.
+    """
     if precision == "auto":
-        fast = (
-            torch.cuda.is_bf16_supported()
-            if device.type == "cuda"
-            else bool(torch.cpu.get_capabilities().get("amx_bf16"))
-        )
+        if device.type == "cuda":
+            fast = torch.cuda.is_bf16_supported(including_emulation=False)
+        else:
+            flags = torch.cpu.get_capabilities()
+            fast = bool(flags.get("amx_bf16") or flags.get("avx512_bf16"))
         precision = "bfloat16" if fast else "float32"
     return torch.bfloat16 if precision == "bfloat16" else torch.float32
 
