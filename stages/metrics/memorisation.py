@@ -1,0 +1,146 @@
+"""Memorisation and duplicates: which generated pictures repeat a training picture, or one another.
+
+A distance means little by itself: what counts is how far apart pictures of the style lie anyway. So a generated picture
+counts as memorised when it is nearer to a training picture than training pictures nearly ever are to each other
+(the nearest-neighbour criterion of Meehan et al., 2020, section 2, with a quantile for their test).
+
+Every distance is Euclidean and exact: one float32 matrix product finds the candidates, and all that its rounding cannot
+rule out are measured anew in float64. Memory is bounded by `BLOCK` whatever the sizes.
+"""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+BLOCK = 1 << 22  # distances held at a time: 16 MB
+PAIRS = 1 << 22  # numbers held while candidates are measured anew: 32 MB
+GREEDY = 256  # pictures compared among themselves at a time in `duplicates`
+NEAR = 0.5  # share of the usual nearest-neighbour distance below which two pictures are one
+
+
+def _check(features: Tensor, training: Tensor) -> None:
+    if features.ndim != 2 or training.ndim != 2 or features.shape[1] != training.shape[1] or len(training) < 1:
+        shapes = f"{tuple(features.shape)} and {tuple(training.shape)}"
+        raise ValueError(f"[N, d] features and [M >= 1, d] training features are needed, not {shapes}")
+
+
+def _blocks(count: int, other: int) -> Iterator[slice]:
+    step = max(1, min(count, BLOCK // other))
+    return (slice(start, min(start + step, count)) for start in range(0, count, step))
+
+
+def _remeasured(a: Tensor, b: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """Squared distances of listed pairs, in float64: a [N, d], b [M, d], rows and columns int64 [P] -> [P]."""
+    step = max(1, PAIRS // a.shape[1])
+    parts = [
+        (a[r].double() - b[c].double()).square().sum(1)
+        for r, c in zip(rows.split(step), columns.split(step), strict=True)
+    ]
+    return torch.cat(parts)
+
+
+def nearest(features: Tensor, training: Tensor, exclude_self: bool = False) -> tuple[Tensor, Tensor]:
+    """The nearest training picture of each picture.
+
+    Args:
+        features: [N, d].
+        training: [M, d].
+        exclude_self: both sets are the same, and the i-th picture is no neighbour of its own.
+
+    Returns:
+        (distance float64 [N], index int64 [N] into `training`; the lowest index among equals)
+
+    Raises:
+        ValueError: shapes that do not fit, or nothing left to compare with.
+    """
+    _check(features, training)
+    if exclude_self and (len(features) != len(training) or len(training) < 2):
+        raise ValueError(f"{len(features)} and {len(training)} pictures have no neighbours within one set of two or more")
+    middle = training.double().mean(0)  # smaller numbers round less
+    a, b = (features.double() - middle).float(), (training.double() - middle).float()
+    a2, b2 = a.square().sum(1), b.square().sum(1)
+    # |a|^2 + |b|^2 - 2 a.b in float32 is off by at most about d eps (|a| + |b|)^2; the usual error is far below.
+    slack = a.shape[1] * torch.finfo(torch.float32).eps * (a2.sqrt() + b2.max().sqrt()).square()
+    distance = torch.empty(len(a), dtype=torch.float64, device=a.device)
+    index = torch.empty(len(a), dtype=torch.int64, device=a.device)
+    for block in _blocks(len(a), len(b)):
+        rough = torch.addmm(b2, a[block], b.T, alpha=-2)  # less |a|^2, which does not change the order
+        if exclude_self:
+            rows = torch.arange(len(rough), device=a.device)
+            rough[rows, rows + block.start] = torch.inf
+        least = rough.min(dim=1, keepdim=True).values
+        rows, columns = torch.nonzero(rough <= least + 2 * slack[block, None], as_tuple=True)
+        squares = _remeasured(features[block], training, rows, columns)
+        best = torch.full((len(rough),), torch.inf, dtype=torch.float64, device=a.device)
+        best.scatter_reduce_(0, rows, squares, "amin")
+        won = squares == best[rows]
+        first = torch.full((len(rough),), len(b), dtype=torch.int64, device=a.device)
+        first.scatter_reduce_(0, rows[won], columns[won], "amin")
+        distance[block], index[block] = best.sqrt(), first
+    return distance, index
+
+
+def memorisation_threshold(training: Tensor, quantile: float = 0.01, heldout: Tensor | None = None) -> float:
+    """The distance below which a picture counts as a copy of a training picture.
+
+    Args:
+        training: [M >= 2, d] features of the training pictures.
+        quantile: share of pictures never copied that is called memorised all the same.
+        heldout: [K, d] features of real pictures that were not trained on; with them the threshold is the quantile of
+            their distances to the training pictures, which is what the generated ones are compared by. Without them
+            it is the quantile of the distances among the training pictures, each to its nearest other.
+
+    Raises:
+        ValueError: a quantile outside [0, 1] or shapes that do not fit.
+    """
+    if not 0 <= quantile <= 1:
+        raise ValueError(f"quantile {quantile} is outside 0..1")
+    usual = nearest(training, training, exclude_self=True)[0] if heldout is None else nearest(heldout, training)[0]
+    return float(torch.quantile(usual, quantile))
+
+
+def memorised(
+    features: Tensor, training: Tensor, quantile: float = 0.01, heldout: Tensor | None = None
+) -> Tensor:
+    """Which generated pictures lie nearer to a training picture than real pictures do, up to a quantile.
+
+    Args:
+        features: [N, d] features of generated pictures.
+        training: [M, d] features of the training pictures (mirrored copies too, where training mirrored them).
+        quantile, heldout: see `memorisation_threshold`.
+
+    Returns:
+        bool [N]. The mean of it is `memorised_share`: about `quantile` for a generator that knows the style and no
+        picture of it, 1 for one that repeats its training set; lower is better.
+    """
+    threshold = memorisation_threshold(training, quantile, heldout)
+    return nearest(features, training)[0] <= threshold
+
+
+def duplicates(features: Tensor, threshold: float | None = None) -> Tensor:
+    """Which pictures are too near to an earlier one that is kept.
+
+    Args:
+        features: [N, d].
+        threshold: distance up to which two pictures are one. By default half of the set's usual nearest-neighbour
+            distance (its 90 % quantile, so that it holds while a set is mostly copies). That finds repeats in a varied
+            set; a set collapsed as a whole is found by `richness` only.
+
+    Returns:
+        bool [N], True for those to leave out; the first of each kind is False.
+    """
+    out = torch.zeros(len(features), dtype=torch.bool, device=features.device)
+    if len(features) < 2:
+        return out
+    if threshold is None:
+        threshold = NEAR * float(torch.quantile(nearest(features, features, exclude_self=True)[0], 0.9))
+    for start in range(0, len(features), GREEDY):
+        part = features[start : start + GREEDY]
+        kept = features[:start][~out[:start]]
+        repeats = nearest(part, kept)[0] <= threshold if len(kept) else out[: len(part)].clone()
+        within = torch.cdist(part.double(), part.double(), compute_mode="donot_use_mm_for_euclid_dist") <= threshold
+        for row in range(1, len(part)):  # in order, for only kept ones count
+            repeats[row] |= bool((within[row, :row] & ~repeats[:row]).any())
+        out[start : start + GREEDY] = repeats
+    return out
