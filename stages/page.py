@@ -72,6 +72,15 @@ white-space:nowrap;font-variant-numeric:tabular-nums}
 .grid-line{stroke:var(--line);stroke-width:1;vector-effect:non-scaling-stroke}
 .raw,.smooth{fill:none;vector-effect:non-scaling-stroke;stroke-linejoin:round}
 .raw{stroke-width:1;opacity:.28}.smooth{stroke-width:2}
+.charts{display:grid;grid-template-columns:repeat(auto-fit,minmax(300px,1fr));gap:18px}
+.chart{padding:14px 16px 12px}.chart svg{display:block;width:100%;height:auto}.chart+.chart{margin-top:18px}
+.charts .chart+.chart{margin-top:0}.chart .name{font-size:13px;font-weight:620;margin-bottom:8px}
+.chart text{fill:var(--soft);font-size:12px}.chart.small text{font-size:10.5px}.chart .tag{fill:var(--ink)}
+.chart .axis{font-weight:600}.chart .line{fill:none;stroke-width:2;stroke-linejoin:round}
+.chart .front{fill:none;stroke:var(--soft);stroke-width:1.4;stroke-dasharray:4 4}
+.chart .ring{fill:none;stroke:var(--ink);stroke-width:2}
+.legend{display:flex;flex-wrap:wrap;gap:4px 16px;color:var(--soft);font-size:12px;margin-top:8px}
+.legend i{display:inline-block;width:10px;height:10px;border-radius:3px;margin-right:6px}
 .scroll{overflow-x:auto;border-radius:14px}
 table{border-collapse:collapse;width:100%;font-size:14px}
 th{text-align:left;color:var(--soft);font-weight:600;font-size:12px;letter-spacing:.02em}
