@@ -56,7 +56,7 @@ def nearest(features: Tensor, training: Tensor, exclude_self: bool = False) -> t
     """
     _check(features, training)
     if exclude_self and (len(features) != len(training) or len(training) < 2):
-        raise ValueError(f"{len(features)} and {len(training)} pictures have no neighbours within one set of two or more")
+        raise ValueError(f"{len(features)} and {len(training)} pictures: neighbours within a set need one set of two")
     middle = training.double().mean(0)  # smaller numbers round less
     a, b = (features.double() - middle).float(), (training.double() - middle).float()
     a2, b2 = a.square().sum(1), b.square().sum(1)
@@ -100,9 +100,7 @@ def memorisation_threshold(training: Tensor, quantile: float = 0.01, heldout: Te
     return float(torch.quantile(usual, quantile))
 
 
-def memorised(
-    features: Tensor, training: Tensor, quantile: float = 0.01, heldout: Tensor | None = None
-) -> Tensor:
+def memorised(features: Tensor, training: Tensor, quantile: float = 0.01, heldout: Tensor | None = None) -> Tensor:
     """Which generated pictures lie nearer to a training picture than real pictures do, up to a quantile.
 
     Args:
