@@ -262,7 +262,7 @@ def test_memory_does_not_grow_with_the_set(tmp_path) -> None:
         child.start()
         grown.append(receive.recv() / 1024 if receive.poll(120) else float("nan"))
         child.join()
-    # Six more pictures are 18 MB in the summary, and two batches of 6 MB wait; drawn at once they would take 300 MB.
+    # Six more pictures are 18 MB in the summary, and two batches of 6 MB wait; drawn at once they take 400 MB.
     assert grown[1] - grown[0] < 60 and grown[0] > 30, grown
 
 

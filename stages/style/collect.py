@@ -88,10 +88,13 @@ def write_style_set(
     Raises:
         TristyleError: ``source: invert`` without latents that fit.
     """
-    if sampling.source == "invert" and (ws is None or photos is None):
+    candidates: Candidates
+    if sampling.source == "random":
+        candidates = Seeds(sampling)
+    elif ws is not None and photos is not None:
+        candidates = Inverted(ws, photos, sampling)
+    else:
         raise TristyleError("sampling.source=invert: there are no inverted photos. Invert some, or say source=random.")
-    inverted = ws is not None and photos is not None and sampling.source == "invert"
-    candidates: Candidates = Inverted(ws, photos, sampling) if inverted else Seeds(sampling)  # type: ignore[arg-type]
     source = None if source is fused else source
     if sampling.reads and reader is None:
         reader = load_reader(runtime.device)
