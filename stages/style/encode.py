@@ -1,0 +1,262 @@
+"""Inversion by an encoder: photos to latents for the stage, and the recipe of the shipped encoder.
+
+`python -m stages.style.encode` paints its photos, trains (`stages.style.e4e`), scores and writes the card, about 30
+minutes on one free core; a killed run resumes. With `--compare N` it sets the shipped encoder beside W+ optimisation.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import sys
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from stages import io
+from stages.config import Train, TristyleError, number
+from stages.datasets.painter import paint
+from stages.datasets.person import HELDOUT_PEOPLE, TRAIN_PEOPLE, sample_person, sample_view
+from stages.faces.reader import Reader, load_reader
+from stages.metrics.geometry import correspondence
+from stages.networks.encoder import Encoder
+from stages.networks.stylegan2 import Generator
+from stages.runtime import Runtime
+from stages.style.e4e import Encode, generator_id, train_encoder
+from stages.style.invert import Project, decode, perceptual_distance, pixel_distance, project, refinement
+from stages.tracking import Tracker
+
+SHIPPED = "encoder64.safetensors"
+
+
+@dataclass(kw_only=True)
+class Invert:
+    """How photos become latents: by the encoder that fits the generator, then by a few steps of optimisation.
+
+    Args:
+        steps: of optimisation after the encoder; 0 for none.
+        steps_alone: of optimisation from the mean w, where there is no encoder.
+        encode: trains an encoder where the shipped one was made for another generator; null: optimise alone.
+    """
+
+    steps: int = 0
+    steps_alone: int = 200
+    encode: Encode | None = None
+
+    def __post_init__(self) -> None:
+        number("steps", self.steps, 0, 100_000, integer=True)
+        number("steps_alone", self.steps_alone, 1, 100_000, integer=True)
+
+
+def load_encoder(generator: Generator, path: Path | None = None) -> Encoder | None:
+    """The encoder at `path` (default: the shipped one) if it was made for `generator`, in eval mode; None if not.
+
+    Raises:
+        TristyleError: the file is damaged or holds another kind of network.
+    """
+    path = io.data_file(SHIPPED) if path is None else path
+    encoder = io.load_network(path)
+    if not isinstance(encoder, Encoder):
+        raise TristyleError(f"{path}: holds {type(encoder).__name__}, no encoder. Give a file of stages.style.encode.")
+    return encoder.requires_grad_(False) if encoder.generator == generator_id(generator) else None
+
+
+def invert_photos(
+    generator: Generator, photos: np.ndarray, settings: Invert, runtime: Runtime, scratch: Path, batch: int = 32
+) -> Tensor:
+    """Latents ws [N, num_ws, w_dim] of photos, on the CPU.
+
+    Args:
+        generator: the source generator; what is fused from it draws the same poses and expressions from these latents.
+        photos: uint8 [N, R, R, 3] of the generator's size.
+        settings: encoder and steps.
+        scratch: where a training of the encoder keeps its state.
+
+    Raises:
+        TristyleError: photos of another size.
+    """
+    size = generator.img_resolution
+    if photos.shape[1:3] != (size, size):
+        raise TristyleError(
+            f"style.sampling: photos of {photos.shape[2]}x{photos.shape[1]} px, a generator of {size} px. "
+            f"Set data.size={size}."
+        )
+    reader = load_reader(runtime.device)
+    encoder = load_encoder(generator)
+    if encoder is None and settings.encode is not None:
+        encoder = train_encoder(generator, photos, settings.encode, scratch, runtime, reader)
+    plan = Project(steps=settings.steps_alone) if encoder is None else refinement(settings.steps)
+    device = torch.device(runtime.device)
+    generator = copy.deepcopy(generator).to(device).eval()
+    parts = []
+    with runtime.track.progress("inversion", len(photos), "photos") as line:
+        for first in range(0, len(photos), batch):
+            images = io.to_tensor(photos[first : first + batch]).to(device)
+            start = None
+            if encoder is not None:
+                with torch.no_grad():
+                    start = encoder.to(device)(images)
+            parts.append(project(generator, images, plan, start, reader.encode, batch).cpu())
+            line.update(min(first + batch, len(photos)))
+    return torch.cat(parts)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The shipped encoder's recipe, and how it compares with optimisation
+
+
+def paint_photos(first: int, count: int) -> np.ndarray:
+    """Painted photos uint8 [count, 64, 64, 3] of people `first`, `first` + 1, ..., each in one view."""
+    return np.stack([paint(sample_person(who), sample_view(who, 0), 64).image for who in range(first, first + count)])
+
+
+@torch.no_grad()
+def likeness(reader: Reader, images: Tensor, photos: Tensor) -> dict[str, float]:
+    """How near pictures come to photos, both [N, 3, H, W] in [-1, 1]; means over the pictures.
+
+    Returns:
+        l1, l2 (of values in [-1, 1]), perceptual (see `perceptual_distance`), loss (l2 + perceptual, what is
+        optimised), identity (the reader's cosine), yaw and pitch (correlation with the photos', over the pictures).
+    """
+    perceptual = perceptual_distance(reader.encode(images), reader.encode(photos)).mean()
+    l2 = pixel_distance(images, photos).mean()
+    drawn, given = reader.read(images), reader.read(photos)
+    turned = correspondence(drawn.pose, given.pose)
+    values = {
+        "l1": (images - photos).abs().mean(),
+        "l2": l2,
+        "perceptual": perceptual,
+        "loss": l2 + perceptual,
+        "identity": (drawn.identity * given.identity).sum(dim=1).mean(),
+        "yaw": turned[0],
+        "pitch": turned[1],
+    }
+    return {name: round(float(value), 4) for name, value in values.items()}
+
+
+def compare(
+    generator: Generator, encoder: Encoder, photos: np.ndarray, reader: Reader, steps: tuple[int, int] = (50, 200)
+) -> tuple[dict[str, dict[str, float]], np.ndarray]:
+    """The encoder against W+ optimisation with the published schedule on uint8 photos [N, R, R, 3].
+
+    Returns:
+        arm -> `likeness` and CPU seconds a photo; and a sheet uint8 [H, W, 3]: photo, encoder, encoder and `steps[0]`,
+        W+ `steps[0]`, W+ `steps[1]`, one photo a row (16 at most).
+    """
+    images = io.to_tensor(photos)
+    with torch.no_grad():
+        begun = time.process_time()
+        encoded = encoder(images)
+        seconds = time.process_time() - begun
+    arms = {"encoder": (encoded, seconds)}
+    plans = {
+        f"encoder + {steps[0]}": (refinement(steps[0]), encoded),
+        **{f"W+ {count}": (Project(steps=count), None) for count in steps},
+    }
+    for name, (plan, start) in plans.items():
+        begun = time.process_time()
+        arms[name] = project(generator, images, plan, start, reader.encode), time.process_time() - begun
+    table, columns = {}, [photos]
+    for name, (ws, seconds) in arms.items():
+        with torch.no_grad():
+            drawn = decode(generator, ws)
+        table[name] = likeness(reader, drawn, images) | {"seconds": round(seconds / len(photos), 4)}
+        columns.append(io.to_uint8(drawn))
+    rows = [column[row] for row in range(min(len(photos), 16)) for column in columns]
+    return table, io.grid(rows, columns=len(columns))
+
+
+def print_table(table: dict[str, dict[str, float]]) -> None:
+    """One arm a line."""
+    keys = list(next(iter(table.values())))
+    print(" " * 14 + "".join(f"{key:>12}" for key in keys))
+    for name, row in table.items():
+        print(f"{name:<14}" + "".join(f"{row[key]:12.4f}" for key in keys))
+
+
+def write_card(path: Path, encoder: Encoder, settings: Encode, people: int, scores: dict[str, float]) -> None:
+    """`<weights>.json` beside the weights: what it is, how it was made, what it scores on held-out people."""
+    io.write_json(
+        path.with_suffix(".json"),
+        {
+            "file": path.name,
+            "what": "encoder of the shipped base generator: painted photo -> ws in one pass, float16",
+            "sha256": io.sha256_file(path),
+            "bytes": path.stat().st_size,
+            "parameters": sum(p.numel() for p in encoder.parameters()),
+            "generator": encoder.generator,
+            "input": "float32 RGB [N, 3, H, W] in [-1, 1], any size, resized to 64 px inside",
+            "recipe": {"command": "python -m stages.style.encode", "people": people} | asdict(settings),
+            "images_seen": settings.train.images,
+            "heldout": scores,
+            "licence": "Apache-2.0; trained on pictures that stages/datasets/painter.py drew, of nobody",
+        },
+    )
+
+
+def recipe(options: argparse.Namespace) -> None:
+    """Paint, train, save in half precision, score what was saved, write the card."""
+    work, out = Path(options.work), Path(options.out)
+    work.mkdir(parents=True, exist_ok=True)
+    cache = work / f"photos_{options.people}.npy"
+    if not cache.exists():
+        np.save(cache, paint_photos(TRAIN_PEOPLE, options.people))
+    generator, reader = _base(), load_reader()
+    settings = Encode(
+        train=Train(images=options.images, batch=8, lr=options.lr, seed=options.seed, preview_images=4000)
+    )
+    runtime = Runtime("cpu", options.workers, Tracker(work))
+    encoder = train_encoder(generator, np.load(cache), settings, work, runtime, reader)
+    io.save_network(out, encoder, half=True)
+    stored = load_encoder(generator, out)
+    assert stored is not None
+    photos = io.to_tensor(paint_photos(HELDOUT_PEOPLE, options.heldout))
+    with torch.no_grad():
+        scores = likeness(reader, decode(generator, stored(photos)), photos)
+    write_card(out, stored, settings, options.people, {"photos": options.heldout} | scores)
+    print(json.dumps(scores, indent=1))
+
+
+def _base() -> Generator:
+    generator = io.load_network(io.data_file("base64_generator.safetensors"))
+    assert isinstance(generator, Generator)
+    return generator.requires_grad_(False)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Command line: see `--help`."""
+    parser = argparse.ArgumentParser(prog="python -m stages.style.encode", description=__doc__)
+    parser.add_argument("--out", default=f"data/{SHIPPED}", help="weights to write; the card lies beside them")
+    parser.add_argument("--work", default="runs/encoder", help="folder for painted photos, log and training state")
+    parser.add_argument("--people", type=int, default=6000, help="people painted for training")
+    parser.add_argument("--heldout", type=int, default=256, help="other people, for the scores")
+    parser.add_argument("--images", type=int, default=32_000, help="photos seen in training")
+    parser.add_argument("--lr", type=float, default=1.5e-3)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--workers", type=int, default=1, help="training threads")
+    parser.add_argument("--compare", type=int, metavar="N", help="compare the shipped encoder on N held-out photos")
+    parser.add_argument("--first", type=int, default=HELDOUT_PEOPLE, help="compare: number of the first person")
+    options = parser.parse_args(arguments)
+    try:
+        if options.compare is None:
+            recipe(options)
+            return
+        generator = _base()
+        encoder = load_encoder(generator, Path(options.out))
+        if encoder is None:
+            raise TristyleError(f"{options.out}: made for another generator. Run python -m stages.style.encode.")
+        photos = paint_photos(options.first, options.compare)
+        table, sheet = compare(generator, encoder, photos, load_reader())
+        io.write_image(Path(options.work) / "compare.png", sheet)
+        print_table(table)
+    except TristyleError as error:
+        sys.exit(f"{error}")
+
+
+if __name__ == "__main__":
+    main()
