@@ -10,18 +10,11 @@ N - 1, a difference of 1/N).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
-
-class FeatureExtractor(Protocol):
-    """What FID needs of an extractor, see `stages.metrics.features`."""
-
-    id: str
-
-    def features(self, images: Tensor) -> Tensor: ...
+from stages.metrics.features import FeatureExtractor
 
 
 @dataclass(frozen=True)
@@ -84,24 +77,34 @@ def trace_of_root(first: Tensor, second: Tensor) -> float:
     """tr (S1 S2)^(1/2) of two positive semidefinite float64 matrices [d, d].
 
     With S1 = L L^T, S1 S2 is similar to the symmetric L^T S2 L, so that the trace is the sum of the square roots of
-    that one's eigenvalues. A Cholesky factor costs a fraction of an eigenbasis; where neither matrix is positive
-    definite (fewer pictures than features) the symmetric root of S1 from its eigenbasis takes its place. Nothing is
-    added to the diagonals: that would change the distance.
+    that one's eigenvalues. A Cholesky factor of either matrix costs a fraction of an eigenbasis; where neither is
+    positive definite (fewer pictures than features) the symmetric root of S1 from its eigenbasis takes its place.
+    Nothing is added to the diagonals: that would change the distance.
     """
-    for one, other in ((first, second), (second, first)):
-        factor, info = torch.linalg.cholesky_ex(one)
-        if int(info) == 0 and bool(torch.isfinite(factor).all()):
-            return _sum_of_roots(factor.T @ other @ factor)
+    (factor, singular), (other_factor, other_singular) = _cholesky(first), _cholesky(second)
+    if not singular:
+        return _sum_of_roots(factor.T @ second @ factor, other_singular)
+    if not other_singular:
+        return _sum_of_roots(other_factor.T @ first @ other_factor, True)
     values, vectors = torch.linalg.eigh(first)
-    root = (vectors * values.clamp(min=0).sqrt()) @ vectors.T
-    return _sum_of_roots(root @ second @ root, singular=True)
+    root = (vectors * _above_rounding(values).sqrt()) @ vectors.T
+    return _sum_of_roots(root @ second @ root, True)
 
 
-def _sum_of_roots(matrix: Tensor, singular: bool = False) -> float:
-    values = torch.linalg.eigvalsh((matrix + matrix.T) / 2).clamp(min=0)
-    if singular:  # an eigenvalue of 0 comes out as 1e-16 of the largest, and the root of that is 1e-8: it would add up
-        values = torch.where(values > len(values) * torch.finfo(values.dtype).eps * values.max(), values, 0.0)
-    return float(values.sqrt().sum())
+def _cholesky(matrix: Tensor) -> tuple[Tensor, bool]:
+    """Lower factor, and whether there is none."""
+    factor, info = torch.linalg.cholesky_ex(matrix)
+    return factor, int(info) != 0 or not bool(torch.isfinite(factor).all())
+
+
+def _above_rounding(values: Tensor) -> Tensor:
+    """Eigenvalues with those set to 0 that rounding left: 1e-16 of the largest has a root of 1e-8, and they add up."""
+    return torch.where(values > len(values) * torch.finfo(values.dtype).eps * values.max(), values, 0.0)
+
+
+def _sum_of_roots(matrix: Tensor, singular: bool) -> float:
+    values = torch.linalg.eigvalsh((matrix + matrix.T) / 2)
+    return float((_above_rounding(values) if singular else values.clamp(min=0)).sqrt().sum())
 
 
 def frechet_between(real: Moments, fake: Moments) -> float:

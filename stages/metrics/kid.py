@@ -1,25 +1,17 @@
-"""Kernel inception distance (Binkowski et al., 2018, eq. 4) and Frechet distance between two sets of features.
+"""Kernel inception distance (Binkowski et al., 2018, eq. 4) between two sets of features.
 
 The features come from the face reader by default, on heads composited on one grey: what lies behind the head must not
 decide. Every number carries the extractor's id (`HeadKid.compute`).
 """
 
-from typing import Protocol
-
 import numpy as np
 import torch
 from torch import Tensor
 
+from stages.metrics.features import FeatureExtractor
+
 GREY = 0.5  # the one grey behind every head, in [0, 1]
 DECIDES_FROM = 100  # with fewer style images KID is printed but decides nothing
-
-
-class FeatureReader(Protocol):
-    """What KID needs of the face reader: features of pictures in [-1, 1], and its id."""
-
-    id: str
-
-    def features(self, images: Tensor) -> Tensor: ...
 
 
 def composite_grey(images: Tensor, mask: Tensor) -> Tensor:
@@ -93,25 +85,6 @@ def polynomial_kid(
     return float(np.mean(values)), float(np.std(values))
 
 
-def frechet_distance(real: Tensor, fake: Tensor) -> float:
-    """Frechet distance between Gaussians fitted to two feature sets (Heusel et al., 2017, eq. 6); lower is better.
-
-    The trace of (A B)^(1/2) is taken from the eigenvalues of the symmetric A^(1/2) B A^(1/2), which needs no
-    general matrix root. Population covariances, float64.
-
-    Args:
-        real: [N, d] features.
-        fake: [M, d] features.
-    """
-    real, fake = real.double(), fake.double()
-    cov_real, cov_fake = torch.cov(real.T, correction=0), torch.cov(fake.T, correction=0)
-    values, vectors = torch.linalg.eigh(cov_real)
-    root = (vectors * values.clamp(min=0).sqrt()) @ vectors.T
-    cross = torch.linalg.eigvalsh(root @ cov_fake @ root).clamp(min=0).sqrt().sum()
-    shift = (real.mean(0) - fake.mean(0)).square().sum()
-    return float(shift + cov_real.trace() + cov_fake.trace() - 2 * cross)
-
-
 class HeadKid:
     """Collects the features of heads on grey, then gives their KID.
 
@@ -119,7 +92,7 @@ class HeadKid:
         reader: the face reader (its `features` take pictures in [-1, 1]).
     """
 
-    def __init__(self, reader: FeatureReader) -> None:
+    def __init__(self, reader: FeatureExtractor) -> None:
         self.reader = reader
         self.real: list[Tensor] = []
         self.fake: list[Tensor] = []
