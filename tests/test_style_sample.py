@@ -245,7 +245,7 @@ def test_the_writer_holds_no_more_than_it_was_told(tmp_path, monkeypatch) -> Non
 
 def _growth(out: Path, count: int, pipe) -> None:
     """In a child: kilobytes by which its peak memory grows while a 1024 px generator draws a set."""
-    net = network(resolution=1024, base=4096)
+    net = network(resolution=1024, base=2048)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     write_style_set(out, net, None, Sampling(count=count, reject=NOTHING), data=out, target="photo",
                     runtime=runtime(out, 1))  # fmt: skip
@@ -262,7 +262,7 @@ def test_memory_does_not_grow_with_the_set(tmp_path) -> None:
         child.start()
         grown.append(receive.recv() / 1024 if receive.poll(120) else float("nan"))
         child.join()
-    # Six more pictures are 18 MB in the summary, and two batches of 6 MB wait; drawn at once they take 400 MB.
+    # Six more pictures are 18 MB in the summary, and two batches of 6 MB wait; drawn at once they take 200 MB.
     assert grown[1] - grown[0] < 60 and grown[0] > 30, grown
 
 
