@@ -27,6 +27,7 @@ from stages.config import ConfigError, TristyleError, choice, number
 from stages.networks.stylegan2 import Generator
 
 SCHEDULES = ("constant", "linear", "sigmoid", "swap", "published")
+REGIONS = ("background", "skin", "brow", "eye", "nose", "mouth", "hair", "neck", "cloth")
 AXES = ("resolution", "layer")
 UNRELATED = 0.7  # relative distance from which two generators count as strangers; independent ones are at 1
 
@@ -129,8 +130,8 @@ class Part:
     Args:
         parent: which of the generators at hand, from 0.
         layers: names as in `Fusion.layers` and the share of that parent there, e.g. {b64.torgb: 1.0, b32.affine: 0.5}.
-        region: instead of `layers`, a region of the face (`stages.style.influence.REGIONS`: eye for the iris, mouth
-            for the lips, skin, ...): the layers that change its colour most are found by measurement.
+        region: instead of `layers`, a region of the face (of `REGIONS`: eye for the iris, mouth for the lips, skin,
+            ...): the layers that change its colour most are found by measurement (`stages.style.influence`).
         count: how many layers a region takes.
         share: of that parent in a region's layers, 0 to 1.
     """
@@ -147,6 +148,8 @@ class Part:
             raise ConfigError("layers", "a part needs layers or a region, not both", "Give one of the two")
         for name, share in (self.layers or {}).items():
             number(f"layers.{name}", share, 0, 1)
+        if self.region is not None:
+            choice("region", self.region, REGIONS)
         number("count", self.count, 1, integer=True)
         number("share", self.share, 0, 1)
 
