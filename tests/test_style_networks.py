@@ -7,7 +7,9 @@ import torch
 
 from stages import io
 from stages.engine import only
+from stages.networks import convolution
 from stages.networks.augment import PIPES, AugmentPipe
+from stages.networks.convolution import convolve
 from stages.networks.resample import setup_filter, upfirdn2d
 from stages.networks.stylegan2 import Discriminator, Generator, resolutions
 from stages.style.transfer import Ada, Recipe, StyleGAN2, compute_dtype, lazy_adam
@@ -68,6 +70,117 @@ def test_bfloat16_stays_close_to_float32() -> None:
         generator.synthesis.compute_dtype = discriminator.compute_dtype = torch.bfloat16
         assert (generator(z, noise_mode="const") - exact).abs().max() < 0.05 * exact.abs().max()
         assert (discriminator(exact) - logits).abs().max() < 0.05 * logits.abs().max() + 0.05
+
+
+@pytest.mark.parametrize(("size", "num_fp16_res"), [(32, 0), (32, 3), (64, 3), (128, 3), (256, 3)])
+def test_reduced_precision_at_every_size(size: int, num_fp16_res: int) -> None:
+    """Which layers compute in it; forward and backward, every gradient finite, clamped as the official setting."""
+    torch.manual_seed(0)
+    shared = {"channel_base": 2 * size, "channel_max": 8, "conv_clamp": 256.0, "num_fp16_res": num_fp16_res}
+    generator, discriminator = Generator(8, 8, size, num_layers=8, **shared), Discriminator(size, **shared)
+    generator.synthesis.compute_dtype = discriminator.compute_dtype = torch.bfloat16
+    seen: dict[tuple[str, int], torch.dtype] = {}
+    for part, net in (("generator", generator.synthesis), ("discriminator", discriminator)):
+        for r in net.block_resolutions:
+            convolution1 = getattr(net, f"b{r}").conv1
+            convolution1.register_forward_hook(lambda m, i, out, key=(part, r): seen.update({key: out.dtype}))
+    images = generator(torch.randn(1, 8))
+    assert images.shape == (1, 3, size, size) and images.dtype == torch.float32
+    logits = discriminator(images)
+    assert logits.dtype == torch.float32
+    logits.sum().backward()
+    assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in generator.parameters())
+    assert len(seen) == 2 * len(discriminator.block_resolutions) + 1
+    for (_, resolution), dtype in seen.items():
+        reduced = num_fp16_res == 0 or resolution > size // 2**num_fp16_res
+        assert dtype is (torch.bfloat16 if reduced else torch.float32)
+
+
+@torch.no_grad()
+def test_the_largest_size_draws_and_judges() -> None:
+    torch.manual_seed(0)
+    shared = {"channel_base": 2048, "channel_max": 4, "conv_clamp": 256.0, "num_fp16_res": 4}
+    generator, discriminator = Generator(4, 4, 1024, **shared), Discriminator(1024, **shared)
+    assert generator.num_ws == 18
+    images = generator(torch.randn(1, 4), noise_mode="const")
+    assert images.shape == (1, 3, 1024, 1024) and torch.isfinite(images).all()
+    assert discriminator(images).shape == (1, 1)
+
+
+def test_files_from_before_the_argument_load(tmp_path) -> None:
+    """A header without `num_fp16_res` means its default; a negative one is refused by name."""
+    generator = tiny()[0].eval()
+    assert generator.arguments.pop("num_fp16_res") == 0
+    io.save_network(tmp_path / "g.safetensors", generator)
+    again = io.load_network(tmp_path / "g.safetensors")
+    assert again.arguments["num_fp16_res"] == 0
+    z = torch.randn(2, 8)
+    assert torch.equal(again(z, noise_mode="const"), generator(z, noise_mode="const"))
+    with pytest.raises(ValueError, match="num_fp16_res"):
+        Discriminator(16, num_fp16_res=-1)
+
+
+# Convolutions
+
+
+CONVOLUTIONS = [
+    pytest.param({"padding": (1, 1)}, (4, 3, 3, 3), id="same"),
+    pytest.param({"stride": (2, 2)}, (4, 3, 3, 3), id="down"),  # on 8 pixels: the last row and column go unread
+    pytest.param({"stride": (2, 2), "transposed": True}, (3, 4, 3, 3), id="up"),
+    pytest.param({}, (4, 3, 1, 1), id="1x1"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "shape"), CONVOLUTIONS)
+def test_convolution_derivatives(arguments: dict, shape: tuple[int, ...]) -> None:
+    """First and second ones, for input, weight and bias, against finite differences."""
+    torch.manual_seed(0)
+    x = torch.randn(2, 3, 6, 8, dtype=torch.float64, requires_grad=True)
+    w = torch.randn(shape, dtype=torch.float64, requires_grad=True)
+    bias = torch.randn(4, dtype=torch.float64, requires_grad=True)
+
+    def function(x, w, bias):
+        return convolve(x, w, bias, **arguments)
+
+    assert torch.autograd.gradcheck(function, (x, w, bias), fast_mode=True)
+    assert torch.autograd.gradgradcheck(function, (x, w, bias), fast_mode=True)
+
+
+@pytest.mark.parametrize(("arguments", "shape"), [CONVOLUTIONS[0].values, CONVOLUTIONS[1].values, ({}, (4, 3, 1, 1))])
+@pytest.mark.parametrize("block", [16, 4096])
+def test_unfolded_weight_gradient(arguments: dict, shape: tuple[int, ...], block: int, monkeypatch) -> None:
+    """The formulation for CPUs without AVX-512 equals torch's, whatever CPU runs the test."""
+    monkeypatch.setattr(convolution, "_BLOCK", block)
+    torch.manual_seed(0)
+    x = torch.randn(2, 3, 10, 12).contiguous(memory_format=torch.channels_last)
+    w = torch.randn(shape).requires_grad_()
+    y = torch.convolution(
+        x, w, None, arguments.get("stride", (1, 1)), arguments.get("padding", (0, 0)), (1, 1), False, (0, 0), 1
+    )
+    cotangent = torch.randn_like(y)
+    (expected,) = torch.autograd.grad(y, w, cotangent)
+    stride, padding = arguments.get("stride", (1, 1))[0], arguments.get("padding", (0, 0))
+    actual = convolution._unfolded_weight_gradient(x, cotangent, shape[-1], stride, padding)
+    torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_second_derivatives_ask_for_no_more_than_they_need(monkeypatch) -> None:
+    """R1 differentiates by the images: its first pass takes no weight gradient, its second one per layer and use."""
+    calls: list[int] = []
+    forward = convolution._WeightGradient.forward
+
+    def counted(ctx, *arguments):
+        calls.append(1)
+        return forward(ctx, *arguments)
+
+    monkeypatch.setattr(convolution._WeightGradient, "forward", staticmethod(counted))
+    discriminator = tiny()[1]
+    images = torch.randn(4, 3, 16, 16, requires_grad=True)
+    (grad,) = torch.autograd.grad(discriminator(images).sum(), images, create_graph=True)
+    assert calls == []
+    grad.square().sum().backward()
+    assert len(calls) > 0
+    assert all(p.grad is not None for n, p in discriminator.named_parameters() if n.endswith("conv0.weight"))
 
 
 def test_strided_filters_in_bfloat16_keep_their_type() -> None:

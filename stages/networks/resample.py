@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from stages.networks.convolution import convolve
+
 
 def setup_filter(taps: Sequence[float] | Tensor, gain: float = 1.0) -> Tensor:
     """Resampling filter with unit sum times `gain`: [k, k], or [k] (to be applied separably) from 8 taps on."""
@@ -67,14 +69,14 @@ def upfirdn2d(
         kernel = f if flip_filter else f.flip([0, 1])
         if x0 != x1 or y0 != y1 or min(x0, y0) < 0:
             x, x0, y0 = F.pad(x, (x0, x1, y0, y1)), 0, 0
-        return F.conv2d(x, kernel.expand(channels, 1, kh, kw), stride=(dy, dx), padding=(y0, x0), groups=channels)
+        return convolve(x, kernel.expand(channels, 1, kh, kw), None, (dy, dx), (y0, x0), groups=channels)
     kernel = (f.flip([0, 1]) if flip_filter else f).expand(channels, 1, kh, kw)
     # The transposed convolution gives the full convolution; the wanted window starts k - 1 - p0 pixels into it.
     low_x, low_y = kw - 1 - x0, kh - 1 - y0
     high_x = (x.shape[3] - 1) * ux + kw - low_x - (x.shape[3] * ux + x0 + x1 - kw + 1)
     high_y = (x.shape[2] - 1) * uy + kh - low_y - (x.shape[2] * uy + y0 + y1 - kh + 1)
     crop_x, crop_y = max(min(low_x, high_x), 0), max(min(low_y, high_y), 0)
-    x = F.conv_transpose2d(x, kernel, stride=(uy, ux), padding=(crop_y, crop_x), groups=channels)
+    x = convolve(x, kernel, None, (uy, ux), (crop_y, crop_x), transposed=True, groups=channels)
     rest = (crop_x - low_x, crop_x - high_x, crop_y - low_y, crop_y - high_y)
     if any(rest):
         x = F.pad(x, rest)
@@ -158,7 +160,7 @@ def conv2d_resample(
     margins = _resample_margins(f, (up, up), (down, down), _margins(padding))
     if up > 1:
         w = w.flip([2, 3]) if flip_weight else w  # a transposed convolution already convolves
-        x = F.conv_transpose2d(x, w.transpose(0, 1), stride=up)
+        x = convolve(x, w.transpose(0, 1), None, (up, up), transposed=True)
         lead, tail = k - 1, k - up
         x0, x1, y0, y1 = margins
         x = upfirdn2d(x, f, padding=(x0 - lead, x1 - tail, y0 - lead, y1 - tail), gain=up**2)
@@ -166,9 +168,9 @@ def conv2d_resample(
     w = w if flip_weight else w.flip([2, 3])
     if down > 1:
         if k == 1:
-            return F.conv2d(upfirdn2d(x, f, down=down, padding=margins), w, bias)
-        return F.conv2d(upfirdn2d(x, f, padding=margins), w, bias, stride=down)
+            return convolve(upfirdn2d(x, f, down=down, padding=margins), w, bias)
+        return convolve(upfirdn2d(x, f, padding=margins), w, bias, (down, down))
     x0, x1, y0, y1 = margins
     if x0 == x1 and y0 == y1 and min(x0, y0) >= 0:
-        return F.conv2d(x, w, bias, padding=(y0, x0))
-    return F.conv2d(F.pad(x, margins), w, bias)
+        return convolve(x, w, bias, padding=(y0, x0))
+    return convolve(F.pad(x, margins), w, bias)

@@ -7,8 +7,13 @@ PyTorch release, so its weights load without a table.
 
 What differs, with equal results (tests/golden): modulation scales the activations and demodulation is the closed form
 ``rsqrt(s^2 @ sum_k W^2)``, so that no per-sample weight is built; resampling is one depthwise (transposed) convolution,
-never zero insertion; the gain of a leaky ReLU is folded into what feeds it; tensors are channels-last; a network may
-compute its convolutions in bfloat16 (`compute_dtype`), which stands in for the release's float16 layers.
+never zero insertion; the gain of a leaky ReLU is folded into what feeds it; tensors are channels-last.
+
+Precision: a network computes its convolutions in `compute_dtype`, float32 unless a training sets bfloat16, which stands
+in for the release's float16 (same range as float32, so no loss scaling and no overflow to normalise away). The argument
+`num_fp16_res` says where: n > 0 means the n highest resolutions, as in the official files, and 0 every resolution,
+which is what pays on CPUs that multiply bfloat16. Images, toRGB's sums over resolutions, the minibatch statistic and
+what follows it stay in float32 either way.
 """
 
 from __future__ import annotations
@@ -322,7 +327,8 @@ class SynthesisBlock(nn.Module):
         if self.first:
             x = self.const.to(dtype)[None].expand(len(ws), -1, -1, -1).contiguous(memory_format=torch.channels_last)
         else:
-            x = self.conv0(x, ws[:, 0], noise_mode)
+            assert x is not None  # the features of the block before
+            x = self.conv0(x.to(dtype), ws[:, 0], noise_mode)
         x = self.conv1(x, ws[:, self.num_conv - 1], noise_mode)
         rgb = self.torgb(x, ws[:, self.num_conv]).float()
         return x, rgb if img is None else upsample2d(img, self.resample_filter).add_(rgb)
@@ -339,10 +345,12 @@ class SynthesisNetwork(nn.Module):
         channel_base: int = 32768,
         channel_max: int = 512,
         conv_clamp: float | None = None,
+        num_fp16_res: int = 0,
     ) -> None:
         super().__init__()
         self.compute_dtype = torch.float32
         self.block_resolutions = resolutions(img_resolution)
+        self.reduced_from = lowest_reduced(img_resolution, num_fp16_res)
         channels = 0
         for r in self.block_resolutions:
             out = min(channel_base // r, channel_max)
@@ -357,8 +365,9 @@ class SynthesisNetwork(nn.Module):
         start = 0
         for r in self.block_resolutions:
             block = getattr(self, f"b{r}")
+            dtype = self.compute_dtype if r >= self.reduced_from else torch.float32
             # toRGB shares its w with the first convolution of the next block.
-            x, img = block(x, img, ws[:, start : start + block.num_conv + 1], noise_mode, self.compute_dtype)
+            x, img = block(x, img, ws[:, start : start + block.num_conv + 1], noise_mode, dtype)
             start += block.num_conv
         assert img is not None  # there is a 4 px block at least
         return img
@@ -378,11 +387,14 @@ class Generator(nn.Module):
         channel_base: int = 32768,
         channel_max: int = 512,
         conv_clamp: float | None = None,
+        num_fp16_res: int = 0,
     ) -> None:
         super().__init__()
         self.arguments = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
         self.z_dim, self.w_dim, self.img_resolution = z_dim, w_dim, img_resolution
-        self.synthesis = SynthesisNetwork(w_dim, img_resolution, img_channels, channel_base, channel_max, conv_clamp)
+        self.synthesis = SynthesisNetwork(
+            w_dim, img_resolution, img_channels, channel_base, channel_max, conv_clamp, num_fp16_res
+        )
         self.num_ws = self.synthesis.num_ws
         self.mapping = MappingNetwork(z_dim, w_dim, self.num_ws, num_layers, lr_multiplier)
         self.to(memory_format=torch.channels_last)
@@ -447,10 +459,12 @@ class Discriminator(nn.Module):
         channel_max: int = 512,
         conv_clamp: float | None = None,
         mbstd_group_size: int = 4,
+        num_fp16_res: int = 0,
     ) -> None:
         super().__init__()
         self.arguments = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
         self.compute_dtype = torch.float32
+        self.reduced_from = lowest_reduced(img_resolution, num_fp16_res)
         self.block_resolutions = resolutions(img_resolution)[:0:-1]
         channels = {r: min(channel_base // r, channel_max) for r in resolutions(img_resolution)}
         for r in self.block_resolutions:
@@ -463,8 +477,9 @@ class Discriminator(nn.Module):
         self.to(memory_format=torch.channels_last)
 
     def forward(self, img: Tensor) -> Tensor:
-        x = img.to(self.compute_dtype).contiguous(memory_format=torch.channels_last)
+        x = img.contiguous(memory_format=torch.channels_last)
         for r in self.block_resolutions:
+            x = x.to(self.compute_dtype if r >= self.reduced_from else torch.float32)
             x = getattr(self, f"b{r}")(x)
         return self.b4(x)
 
@@ -483,3 +498,13 @@ def resolutions(img_resolution: int) -> list[int]:
     if exponent < 3 or 2**exponent != img_resolution:
         raise ValueError(f"resolution {img_resolution} is not a power of two from 8 on")
     return [2**i for i in range(2, exponent + 1)]
+
+
+def lowest_reduced(img_resolution: int, num_fp16_res: int) -> int:
+    """The lowest resolution computed in `compute_dtype`: of the `num_fp16_res` highest, 8 at least; 0: of all.
+
+    Raises ValueError when `num_fp16_res` is negative.
+    """
+    if num_fp16_res < 0:
+        raise ValueError(f"num_fp16_res {num_fp16_res} is negative")
+    return max(2 * img_resolution >> num_fp16_res, 8) if num_fp16_res else 4

@@ -54,16 +54,18 @@ def close(actual, expected, rtol: float = 1e-4, atol: float = 5e-5) -> None:
 
 def generator() -> sg.Generator:
     init = CONFIG["G_init_kwargs"]
-    synthesis = {k: v for k, v in init["synthesis_kwargs"].items() if k != "num_fp16_res"}
     size = {k: init[k] for k in ("z_dim", "w_dim", "img_resolution", "img_channels")}
-    net = sg.Generator(**size, **init["mapping_kwargs"], **synthesis).eval()
+    net = sg.Generator(**size, **init["mapping_kwargs"], **init["synthesis_kwargs"]).eval()
     net.load_state_dict(tensors("g_ema_state.npz"), strict=True)
     return net
 
 
 def discriminator() -> sg.Discriminator:
     init = CONFIG["D_init_kwargs"]
-    size = {k: init[k] for k in ("img_resolution", "img_channels", "channel_base", "channel_max", "conv_clamp")}
+    size = {
+        k: init[k]
+        for k in ("img_resolution", "img_channels", "channel_base", "channel_max", "conv_clamp", "num_fp16_res")
+    }
     net = sg.Discriminator(**size, **init["epilogue_kwargs"]).eval()
     net.load_state_dict(tensors("d_state.npz"), strict=True)
     return net

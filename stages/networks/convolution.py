@@ -1,0 +1,139 @@
+"""Convolution with the derivatives that training StyleGAN2 on a CPU needs: fast ones, to any order.
+
+torch's own convolution loses time in three places, measured on one core: its second derivative (R1, path length)
+convolves group by group and computes weight gradients nobody asked for; that of the weights runs a convolution whose
+kernel is a whole feature map; and its first weight gradient of channels-last maps reaches half of the peak on CPUs
+without AVX-512. A convolution is bilinear, so every derivative of it is one of three maps (convolution, transposed
+convolution, weight gradient), and each of the three differentiates into the two others: that is all there is here.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+Pair = tuple[int, int]  # along y and x
+
+# Decided by instruction set, never by timing: a resumed training must add in the order it began with.
+_UNFOLD = torch.backends.cpu.get_cpu_capability() == "AVX2"
+_BLOCK = 4096  # pixels unfolded at a time, so that what the matrix product reads is still in the cache
+
+
+def convolve(
+    x: Tensor,
+    w: Tensor,
+    bias: Tensor | None = None,
+    stride: Pair = (1, 1),
+    padding: Pair = (0, 0),
+    output_padding: Pair = (0, 0),
+    transposed: bool = False,
+    groups: int = 1,
+) -> Tensor:
+    """`torch.convolution` without dilation: x [N, I, H, W], w [O, I / groups, k, k] ([I, O / groups, k, k] transposed).
+
+    The weights of a grouped convolution take no gradient (they are fixed filters).
+    """
+    if x.device.type != "cpu" or not torch.is_grad_enabled() or not (x.requires_grad or w.requires_grad):
+        return torch.convolution(x, w, bias, stride, padding, (1, 1), transposed, output_padding, groups)
+    if w.is_leaf and w.requires_grad:
+        w = w.view_as(w)  # the engine cannot be asked about leaves
+    return _Convolution.apply(x, w, bias, stride, padding, output_padding, transposed, groups)
+
+
+def _weight_is_asked_for(ctx: Any) -> bool:
+    """Whether the running backward pass wants the weight's gradient, which R1 does not although the weight takes one.
+
+    The question torch's own operators ask of the engine; `needs_input_grad` only tells what could be wanted.
+    """
+    return ctx.needs_input_grad[1] and torch._C._will_engine_execute_node(ctx.next_functions[1][0])
+
+
+def _unread(wide: torch.Size, narrow: torch.Size, kernel: torch.Size, stride: Pair, padding: Pair) -> Pair:
+    """Rows and columns at the far border of `wide` [H, W] that the strides do not reach."""
+    y, x = (wide[i] - ((narrow[i] - 1) * stride[i] - 2 * padding[i] + kernel[i]) for i in (0, 1))
+    return y, x
+
+
+class _Convolution(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        w: Tensor,
+        bias: Tensor | None,
+        stride: Pair,
+        padding: Pair,
+        output_padding: Pair,
+        transposed: bool,
+        groups: int,
+    ) -> Tensor:
+        ctx.save_for_backward(x if ctx.needs_input_grad[1] else None, w)
+        ctx.size, ctx.arguments = x.shape[2:], (stride, padding, transposed, groups)
+        return torch.convolution(x, w, bias, stride, padding, (1, 1), transposed, output_padding, groups)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        (x, w), (stride, padding, transposed, groups) = ctx.saved_tensors, ctx.arguments
+        grad_x = grad_w = grad_bias = None
+        if ctx.needs_input_grad[0]:
+            rest = (0, 0) if transposed else _unread(ctx.size, grad.shape[2:], w.shape[2:], stride, padding)
+            grad_x = convolve(grad, w, None, stride, padding, rest, not transposed, groups)
+        if _weight_is_asked_for(ctx):
+            if groups > 1:
+                raise ValueError("the weights of grouped convolutions are fixed filters: they take no gradient")
+            wide, narrow = (grad, x) if transposed else (x, grad)
+            grad_w = _WeightGradient.apply(wide, narrow, w.shape[-1], stride, padding)
+        if ctx.needs_input_grad[2]:
+            grad_bias = grad.sum(dim=(0, 2, 3))
+        return grad_x, grad_w, grad_bias, None, None, None, None, None
+
+
+class _WeightGradient(torch.autograd.Function):
+    """From `wide`, the side that strides step over, and `narrow`, the other one: [narrow's C, wide's C, k, k]."""
+
+    @staticmethod
+    def forward(ctx: Any, wide: Tensor, narrow: Tensor, k: int, stride: Pair, padding: Pair) -> Tensor:
+        ctx.save_for_backward(wide, narrow)
+        ctx.arguments = stride, padding
+        fits = wide.dtype == torch.float32 and min(wide.shape[1], narrow.shape[1]) >= 16
+        if _UNFOLD and fits and stride[0] == stride[1] and narrow[0, 0].numel() >= 256:
+            return _unfolded_weight_gradient(wide, narrow, k, stride[0], padding)
+        w = wide.new_empty(narrow.shape[1], wide.shape[1], k, k)  # read for its shape alone
+        w = w.contiguous(memory_format=torch.channels_last)
+        mask = [False, True, False]
+        operands = (narrow, wide, w, None, stride, padding, (1, 1), False, (0, 0), 1, mask)
+        return torch.ops.aten.convolution_backward(*operands)[1]
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        (wide, narrow), (stride, padding) = ctx.saved_tensors, ctx.arguments
+        grad_wide = grad_narrow = None
+        if ctx.needs_input_grad[0]:
+            rest = _unread(wide.shape[2:], narrow.shape[2:], grad.shape[2:], stride, padding)
+            grad_wide = convolve(narrow, grad, None, stride, padding, rest, True)
+        if ctx.needs_input_grad[1]:
+            grad_narrow = convolve(wide, grad, None, stride, padding)
+        return grad_wide, grad_narrow, None, None, None
+
+
+def _unfolded_weight_gradient(wide: Tensor, narrow: Tensor, k: int, stride: int, padding: Pair) -> Tensor:
+    """As matrix products of channels-last rows: the kernel's columns unfolded, its rows k views of the same memory."""
+    height, width = narrow.shape[2:]
+    (pad_y, pad_x), channels = padding, wide.shape[1]
+    total = wide.new_zeros(k, narrow.shape[1], k * channels)
+    rows = max(_BLOCK // width, 1)
+    for image, other in zip(wide.permute(0, 2, 3, 1), narrow.permute(0, 2, 3, 1), strict=True):
+        if pad_x or pad_y:
+            image = torch.nn.functional.pad(image, (0, 0, pad_x, pad_x, pad_y, pad_y))
+        for low in range(0, height, rows):
+            high = min(low + rows, height)
+            part = image[low * stride : (high - 1) * stride + k]
+            columns = [part[:, i : i + (width - 1) * stride + 1 : stride] for i in range(k)]
+            unfolded = torch.cat(columns, dim=2) if k > 1 else columns[0]
+            left = other[low:high].reshape(-1, other.shape[2]).t()
+            for j in range(k):
+                right = unfolded[j : j + (high - low - 1) * stride + 1 : stride]
+                total[j].addmm_(left, right.reshape(-1, k * channels))
+    return total.reshape(k, -1, k, channels).permute(1, 3, 0, 2)
