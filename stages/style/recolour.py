@@ -28,6 +28,7 @@ EYES = ((36, 42), (42, 48))  # landmarks of each eye, its corners the first and 
 INNER_LIPS = slice(60, 68)
 SMALLEST = 5e-4  # share of the picture under which a region counts as not there
 FEATHER = (0.15, 0.75)  # shares of a region between which its mask rises from exactly 0 to 1
+BLUR = 0.8  # px, standard deviation: borders are as soft as an antialiased picture's
 IRIS_RADIUS = (0.16, 0.36)  # of the eye's width; a real one has 0.2, a drawn one up to twice that
 COLOUR_SPREAD = 6.0  # least standard deviation of a region's colours, in units of Lab
 COLOUR_SAY = 4.0  # what a colour that does not fit costs at most, as a logarithm: the reader's certainty outweighs it
@@ -82,7 +83,10 @@ def region_masks(images: Tensor, reading: FaceReading, regions: Iterable[str] = 
     shares = _by_colour(images, reading.parsing)
     masks = {}
     for region in regions:
-        mask = _smoothstep(shares[:, LABELS[region]].sum(dim=1, keepdim=True), *FEATHER)
+        share = shares[:, LABELS[region]].sum(dim=1, keepdim=True)
+        if region != "iris":  # an eye is a few pixels wide; what lies around it must not be washed in
+            share = kornia.filters.gaussian_blur2d(share, (3, 3), (BLUR, BLUR))
+        mask = _smoothstep(share, *FEATHER)
         if region == "lips":
             mask = _without_teeth(images, mask * (1 - _polygon(reading.landmarks[:, INNER_LIPS], size)))
         if region == "iris":
