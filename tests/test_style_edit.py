@@ -14,6 +14,7 @@ from stages.style.edit import (
     ATTRIBUTES,
     Direction,
     Edit,
+    Edited,
     apply,
     attributes,
     boundaries,
@@ -26,7 +27,7 @@ from stages.style.edit import (
     save_directions,
     sefa,
 )
-from stages.style.sample import latents
+from stages.style.sample import Sampling, Seeds, decode, latents
 
 
 @pytest.fixture(scope="module")
@@ -201,6 +202,20 @@ def test_directions_are_found_as_edits_name_them(tiny, reader, tmp_path) -> None
     assert loaded["sefa1_16_1024"].accuracy is None
     z = latents(8, range(2))
     assert np.array_equal(draw_edited(tiny, z, edits, directions), draw_edited(tiny, z, edits, loaded))
+
+
+def test_edited_candidates_are_the_same_faces_moved(tiny) -> None:
+    seeds = Seeds(Sampling(count=4, psi=0.7, seed=9))
+    edits, directions = {"turn": Edit(direction="yaw", alpha=2.0)}, {"yaw": Direction(torch.eye(12)[1], 0.5)}
+    edited = Edited(seeds, edits, directions)
+    np.testing.assert_allclose(
+        edited.ws(tiny, [0, 2]) - seeds.ws(tiny, [0, 2]), torch.eye(12)[1].expand(2, 8, 12), atol=1e-6
+    )
+    assert edited.record(2) == {"seed": 11, "psi": 0.7, "edit": {"turn": 2.0}}
+    kept = edited.tensors(tiny, [0, 2])
+    assert torch.equal(kept["z"], latents(8, [9, 11])) and torch.equal(kept["ws"], edited.ws(tiny, [0, 2]))
+    expected = draw_edited(tiny, latents(8, [9, 11]), edits.values(), directions, psi=0.7)
+    assert np.array_equal(decode(tiny, kept["ws"]), expected)
 
 
 def test_what_does_not_fit_is_refused(tiny, tmp_path) -> None:

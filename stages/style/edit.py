@@ -15,6 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import log2
 from pathlib import Path
+from typing import Any
 
 import kornia
 import numpy as np
@@ -26,7 +27,7 @@ from stages import io
 from stages.config import ConfigError, TristyleError, choice, number
 from stages.faces.reader import FaceReading, Reader
 from stages.networks.stylegan2 import Generator
-from stages.style.sample import latents
+from stages.style.sample import Candidates, decode, latents
 
 ATTRIBUTES = (
     "yaw", "pitch", "smile", "mouth_open", "eye_open",
@@ -310,8 +311,33 @@ def draw_edited(
     parts = []
     for part in z.split(batch):
         ws = generator.mapping(part.to(generator.mapping.w_avg.device), psi)
-        parts.append(io.to_uint8(generator.synthesis(apply(ws, edits, directions), noise_mode="const")))
+        parts.append(decode(generator, apply(ws, edits, directions)))
     return np.concatenate(parts)
+
+
+class Edited:
+    """Candidates of a style set, moved: what `stages.style.sample` draws in place of the ones given.
+
+    The source generator's pictures of the same numbers are moved alike, so that they stay the same faces.
+    """
+
+    def __init__(self, candidates: Candidates, edits: Mapping[str, Edit], directions: Mapping[str, Direction]) -> None:
+        self.candidates, self.edits, self.directions = candidates, dict(edits), directions
+        self.most = candidates.most
+
+    def ws(self, generator: Generator, numbers: Sequence[int]) -> Tensor:
+        """[n, num_ws, w_dim] on the generator's device, after the edits."""
+        return apply(self.candidates.ws(generator, numbers), self.edits.values(), self.directions)
+
+    def record(self, number: int) -> dict[str, Any]:
+        """Where the latent comes from, and how far along which edit it was moved."""
+        return self.candidates.record(number) | {"edit": {name: edit.alpha for name, edit in self.edits.items()}}
+
+    def tensors(self, generator: Generator, numbers: Sequence[int]) -> dict[str, Tensor]:
+        """ws after the edits, and z, where there is one, before them."""
+        kept = self.candidates.tensors(generator, numbers)
+        moved_ws = {"ws": self.ws(generator, numbers).cpu().contiguous()}
+        return {name: value for name, value in kept.items() if name == "z"} | moved_ws
 
 
 # ---------------------------------------------------------------------------------------------------------------------
