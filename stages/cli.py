@@ -35,12 +35,12 @@ def conf_path() -> str:
 def _help() -> str:
     """The help text with the options of every config group. Read from the folder: composing takes a second."""
     folder = CONF if CONF.is_dir() else Path(__file__).resolve().parent / "conf"
-    groups = {
-        group.name: sorted(file.stem for file in group.glob("*.yaml"))
-        for group in sorted(folder.iterdir())
-        if group.is_dir()
-    }
-    return HELP + "".join(f"  {group}: {', '.join(options)}\n" for group, options in groups.items() if options)
+    groups: dict[str, list[str]] = {}
+    for file in sorted(folder.rglob("*.yaml")):
+        group = file.parent.relative_to(folder).as_posix()
+        groups.setdefault(group, []).append(file.stem)
+    groups.pop(".")
+    return HELP + "".join(f"  {group}: {', '.join(options)}\n" for group, options in sorted(groups.items()))
 
 
 def main() -> None:
@@ -55,6 +55,8 @@ def main() -> None:
     import hydra
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
+
+    import stages.run  # noqa: F401 - registers the resolver that the yaml files use
 
     try:
         hydra.main(config_path=conf_path(), config_name="config", version_base="1.3")(_job)()

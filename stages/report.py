@@ -21,6 +21,7 @@ from stages import io
 from stages.artifact import KINDS, Artifact, open_artifact
 from stages.measures import TARGETS, find, measure
 from stages.page import curves, figure, fit, flat, gallery, note, number, page, picture, section, table, text, tile
+from stages.report_style import style_parts
 
 PEOPLE = 8  # held-out people shown
 WORST = 4
@@ -199,15 +200,14 @@ def _style(artifacts: Mapping[str, Artifact]) -> str:
     if "style" not in artifacts:
         return ""
     style = artifacts["style"]
-    strip = style.path / "fusion.png"
     images = sorted((style.path / "images").glob("*.png"))
     return section(
         "Stage 1", "From the base generator to the style",
         note(
             "A row is one latent z. A number is the share of the transferred generator in an even mixture; "
-            "fused is the schedule over resolutions that made the style set."
+            "fused is the generator that made the style set."
         ),
-        figure(fit(io.read_image(strip), 960), "source, transferred, fused", "", "wide") if strip.exists() else "",
+        *style_parts(style),
         "<h3>The style set</h3>" if images else "",
         _sheet(images, "sampled pictures"),
     )  # fmt: skip

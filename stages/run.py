@@ -35,7 +35,11 @@ from stages.artifact import (
 from stages.config import ConfigError, TristyleError, choice, number
 from stages.io import write_json
 from stages.runtime import Runtime
+from stages.style import published
 from stages.tracking import Tracker
+
+# ${published:KEY,${data.size}}: settings of the StyleGAN2-ADA paper that follow the pictures' size (style/recipe=auto).
+OmegaConf.register_new_resolver("published", published.value, replace=True)
 
 REPORTS: list[Path] = []  # the reports of this process, in order: a sweep's index page sets them side by side
 

@@ -16,7 +16,7 @@ from stages.run import instantiate_stages
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
 FILES = sorted(path.relative_to(CONF).as_posix() for path in CONF.rglob("*.yaml"))
-VARIANTS = [name.removesuffix(".yaml").split("/") for name in FILES if name.count("/") == 1]
+VARIANTS = [tuple(name.removesuffix(".yaml").rsplit("/", 1)) for name in FILES if "/" in name]
 EXPERIMENTS = [name for group, name in VARIANTS if group == "experiment"]
 
 
@@ -37,9 +37,8 @@ def fill(cfg, folder: Path):
     """Give the settings that have no default (marked null or ???: a person's own folder) a value that exists."""
     if OmegaConf.select(cfg, "data.path", throw_on_missing=False) is None and "path" in cfg.data:
         cfg.data.path = str(folder)
-    for kind in KINDS:
-        for key in OmegaConf.missing_keys(cfg[kind]):
-            OmegaConf.update(cfg[kind], key, str(folder))
+    for key in OmegaConf.missing_keys(cfg):
+        OmegaConf.update(cfg, key, str(folder))
     return cfg
 
 

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from stages import io
-from stages.artifact import Artifact
+from stages.artifact import Artifact, seal
 from stages.config import ConfigError, Train, TristyleError
 from stages.runtime import Runtime
 from stages.style.fuse import Fusion, relative_distance
@@ -57,7 +57,8 @@ def data(tmp_path_factory) -> Artifact:
 def base(data, tmp_path_factory) -> Path:
     """A style artifact trained from scratch on the photos."""
     out = tmp_path_factory.mktemp("base") / "photo"
-    run(stage(), data, out)
+    metrics = run(stage(), data, out)
+    seal(out, "style", config={"target": "photo"}, inputs={"data": data}, metrics=metrics)
     return out
 
 

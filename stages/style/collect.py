@@ -35,7 +35,7 @@ from stages.networks.stylegan2 import Generator
 from stages.runtime import Runtime
 from stages.style.distribution import CLOSE_ENOUGH, attributes
 from stages.style.reject import REASONS, References, judge, least_bad, observe, pictures, shrunk, view
-from stages.style.sample import Candidates, Inverted, Painter, Sampling, Seeds
+from stages.style.sample import Candidates, Edited, Inverted, Painter, Sampling, Seeds
 
 AHEAD = 2  # batches that wait for the writers at most
 SLOWEST = 0.25  # share of good candidates that is reckoned with at the least when further ones are drawn
@@ -73,6 +73,8 @@ def write_style_set(
     reader: Reader | None = None,
     ws: Tensor | None = None,
     photos: Sequence[str] | None = None,
+    edit: Callable[[Tensor], Tensor] | None = None,
+    finish: Callable[[Tensor], Tensor] | None = None,
 ) -> SetSummary:
     """Sample a generator into `out`: images/, source/, records.jsonl, latents.safetensors, and where the face reader is
     asked, rejects.jsonl, rejects.png and distribution.json. Done again, it goes on with what is there.
@@ -84,6 +86,8 @@ def write_style_set(
         target: ``photo`` or a style's name.
         reader: the face reader; loaded when it is needed and not given.
         ws, photos: [N, num_ws, w_dim] and N ids, for ``source: invert``.
+        edit: moves every latent, [n, num_ws, w_dim] -> the same; for the source's pictures, too.
+        finish: changes the set's pictures, [n, 3, R, R] in [-1, 1] -> the same (recolouring).
 
     Raises:
         TristyleError: ``source: invert`` without latents that fit.
@@ -95,6 +99,8 @@ def write_style_set(
         candidates = Inverted(ws, photos, sampling)
     else:
         raise TristyleError("sampling.source=invert: there are no inverted photos. Invert some, or say source=random.")
+    if edit is not None:
+        candidates = Edited(candidates, edit)
     source = None if source is fused else source
     if sampling.reads and reader is None:
         reader = load_reader(runtime.device)
@@ -102,7 +108,7 @@ def write_style_set(
             list(photos or []), _hash([ws] if ws is not None else [])]  # fmt: skip
     scratch = _open_scratch(out, json.loads(json.dumps(plan)))
     with placed(fused, runtime.device) as generator:
-        paint = Painter(generator, candidates, sampling)
+        paint = Painter(generator, candidates, sampling, finish)
         collection = Collection(sampling, candidates.most, data, target, reader if sampling.reads else None, runtime)
         survey = Survey(scratch, paint, collection.look, runtime)
         decision = collection.collect(survey)

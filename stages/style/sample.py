@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -193,16 +193,48 @@ class Inverted:
         return {"ws": self.ws(generator, numbers).cpu().contiguous()}
 
 
-class Painter:
-    """Pictures of numbered candidates by one generator, every other one mirrored where the sampling says so."""
+class Edited:
+    """Candidates whose latents are moved: `edit` maps ws [n, num_ws, w_dim] to the same shape."""
 
-    def __init__(self, generator: Generator, candidates: Candidates, sampling: Sampling) -> None:
+    def __init__(self, candidates: Candidates, edit: Callable[[Tensor], Tensor]) -> None:
+        self.candidates, self.edit, self.most = candidates, edit, candidates.most
+
+    def ws(self, generator: Generator, numbers: Sequence[int]) -> Tensor:
+        return self.edit(self.candidates.ws(generator, numbers))
+
+    def record(self, number: int) -> dict[str, Any]:
+        return self.candidates.record(number)
+
+    def tensors(self, generator: Generator, numbers: Sequence[int]) -> dict[str, Tensor]:
+        """ws as they are drawn, and z where they have one."""
+        kept = self.candidates.tensors(generator, numbers)
+        edited = self.ws(generator, numbers).cpu().contiguous()
+        return {name: value for name, value in kept.items() if name == "z"} | {"ws": edited}
+
+
+class Painter:
+    """Pictures of numbered candidates by one generator, every other one mirrored where the sampling says so.
+
+    Args:
+        finish: what is done to every picture afterwards, [n, 3, R, R] in [-1, 1] -> the same.
+    """
+
+    def __init__(
+        self,
+        generator: Generator,
+        candidates: Candidates,
+        sampling: Sampling,
+        finish: Callable[[Tensor], Tensor] | None = None,
+    ) -> None:
         self.generator, self.candidates, self.mirror = generator.eval(), candidates, sampling.mirror
+        self.finish = finish
         self.batch = max(1, min(sampling.batch, PIXELS // generator.img_resolution**2))
 
     def __call__(self, numbers: Sequence[int]) -> np.ndarray:
         """uint8 [n, R, R, 3]."""
         images = decode(self.generator, self.candidates.ws(self.generator, numbers))
+        if self.finish is not None:
+            images = io.to_uint8(self.finish(io.to_tensor(images).to(self.generator.mapping.w_avg.device)))
         if self.mirror:
             odd = np.asarray(numbers) % 2 == 1
             images[odd] = images[odd, :, ::-1]

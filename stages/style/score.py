@@ -13,11 +13,14 @@ from stages.artifact import Artifact
 from stages.faces.reader import FaceReading, Reader, load_reader
 from stages.metrics.clarity import clarity
 from stages.metrics.kid import HeadKid
-from stages.metrics.richness import coverage, intra_cluster_distance, pose_expression_bins
+from stages.metrics.memorisation import memorised
+from stages.metrics.quality import FEWEST, QualityGate, take
+from stages.metrics.richness import intra_cluster_distance, precision_recall, richness
 from stages.runtime import Runtime
 
 MOST = 1000  # images of a set that are measured
 CLUSTERS = 10  # training images that the generated ones are grouped by
+NEIGHBOURS = 3  # of precision and recall
 
 
 def score(data: Artifact, target: str, drawn: np.ndarray, source: np.ndarray, runtime: Runtime) -> dict[str, Any]:
@@ -31,8 +34,10 @@ def score(data: Artifact, target: str, drawn: np.ndarray, source: np.ndarray, ru
 
     Returns:
         kid, kid_sd (heads on grey, against the held-out real images), kid_source (of the source's images, for scale),
-        coverage (of poses and expressions, relative to the source), intra (distance within clusters about training
-        images), edge_energy and flat_energy ratios to the real images; reader: id of the face reader behind them.
+        coverage, attribute_coverage, filled_share, pose_ and expression_correspondence (see `richness`; relative to
+        the source), broken_share, precision, recall, memorised_share, intra (distance within clusters about training
+        images), clarity ratios to the real images; reader: id of the face reader behind them. What needs held-out
+        images is left out where there are too few.
     """
     reader = load_reader(runtime.device)
     name = "photo" if target == "photo" else f"style/{target}"
@@ -51,11 +56,21 @@ def score(data: Artifact, target: str, drawn: np.ndarray, source: np.ndarray, ru
             kid.add_fake(io.unit(io.to_tensor(images)), mask)
             measured = kid.compute()
             out |= {f"kid{label}": float(measured["kid"]), f"kid_sd{label}": float(measured["kid_sd"])}
-    bins, base = (pose_expression_bins(r.pose, r.expression) for r in (reading, source_reading))
-    out["coverage"] = coverage(bins, base)
-    training = read(reader, load(data.path / name, runtime)[:CLUSTERS])
-    out["intra"] = intra_cluster_distance(reading.features, training.features)
-    return out | _clarity(drawn, real if len(real) else load(data.path / name, runtime))
+    held = read(reader, real) if len(real) else None
+    gate = None if held is None or len(real) < FEWEST else QualityGate.fit(reader, held)
+    broken = None if gate is None else gate.broken(reading)
+    out |= richness(reading, source_reading, broken=broken)
+    if broken is not None:
+        out["broken_share"] = float(broken.double().mean())
+    if held is not None and min(len(real), len(drawn)) > NEIGHBOURS:
+        out["precision"], out["recall"] = precision_recall(held.features, reading.features, NEIGHBOURS)
+    training_images = load(data.path / name, runtime)
+    training = read(reader, training_images)
+    # Truncation draws features together and nothing is copied; a copy is near in features and in identity.
+    copies = [memorised(getattr(reading, key), getattr(training, key)) for key in ("features", "identity")]
+    out["memorised_share"] = float((copies[0] & copies[1]).double().mean())
+    out["intra"] = intra_cluster_distance(reading.features, take(training, torch.arange(CLUSTERS)).features)
+    return out | _clarity(drawn, real if len(real) else training_images)
 
 
 def load(folder: Path, runtime: Runtime) -> np.ndarray:

@@ -2,31 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
-import cv2
 import numpy as np
 import torch
 from torch import Tensor
 
 from stages import io
-from stages.artifact import Artifact
+from stages.artifact import SCRATCH, Artifact
 from stages.config import ConfigError, Train, TristyleError, number
-from stages.engine import epoch_order, fit, update_seed
-from stages.faces.reader import reader_file
+from stages.engine import epoch_order, fit, keep_state, update_seed
+from stages.faces.reader import load_reader, reader_file
 from stages.networks.stylegan2 import Discriminator, Generator
 from stages.runtime import Runtime
+from stages.style.collect import SetSummary, write_style_set
+from stages.style.edit import Edit, apply, find_directions, save_directions
+from stages.style.encode import SHIPPED, Invert, invert_photos
+from stages.style.formats import open_pair, partner
 from stages.style.fuse import Fusion, fuse, relative_distance
 from stages.style.grow import grow
-from stages.style.sample import Sampling, draw, latents
-from stages.style.score import score
+from stages.style.leak import detect
+from stages.style.library import strip
+from stages.style.lineage import Lineage, lineage, of_artifact, of_file
+from stages.style.pareto import Sweep, headed, run_sweep, write_sweep
+from stages.style.recolour import Recolour, finisher
+from stages.style.sample import Sampling, decode, draw, latents
+from stages.style.score import load, score
 from stages.style.transfer import Ada, Recipe, StyleGAN2
 
-BASE = {"generator": "base64_generator.safetensors", "discriminator": "base64_discriminator.safetensors"}
+BASES = {64: "base64_generator.safetensors"}
+STATE = "training.ckpt"
 STRIP_ALPHAS = (0.25, 0.5, 0.75)
+SHOWN = 8  # latents on fusion.png
+LEAK_SAMPLES = 300
 
 
 @dataclass(kw_only=True)
@@ -38,9 +48,10 @@ class Network:
     mapping_layers: int = 2
     channel_base: int = 2048
     channel_max: int = 128
+    mbstd_group: int = 4
 
     def __post_init__(self) -> None:
-        for key in ("z_dim", "w_dim", "mapping_layers", "channel_max"):
+        for key in ("z_dim", "w_dim", "mapping_layers", "channel_max", "mbstd_group"):
             number(key, getattr(self, key), 1, 4096, integer=True)
         number("channel_base", self.channel_base, 1, 2**20, integer=True)
 
@@ -48,7 +59,8 @@ class Network:
         """Freshly initialised networks (from torch's current seed) for `resolution` px."""
         channels = {"channel_base": self.channel_base, "channel_max": self.channel_max}
         mapping = {"z_dim": self.z_dim, "w_dim": self.w_dim, "num_layers": self.mapping_layers}
-        return Generator(img_resolution=resolution, **mapping, **channels), Discriminator(resolution, **channels)
+        discriminator = Discriminator(resolution, mbstd_group_size=self.mbstd_group, **channels)
+        return Generator(img_resolution=resolution, **mapping, **channels), discriminator
 
 
 @dataclass(kw_only=True)
@@ -56,15 +68,22 @@ class StyleStage:
     """Data -> style set.
 
     Args:
-        start: ``base`` (the shipped generator of painted photos, 64 px), ``scratch``, or the folder of a style artifact
-            whose transferred generator and discriminator to go on from.
+        start: ``base`` (the shipped generator of painted photos, 64 or 128 px), ``scratch``, the folder of a style
+            artifact, or a weights file: an official `.pkl`, rosinality's `.pt` or our `.safetensors`.
+        resume: go on with the training of the artifact `start` as if it had not stopped: optimisers, ADA's p, path
+            length mean and images seen; `train.images` counts from that training's beginning.
+        keep_state: leave the state that `resume` needs in the artifact (three to four times the networks' size).
         grow: start from a pair of half the data's resolution, grown by one level (`stages.style.grow`).
         target: ``photo``, or the name of a style in the data: what to train on.
         network: sizes for ``scratch``.
         train, recipe, ada: the training; `ada` null for none.
         mirror: train on mirrored images too.
         fusion: how the result is fused with its source (not for `start: scratch` or `target: photo`).
+        sweep: fusions to measure and choose from; null for none. With `sweep.choose` the choice replaces `fusion`.
         sampling: the style set drawn from the fused generator.
+        invert: how photos become latents, for ``sampling.source: invert``.
+        edit: named movements of every latent (style/edit).
+        recolour: colours of single regions, given to every picture.
     """
 
     reads: ClassVar[tuple[str, ...]] = ("data",)
@@ -76,85 +95,98 @@ class StyleStage:
     ada: Ada | None = None
     network: Network = field(default_factory=Network)
     fusion: Fusion = field(default_factory=Fusion)
+    sweep: Sweep | None = None
+    invert: Invert = field(default_factory=Invert)
+    edit: dict[str, Edit] = field(default_factory=dict)
+    recolour: Recolour = field(default_factory=Recolour)
     mirror: bool = True
     grow: bool = False
+    resume: bool = False
+    keep_state: bool = True
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.grow and self.start == "scratch":
-            raise ConfigError("grow", "nothing to grow from", "Set style.start to base or a style artifact")
         if not isinstance(self.target, str) or not self.target:
             raise ConfigError("target", f"{self.target!r} is no name", "Give photo or the name of a style")
-        group = 4
+        for key in ("grow", "resume"):
+            if getattr(self, key) and self.start == "scratch":
+                raise ConfigError(key, "there is nothing to start from", "Set style.start to a style artifact")
+        if self.resume and not (Path(self.start) / STATE).exists():
+            raise ConfigError("resume", f"{self.start} holds no {STATE}", "Set style.start to a style artifact")
+        group = self.network.mbstd_group if self.start == "scratch" else 4
         if self.train.batch > group and self.train.batch % group:
             raise ConfigError(
                 "train.batch", f"{self.train.batch} is not a multiple of {group}", f"Choose a multiple of {group}"
             )
 
     def files(self) -> dict[str, Path]:
-        """The networks to start from, and the face reader, which scores."""
-        if self.start == "scratch":
-            return reader_file()
+        """The networks to start from, the face reader, which scores, and the encoder where photos are inverted."""
+        found = reader_file()
+        if self.sampling.source == "invert":
+            found["encoder"] = io.data_file(SHIPPED)
         if self.start == "base":
-            return reader_file() | {f"start.{name}": io.data_file(file) for name, file in BASE.items()}
-        return reader_file() | {"start": Path(self.start)}
+            for generator in map(io.data_file, BASES.values()):
+                found |= {f"start.{file.stem}": file for file in (generator, partner(generator))}
+        elif self.start != "scratch":
+            path = Path(self.start)
+            found["start"] = path
+            if path.suffix == ".safetensors" and partner(path).exists():
+                found["start.discriminator"] = partner(path)
+        return found
 
     def run(self, inputs: dict[str, Artifact], out: Path, runtime: Runtime) -> dict[str, Any]:
         """Train, fuse, sample, measure; see the table of artifacts in the README for what is written."""
         data = inputs["data"]
-        folder = data.path / ("photo" if self.target == "photo" else f"style/{self.target}")
-        paths = sorted(folder.glob("*.png"))
-        if not paths:
-            styles = sorted(entry.name for entry in (data.path / "style").glob("*/"))
-            known = ", ".join(["photo", *styles])
-            raise TristyleError(f"style.target={self.target}: the data hold no such pictures. Choose one of: {known}.")
-        images = io.load_images(paths, runtime.workers)
+        images = io.load_images(_pictures(data, self.target), runtime.workers)
+        source, task = self._train(images, out, runtime)
+        transferred = task.ema.cpu()
+        fused, chosen = self._fuse(source, transferred, data, out, runtime)
+        networks = {"generator": fused, "source": source or transferred, "transferred": transferred}
+        for name, network in (networks | {"discriminator": task.discriminator.cpu()}).items():
+            io.save_network(out / f"{name}.safetensors", network)
+        how = "scratch" if source is None else "transfer"
+        lineage(out, how, self.target, self._parents(images.shape[1]), {"fusion": chosen and asdict(chosen)})
+        z = latents(fused.z_dim, list(range(self.sampling.seed, self.sampling.seed + SHOWN)))
+        io.write_image(out / "fusion.png", strip(_columns(source, transferred, fused), z, self.sampling.psi))
+        kept = self._sample(fused, source, data, out, runtime)
+        metrics = {
+            **kept.metrics,
+            "ada_p": float(task.augment.p),
+            "distance": relative_distance(networks["source"], fused),
+        }
+        return (
+            metrics
+            | self._leaks(transferred, images, metrics["ada_p"])
+            | score(data, self.target, kept.drawn, kept.source, runtime)
+        )
+
+    def _train(self, images: np.ndarray, out: Path, runtime: Runtime) -> tuple[Generator | None, StyleGAN2]:
+        """The source (none from scratch) and the finished training."""
         torch.manual_seed(update_seed(self.seed, 0, "initial weights"))
         generator, discriminator = self._networks(images.shape[1])
         source = None if self.start == "scratch" else _copy(generator)
-        task = StyleGAN2(generator, discriminator, self.train.lr, self.recipe, self.ada, seed=self.seed)
+        if self.resume:  # what this training goes on from had a source of its own
+            source = _loaded(Path(self.start) / "source.safetensors")
+        task = StyleGAN2(
+            generator, discriminator, self.train.lr, self.recipe, self.ada, seed=self.seed, ladder=out / "ladder"
+        )
         fit(
-            task, Images(images, self.train.seed, self.mirror), train=self.train, scratch=out / ".scratch",
-            runtime=runtime, label="style",
+            task, Images(images, self.train.seed, self.mirror), train=self.train, scratch=out / SCRATCH,
+            runtime=runtime, label="style", start=Path(self.start) / STATE if self.resume else None,
         )  # fmt: skip
-        transferred = task.ema.cpu()
-        if source is not None and self.target != "photo":
-            fused = fuse(source, transferred, self.fusion)
-        else:
-            fused = transferred
-        source = transferred if source is None else source
-        io.save_network(out / "generator.safetensors", fused)
-        io.save_network(out / "source.safetensors", source)
-        io.save_network(out / "transferred.safetensors", transferred)
-        io.save_network(out / "discriminator.safetensors", task.discriminator.cpu())
-        seeds = list(range(self.sampling.seed, self.sampling.seed + self.sampling.count))
-        z = latents(fused.z_dim, seeds)
-        before = draw(source, z, self.sampling.psi)
-        drawn = self._sample(fused, z, seeds, out)
-        if fused is not transferred:
-            self._write_source(before, out)
-        io.write_image(out / "fusion.png", strip(source, transferred, fused, z[:8], self.sampling.psi))
-        metrics = {
-            "images": float(len(drawn)),
-            "ada_p": float(task.augment.p),
-            "distance": relative_distance(source, fused),
-        }
-        return metrics | score(data, self.target, drawn, before, runtime)
+        if self.keep_state:
+            keep_state(out / SCRATCH, "style", out / STATE)
+        return source, task
 
     def _networks(self, size: int) -> tuple[Generator, Discriminator]:
         """Generator and discriminator to start from, for images of `size` px."""
         if self.start == "scratch":
             return self.network.build(size)
-        if self.start == "base":
-            paths = [io.data_file(file) for file in BASE.values()]
-        else:
-            paths = [Path(self.start) / name for name in ("transferred.safetensors", "discriminator.safetensors")]
-        generator, discriminator = (io.load_network(path) for path in paths)
-        if not isinstance(generator, Generator) or not isinstance(discriminator, Discriminator):
-            raise TristyleError(
-                f"style.start: {self.start} holds no StyleGAN2 pair. Name the folder of a style artifact."
-            )
         wanted = size // 2 if self.grow else size
+        path = io.data_file(BASES.get(wanted, BASES[64])) if self.start == "base" else Path(self.start)
+        pair = open_pair(path)
+        generator, discriminator = pair.generator, pair.discriminator
+        assert discriminator is not None  # open_pair refuses a file without one
         if generator.img_resolution != wanted:
             drawn = f"{2 * generator.img_resolution} px once grown" if self.grow else f"{generator.img_resolution} px"
             fitting = generator.img_resolution * (2 if self.grow else 1)
@@ -165,37 +197,67 @@ class StyleStage:
             )
         return grow(generator, discriminator) if self.grow else (generator, discriminator)
 
-    def _sample(self, generator: Generator, z: Tensor, seeds: list[int], out: Path) -> np.ndarray:
-        """Draw and write the style set; uint8 [N, R, R, 3]."""
-        from safetensors.torch import save
+    def _parents(self, size: int) -> list[Lineage]:
+        """Lineages of what the weights started from."""
+        if self.start == "scratch":
+            return []
+        if self.start == "base":
+            wanted = size // 2 if self.grow else size
+            return [of_file(io.data_file(BASES.get(wanted, BASES[64])))]
+        path = Path(self.start)
+        return [of_artifact(path) if path.is_dir() else of_file(path, "unknown")]
 
-        images = self._mirrored(draw(generator, z, self.sampling.psi))
-        rows = []
-        for i, (seed, image) in enumerate(zip(seeds, images, strict=True)):
-            name = f"images/{i:06d}.png"
-            io.write_image(out / name, np.ascontiguousarray(image))
-            mirrored = self.sampling.mirror and i % 2 == 1
-            rows.append(
-                {"id": f"{i:06d}", "image": name, "seed": seed, "psi": self.sampling.psi, "style": self.target}
-                | ({"mirrored": True} if mirrored else {})
-            )
-        io.write_jsonl(out / "records.jsonl", rows)
-        with torch.no_grad():
-            w = generator.mapping(z, self.sampling.psi)[:, 0].contiguous()
-        io.write_bytes(out / "latents.safetensors", save({"z": z.contiguous(), "w": w}))
-        return images
+    def _fuse(
+        self, source: Generator | None, transferred: Generator, data: Artifact, out: Path, runtime: Runtime
+    ) -> tuple[Generator, Fusion | None]:
+        """The generator of the style set, and the fusion that made it (None: the transferred one as it is)."""
+        if source is None or self.target == "photo":
+            return transferred, None
+        if self.sweep is None:
+            return fuse(source, transferred, self.fusion), self.fusion
+        ladder = [(int(file.stem), _loaded(file)) for file in sorted((out / "ladder").glob("*.safetensors"))]
+        real = load(data.path / "heldout" / f"style/{self.target}", runtime)
+        masks = sorted((data.path / f"heldout/style_mask/{self.target}").glob("*.png"))[: len(real)]
+        found = run_sweep(
+            source, transferred, ladder, images=self.train.images, real=real,
+            real_masks=io.mask_tensor(io.load_masks(masks, runtime.workers)) if masks else None,
+            training=load(data.path / f"style/{self.target}", runtime), psi=self.sampling.psi,
+            seed=self.sampling.seed, settings=self.sweep, runtime=runtime,
+        )  # fmt: skip
+        write_sweep(found, out)
+        if self.sweep.choose:
+            return found.generator, found.chosen.candidate.fusion
+        return fuse(source, transferred, self.fusion), self.fusion
 
-    def _write_source(self, images: np.ndarray, out: Path) -> None:
-        """The source's pictures of the style set's latents: the same faces before the transfer, name by name."""
-        for i, image in enumerate(self._mirrored(images)):
-            io.write_image(out / f"source/{i:06d}.png", np.ascontiguousarray(image))
+    def _sample(
+        self, fused: Generator, source: Generator | None, data: Artifact, out: Path, runtime: Runtime
+    ) -> SetSummary:
+        """Write the style set, edited and recoloured where that is asked for."""
+        reader = load_reader(runtime.device)
+        directions = find_directions(fused, reader, self.edit.values(), psi=self.sampling.psi)
+        if directions:
+            save_directions(out, directions)
+        ws, photos = None, None
+        if self.sampling.source == "invert":
+            files = _pictures(data, "photo")
+            photos = [file.stem for file in files]
+            pictures = io.load_images(files, runtime.workers)
+            ws = invert_photos(source or fused, pictures, self.invert, runtime, out / SCRATCH)
+            inverted_sheet(pictures[:SHOWN], ws[:SHOWN], source or fused, fused, out / "inversion.png")
+        return write_style_set(
+            out, fused, source, self.sampling, data=data.path, target=self.target, runtime=runtime, reader=reader,
+            ws=ws, photos=photos,
+            edit=(lambda codes: apply(codes, self.edit.values(), directions)) if self.edit else None,
+            finish=finisher(reader, self.recolour) if self.recolour.targets else None,
+        )  # fmt: skip
 
-    def _mirrored(self, images: np.ndarray) -> np.ndarray:
-        """uint8 [N, R, R, 3] with every other picture mirrored, where the sampling asks for it."""
-        if self.sampling.mirror:
-            images = images.copy()
-            images[1::2] = images[1::2, :, ::-1]
-        return images
+    def _leaks(self, transferred: Generator, images: np.ndarray, p: float) -> dict[str, float]:
+        """How far the discriminator's augmentations show in what the transferred generator draws."""
+        if self.ada is None:
+            return {}
+        z = latents(transferred.z_dim, list(range(self.sampling.seed, self.sampling.seed + LEAK_SAMPLES)))
+        scores = detect(draw(transferred, z, 1.0), images, self.ada.pipe, p, self.seed)
+        return {f"leak_{kind}": value for kind, value in scores.items()}
 
 
 class Images:
@@ -217,34 +279,44 @@ class Images:
         return {"images": io.to_tensor(chosen)}
 
 
+def _pictures(data: Artifact, target: str) -> list[Path]:
+    """The training pictures of ``photo`` or a style.
+
+    Raises:
+        TristyleError: there are none; names what there is.
+    """
+    paths = sorted((data.path / ("photo" if target == "photo" else f"style/{target}")).glob("*.png"))
+    if not paths:
+        known = ", ".join(["photo", *sorted(entry.name for entry in (data.path / "style").glob("*/"))])
+        raise TristyleError(f"style.target={target}: the data hold no such pictures. Choose one of: {known}.")
+    return paths
+
+
 def _copy(generator: Generator) -> Generator:
     twin = Generator(**generator.arguments)
     twin.load_state_dict(generator.state_dict())
     return twin.eval()
 
 
-def strip(source: Generator, transferred: Generator, fused: Generator, z: Tensor, psi: float) -> np.ndarray:
-    """The same latents through the source, the transferred generator, constant mixtures and the fused one.
-
-    One latent a row; returns uint8 [H, W, 3] with a heading over each column.
-    """
-    columns = [("source", source), ("transferred", transferred)]
-    if relative_distance(source, transferred) > 0:
-        for alpha in STRIP_ALPHAS:
-            mix = Fusion(schedule="constant", high=alpha, mapping=alpha)
-            columns.append((f"{alpha:g}", fuse(source, transferred, mix)))
-    columns.append(("fused", fused))
-    drawn = [draw(generator, z, psi) for _, generator in columns]
-    sheet = io.grid([column[row] for row in range(len(z)) for column in drawn], columns=len(columns))
-    return np.concatenate([_heading([name for name, _ in columns], sheet.shape[1]), sheet])
+def _loaded(path: Path) -> Generator:
+    network = io.load_network(path)
+    if not isinstance(network, Generator):
+        raise TristyleError(f"{path}: holds {type(network).__name__}, no generator. Run stage=style again.")
+    return network
 
 
-def _heading(names: Sequence[str], width: int) -> np.ndarray:
-    """A white band with centred names, uint8 [16, width, 3]."""
-    band = np.full((16, width, 3), 255, np.uint8)
-    step = width / len(names)
-    for i, name in enumerate(names):
-        (w, _), _ = cv2.getTextSize(name, cv2.FONT_HERSHEY_SIMPLEX, 0.32, 1)
-        place = (int(i * step + (step - w) / 2), 11)
-        cv2.putText(band, name, place, cv2.FONT_HERSHEY_SIMPLEX, 0.32, (40, 40, 40), 1, cv2.LINE_AA)
-    return band
+def _columns(source: Generator | None, transferred: Generator, fused: Generator) -> list[tuple[str, Generator]]:
+    """What fusion.png sets side by side: both ends, constant mixtures between them, and the fusion that was chosen."""
+    if source is None or relative_distance(source, transferred) == 0:
+        return [("transferred", transferred)]
+    mixtures = [
+        (f"{alpha:g}", fuse(source, transferred, Fusion(schedule="constant", high=alpha, mapping=alpha)))
+        for alpha in STRIP_ALPHAS
+    ]
+    return [("source", source), ("transferred", transferred), *mixtures, ("fused", fused)]
+
+
+def inverted_sheet(photos: np.ndarray, ws: Tensor, source: Generator, fused: Generator, path: Path) -> None:
+    """Write photos (uint8 [N, R, R, 3]), their inversions by the source, and the same latents by the fused one."""
+    columns = [photos, decode(source, ws), decode(fused, ws)]
+    io.write_image(path, headed([("photo",), ("inverted",), ("fused",)], columns))
