@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from stages.checkpoint import load_checkpoint, save_checkpoint
 from stages.config import Train, TristyleError
+from stages.io import write_bytes
 from stages.runtime import Runtime
 
 
@@ -49,6 +50,13 @@ class Task(nn.Module):
     def after_update(self, images: int, batch: int) -> dict[str, float]:
         """Called once an update, after all phases, with the images seen by then: EMA, ADA. Returns scalars to log."""
         return {}
+
+    def milestones(self, train: Train) -> list[int]:
+        """Images seen at which `snapshot` is due."""
+        return []
+
+    def snapshot(self, images: int) -> None:
+        """Called at each milestone, after `after_update`. A resumed training may call it again for the same one."""
 
     def lr_factor(self, images: int, total: int) -> float:
         """Factor on every learning rate after `images` of `total` images."""
@@ -137,14 +145,39 @@ def _save(path: Path, task: Task, images: int) -> None:
     save_checkpoint(path, {"images": images, "task": task.state_dict(), "optimizers": optimizers})
 
 
-def _resume(path: Path, task: Task, device: torch.device) -> int:
+def _resume(path: Path, task: Task, device: torch.device) -> int | None:
     state = load_checkpoint(path, device)
     if state is None:
-        return 0
-    task.load_state_dict(state["task"])
-    for optimizer, saved in zip(_optimizers(task), state["optimizers"], strict=True):
-        optimizer.load_state_dict(saved)
-    return int(state["images"])
+        return None
+    try:
+        task.load_state_dict(state["task"])
+        for optimizer, saved in zip(_optimizers(task), state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
+        return int(state["images"])
+    except (KeyError, RuntimeError, ValueError):  # other networks, other frozen layers, another number of optimisers
+        raise TristyleError(
+            f"{path}: the training state in it does not fit these settings. Keep the networks, what is frozen and the "
+            "regularisers as they were, or start without it."
+        ) from None
+
+
+def _first_images(path: Path, start: Path | None, task: Task, train: Train, device: torch.device) -> int:
+    """Images seen so far: by this very training where it was stopped, else by the one that left the state `start`."""
+    images = _resume(path, task, device)
+    if images is None and start is not None:
+        images = _resume(start, task, device)
+        if images is None:
+            raise TristyleError(f"{start}: no readable training state. Start from the networks alone.")
+        if images >= train.images:
+            raise TristyleError(
+                f"{start}: has seen {images} images already. Set train.images above that; it counts from the beginning."
+            )
+    return images or 0
+
+
+def keep_state(scratch: Path, label: str, path: Path) -> None:
+    """Copy the state that a finished `fit` left in `scratch` to `path`, for another `fit` to start from."""
+    write_bytes(path, (scratch / f"{label}.ckpt").read_bytes())
 
 
 def _update(task: Task, batch: dict[str, Tensor], step: int, means: _Means) -> None:
@@ -164,11 +197,24 @@ def _update(task: Task, batch: dict[str, Tensor], step: int, means: _Means) -> N
         phase.optimizer.step()
 
 
-def fit(task: Task, batches: Batches, *, train: Train, scratch: Path, runtime: Runtime, label: str) -> None:
+def fit(
+    task: Task,
+    batches: Batches,
+    *,
+    train: Train,
+    scratch: Path,
+    runtime: Runtime,
+    label: str,
+    start: Path | None = None,
+) -> None:
     """Train `task` on `train.images` images, resuming from `scratch/<label>.ckpt` where there is one.
 
+    Args:
+        start: the state of a finished training (`keep_state`) to go on from, with its optimisers, buffers and images
+            seen: as one training of `train.images` images in all.
+
     Raises:
-        TristyleError: a loss is no longer finite; the last good state stays on disk.
+        TristyleError: a loss is no longer finite (the last good state stays on disk); `start` does not fit.
     """
     device = torch.device(runtime.device)
     if device.type == "cpu":
@@ -176,7 +222,8 @@ def fit(task: Task, batches: Batches, *, train: Train, scratch: Path, runtime: R
     task.to(device).train()
     path = scratch / f"{label}.ckpt"
     rates = [[group["lr"] for group in optimizer.param_groups] for optimizer in _optimizers(task)]
-    images, means = _resume(path, task, device), _Means()
+    images, means = _first_images(path, start, task, train, device), _Means()
+    milestones = task.milestones(train)
     log_every = max(train.batch, train.images // 200)
     with runtime.track.progress(label, train.images) as line:
         line.start(images)
@@ -189,6 +236,8 @@ def fit(task: Task, batches: Batches, *, train: Train, scratch: Path, runtime: R
             _update(task, batch, images // train.batch, means)
             before, images = images, images + train.batch
             state = task.after_update(images, train.batch)
+            if any(before < milestone <= images for milestone in milestones):
+                task.snapshot(images)
 
             def due(every: int, before: int = before, images: int = images) -> bool:
                 return images >= train.images or images // every > before // every

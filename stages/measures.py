@@ -43,7 +43,7 @@ MEASURES = (
     Measure(r".*clarity.*", "×", "", "Laplacian gradient over the target's, as in the article"),
     Measure(r".*ssim.*", "0–1", "higher", "structural similarity"),
     Measure(r".*lpips.*|.*perceptual.*", "", "lower", "perceptual distance"),
-    Measure(r"filled_share", "0–1", "higher", "the base's pose and expression bins (two pictures or more) still filled"),
+    Measure(r"filled_share", "0–1", "higher", "the base's bins of pose and expression that are still filled"),
     Measure(r"attribute_coverage", "×", "higher", "variety of glasses, hat, beard and hair over the base's"),
     Measure(r".*_correspondence", "-1–1", "higher", "does pose (expression) follow the base's picture of the latent"),
     Measure(r"memorised_share", "0–1", "lower", "nearer to a training picture than 1 % of real pictures are"),
@@ -51,7 +51,9 @@ MEASURES = (
     Measure(r"leak_.*", "0–1", "lower", "the augmentation shows in samples; 1: as often as the discriminator sees it"),
     Measure(r".*coverage.*", "×", "higher", "variety of poses and expressions over the base generator's"),
     Measure(r"distribution_distance", "0–1", "lower", "total variation of the worst attribute from its target"),
-    Measure(r"candidates|readmitted|shortfall|rejected_.*", "", "", "samples drawn; taken after all; missing; left out"),
+    Measure(
+        r"candidates|readmitted|shortfall|rejected_.*", "", "", "samples: drawn, let in again, missing, left out"
+    ),
     Measure(r"passed", "0–1", "higher", "share of the candidates that nothing speaks against"),
     Measure(r".*kept.*", "", "higher", "pairs that passed curation"),
     Measure(r".*reject.*", "", "lower", "left out, listed with the reason"),

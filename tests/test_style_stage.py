@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,11 @@ from stages import io
 from stages.artifact import Artifact, seal
 from stages.config import ConfigError, Train, TristyleError
 from stages.runtime import Runtime
+from stages.style.edit import Edit
+from stages.style.encode import Invert
 from stages.style.fuse import Fusion, relative_distance
+from stages.style.pareto import Sweep
+from stages.style.recolour import Recolour
 from stages.style.sample import Sampling
 from stages.style.stage import Images, Network, StyleStage
 from stages.style.transfer import Ada, Recipe
@@ -41,6 +46,10 @@ def stage(**changes) -> StyleStage:
         "network": Network(z_dim=8, w_dim=8, channel_base=256, channel_max=8),
     }
     return StyleStage(**(settings | changes))
+
+
+def read_json(path: Path):
+    return json.loads(path.read_bytes())
 
 
 def run(which: StyleStage, data: Artifact, out: Path) -> dict[str, float]:
@@ -96,6 +105,58 @@ def test_transfer_starts_from_the_artifact_and_fuses(base, data, tmp_path) -> No
     assert moved > 0 and half == pytest.approx(moved / 2, rel=0.05)
     assert {"kid", "kid_source", "coverage", "intra", "ada_p", "edge_clarity_ratio"} <= metrics.keys()
     assert all(np.isfinite(value) for value in metrics.values() if not isinstance(value, str))
+
+
+def test_a_training_goes_on_as_if_it_had_not_stopped(base, data, tmp_path) -> None:
+    longer = Train(images=64, batch=8, lr=0.002)
+    run(stage(start=str(base), resume=True, train=longer), data, tmp_path / "resumed")
+    run(stage(train=longer), data, tmp_path / "whole")
+    resumed, whole = (load_file(tmp_path / name / "transferred.safetensors") for name in ("resumed", "whole"))
+    assert all(torch.equal(resumed[name], whole[name]) for name in whole)
+
+
+def test_a_weights_file_is_a_start_too(base, data, tmp_path) -> None:
+    file = base / "transferred.safetensors"
+    which = stage(start=str(file), keep_state=False)
+    assert which.files()["start.discriminator"] == base / "discriminator.safetensors"
+    run(which, data, tmp_path / "out")
+    source = io.load_network(tmp_path / "out/source.safetensors")
+    assert relative_distance(source, io.load_network(file)) == 0
+    assert not (tmp_path / "out/training.ckpt").exists()
+    assert read_json(tmp_path / "out/lineage.json")["parents"][0]["name"] == file.name
+
+
+def test_a_sweep_chooses_the_fusion(base, data, tmp_path) -> None:
+    recipe = Recipe(r1_gamma=1.0, precision="float32", ladder=2)
+    sweep = Sweep(candidates=["constant-0.5", "swap-8", "snapshot-0.5"], count=30, coverage_min=0, kid_ratio_max=100)
+    out = tmp_path / "swept"
+    run(stage(start=str(base), target="comic", recipe=recipe, sweep=sweep), data, out)
+    found = read_json(out / "pareto.json")
+    assert [row["label"] for row in found["points"]] == ["source", "transferred", *sweep.candidates]
+    assert found["rule"]["met"] and found["chosen"] in found["front"]
+    assert [row["images"] for row in read_json(out / "ladder.json")] == [0, 16, 32]
+    chosen = next(row for row in found["points"] if row["label"] == found["chosen"])
+    assert read_json(out / "lineage.json")["settings"]["fusion"] == chosen["settings"]
+
+
+def test_photos_are_inverted_edited_and_recoloured(base, data, tmp_path) -> None:
+    out = tmp_path / "inverted"
+    which = stage(
+        start=str(base),
+        target="comic",
+        fusion=Fusion(schedule="constant", high=0.5),
+        sampling=Sampling(count=6, source="invert"),
+        invert=Invert(steps_alone=2),
+        edit={"first": Edit(direction=0, alpha=2.0)},
+        recolour=Recolour(hair=[250, 0, 0]),
+    )
+    metrics = run(which, data, out)
+    rows = io.read_jsonl(out / "records.jsonl")
+    assert len(rows) == 6 and all(row["edit"] == {"first": 2.0} and row["photo"] for row in rows)
+    assert set(read_json(out / "sampling.json")) == {"random", "invert"}
+    assert load_file(out / "latents.safetensors")["ws"].shape == (6, 8, 8)
+    assert {"inversion.png", "edits.png", "directions.safetensors"} <= {path.name for path in out.iterdir()}
+    assert metrics["images"] == 6
 
 
 def test_mirroring_flips_every_other_sample(base, data, tmp_path) -> None:

@@ -3,37 +3,39 @@
 Source: e4e (Tov et al., "Designing an Encoder for StyleGAN Image Manipulation", arXiv 2102.02766): a base w and
 deltas from it (eq. 1, switched on one after another in training), a discriminator of single w's (sec. 4.1.2); coarse,
 medium and fine layers read maps of growing resolution as in pSp (Richardson et al., arXiv 2008.00951, sec. 3.1).
-What differs: a trunk of one and a half million parameters or fewer in place of a ResNet-50, for pictures of 64 px,
-with group norms on the residual branches only, so that nothing depends on the batch and colour passes through.
+What differs: the trunk is the face reader's, norms folded, and begins with its weights where published encoders begin
+with a face recogniser's ResNet-50; the whole has one and a third million parameters and sees pictures of 64 px.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 COARSE, MEDIUM = 3, 7  # ws before these are coarse, before that medium, the rest fine (pSp)
-GROUP = 16  # channels a norm pools
 STEM = 32  # px at which the trunk begins
 
 
-class ResidualBranch(nn.Module):
-    """x + conv(relu(conv(norm(x)))): [N, C, H, W], the shortcut left alone (He et al., arXiv 1603.05027)."""
+class Unit(nn.Sequential):
+    """3x3 convolution and ReLU: the face reader's unit with its norm folded into the convolution."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int = 1) -> None:
+        super().__init__(nn.Conv2d(inputs, outputs, 3, stride, 1), nn.ReLU())
+
+
+class Residual(nn.Module):
+    """relu(x + conv(relu(conv(x)))): [N, C, H, W] (He et al., arXiv 1512.03385, figure 2)."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.norm = nn.GroupNorm(max(1, width // GROUP), width)
-        self.first = nn.Conv2d(width, width, 3, padding=1)
+        self.first = Unit(width, width)
         self.second = nn.Conv2d(width, width, 3, padding=1)
-        nn.init.zeros_(self.second.weight)  # the identity at first: depth costs a short training nothing
-        nn.init.zeros_(cast(Tensor, self.second.bias))
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.second(F.relu(self.first(self.norm(x))))
+        return F.relu(x + self.second(self.first(x)))
 
 
 class Tier(nn.Module):
@@ -83,7 +85,7 @@ class Encoder(nn.Module):
         num_ws: int,
         w_dim: int,
         size: int = 64,
-        widths: tuple[int, ...] | list[int] = (24, 64, 112, 112),
+        widths: tuple[int, ...] | list[int] = (24, 64, 96, 112),
         hidden: int = 128,
         generator: str = "",
     ) -> None:
@@ -94,11 +96,9 @@ class Encoder(nn.Module):
         }  # fmt: skip
         self.num_ws, self.w_dim, self.size, self.generator = num_ws, w_dim, size, generator
         block = size // STEM
-        stem = nn.Conv2d(3 * block**2, widths[0], 3, padding=1)
-        self.stem = nn.Sequential(nn.PixelUnshuffle(block), stem, ResidualBranch(widths[0]))
+        self.stem = nn.Sequential(nn.PixelUnshuffle(block), Unit(3 * block**2, widths[0]), Residual(widths[0]))
         self.levels = nn.ModuleList(
-            nn.Sequential(nn.Conv2d(a, b, 3, stride=2, padding=1), ResidualBranch(b))
-            for a, b in zip(widths[:-1], widths[1:], strict=True)
+            nn.Sequential(Unit(a, b, 2), Residual(b)) for a, b in zip(widths[:-1], widths[1:], strict=True)
         )
         four, eight, sixteen = (widths[3], 4), (widths[2], 8), (widths[1], 16)
         self.base = Tier((four, eight), (48, 4), hidden, 1, w_dim)

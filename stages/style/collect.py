@@ -35,7 +35,7 @@ from stages.networks.stylegan2 import Generator
 from stages.runtime import Runtime
 from stages.style.distribution import CLOSE_ENOUGH, attributes
 from stages.style.reject import REASONS, References, judge, least_bad, observe, pictures, shrunk, view
-from stages.style.sample import Candidates, Edited, Inverted, Painter, Sampling, Seeds
+from stages.style.sample import Candidates, Inverted, Painter, Sampling, Seeds
 
 AHEAD = 2  # batches that wait for the writers at most
 SLOWEST = 0.25  # share of good candidates that is reckoned with at the least when further ones are drawn
@@ -73,7 +73,7 @@ def write_style_set(
     reader: Reader | None = None,
     ws: Tensor | None = None,
     photos: Sequence[str] | None = None,
-    edit: Callable[[Tensor], Tensor] | None = None,
+    edit: Callable[[Candidates], Candidates] | None = None,
     finish: Callable[[Tensor], Tensor] | None = None,
 ) -> SetSummary:
     """Sample a generator into `out`: images/, source/, records.jsonl, latents.safetensors, and where the face reader is
@@ -86,7 +86,7 @@ def write_style_set(
         target: ``photo`` or a style's name.
         reader: the face reader; loaded when it is needed and not given.
         ws, photos: [N, num_ws, w_dim] and N ids, for ``source: invert``.
-        edit: moves every latent, [n, num_ws, w_dim] -> the same; for the source's pictures, too.
+        edit: moves the candidates' latents (`stages.style.edit.Edited`), for the source's pictures, too.
         finish: changes the set's pictures, [n, 3, R, R] in [-1, 1] -> the same (recolouring).
 
     Raises:
@@ -100,7 +100,7 @@ def write_style_set(
     else:
         raise TristyleError("sampling.source=invert: there are no inverted photos. Invert some, or say source=random.")
     if edit is not None:
-        candidates = Edited(candidates, edit)
+        candidates = edit(candidates)
     source = None if source is fused else source
     if sampling.reads and reader is None:
         reader = load_reader(runtime.device)

@@ -13,10 +13,12 @@ import hashlib
 from dataclasses import dataclass
 from math import cos, pi
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from stages import io
 from stages.config import ConfigError, Train, number
@@ -62,8 +64,8 @@ class Encode:
     latent_lr: float = 2e-4
     r1_gamma: float = 10.0
     r1_every: int = 16
-    deltas_from: float = 0.05
-    deltas_until: float = 0.3
+    deltas_from: float = 0.02
+    deltas_until: float = 0.2
     mirror: bool = True
 
     def __post_init__(self) -> None:
@@ -103,6 +105,7 @@ class Encoding(Task):
         size = min(max(generator.img_resolution, 32), 256)
         encoder = Encoder(generator.num_ws, generator.w_dim, size, generator=generator_id(generator))
         encoder.w_avg.copy_(mean)
+        begin_with(encoder, reader)
         self.encoder = encoder.to(memory_format=torch.channels_last)
         self.ema = copy.deepcopy(encoder)
         self.critic = LatentDiscriminator(generator.w_dim)
@@ -241,6 +244,19 @@ class Encoding(Task):
         drawn = decode(self.generator, self.ema(photos))
         both = np.concatenate([io.to_uint8(photos), io.to_uint8(drawn)])
         return {"encoding": io.grid(both, columns=len(photos))}
+
+
+@torch.no_grad()
+def begin_with(encoder: Encoder, reader: Reader) -> None:
+    """Copy the reader's trunk, norms folded, into an encoder of the same widths; the first layer if it sees 64 px."""
+    copied = copy.deepcopy(reader).eval()
+    pairs: list[tuple[Any, Any]] = [(encoder.stem, copied.stem), *zip(encoder.levels, copied.levels, strict=True)]
+    for own, given in pairs:  # each ends with a unit and a residual block
+        convolutions = (own[-2][0], own[-1].first[0], own[-1].second)
+        for convolution, unit in zip(convolutions, (given[-2], given[-1].first, given[-1].second), strict=True):
+            folded = fuse_conv_bn_eval(unit[0], unit[1])
+            if folded.weight.shape == convolution.weight.shape:
+                convolution.load_state_dict(folded.state_dict())
 
 
 def photo_batches(photos: np.ndarray, seed: int, mirror: bool) -> Batches:

@@ -193,25 +193,6 @@ class Inverted:
         return {"ws": self.ws(generator, numbers).cpu().contiguous()}
 
 
-class Edited:
-    """Candidates whose latents are moved: `edit` maps ws [n, num_ws, w_dim] to the same shape."""
-
-    def __init__(self, candidates: Candidates, edit: Callable[[Tensor], Tensor]) -> None:
-        self.candidates, self.edit, self.most = candidates, edit, candidates.most
-
-    def ws(self, generator: Generator, numbers: Sequence[int]) -> Tensor:
-        return self.edit(self.candidates.ws(generator, numbers))
-
-    def record(self, number: int) -> dict[str, Any]:
-        return self.candidates.record(number)
-
-    def tensors(self, generator: Generator, numbers: Sequence[int]) -> dict[str, Tensor]:
-        """ws as they are drawn, and z where they have one."""
-        kept = self.candidates.tensors(generator, numbers)
-        edited = self.ws(generator, numbers).cpu().contiguous()
-        return {name: value for name, value in kept.items() if name == "z"} | {"ws": edited}
-
-
 class Painter:
     """Pictures of numbered candidates by one generator, every other one mirrored where the sampling says so.
 

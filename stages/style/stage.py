@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -14,11 +15,12 @@ from stages import io
 from stages.artifact import SCRATCH, Artifact
 from stages.config import ConfigError, Train, TristyleError, number
 from stages.engine import epoch_order, fit, keep_state, update_seed
-from stages.faces.reader import load_reader, reader_file
+from stages.faces.reader import Reader, load_reader, reader_file
 from stages.networks.stylegan2 import Discriminator, Generator
 from stages.runtime import Runtime
 from stages.style.collect import SetSummary, write_style_set
-from stages.style.edit import Edit, apply, find_directions, save_directions
+from stages.style.compare import compare
+from stages.style.edit import Edit, Edited, find_directions, save_directions
 from stages.style.encode import SHIPPED, Invert, invert_photos
 from stages.style.formats import open_pair, partner
 from stages.style.fuse import Fusion, fuse, relative_distance
@@ -28,8 +30,10 @@ from stages.style.library import strip
 from stages.style.lineage import Lineage, lineage, of_artifact, of_file
 from stages.style.pareto import Sweep, headed, run_sweep, write_sweep
 from stages.style.recolour import Recolour, finisher
-from stages.style.sample import Sampling, decode, draw, latents
+from stages.style.reject import References
+from stages.style.sample import Candidates, Inverted, Sampling, Seeds, decode, draw, latents
 from stages.style.score import load, score
+from stages.style.sheet import EDIT_ALPHAS, edited_rows, layout
 from stages.style.transfer import Ada, Recipe, StyleGAN2
 
 BASES = {64: "base64_generator.safetensors"}
@@ -37,6 +41,8 @@ STATE = "training.ckpt"
 STRIP_ALPHAS = (0.25, 0.5, 0.75)
 SHOWN = 8  # latents on fusion.png
 LEAK_SAMPLES = 300
+EDITED = 3  # people on edits.png
+COMPARED = 256  # candidates of each way of sampling that are compared
 
 
 @dataclass(kw_only=True)
@@ -237,19 +243,35 @@ class StyleStage:
         directions = find_directions(fused, reader, self.edit.values(), psi=self.sampling.psi)
         if directions:
             save_directions(out, directions)
-        ws, photos = None, None
-        if self.sampling.source == "invert":
-            files = _pictures(data, "photo")
-            photos = [file.stem for file in files]
-            pictures = io.load_images(files, runtime.workers)
-            ws = invert_photos(source or fused, pictures, self.invert, runtime, out / SCRATCH)
-            inverted_sheet(pictures[:SHOWN], ws[:SHOWN], source or fused, fused, out / "inversion.png")
+            z = latents(fused.z_dim, range(self.sampling.seed, self.sampling.seed + EDITED))
+            rows = edited_rows(self.target, fused, z, self.edit, directions, EDIT_ALPHAS, self.sampling.psi)
+            io.write_image(out / "edits.png", layout(rows, [f"{alpha:+g}" for alpha in EDIT_ALPHAS], "strength"))
+        ws, photos = self._inverted(fused, source, data, reader, out, runtime)
         return write_style_set(
             out, fused, source, self.sampling, data=data.path, target=self.target, runtime=runtime, reader=reader,
             ws=ws, photos=photos,
-            edit=(lambda codes: apply(codes, self.edit.values(), directions)) if self.edit else None,
+            edit=(lambda candidates: Edited(candidates, self.edit, directions)) if self.edit else None,
             finish=finisher(reader, self.recolour) if self.recolour.targets else None,
         )  # fmt: skip
+
+    def _inverted(
+        self, fused: Generator, source: Generator | None, data: Artifact, reader: Reader, out: Path, runtime: Runtime
+    ) -> tuple[Tensor | None, list[str] | None]:
+        """Latents and ids of the photos, for ``sampling.source: invert``; writes how they compare with random ones."""
+        if self.sampling.source == "random":
+            return None, None
+        files = _pictures(data, "photo")
+        pictures, ids = io.load_images(files, runtime.workers), [file.stem for file in files]
+        begun = time.process_time()
+        ws = invert_photos(source or fused, pictures, self.invert, runtime, out / SCRATCH)
+        each = (time.process_time() - begun) / len(ws)
+        columns = [pictures[:SHOWN], decode(source or fused, ws[:SHOWN]), decode(fused, ws[:SHOWN])]
+        io.write_image(out / "inversion.png", headed([("photo",), ("inverted",), ("fused",)], columns))
+        count = min(COMPARED, len(ws))
+        references = References.read(reader, data.path, self.target, self.sampling.reject, runtime.workers)
+        ways: dict[str, Candidates] = {"random": Seeds(self.sampling), "invert": Inverted(ws, ids, self.sampling)}
+        compare(fused, ways, self.sampling, references, reader, count=count, spent={"invert": each * count}, out=out)
+        return ws, ids
 
     def _leaks(self, transferred: Generator, images: np.ndarray, p: float) -> dict[str, float]:
         """How far the discriminator's augmentations show in what the transferred generator draws."""
@@ -314,9 +336,3 @@ def _columns(source: Generator | None, transferred: Generator, fused: Generator)
         for alpha in STRIP_ALPHAS
     ]
     return [("source", source), ("transferred", transferred), *mixtures, ("fused", fused)]
-
-
-def inverted_sheet(photos: np.ndarray, ws: Tensor, source: Generator, fused: Generator, path: Path) -> None:
-    """Write photos (uint8 [N, R, R, 3]), their inversions by the source, and the same latents by the fused one."""
-    columns = [photos, decode(source, ws), decode(fused, ws)]
-    io.write_image(path, headed([("photo",), ("inverted",), ("fused",)], columns))

@@ -1,7 +1,7 @@
 """StyleGAN2-ADA training, from scratch or transferred from a generator and discriminator of a related domain.
 
 Source: arXiv 1912.04958 (losses, lazy regularisation, appendix B), arXiv 2006.06676 (ADA: sec. 3, transfer: sec. 4.2),
-arXiv 2002.10964 (freeze-D, counted from the image side). What differs from the official training: ADA's p is capped,
+arXiv 2002.10964 (freeze-D). What differs from the official training: ADA's p is capped,
 the discriminator's fakes are the ones the generator step has just made, and convolutions run in bfloat16 where the CPU
 multiplies it in hardware.
 """
@@ -9,24 +9,30 @@ multiplies it in hardware.
 from __future__ import annotations
 
 import copy
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from stages import io
-from stages.config import choice, number
+from stages.config import ConfigError, Train, TristyleError, choice, number
 from stages.engine import Phase, Task, ema_update
 from stages.losses import (
     discriminator_logistic,
+    distance_consistency,
     generator_logistic,
     path_length_penalty,
     path_lengths,
     r1_penalty,
+    structure_consistency,
 )
 from stages.networks.augment import PIPES, AugmentPipe
-from stages.networks.stylegan2 import Discriminator, Generator
+from stages.networks.stylegan2 import Discriminator, Generator, SynthesisNetwork
 
 PRECISIONS = ("auto", "float32", "bfloat16")
 
@@ -45,7 +51,16 @@ class Recipe:
             stochastic detail otherwise learn to draw eyes and outlines with it, the same ones in every face.
         ema_images: half-life of the averaged generator, in images.
         ema_ramp: the half-life is at most this share of the images seen; null: no ramp (for transfer).
-        freeze_d: discriminator layers kept fixed, counted from the image.
+        freeze_d: discriminator layers kept fixed, counted from the image: fromrgb, then conv0, conv1 and skip of each
+            block (as the official ``--freezed``). FreezeG and FreezeSG count the other way round: their number is of
+            the blocks that are *trained*, from the highest resolution (generator) or the output (discriminator).
+        freeze_g: the generator's blocks up to and including this resolution in px are kept fixed, toRGB with them; 0
+            none. What a face's coarse layers know of poses then stays the source's.
+        freeze_mapping: keep the mapping network and its mean w fixed.
+        consistency: hold the generator to the one it started from, at the same latents.
+        consistency_weight: its weight.
+        ladder: snapshots of the averaged generator to keep along the way, each after twice the images of the one
+            before; the last is the end.
         precision: ``float32``, ``bfloat16``, or ``auto``: bfloat16 where the device multiplies it in hardware.
     """
 
@@ -58,6 +73,11 @@ class Recipe:
     ema_images: float = 5000
     ema_ramp: float | None = 0.05
     freeze_d: int = 0
+    freeze_g: int = 0
+    freeze_mapping: bool = False
+    consistency: str = "none"
+    consistency_weight: float = 0.0
+    ladder: int = 0
     precision: str = "auto"
 
     def __post_init__(self) -> None:
@@ -70,6 +90,11 @@ class Recipe:
         if self.ema_ramp is not None:
             number("ema_ramp", self.ema_ramp, 0, 1, open_low=True)
         number("freeze_d", self.freeze_d, 0, integer=True)
+        number("freeze_g", self.freeze_g, 0, 1024, integer=True)
+        if self.freeze_g & (self.freeze_g - 1) or self.freeze_g in (1, 2):
+            raise ConfigError("freeze_g", f"{self.freeze_g} is no block's resolution", "Give 0, 4, 8, 16, 32, ...")
+        number("consistency_weight", self.consistency_weight, 0, 1e6)
+        number("ladder", self.ladder, 0, 64, integer=True)
         choice("precision", self.precision, PRECISIONS)
 
 
@@ -131,6 +156,41 @@ def silence(generator: Generator) -> None:
             parameter.zero_()
 
 
+def frozen_in_generator(name: str, recipe: Recipe) -> bool:
+    """Whether the generator's parameter `name` stays fixed under `freeze_g` and `freeze_mapping`."""
+    block = re.match(r"synthesis\.b(\d+)\.", name)
+    return int(block.group(1)) <= recipe.freeze_g if block else recipe.freeze_mapping
+
+
+def ema_decay(batch: int, images: int, ema_images: float, ema_ramp: float | None) -> float:
+    """Decay of the averaged weights in an update of `batch` images after `images` seen before it."""
+    half_life = ema_images if ema_ramp is None else min(ema_images, images * ema_ramp)
+    return float(0.5 ** (batch / max(half_life, 1e-8)))
+
+
+def rungs(total: int, batch: int, count: int) -> list[int]:
+    """Images seen at `count` snapshots that end with the training and halve towards its start, in whole updates."""
+    last = -(-total // batch)
+    updates = {max(round(last / 2**step), 1) for step in range(count)}
+    return [update * batch for update in sorted(updates)]
+
+
+@contextmanager
+def block_outputs(synthesis: SynthesisNetwork, blocks: Sequence[int]) -> Iterator[dict[int, tuple[Tensor, Tensor]]]:
+    """Within the context, the outputs of some blocks: resolution -> (features [N, C, r, r], image [N, 3, r, r])."""
+    seen: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def keep(resolution: int) -> Callable[..., None]:
+        return lambda module, inputs, output: seen.__setitem__(resolution, output)
+
+    hooks = [getattr(synthesis, f"b{r}").register_forward_hook(keep(r)) for r in blocks]
+    try:
+        yield seen
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
 class StyleGAN2(Task):
     """Generator, discriminator, averaged generator and augmentation of one training.
 
@@ -149,15 +209,18 @@ class StyleGAN2(Task):
         recipe: Recipe,
         ada: Ada | None,
         seed: int = 0,
+        ladder: Path | None = None,
     ) -> None:
         super().__init__()
         self.generator, self.discriminator = generator, discriminator
         if not recipe.noise:
             silence(generator)
         self.ema = copy.deepcopy(generator)
+        # Part of the state: a training that goes on from an artifact is held to where the first one started.
+        self.source = copy.deepcopy(generator) if recipe.consistency != "none" else None
         self.augment = AugmentPipe(ada.pipe if ada else "portrait")
         self.augment.p.fill_(ada.p_start if ada else 0.0)
-        self.recipe, self.ada, self.seed = recipe, ada, seed
+        self.recipe, self.ada, self.seed, self.ladder = recipe, ada, seed, ladder
         self.register_buffer("pl_mean", torch.zeros([]))
         self.register_buffer("sign_sum", torch.zeros([]))
         self.register_buffer("sign_count", torch.zeros([]))
@@ -167,8 +230,11 @@ class StyleGAN2(Task):
     def _phases(self, lr: float) -> list[Phase]:
         r = self.recipe
         frozen = {id(p) for m in self.discriminator.layers_from_image()[: r.freeze_d] for p in m.parameters()}
-        g_params = list(self.generator.parameters())
+        g_params = [p for name, p in self.generator.named_parameters() if not frozen_in_generator(name, r)]
         d_params = [p for p in self.discriminator.parameters() if id(p) not in frozen]
+        for key, params in (("freeze_g", g_params), ("freeze_d", d_params)):
+            if not params:
+                raise TristyleError(f"style.recipe.{key}: {getattr(r, key)} leaves nothing to train. Choose less.")
         g_optimizer = lazy_adam(g_params, lr, r.pl_every if r.pl_weight else None)
         d_optimizer = lazy_adam(d_params, lr, r.r1_every if r.r1_gamma else None)
         phases = [Phase("Gmain", g_params, g_optimizer)]
@@ -182,6 +248,8 @@ class StyleGAN2(Task):
     def train(self, mode: bool = True) -> StyleGAN2:
         super().train(mode)
         self.ema.eval()
+        if self.source is not None:
+            self.source.eval()
         return self
 
     # Draws
@@ -194,13 +262,21 @@ class StyleGAN2(Task):
         """N(0, 1) in the shape of `images`, for path lengths."""
         return torch.randn_like(images)
 
-    def _styles(self, n: int) -> Tensor:
-        """ws [n, num_ws, w_dim], mixed from two latents at one level with probability `mixing`."""
-        mapping = self.generator.mapping
-        ws = mapping(self.latents(n))
+    def _latents(self, n: int) -> list[tuple[Tensor, int]]:
+        """z [n, z_dim] and the first level it styles; with probability `mixing` two of them, the second from a cut."""
+        parts = [(self.latents(n), 0)]
         if self.recipe.mixing and float(torch.rand([])) < self.recipe.mixing:
-            cut = int(torch.randint(1, mapping.num_ws, []))
-            ws = torch.cat([ws[:, :cut], mapping(self.latents(n), update_w_avg=False)[:, cut:]], dim=1)
+            cut = int(torch.randint(1, self.generator.num_ws, []))
+            parts.append((self.latents(n), cut))
+        return parts
+
+    def _styles(self, parts: list[tuple[Tensor, int]]) -> Tensor:
+        """ws [n, num_ws, w_dim] of what `_latents` drew."""
+        mapping, moves = self.generator.mapping, not self.recipe.freeze_mapping
+        (z, _), *mixed = parts
+        ws = mapping(z, update_w_avg=moves)
+        for z, cut in mixed:
+            ws = torch.cat([ws[:, :cut], mapping(z, update_w_avg=False)[:, cut:]], dim=1)
         return ws
 
     def _draw(self, ws: Tensor) -> Tensor:
@@ -217,13 +293,43 @@ class StyleGAN2(Task):
         return getattr(self, f"_{phase.lower()}")(real)
 
     def _gmain(self, real: Tensor) -> dict[str, Tensor]:
-        fakes = self._draw(self._styles(len(real)))
+        parts = self._latents(len(real))
+        with block_outputs(self.generator.synthesis, self._watched()) as seen:
+            fakes = self._draw(self._styles(parts))
         self._fakes = fakes.detach()
         logits = self.discriminator(self.augment(fakes))
-        return {"adversarial": generator_logistic(logits).mean()}
+        terms = {"adversarial": generator_logistic(logits).mean()}
+        if self.source is not None:
+            terms["consistency"] = self._consistency(parts, seen) * self.recipe.consistency_weight
+        return terms
+
+    def _watched(self) -> list[int]:
+        blocks = self.generator.synthesis.block_resolutions
+        if self.recipe.consistency == "structure":
+            return blocks[:3]
+        if self.recipe.consistency == "distance":
+            return [blocks[int(torch.randint(len(blocks), []))]]
+        return []
+
+    def _consistency(self, parts: list[tuple[Tensor, int]], seen: dict[int, tuple[Tensor, Tensor]]) -> Tensor:
+        source = self.source
+        n = max(len(parts[0][0]) // 4, 1) if self.recipe.consistency == "structure" else max(len(parts[0][0]) // 4, 4)
+        source.synthesis.compute_dtype = self.generator.synthesis.compute_dtype
+        with torch.no_grad(), block_outputs(source.synthesis, list(seen)) as wanted:
+            (z, _), *mixed = parts
+            ws = source.mapping(z[:n])
+            for z, cut in mixed:
+                ws = torch.cat([ws[:, :cut], source.mapping(z[:n])[:, cut:]], dim=1)
+            source.synthesis(ws, noise_mode="random" if self.recipe.noise else "none")
+        if self.recipe.consistency == "structure":
+            return structure_consistency([seen[r][1][:n] for r in seen], [wanted[r][1] for r in seen])
+        (r,) = seen
+        return distance_consistency(seen[r][0][:n].float(), wanted[r][0].float())
 
     def _greg(self, real: Tensor) -> dict[str, Tensor]:
-        ws = self._styles(max(len(real) // 2, 1))
+        ws = self._styles(self._latents(max(len(real) // 2, 1)))
+        if not ws.requires_grad:  # of a frozen mapping; lengths are slopes with respect to ws
+            ws.requires_grad_()
         images = self._draw(ws)
         lengths = path_lengths(images, ws, self.unit_noise(images))
         penalty, self.pl_mean = path_length_penalty(lengths, self.pl_mean)
@@ -234,7 +340,7 @@ class StyleGAN2(Task):
         fakes, self._fakes = self._fakes, None
         if fakes is None:
             with torch.no_grad():
-                fakes = self._draw(self._styles(len(real)))
+                fakes = self._draw(self._styles(self._latents(len(real))))
         fake_logits = self.discriminator(self.augment(fakes))
         real_logits = self.discriminator(self.augment(real))
         signs = real_logits.detach().sign()
@@ -256,9 +362,8 @@ class StyleGAN2(Task):
 
     def after_update(self, images: int, batch: int) -> dict[str, float]:
         """Move the averaged generator and, every few updates, ADA's p."""
-        r = self.recipe
-        half_life = r.ema_images if r.ema_ramp is None else min(r.ema_images, images * r.ema_ramp)
-        ema_update(self.ema, self.generator, 0.5 ** (batch / max(half_life, 1e-8)))
+        decay = ema_decay(batch, images - batch, self.recipe.ema_images, self.recipe.ema_ramp)
+        ema_update(self.ema, self.generator, decay)
         if self.ada and images // batch % self.ada.every == 0:
             direction = torch.sign(self.sign_sum / self.sign_count.clamp(min=1) - self.ada.target)
             step = batch * self.ada.every / self.ada.images
@@ -266,6 +371,15 @@ class StyleGAN2(Task):
             self.sign_sum.zero_()
             self.sign_count.zero_()
         return {"p": float(self.augment.p), "pl_mean": float(self.pl_mean)}
+
+    def milestones(self, train: Train) -> list[int]:
+        """The rungs of the ladder."""
+        return rungs(train.images, train.batch, self.recipe.ladder) if self.ladder else []
+
+    def snapshot(self, images: int) -> None:
+        """Write the averaged generator of this rung, in half precision."""
+        assert self.ladder is not None
+        io.save_network(self.ladder / f"{images:07d}.safetensors", self.ema, half=True, images=str(images))
 
     def preview(self) -> dict[str, np.ndarray]:
         """Samples of the averaged generator: the same 32 latents each time, psi 0.7."""
