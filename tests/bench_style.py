@@ -1,12 +1,19 @@
 """Training speed of stage style against the same network in the reference formulation.
 
     python -m tests.bench_style            # about two minutes, one thread
+    python -m tests.bench_style --wide     # channel_base 8192, channel_max 256 as well, whatever the CPU
 
-Both arms run the same `StyleGAN2` task (Gmain, Dmain every update; Greg every 4th, Dreg every 16th; no augmentation) on
-the same weights. The reference arm differs in formulation only: demodulation from the full per-sample weight
+Both arms run the same `StyleGAN2` task on the same weights: Gmain and Dmain every update, Greg every 4th, Dreg every
+16th. The reference arm differs in two ways. In formulation: demodulation from the full per-sample weight
 [N, O, I, k, k] with scaled activations, FIR filters after zero insertion, separate passes for noise, bias, activation
-and gain, NCHW, float32. Setting: 64 px, batch 16, channel_base 4096, channel_max 128, z = w = 512. CPU seconds of one
-thread, the arms alternating, best of several; the convolution peak is measured in the same process.
+and gain, torch's own derivatives of convolutions, NCHW, float32. And in what it does: like the official training it
+draws new fakes, without gradient, for Dmain, where ours judges those that Gmain has just made (a reference spared that
+work would be no reference). Augmentation, where on, is ours in both arms: bgc at p = 0.5.
+
+Setting: 64 px, batch 16, channel_base 4096, channel_max 128, z = w = 512; on CPUs that multiply bfloat16 also in
+bfloat16, and at 8192 and 256, where the convolutions weigh more. CPU seconds of one thread, the arms alternating, best
+of several. The share of the peak counts the convolutions and products that the arm has to do, by the reference
+formulation, against the best of several convolutions measured in the same process in the arm's type.
 """
 
 from __future__ import annotations
@@ -24,9 +31,10 @@ from torch import Tensor
 
 from stages.engine import only
 from stages.networks import stylegan2 as sg
-from stages.style.transfer import Recipe, StyleGAN2
+from stages.style.transfer import Ada, Recipe, StyleGAN2, compute_dtype
 
-SETTING = {"z_dim": 512, "w_dim": 512, "channel_base": 4096, "channel_max": 128}
+NARROW = {"channel_base": 4096, "channel_max": 128}
+WIDE = {"channel_base": 8192, "channel_max": 256}
 RESOLUTION, BATCH = 64, 16
 MAIN = ("Gmain", "Dmain")
 
@@ -134,17 +142,28 @@ def reference_formulation() -> Iterator[None]:
 # Measuring
 
 
-def task(precision: str, memory_format: torch.memory_format) -> StyleGAN2:
+def task(
+    precision: str, memory_format: torch.memory_format, channels: dict[str, int] = NARROW, pipe: str | None = None
+) -> StyleGAN2:
+    """A training task; with `pipe` augmented at p = 0.5."""
     torch.manual_seed(0)
-    generator = sg.Generator(img_resolution=RESOLUTION, **SETTING)
-    discriminator = sg.Discriminator(RESOLUTION, channel_base=4096, channel_max=128)
+    generator = sg.Generator(512, 512, RESOLUTION, **channels)
+    discriminator = sg.Discriminator(RESOLUTION, **channels)
     recipe = Recipe(r1_gamma=1.0, precision=precision)
-    return (
-        StyleGAN2(generator, discriminator, lr=0.002, recipe=recipe, ada=None).to(memory_format=memory_format).train()
-    )
+    ada = None if pipe is None else Ada(pipe=pipe, p_start=0.5)
+    model = StyleGAN2(generator, discriminator, lr=0.002, recipe=recipe, ada=ada)
+    return model.to(memory_format=memory_format).train()
 
 
-def phase_seconds(model: StyleGAN2, images: Tensor) -> dict[str, float]:
+def losses(model: StyleGAN2, phase: str, images: Tensor, redraw: bool) -> Tensor:
+    """The sum that a phase minimises. `redraw`: Dmain makes its own fakes."""
+    if redraw:
+        model._fakes = None
+    terms = model.losses(phase, {"images": images})
+    return torch.stack([value for name, value in terms.items() if not name.startswith("_")]).sum()
+
+
+def phase_seconds(model: StyleGAN2, images: Tensor, redraw: bool = False) -> dict[str, float]:
     """CPU seconds of one call of each phase: losses, backward, optimiser step."""
     seconds = {}
     everything = list(model.parameters())
@@ -152,25 +171,24 @@ def phase_seconds(model: StyleGAN2, images: Tensor) -> dict[str, float]:
         begun = time.process_time()
         phase.optimizer.zero_grad(set_to_none=True)
         with only(phase.params, everything):
-            terms = model.losses(phase.name, {"images": images})
-            torch.stack([v for k, v in terms.items() if not k.startswith("_")]).sum().backward()
+            losses(model, phase.name, images, redraw).backward()
         phase.optimizer.step()
         seconds[phase.name] = time.process_time() - begun
     return seconds
 
 
-def main_gflop(model: StyleGAN2) -> float:
+def main_gflop(model: StyleGAN2, redraw: bool) -> float:
     """GFLOP of Gmain and Dmain of one update, forward and backward, counted by torch (convolutions and matrices)."""
+    part = 4  # counted on a quarter of the batch; the work is proportional to it
     from torch.utils.flop_counter import FlopCounterMode
 
-    images = torch.randn(BATCH, 3, RESOLUTION, RESOLUTION)
+    images = torch.randn(BATCH // part, 3, RESOLUTION, RESOLUTION)
     total = 0.0
     for phase in model.phases:
         if phase.name in MAIN:
             with FlopCounterMode(display=False) as counter, only(phase.params, list(model.parameters())):
-                terms = model.losses(phase.name, {"images": images})
-                torch.stack([v for k, v in terms.items() if not k.startswith("_")]).sum().backward()
-            total += counter.get_total_flops() / 1e9
+                losses(model, phase.name, images, redraw).backward()
+            total += part * counter.get_total_flops() / 1e9
     return total
 
 
@@ -185,12 +203,16 @@ def best_seconds(function: Callable[[], object], repeats: int = 5) -> float:
 
 
 def conv_peak(dtype: torch.dtype) -> float:
-    """GFLOP/s of a 3x3 convolution, 128 channels at 32x32, batch 16, channels-last, forward."""
-    x = torch.randn(16, 128, 32, 32).to(dtype).to(memory_format=torch.channels_last)
-    w = torch.randn(128, 128, 3, 3).to(dtype).to(memory_format=torch.channels_last)
-    with torch.no_grad():
-        seconds = best_seconds(lambda: F.conv2d(x, w, padding=1))
-    return 2 * 16 * 128 * 128 * 9 * 32 * 32 / seconds / 1e9
+    """GFLOP/s of the fastest of several 3x3 convolutions of batch 16, forward, in both layouts."""
+    rates = []
+    for channels, size in ((64, 64), (128, 32), (128, 16), (256, 16)):
+        for memory_format in (torch.channels_last, torch.contiguous_format):
+            x = torch.randn(BATCH, channels, size, size).to(dtype).to(memory_format=memory_format)
+            w = torch.randn(channels, channels, 3, 3).to(dtype).to(memory_format=memory_format)
+            with torch.no_grad():
+                seconds = best_seconds(lambda x=x, w=w: F.conv2d(x, w, padding=1))
+            rates.append(2 * BATCH * channels**2 * 9 * size**2 / seconds / 1e9)
+    return max(rates)
 
 
 def update_cost(seconds: dict[str, float], model: StyleGAN2) -> float:
@@ -198,11 +220,15 @@ def update_cost(seconds: dict[str, float], model: StyleGAN2) -> float:
     return sum(seconds[phase.name] / phase.every for phase in model.phases)
 
 
-def measure(repeats: int, arms: tuple[str, ...] = ("reference", "float32", "auto")) -> dict[str, dict[str, float]]:
-    """Per arm the best CPU seconds of every phase, the arms alternating."""
+def measure(
+    repeats: int, arms: tuple[str, ...], channels: dict[str, int] = NARROW, pipe: str | None = None
+) -> dict[str, dict[str, float]]:
+    """Per arm (``reference`` or a precision) the best CPU seconds of every phase, the arms alternating."""
     images = torch.randn(BATCH, 3, RESOLUTION, RESOLUTION)
     models = {
-        arm: task("float32", torch.contiguous_format) if arm == "reference" else task(arm, torch.channels_last)
+        arm: task("float32", torch.contiguous_format, channels, pipe)
+        if arm == "reference"
+        else task(arm, torch.channels_last, channels, pipe)
         for arm in arms
     }
     best: dict[str, dict[str, float]] = {arm: {} for arm in arms}
@@ -210,7 +236,7 @@ def measure(repeats: int, arms: tuple[str, ...] = ("reference", "float32", "auto
         for arm, model in models.items():
             if arm == "reference":
                 with reference_formulation():
-                    seconds = phase_seconds(model, images)
+                    seconds = phase_seconds(model, images, redraw=True)
             else:
                 seconds = phase_seconds(model, images)
             if repeat:  # the first round warms up
@@ -218,27 +244,45 @@ def measure(repeats: int, arms: tuple[str, ...] = ("reference", "float32", "auto
     return best
 
 
+def report(repeats: int, arms: tuple[str, ...], channels: dict[str, int], peaks: dict[str, float]) -> None:
+    """Print speed, share of the peak and ratio of every arm at one size, and the speed with augmentation."""
+    model = task("float32", torch.contiguous_format, channels)
+    with reference_formulation():
+        work = {True: main_gflop(model, redraw=True), False: main_gflop(model, redraw=False)}
+    best = measure(repeats, arms, channels)
+    augmented = measure(1, arms, channels, pipe="bgc")
+    print(f"channel_base {channels['channel_base']}, channel_max {channels['channel_max']}; images per CPU second")
+    rates = {}
+    for arm, seconds in best.items():
+        rates[arm] = BATCH / update_cost(seconds, model)
+        main_seconds = sum(seconds[name] for name in MAIN)
+        peak = peaks["bfloat16" if arm == "bfloat16" else "float32"]
+        parts = "  ".join(f"{name} {value:.3f}" for name, value in seconds.items())
+        print(
+            f"{arm:<10} {rates[arm]:6.2f} ({rates[arm] / rates['reference']:.2f}x)  "
+            f"with bgc {BATCH / update_cost(augmented[arm], model):6.2f}  "
+            f"without Greg, Dreg {BATCH / main_seconds:6.2f} = {work[arm == 'reference'] / main_seconds / peak:.0%} "
+            f"of the peak  seconds: {parts}"
+        )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=3)
-    repeats = parser.parse_args().repeats
+    parser.add_argument("--wide", action="store_true", help="measure 8192 and 256 without bfloat16 hardware, too")
+    arguments = parser.parse_args()
     torch.set_num_threads(1)
-    peaks = {"float32": conv_peak(torch.float32), "bfloat16": conv_peak(torch.bfloat16)}
-    best = measure(repeats)
-    model = task("float32", torch.contiguous_format)
-    with reference_formulation():
-        work = main_gflop(model)
-    print(f"convolution peak, one thread: float32 {peaks['float32']:.0f} GFLOP/s, bfloat16 {peaks['bfloat16']:.0f}")
-    rates = {arm: BATCH / update_cost(seconds, model) for arm, seconds in best.items()}
-    for arm, seconds in best.items():
-        main_seconds = sum(seconds[name] for name in MAIN)
-        parts = "  ".join(f"{name} {value:.3f}" for name, value in seconds.items())
-        print(
-            f"{arm:<10} {rates[arm]:6.2f} images per CPU second (without Greg, Dreg {BATCH / main_seconds:.2f})  "
-            f"{work / main_seconds / peaks['float32']:.0%} of the float32 peak  {parts}"
-        )
-    for arm in ("float32", "auto"):
-        print(f"{arm} / reference: {rates[arm] / rates['reference']:.2f}x")
+    hardware = compute_dtype("auto", torch.device("cpu")) is torch.bfloat16
+    arms = ("reference", "float32", *(["bfloat16"] if hardware else []))
+    peaks = {"float32": conv_peak(torch.float32)}
+    if hardware:
+        peaks["bfloat16"] = conv_peak(torch.bfloat16)
+    print("convolution peak, one thread: " + ", ".join(f"{name} {rate:.0f} GFLOP/s" for name, rate in peaks.items()))
+    if not hardware:
+        print("this CPU does not multiply bfloat16: float32 only")
+    report(arguments.repeats, arms, NARROW, peaks)
+    if hardware or arguments.wide:
+        report(arguments.repeats, arms, WIDE, peaks)
 
 
 if __name__ == "__main__":

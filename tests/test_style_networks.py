@@ -272,6 +272,65 @@ def test_augmentation_keeps_shape_and_passes_gradients(pipe: str) -> None:
     assert images.grad.abs().sum() > 0
 
 
+NEUTRAL = torch.eye(3).repeat(2, 1, 1)
+
+
+@pytest.mark.parametrize(("height", "width"), [(24, 32), (32, 24), (64, 64), (8, 40)])
+def test_resampling_at_rest_changes_little(height: int, width: int) -> None:
+    """The identity transform through both filters: smooth images come back, each side at its own length."""
+    y, x = torch.linspace(-2, 2, height)[:, None], torch.linspace(-2, 2, width)
+    images = torch.stack([torch.sin(x + y), torch.cos(x * y), x * y / 4]).repeat(2, 1, 1, 1)
+    out = AugmentPipe("geom").apply_geometry(images, NEUTRAL)
+    torch.testing.assert_close(out, images, rtol=0, atol=0.02)
+
+
+@pytest.mark.parametrize(("height", "width"), [(24, 32), (32, 24), (64, 64)])
+@pytest.mark.parametrize(("dx", "dy"), [(3, 0), (0, -5), (-4, 2)])
+def test_whole_pixels_shift_by_reflection(height: int, width: int, dx: int, dy: int) -> None:
+    """A shift by whole pixels reads what reflection beyond the border gives, along the right axis of either side."""
+    y, x = torch.linspace(-2, 2, height)[:, None], torch.linspace(-2, 2, width)
+    images = torch.sin(x + 2 * y).expand(1, 3, -1, -1)
+    inverse = torch.eye(3)[None].clone()
+    inverse[0, :2, 2] = torch.tensor([float(dx), float(dy)])
+    pads = (max(-dx, 0), max(dx, 0), max(-dy, 0), max(dy, 0))
+    padded = torch.nn.functional.pad(images, pads, mode="reflect")
+    top, left = max(dy, 0), max(dx, 0)
+    expected = padded[:, :, top : top + height, left : left + width]
+    out = AugmentPipe("geom").apply_geometry(images, inverse)
+    torch.testing.assert_close(out, expected, rtol=0, atol=0.05)
+
+
+@pytest.mark.parametrize(("height", "width"), [(24, 32), (32, 24), (64, 64)])
+def test_margins_cover_what_is_read(height: int, width: int) -> None:
+    """Drawn transforms read nothing beyond the padding, so that ones stay ones; none exceeds what mirrors fill."""
+    augment = AugmentPipe("bg")
+    augment.p.fill_(0.8)
+    torch.manual_seed(3)
+    whole = 0
+    for _ in range(40):
+        images = torch.ones(1, 3, height, width)
+        inverse = augment.sample_geometry(images)
+        margins = augment.margins(images.shape, inverse)
+        limits = [width - 1, width - 1, height - 1, height - 1]
+        assert all(0 <= m <= limit for m, limit in zip(margins, limits, strict=True))
+        if all(m < limit for m, limit in zip(margins, limits, strict=True)):
+            whole += 1
+            torch.testing.assert_close(augment.apply_geometry(images, inverse), images, rtol=0, atol=0.02)
+    assert whole >= 10
+
+
+@pytest.mark.parametrize("pipe", ["bgcfnc", "portrait"])
+def test_augmentation_of_images_that_are_not_square(pipe: str) -> None:
+    augment = AugmentPipe(pipe)
+    augment.p.fill_(1.0)
+    torch.manual_seed(1)
+    images = torch.rand(4, 3, 24, 32).requires_grad_()
+    out = augment(images)
+    assert out.shape == images.shape and torch.isfinite(out).all()
+    out.square().sum().backward()
+    assert (images.grad.flatten(1).abs().sum(dim=1) > 0).all()
+
+
 def test_augmentation_at_zero_is_the_identity() -> None:
     images = torch.rand(2, 3, 16, 16)
     assert AugmentPipe("bgcfnc")(images) is images
