@@ -18,7 +18,7 @@ from stages.faces.reader import Reader, load_reader
 from stages.networks.encoder import Encoder, LatentDiscriminator, compose
 from stages.networks.stylegan2 import Generator
 from stages.runtime import Runtime
-from stages.style.e4e import POOL, Encode, Encoding, generator_id, photo_batches, train_encoder
+from stages.style.e4e import POOL, Encode, Encoding, begin_with, generator_id, photo_batches, train_encoder
 from stages.style.encode import Invert, invert_photos, load_encoder
 from stages.style.invert import (
     Distance,
@@ -137,10 +137,10 @@ def test_a_start_is_kept_and_refined() -> None:
     generator = tiny()
     ws, images = samples(generator, 2)
     assert torch.equal(project(generator, images, refinement(0), ws, pooled), ws)
-    near = ws + 0.2 * torch.randn(ws.shape, generator=torch.Generator().manual_seed(3))
-    refined = project(generator, images, refinement(20), near, pooled)
+    near = ws + 0.5 * torch.randn(ws.shape, generator=torch.Generator().manual_seed(3))
+    refined = project(generator, images, refinement(40), near, pooled)
     errors = [pixel_distance(decode(generator, codes), images).mean() for codes in (near, refined)]
-    assert errors[1] < errors[0] / 3
+    assert errors[1] < errors[0] / 10
 
 
 def test_noise_images_are_found_where_there_is_noise() -> None:
@@ -187,6 +187,7 @@ def test_perceptual_distance_is_of_directions() -> None:
         {"lr": 0},
         {"lr": float("nan")},
         {"rampdown": 2},
+        {"beta1": 1.0},
         {"w_noise": -1},
         {"pixel": 0, "perceptual": 0},
     ],
@@ -217,6 +218,20 @@ def test_the_encoder_begins_at_the_mean_face(num_ws, size) -> None:
     assert ws.shape == (2, num_ws, 128) and base.shape == (1, 128) and deltas.shape == (1, num_ws - 1, 128)
     assert 0 < (ws - 3).abs().max() < 1
     assert 0.5e6 < sum(p.numel() for p in encoder.parameters()) < 1.7e6
+
+
+def test_the_encoder_begins_with_the_readers_trunk(reader) -> None:
+    images = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    encoder = Encoder(10, 128)
+    begin_with(encoder, reader)
+    with torch.no_grad():
+        for own, given in zip(encoder.trunk(images), reader.encode(images), strict=True):
+            torch.testing.assert_close(own, given, rtol=1e-4, atol=1e-4)
+    small = Encoder(6, 8, 32)  # reads other pixels: a first layer of its own
+    first = small.stem[1][0].weight.clone()
+    begin_with(small, reader)
+    assert torch.equal(small.stem[1][0].weight, first)
+    assert torch.equal(small.levels[0][1].second.weight, encoder.levels[0][1].second.weight)
 
 
 def test_deltas_are_switched_on_from_the_second_layer() -> None:
@@ -270,18 +285,20 @@ def test_training_learns_to_invert(reader, tmp_path) -> None:
     generator = tiny()
     photos = io.to_uint8(samples(generator, 64)[1])
     held = samples(generator, 16, seed=9)[1]
-    encoder = train_encoder(generator, photos, encode(160), tmp_path, runtime(tmp_path), reader)
+    encoder = train_encoder(generator, photos, encode(160, deltas_from=0.05), tmp_path, runtime(tmp_path), reader)
     assert encoder.generator == generator_id(generator)
     with torch.no_grad():
         mean = pixel_distance(decode(generator, encoder.w_avg.expand(16, 6, -1)), held).mean()
         found = pixel_distance(decode(generator, encoder(held)), held).mean()
-    assert found < 0.75 * mean
+    assert found < 0.9 * mean
     rows = [row for row in io.read_jsonl(tmp_path / "log.jsonl") if row["phase"] == "encoder/state"]
     assert rows[0]["deltas"] == 0 and rows[-1]["deltas"] == 5
 
 
 def test_the_training_reads_its_own_samples_latents(reader) -> None:
-    task = Encoding(tiny(), reader, encode(100, mixing=1.0), torch.zeros(1, 3, SIZE, SIZE)).train()
+    task = Encoding(
+        tiny(), reader, encode(100, mixing=1.0, deltas_from=0.05, deltas_until=0.3), torch.zeros(1, 3, SIZE, SIZE)
+    ).train()
     assert not task.generator.training and not task.reader.training
     torch.manual_seed(0)
     ws = task._styles(8)

@@ -121,12 +121,14 @@ def likeness(reader: Reader, images: Tensor, photos: Tensor) -> dict[str, float]
 
     Returns:
         l1, l2 (of values in [-1, 1]), perceptual (see `perceptual_distance`), loss (l2 + perceptual, what is
-        optimised), identity (the reader's cosine), yaw and pitch (correlation with the photos', over the pictures).
+        optimised), identity (the reader's cosine), yaw, pitch and smile (correlation with the photos' over the
+        pictures: the pictures may be a fused generator's).
     """
     perceptual = perceptual_distance(reader.encode(images), reader.encode(photos)).mean()
     l2 = pixel_distance(images, photos).mean()
     drawn, given = reader.read(images), reader.read(photos)
     turned = correspondence(drawn.pose, given.pose)
+    smile = correspondence(drawn.expression, given.expression)[0]
     values = {
         "l1": (images - photos).abs().mean(),
         "l2": l2,
@@ -135,6 +137,7 @@ def likeness(reader: Reader, images: Tensor, photos: Tensor) -> dict[str, float]
         "identity": (drawn.identity * given.identity).sum(dim=1).mean(),
         "yaw": turned[0],
         "pitch": turned[1],
+        "smile": smile,
     }
     return {name: round(float(value), 4) for name, value in values.items()}
 
