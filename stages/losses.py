@@ -5,8 +5,6 @@ Each section names its source. Nothing here keeps state or knows a network.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -53,27 +51,22 @@ def path_length_penalty(lengths: Tensor, mean: Tensor, decay: float = 0.01) -> t
     return (lengths - moved).square(), moved.detach()
 
 
-def structure_consistency(transferred: Sequence[Tensor], source: Sequence[Tensor]) -> Tensor:
-    """Sum over resolutions of the mean squared difference of the accumulated images, scalar (arXiv 2111.10597?).
-
-    transferred, source: images [N, 3, r, r] at the lowest resolutions r of the two generators, of the same latents.
-    """
-    return torch.stack([F.mse_loss(a, b.detach()) for a, b in zip(transferred, source, strict=True)]).sum()
-
-
 def distance_consistency(transferred: Tensor, source: Tensor) -> Tensor:
     """Cross-domain distance consistency, scalar: KL divergence of who resembles whom (arXiv 2104.06820, eq. 1-3).
 
     Each sample's cosine similarities to all others become a distribution by a softmax; the loss is the mean over the
     samples of KL(transferred || source).
 
-    transferred, source: activations [N >= 3, ...] of the two generators for the same N latents; the source's are
-    detached.
+    transferred, source: activations [N, ...] of the two generators for the same N latents; the source's are detached.
+    Fewer than three samples resemble each other in one way only: 0.
     """
+
+    n = len(source)
+    if n < 3:
+        return transferred.sum() * 0
 
     def resemblance(features: Tensor) -> Tensor:
         rows = F.normalize(features.flatten(1), dim=1)
-        n = len(rows)
         others = ~torch.eye(n, dtype=torch.bool, device=rows.device)
         return (rows @ rows.t())[others].view(n, n - 1).log_softmax(dim=1)
 

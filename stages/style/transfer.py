@@ -1,16 +1,16 @@
 """StyleGAN2-ADA training, from scratch or transferred from a generator and discriminator of a related domain.
 
 Source: arXiv 1912.04958 (losses, lazy regularisation, appendix B), arXiv 2006.06676 (ADA: sec. 3, transfer: sec. 4.2),
-arXiv 2002.10964 (freeze-D). What differs from the official training: ADA's p is capped,
-the discriminator's fakes are the ones the generator step has just made, and convolutions run in bfloat16 where the CPU
-multiplies it in hardware.
+arXiv 2002.10964 (freeze-D), arXiv 2104.06820 (distance consistency). What differs from the official training: ADA's p
+is capped, the discriminator's fakes are the ones the generator step has just made, and convolutions run in bfloat16
+where the CPU multiplies it in hardware.
 """
 
 from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,12 +29,12 @@ from stages.losses import (
     path_length_penalty,
     path_lengths,
     r1_penalty,
-    structure_consistency,
 )
 from stages.networks.augment import PIPES, AugmentPipe
-from stages.networks.stylegan2 import Discriminator, Generator, SynthesisNetwork
+from stages.networks.stylegan2 import Discriminator, Generator, MappingNetwork
 
 PRECISIONS = ("auto", "float32", "bfloat16")
+COMPARED = 4  # samples of an update that consistency compares, as published; its cost is a drawing of them
 
 
 @dataclass(kw_only=True)
@@ -57,8 +57,8 @@ class Recipe:
         freeze_g: the generator's blocks up to and including this resolution in px are kept fixed, toRGB with them; 0
             none. What a face's coarse layers know of poses then stays the source's.
         freeze_mapping: keep the mapping network and its mean w fixed.
-        consistency: hold the generator to the one it started from, at the same latents.
-        consistency_weight: its weight.
+        consistency: weight of the loss that keeps who resembles whom among samples as it was in the generator that the
+            training started from; published: 1000. 0 leaves it out.
         ladder: snapshots of the averaged generator to keep along the way, each after twice the images of the one
             before; the last is the end.
         precision: ``float32``, ``bfloat16``, or ``auto``: bfloat16 where the device multiplies it in hardware.
@@ -75,8 +75,7 @@ class Recipe:
     freeze_d: int = 0
     freeze_g: int = 0
     freeze_mapping: bool = False
-    consistency: str = "none"
-    consistency_weight: float = 0.0
+    consistency: float = 0.0
     ladder: int = 0
     precision: str = "auto"
 
@@ -93,7 +92,7 @@ class Recipe:
         number("freeze_g", self.freeze_g, 0, 1024, integer=True)
         if self.freeze_g & (self.freeze_g - 1) or self.freeze_g in (1, 2):
             raise ConfigError("freeze_g", f"{self.freeze_g} is no block's resolution", "Give 0, 4, 8, 16, 32, ...")
-        number("consistency_weight", self.consistency_weight, 0, 1e6)
+        number("consistency", self.consistency, 0, 1e6)
         number("ladder", self.ladder, 0, 64, integer=True)
         choice("precision", self.precision, PRECISIONS)
 
@@ -176,19 +175,14 @@ def rungs(total: int, batch: int, count: int) -> list[int]:
 
 
 @contextmanager
-def block_outputs(synthesis: SynthesisNetwork, blocks: Sequence[int]) -> Iterator[dict[int, tuple[Tensor, Tensor]]]:
-    """Within the context, the outputs of some blocks: resolution -> (features [N, C, r, r], image [N, 3, r, r])."""
-    seen: dict[int, tuple[Tensor, Tensor]] = {}
-
-    def keep(resolution: int) -> Callable[..., None]:
-        return lambda module, inputs, output: seen.__setitem__(resolution, output)
-
-    hooks = [getattr(synthesis, f"b{r}").register_forward_hook(keep(r)) for r in blocks]
+def output_of(block: nn.Module) -> Iterator[list[Tensor]]:
+    """Within the context, the features [N, C, r, r] that a synthesis block has put out."""
+    seen: list[Tensor] = []
+    hook = block.register_forward_hook(lambda module, inputs, output: seen.append(output[0]))
     try:
         yield seen
     finally:
-        for hook in hooks:
-            hook.remove()
+        hook.remove()
 
 
 class StyleGAN2(Task):
@@ -217,7 +211,7 @@ class StyleGAN2(Task):
             silence(generator)
         self.ema = copy.deepcopy(generator)
         # Part of the state: a training that goes on from an artifact is held to where the first one started.
-        self.source = copy.deepcopy(generator) if recipe.consistency != "none" else None
+        self.source = copy.deepcopy(generator).eval().requires_grad_(False) if recipe.consistency else None
         self.augment = AugmentPipe(ada.pipe if ada else "portrait")
         self.augment.p.fill_(ada.p_start if ada else 0.0)
         self.recipe, self.ada, self.seed, self.ladder = recipe, ada, seed, ladder
@@ -270,18 +264,20 @@ class StyleGAN2(Task):
             parts.append((self.latents(n), cut))
         return parts
 
-    def _styles(self, parts: list[tuple[Tensor, int]]) -> Tensor:
+    def _styles(self, mapping: MappingNetwork, parts: list[tuple[Tensor, int]]) -> Tensor:
         """ws [n, num_ws, w_dim] of what `_latents` drew."""
-        mapping, moves = self.generator.mapping, not self.recipe.freeze_mapping
         (z, _), *mixed = parts
-        ws = mapping(z, update_w_avg=moves)
+        ws = mapping(z, update_w_avg=not self.recipe.freeze_mapping)
         for z, cut in mixed:
             ws = torch.cat([ws[:, :cut], mapping(z, update_w_avg=False)[:, cut:]], dim=1)
         return ws
 
-    def _draw(self, ws: Tensor) -> Tensor:
-        """Images [n, 3, R, R] of ws [n, num_ws, w_dim]."""
-        return self.generator.synthesis(ws, noise_mode="random" if self.recipe.noise else "none")
+    def _draw(self, generator: Generator, parts: list[tuple[Tensor, int]]) -> Tensor:
+        """Images [n, 3, R, R] of what `_latents` drew."""
+        return self._synthesise(generator, self._styles(generator.mapping, parts))
+
+    def _synthesise(self, generator: Generator, ws: Tensor) -> Tensor:
+        return generator.synthesis(ws, noise_mode="random" if self.recipe.noise else "none")
 
     # Losses
 
@@ -294,43 +290,33 @@ class StyleGAN2(Task):
 
     def _gmain(self, real: Tensor) -> dict[str, Tensor]:
         parts = self._latents(len(real))
-        with block_outputs(self.generator.synthesis, self._watched()) as seen:
-            fakes = self._draw(self._styles(parts))
+        terms: dict[str, Tensor] = {}
+        if self.source is None:
+            fakes = self._draw(self.generator, parts)
+        else:
+            fakes, terms["consistency"] = self._draw_beside(self.source, parts)
         self._fakes = fakes.detach()
         logits = self.discriminator(self.augment(fakes))
-        terms = {"adversarial": generator_logistic(logits).mean()}
-        if self.source is not None:
-            terms["consistency"] = self._consistency(parts, seen) * self.recipe.consistency_weight
-        return terms
+        return {"adversarial": generator_logistic(logits).mean()} | terms
 
-    def _watched(self) -> list[int]:
+    def _draw_beside(self, source: Generator, parts: list[tuple[Tensor, int]]) -> tuple[Tensor, Tensor]:
+        """Images [n, 3, R, R], and the weighted consistency of the first few with `source` at one block, at random."""
         blocks = self.generator.synthesis.block_resolutions
-        if self.recipe.consistency == "structure":
-            return blocks[:3]
-        if self.recipe.consistency == "distance":
-            return [blocks[int(torch.randint(len(blocks), []))]]
-        return []
-
-    def _consistency(self, parts: list[tuple[Tensor, int]], seen: dict[int, tuple[Tensor, Tensor]]) -> Tensor:
-        source = self.source
-        n = max(len(parts[0][0]) // 4, 1) if self.recipe.consistency == "structure" else max(len(parts[0][0]) // 4, 4)
+        block = f"b{blocks[int(torch.randint(len(blocks), []))]}"
+        with output_of(getattr(self.generator.synthesis, block)) as own:
+            fakes = self._draw(self.generator, parts)
+        few = [(z[:COMPARED], cut) for z, cut in parts]
         source.synthesis.compute_dtype = self.generator.synthesis.compute_dtype
-        with torch.no_grad(), block_outputs(source.synthesis, list(seen)) as wanted:
-            (z, _), *mixed = parts
-            ws = source.mapping(z[:n])
-            for z, cut in mixed:
-                ws = torch.cat([ws[:, :cut], source.mapping(z[:n])[:, cut:]], dim=1)
-            source.synthesis(ws, noise_mode="random" if self.recipe.noise else "none")
-        if self.recipe.consistency == "structure":
-            return structure_consistency([seen[r][1][:n] for r in seen], [wanted[r][1] for r in seen])
-        (r,) = seen
-        return distance_consistency(seen[r][0][:n].float(), wanted[r][0].float())
+        with torch.no_grad(), output_of(getattr(source.synthesis, block)) as wanted:
+            self._draw(source, few)
+        loss = distance_consistency(own[0][:COMPARED].float(), wanted[0].float())
+        return fakes, loss * self.recipe.consistency
 
     def _greg(self, real: Tensor) -> dict[str, Tensor]:
-        ws = self._styles(self._latents(max(len(real) // 2, 1)))
+        ws = self._styles(self.generator.mapping, self._latents(max(len(real) // 2, 1)))
         if not ws.requires_grad:  # of a frozen mapping; lengths are slopes with respect to ws
             ws.requires_grad_()
-        images = self._draw(ws)
+        images = self._synthesise(self.generator, ws)
         lengths = path_lengths(images, ws, self.unit_noise(images))
         penalty, self.pl_mean = path_length_penalty(lengths, self.pl_mean)
         weight = self.recipe.pl_weight * self.recipe.pl_every
@@ -340,7 +326,7 @@ class StyleGAN2(Task):
         fakes, self._fakes = self._fakes, None
         if fakes is None:
             with torch.no_grad():
-                fakes = self._draw(self._styles(self._latents(len(real))))
+                fakes = self._draw(self.generator, self._latents(len(real)))
         fake_logits = self.discriminator(self.augment(fakes))
         real_logits = self.discriminator(self.augment(real))
         signs = real_logits.detach().sign()
