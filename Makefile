@@ -25,6 +25,7 @@ lint: setup
 
 bench: setup
 	$(BIN)/python -m tests.bench_style
+	$(BIN)/python -m tests.bench_sample
 
 clean:
 	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .import_linter_cache

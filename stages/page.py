@@ -75,7 +75,8 @@ white-space:nowrap;font-variant-numeric:tabular-nums}
 .charts{display:grid;grid-template-columns:repeat(auto-fit,minmax(300px,1fr));gap:18px}
 .chart{padding:14px 16px 12px}.chart svg{display:block;width:100%;height:auto}.chart+.chart{margin-top:18px}
 .charts .chart+.chart{margin-top:0}.chart .name{font-size:13px;font-weight:620;margin-bottom:8px}
-.chart text{fill:var(--soft);font-size:12px}.chart.small text{font-size:10.5px}.chart .tag{fill:var(--ink)}
+.chart text{fill:var(--soft);font-size:12px}.chart.small text{font-size:10.5px}
+.chart .tag{fill:var(--ink);paint-order:stroke;stroke:var(--card);stroke-width:4px}.chart+.sheet{margin-top:18px}
 .chart .axis{font-weight:600}.chart .line{fill:none;stroke-width:2;stroke-linejoin:round}
 .chart .front{fill:none;stroke:var(--soft);stroke-width:1.4;stroke-dasharray:4 4}
 .chart .ring{fill:none;stroke:var(--ink);stroke-width:2}

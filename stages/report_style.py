@@ -129,18 +129,18 @@ def _distribution(found: Mapping[str, Any] | None) -> list[str]:
     """Histograms of every steered attribute: all candidates, the accepted ones, the target."""
     if not found:
         return []
+    steered = found["target"] != "natural"
+    series = {"before": "before", "after": "after", "target": "target"} if steered else {"the set": "after"}
     charts = [
         histograms(
             f"{name}, {row['unit']}" if row["unit"] else name,
             row["labels"],
-            {key: row[key] for key in ("before", "after", "target")},
+            {name: row[key] for name, key in series.items()},
         )
         for name, row in found["attributes"].items()
     ]
-    lead = (
-        f"Target: {found['target']}. {number(found['accepted'])} of {number(found['candidates'])} sound candidates "
-        f"accepted; the worst attribute is {100 * found['distance']:.1f} % off its target."
-    )
+    lead = f"{number(found['accepted'])} of {number(found['candidates'])} sound candidates accepted"
+    lead += f"; target: {found['target']}, the worst attribute {100 * found['distance']:.1f} % off." if steered else "."
     return ["<h3>Which faces the set holds</h3>", note(lead), f'<div class="charts">{"".join(charts)}</div>']
 
 
