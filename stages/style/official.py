@@ -9,7 +9,6 @@ with ours, so that neither a fork's other layer nor a damaged number passes for 
 from __future__ import annotations
 
 import io
-from inspect import signature
 from math import isclose, sqrt
 from pathlib import Path
 from typing import Any
@@ -71,8 +70,6 @@ def _network(kind: type[Network], root: Instance, path: Path, name: str) -> Netw
         arguments = _generator(root) if kind is Generator else _discriminator(root)
     except Unfit as error:
         raise refusal(path, f"{name}: {error}", UNFIT) from None
-    known = signature(kind).parameters  # a network without num_fp16_res computes what one with 0 does
-    arguments = {key: value for key, value in arguments.items() if key in known or value != 0}
     network = build(kind, arguments, _tensors(root), path, name)
     for prefix, node in _walk(root).items():
         try:

@@ -216,96 +216,117 @@ def run(stream: io.BytesIO, allowed: Allowed, storage: Callable[[Any], Storage] 
         Forbidden: another global, or an opcode that builds no data.
         ValueError, LookupError, TypeError: broken or truncated.
     """
-    stack: list[Any] = []
-    memo: dict[int, Any] = {}
-
-    def since_mark() -> list[Any]:
-        at = next(i for i in range(len(stack) - 1, -1, -1) if stack[i] is _MARK)
-        items = stack[at + 1 :]
-        del stack[at:]
-        return items
-
-    def name(module: Any, member: Any) -> Global:
-        known = Global(f"{_is(module, str)} {_is(member, str)}")
-        if known.name not in allowed:
-            raise Forbidden(f"{module}.{member}"[:100])
-        return known
-
-    def call(function: Any, arguments: Any) -> Any:
-        answer = allowed[_is(function, Global).name]
-        if not callable(answer):
-            raise Damaged(f"{function.name} is called")
-        return answer(*_is(arguments, tuple))
-
+    machine = _Machine(allowed, storage)
     program: Iterable[tuple[pickletools.OpcodeInfo, Any, int | None]] = pickletools.genops(stream)
     for opcode, argument, _ in program:
-        match opcode.name:
+        if not (
+            machine.plain(opcode.name, argument) or machine.holds(opcode.name) or machine.made(opcode.name, argument)
+        ):
+            raise Forbidden(f"opcode {opcode.name}")
+    (value,) = machine.stack
+    return value
+
+
+class _Machine:
+    """The stack and the memo of a pickle; each method answers the opcodes of one kind, False for any other."""
+
+    def __init__(self, allowed: Allowed, storage: Callable[[Any], Storage] | None) -> None:
+        self.allowed, self.storage = allowed, storage
+        self.stack: list[Any] = []
+        self.memo: dict[int, Any] = {}
+
+    def plain(self, opcode: str, argument: Any) -> bool:
+        """Constants, and the memo."""
+        match opcode:
             case "PROTO" | "FRAME" | "STOP":
                 pass
             case "BINGET" | "LONG_BINGET":
-                stack.append(memo[argument])
+                self.stack.append(self.memo[argument])
             case "BINPUT" | "LONG_BINPUT":
-                memo[argument] = stack[-1]
+                self.memo[argument] = self.stack[-1]
             case "MEMOIZE":
-                memo[len(memo)] = stack[-1]
+                self.memo[len(self.memo)] = self.stack[-1]
             case "BININT" | "BININT1" | "BININT2" | "LONG1" | "BINFLOAT":
-                stack.append(argument)
+                self.stack.append(argument)
             case "BINUNICODE" | "SHORT_BINUNICODE" | "BINBYTES" | "SHORT_BINBYTES" | "BINBYTES8":
-                stack.append(argument)
-            case "NONE":
-                stack.append(None)
-            case "NEWTRUE":
-                stack.append(True)
-            case "NEWFALSE":
-                stack.append(False)
+                self.stack.append(argument)
+            case "NONE" | "NEWTRUE" | "NEWFALSE":
+                self.stack.append({"NONE": None, "NEWTRUE": True, "NEWFALSE": False}[opcode])
+            case _:
+                return False
+        return True
+
+    def holds(self, opcode: str) -> bool:
+        """Tuples, lists, sets and dicts."""
+        stack = self.stack
+        match opcode:
             case "MARK":
                 stack.append(_MARK)
-            case "EMPTY_TUPLE":
-                stack.append(())
+            case "EMPTY_TUPLE" | "EMPTY_LIST" | "EMPTY_SET" | "EMPTY_DICT":
+                stack.append({"TUPLE": tuple, "LIST": list, "SET": set, "DICT": dict}[opcode.removeprefix("EMPTY_")]())
             case "TUPLE":
-                stack.append(tuple(since_mark()))
+                stack.append(tuple(self._since_mark()))
             case "TUPLE1" | "TUPLE2" | "TUPLE3":
-                count = int(opcode.name[-1])
+                count = int(opcode[-1])
                 stack[-count:] = [tuple(stack[-count:])]
-            case "EMPTY_LIST":
-                stack.append([])
             case "APPEND":
                 item = stack.pop()
                 _is(stack[-1], list).append(item)
             case "APPENDS":
-                items = since_mark()
+                items = self._since_mark()
                 _is(stack[-1], list).extend(items)
-            case "EMPTY_SET":
-                stack.append(set())
             case "ADDITEMS":
-                items = since_mark()
+                items = self._since_mark()
                 _is(stack[-1], set).update(map(_key, items))
-            case "EMPTY_DICT":
-                stack.append({})
             case "SETITEM":
                 value, key = stack.pop(), stack.pop()
                 _is(stack[-1], dict)[_key(key)] = value
             case "SETITEMS":
-                items = since_mark()
+                items = self._since_mark()
                 pairs = zip(map(_key, items[::2]), items[1::2], strict=True)
                 _is(stack[-1], dict).update(pairs)
+            case _:
+                return False
+        return True
+
+    def made(self, opcode: str, argument: Any) -> bool:
+        """Globals and what is made by them."""
+        stack = self.stack
+        match opcode:
             case "GLOBAL":
-                stack.append(name(*argument.split(" ", 1)))
+                stack.append(self._name(*argument.split(" ", 1)))
             case "STACK_GLOBAL":
                 member, module = stack.pop(), stack.pop()
-                stack.append(name(module, member))
+                stack.append(self._name(module, member))
             case "REDUCE" | "NEWOBJ":
                 arguments, function = stack.pop(), stack.pop()
-                stack.append(call(function, arguments))
+                stack.append(self._call(function, arguments))
             case "BUILD":
                 state = stack.pop()
                 _set_state(stack[-1], state)
-            case "BINPERSID" if storage is not None:
-                stack.append(storage(stack.pop()))
-            case other:
-                raise Forbidden(f"opcode {other}")
-    (value,) = stack
-    return value
+            case "BINPERSID" if self.storage is not None:
+                stack.append(self.storage(stack.pop()))
+            case _:
+                return False
+        return True
+
+    def _since_mark(self) -> list[Any]:
+        at = next(i for i in range(len(self.stack) - 1, -1, -1) if self.stack[i] is _MARK)
+        items = self.stack[at + 1 :]
+        del self.stack[at:]
+        return items
+
+    def _name(self, module: Any, member: Any) -> Global:
+        known = Global(f"{_is(module, str)} {_is(member, str)}")
+        if known.name not in self.allowed:
+            raise Forbidden(f"{module}.{member}"[:100])
+        return known
+
+    def _call(self, function: Any, arguments: Any) -> Any:
+        answer = self.allowed[_is(function, Global).name]
+        if not callable(answer):
+            raise Damaged(f"{function.name} is called")
+        return answer(*_is(arguments, tuple))
 
 
 def _set_state(target: Any, state: Any) -> None:
