@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import math
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from stages.networks.encoder import Encoder, LatentDiscriminator, compose
 from stages.networks.stylegan2 import Generator
 from stages.runtime import Runtime
 from stages.style.e4e import POOL, Encode, Encoding, begin_with, generator_id, photo_batches, train_encoder
-from stages.style.encode import Invert, invert_photos, load_encoder
+from stages.style.encode import Invert, invert_photos, likeness, load_encoder, paint_photos
 from stages.style.invert import (
     Distance,
     Project,
@@ -141,6 +142,9 @@ def test_a_start_is_kept_and_refined() -> None:
     refined = project(generator, images, refinement(40), near, pooled)
     errors = [pixel_distance(decode(generator, codes), images).mean() for codes in (near, refined)]
     assert errors[1] < errors[0] / 10
+    for steps in (1, 2, 5):  # few steps are small enough to end below the start
+        codes = project(generator, images, refinement(steps), near, pooled)
+        assert pixel_distance(decode(generator, codes), images).mean() < errors[0]
 
 
 def test_noise_images_are_found_where_there_is_noise() -> None:
@@ -356,7 +360,31 @@ def test_bad_trainings_are_refused(changes) -> None:
 # Photos to latents
 
 
+def test_photos_are_inverted_with_and_without_an_encoder(tmp_path) -> None:
+    generator = tiny()
+    photos = io.to_uint8(samples(generator, 3)[1])
+    alone = invert_photos(generator, photos, Invert(steps_alone=4), runtime(tmp_path), tmp_path, batch=2)
+    assert alone.shape == (3, 6, 8) and not (tmp_path / "encoder.ckpt").exists()
+    trained = invert_photos(generator, photos, Invert(encode=encode(8)), runtime(tmp_path), tmp_path)
+    assert trained.shape == (3, 6, 8) and (tmp_path / "encoder.ckpt").exists()
+
+
 @pytest.mark.parametrize("changes", [{"steps": -1}, {"steps_alone": 0}, {"steps": True}])
 def test_bad_inversions_are_refused(changes) -> None:
     with pytest.raises(ConfigError):
         Invert(**changes)
+
+
+def test_the_shipped_encoder_is_its_cards_and_inverts_people_it_never_saw(reader, tmp_path) -> None:
+    path = io.data_file("encoder64.safetensors")
+    card = json.loads(path.with_suffix(".json").read_text())
+    assert io.sha256_file(path) == card["sha256"] and path.stat().st_size == card["bytes"] <= 3_000_000
+    generator = io.load_network(io.data_file("base64_generator.safetensors"))
+    assert isinstance(generator, Generator) and card["generator"] == generator_id(generator)
+    photos = paint_photos(5_000_000, 16)
+    ws = invert_photos(generator, photos, Invert(), runtime(tmp_path), tmp_path)
+    with torch.no_grad():
+        found = likeness(reader, decode(generator, ws), io.to_tensor(photos))
+        mean = likeness(reader, decode(generator, w_statistics(generator)[0].expand_as(ws)), io.to_tensor(photos))
+    assert found["l2"] < mean["l2"] / 3 and found["perceptual"] < mean["perceptual"] / 2
+    assert found["yaw"] > 0.8

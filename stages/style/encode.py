@@ -1,6 +1,6 @@
 """Inversion by an encoder: photos to latents for the stage, and the recipe of the shipped encoder.
 
-`python -m stages.style.encode` paints its photos, trains (`stages.style.e4e`), scores and writes the card, about 30
+`python -m stages.style.encode` paints its photos, trains (`stages.style.e4e`), scores and writes the card, about 20
 minutes on one free core; a killed run resumes. With `--compare N` it sets the shipped encoder beside W+ optimisation.
 """
 
@@ -143,23 +143,29 @@ def likeness(reader: Reader, images: Tensor, photos: Tensor) -> dict[str, float]
 
 
 def compare(
-    generator: Generator, encoder: Encoder, photos: np.ndarray, reader: Reader, steps: tuple[int, int] = (50, 200)
+    generator: Generator,
+    encoder: Encoder,
+    photos: np.ndarray,
+    reader: Reader,
+    after: tuple[int, ...] = (10, 50),
+    alone: tuple[int, ...] = (50, 200),
 ) -> tuple[dict[str, dict[str, float]], np.ndarray]:
-    """The encoder against W+ optimisation with the published schedule on uint8 photos [N, R, R, 3].
+    """The encoder, also with `after` steps of refinement, against W+ optimisation on uint8 photos [N, R, R, 3].
+
+    `alone`: steps of W+ optimisation from the mean w, with the published schedule.
 
     Returns:
-        arm -> `likeness` and CPU seconds a photo; and a sheet uint8 [H, W, 3]: photo, encoder, encoder and `steps[0]`,
-        W+ `steps[0]`, W+ `steps[1]`, one photo a row (16 at most).
+        arm -> `likeness` and CPU seconds a photo; and a sheet uint8 [H, W, 3]: photo, then the arms in the table's
+        order, one photo a row (16 at most).
     """
     images = io.to_tensor(photos)
+    begun = time.process_time()
     with torch.no_grad():
-        begun = time.process_time()
         encoded = encoder(images)
-        seconds = time.process_time() - begun
-    arms = {"encoder": (encoded, seconds)}
-    plans = {
-        f"encoder + {steps[0]}": (refinement(steps[0]), encoded),
-        **{f"W+ {count}": (Project(steps=count), None) for count in steps},
+    arms = {"encoder": (encoded, time.process_time() - begun)}
+    plans: dict[str, tuple[Project, Tensor | None]] = {
+        **{f"encoder + {steps}": (refinement(steps), encoded) for steps in after},
+        **{f"W+ {steps}": (Project(steps=steps), None) for steps in alone},
     }
     for name, (plan, start) in plans.items():
         begun = time.process_time()
@@ -238,7 +244,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--work", default="runs/encoder", help="folder for painted photos, log and training state")
     parser.add_argument("--people", type=int, default=6000, help="people painted for training")
     parser.add_argument("--heldout", type=int, default=256, help="other people, for the scores")
-    parser.add_argument("--images", type=int, default=20_000, help="photos seen in training")
+    parser.add_argument("--images", type=int, default=30_000, help="photos seen in training")
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=1, help="training threads")

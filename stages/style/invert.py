@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from math import cos, pi
+from math import cos, pi, sqrt
 
 import torch
 import torch.nn.functional as F
@@ -93,10 +93,14 @@ class Project:
 def refinement(steps: int, seed: int = 0) -> Project:
     """Settings for few steps from an encoder's latents: no noise to leave them by, no warm-up, and a short memory.
 
-    Adam's usual memory of a thousand squared gradients and of ten gradients is as long as the whole way: with 0.9 and
-    0.8 the same 50 steps end a quarter lower (8 painted photos, loss 0.051 against 0.039).
+    Adam's usual memory of a thousand squared gradients and of ten gradients is longer than the way: with 0.8 and 0.8
+    the same 50 steps end a fifth lower (loss 0.042 and 0.033 on 8 painted photos kept for choosing). Its first step
+    moves every number by the whole learning rate: fewer than 50 steps take a lower one, or would end above the start.
     """
-    return Project(steps=steps, lr=0.2, beta1=0.8, beta2=0.9, rampup=0.0, rampdown=0.75, w_noise=0.0, seed=seed)
+    lr = 0.15 * min(1.0, sqrt(steps / 50))
+    return Project(
+        steps=steps, lr=max(lr, 1e-6), beta1=0.8, beta2=0.8, rampup=0.0, rampdown=0.35, w_noise=0.0, seed=seed
+    )
 
 
 @dataclass
