@@ -51,9 +51,7 @@ MEASURES = (
     Measure(r"leak_.*", "0–1", "lower", "the augmentation shows in samples; 1: as often as the discriminator sees it"),
     Measure(r".*coverage.*", "×", "higher", "variety of poses and expressions over the base generator's"),
     Measure(r"distribution_distance", "0–1", "lower", "total variation of the worst attribute from its target"),
-    Measure(
-        r"candidates|readmitted|shortfall|rejected_.*", "", "", "samples: drawn, let in again, missing, left out"
-    ),
+    Measure(r"candidates|readmitted|shortfall|rejected_.*", "", "", "samples: drawn, let in again, missing, left out"),
     Measure(r"passed", "0–1", "higher", "share of the candidates that nothing speaks against"),
     Measure(r".*kept.*", "", "higher", "pairs that passed curation"),
     Measure(r".*reject.*", "", "lower", "left out, listed with the reason"),

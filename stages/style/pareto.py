@@ -143,7 +143,7 @@ class Judge:
         self.real = self._head_features(real, reading.mask if real_masks is None else real_masks.to(self.device))
         self.training = self._read(training[:CLUSTERS]).features
         self.base = self._read(source)
-        self.gate = QualityGate.fit(reader, _together(reading, self.base))
+        self.gate = QualityGate.fit(reader, together(reading, self.base))
 
     def _read(self, images: np.ndarray) -> FaceReading:
         return self.reader.read(io.to_tensor(images).to(self.device))
@@ -161,18 +161,19 @@ class Judge:
         features = self._head_features(images, reading.mask)
         kid, kid_sd = polynomial_kid(self.real, features)
         precision, recall = precision_recall(self.real, features)
-        measured = richness(reading, self.base) | {
+        broken = self.gate.broken(reading)
+        measured = richness(reading, self.base, broken=broken) | {
             "kid": kid,
             "kid_sd": kid_sd,
             "intra": intra_cluster_distance(reading.features, self.training),
             "precision": precision,
             "recall": recall,
-            "broken_share": float(self.gate.broken(reading).double().mean()),
+            "broken_share": float(broken.double().mean()),
         }
         return {name: measured[name] for name in MEASURES}
 
 
-def _together(first: FaceReading, second: FaceReading) -> FaceReading:
+def together(first: FaceReading, second: FaceReading) -> FaceReading:
     """Two readings as one."""
     pairs = {entry.name: (getattr(first, entry.name), getattr(second, entry.name)) for entry in fields(FaceReading)}
     return FaceReading(**{name: torch.cat(pair) for name, pair in pairs.items()})

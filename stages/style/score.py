@@ -17,6 +17,7 @@ from stages.metrics.memorisation import memorised
 from stages.metrics.quality import FEWEST, QualityGate, take
 from stages.metrics.richness import intra_cluster_distance, precision_recall, richness
 from stages.runtime import Runtime
+from stages.style.pareto import together
 
 MOST = 1000  # images of a set that are measured
 CLUSTERS = 10  # training images that the generated ones are grouped by
@@ -57,7 +58,8 @@ def score(data: Artifact, target: str, drawn: np.ndarray, source: np.ndarray, ru
             measured = kid.compute()
             out |= {f"kid{label}": float(measured["kid"]), f"kid_sd{label}": float(measured["kid_sd"])}
     held = read(reader, real) if len(real) else None
-    gate = None if held is None or len(real) < FEWEST else QualityGate.fit(reader, held)
+    # What lies half-way between photo and style is not broken: the gate spans both, as in a sweep.
+    gate = None if held is None or len(real) < FEWEST else QualityGate.fit(reader, together(held, source_reading))
     broken = None if gate is None else gate.broken(reading)
     out |= richness(reading, source_reading, broken=broken)
     if broken is not None:

@@ -170,6 +170,12 @@ class StyleStage:
         """The source (none from scratch) and the finished training."""
         torch.manual_seed(update_seed(self.seed, 0, "initial weights"))
         generator, discriminator = self._networks(images.shape[1])
+        group = discriminator.b4.mbstd_group_size  # a file may bring another one
+        if self.train.batch > group and self.train.batch % group:
+            raise TristyleError(
+                f"style.train.batch: {self.train.batch} is not a multiple of {group}, the group of {self.start}'s "
+                f"discriminator. Choose a multiple of {group}."
+            )
         source = None if self.start == "scratch" else _copy(generator)
         if self.resume:  # what this training goes on from had a source of its own
             source = _loaded(Path(self.start) / "source.safetensors")
