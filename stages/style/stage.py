@@ -28,12 +28,12 @@ from stages.style.grow import grow
 from stages.style.leak import detect
 from stages.style.library import strip
 from stages.style.lineage import Lineage, lineage, of_artifact, of_file
-from stages.style.pareto import Sweep, headed, run_sweep, write_sweep
+from stages.style.pareto import Sweep, run_sweep, write_sweep
 from stages.style.recolour import Recolour, finisher
 from stages.style.reject import References
 from stages.style.sample import Candidates, Inverted, Sampling, Seeds, decode, draw, latents
 from stages.style.score import load, score
-from stages.style.sheet import EDIT_ALPHAS, edited_rows, layout
+from stages.style.sheet import EDIT_ALPHAS, Row, edited_rows, layout
 from stages.style.transfer import Ada, Recipe, StyleGAN2
 
 BASES = {64: "base64_generator.safetensors"}
@@ -271,8 +271,10 @@ class StyleStage:
         begun = time.process_time()
         ws = invert_photos(source or fused, pictures, self.invert, runtime, out / SCRATCH)
         each = (time.process_time() - begun) / len(ws)
-        columns = [pictures[:SHOWN], decode(source or fused, ws[:SHOWN]), decode(fused, ws[:SHOWN])]
-        io.write_image(out / "inversion.png", headed([("photo",), ("inverted",), ("fused",)], columns))
+        shown = {"photo": pictures[:SHOWN], "inverted": decode(source or fused, ws[:SHOWN])}
+        shown["fused"] = decode(fused, ws[:SHOWN])
+        rows = [Row(name, "", images[None]) for name, images in shown.items()]
+        io.write_image(out / "inversion.png", layout(rows, [""] * len(shown["photo"])))
         count = min(COMPARED, len(ws))
         references = References.read(reader, data.path, self.target, self.sampling.reject, runtime.workers)
         ways: dict[str, Candidates] = {"random": Seeds(self.sampling), "invert": Inverted(ws, ids, self.sampling)}
