@@ -66,9 +66,11 @@ def test_every_tristyle_command_composes(command: list[str], tmp_path: Path, mon
     arguments = [word for word in command[1:] if word != "-m"]
     if arguments == ["--help"]:
         return
-    for word in arguments:  # folders of the reader's own, such as data.path=my_pictures
-        if re.match(r"[\w.]+\.path=", word):
-            (tmp_path / word.partition("=")[2] / "photo").mkdir(parents=True)
+    for word in arguments:  # folders and files of the reader's own, such as data.path=my_pictures
+        name, _, value = word.partition("=")
+        for place in re.findall(r"[\w./]+", value) if re.search(r"\.(path|start|parents)$", name) else []:
+            (tmp_path / place / "photo").mkdir(parents=True)
+            (tmp_path / place / "training.ckpt").touch()
     parsed = OverridesParser.create().parse_overrides(arguments)
     jobs = [job for batch in BasicSweeper.split_arguments(parsed, max_batch_size=None) for job in batch]
     assert len(jobs) == 1 or "-m" in command
@@ -87,8 +89,10 @@ def test_every_stylize_command_parses() -> None:
 
 
 def test_every_program_is_one_that_is_installed() -> None:
-    programs = {"make", ".", "tristyle", "stylize", "wandb"}
+    programs = {"make", ".", "tristyle", "stylize", "wandb", "python"}
     assert {command[0] for command in COMMANDS} <= programs
+    modules = [command[2] for command in COMMANDS if command[:2] == ["python", "-m"]]
+    assert modules and all((ROOT / f"{module.replace('.', '/')}.py").exists() for module in modules)
 
 
 def test_every_path_in_the_text_exists() -> None:
