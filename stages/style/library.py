@@ -28,7 +28,7 @@ from stages.style.fuse import Fusion, Part, blend, check_family, check_names, fu
 from stages.style.influence import resolve_part
 from stages.style.lineage import describe, lineage, of_artifact
 from stages.style.pareto import headed
-from stages.style.sample import Sampling, draw, latents
+from stages.style.sample import Sampling, draw, latents, load_generator
 from stages.style.score import score
 
 SHOWN = 8  # latents on fusion.png
@@ -90,8 +90,8 @@ class FusedStyle:
         """Mix, fuse, sample, measure; see the table of artifacts in the README for what is written."""
         data = inputs["data"]
         parents = [open_artifact(folder, "style") for folder in self.parents]
-        generators = [_generator(parent, "transferred") for parent in parents]
-        source = _generator(parents[0], "source")
+        generators = [load_generator(parent.path / "transferred.safetensors") for parent in parents]
+        source = load_generator(parents[0].path / "source.safetensors")
         check_family([source, *generators])
         lineages = [of_artifact(parent) for parent in parents]
         _check_data(data, self.target, source)
@@ -158,14 +158,6 @@ def _check_row(key: str, row: Any, count: int) -> None:
         number(key, share, 0)
     if sum(row) <= 0:
         raise ConfigError(key, "all weights are 0", "Give one above 0")
-
-
-def _generator(parent: Artifact, name: str) -> Generator:
-    path = parent.path / f"{name}.safetensors"
-    network = io.load_network(path)
-    if not isinstance(network, Generator):
-        raise TristyleError(f"{path}: holds no StyleGAN2 generator. Name the folder of a style artifact.")
-    return network
 
 
 def _check_data(data: Artifact, target: str, source: Generator) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -79,6 +80,18 @@ def latents(z_dim: int, seeds: Sequence[int]) -> Tensor:
     """z [N, z_dim] of the given seeds, the same as the official image generator's."""
     rows = [np.random.RandomState(seed).randn(z_dim) for seed in seeds]
     return torch.from_numpy(np.stack(rows)).float()
+
+
+def load_generator(path: Path) -> Generator:
+    """The generator in a weights file of a style artifact, in eval mode.
+
+    Raises:
+        TristyleError: missing, damaged, or another network.
+    """
+    network = io.load_network(path)
+    if not isinstance(network, Generator):
+        raise TristyleError(f"{path}: holds {type(network).__name__}, not a generator. Run stage=style again.")
+    return network
 
 
 @torch.no_grad()

@@ -24,7 +24,7 @@ from stages.faces.reader import load_reader
 from stages.networks.stylegan2 import Generator
 from stages.style.edit import ATTRIBUTES, Direction, Edit, draw_edited, find_directions
 from stages.style.fuse import Fusion, fuse
-from stages.style.sample import draw, latents
+from stages.style.sample import draw, latents, load_generator
 
 FUSION_ALPHAS = (0.0, 0.25, 0.5, 0.75, 1.0)
 EDIT_ALPHAS = (-3.0, -1.5, 0.0, 1.5, 3.0)
@@ -249,14 +249,6 @@ def parse_alphas(given: str | None, usual: Sequence[float]) -> list[float]:
     return alphas
 
 
-def _generator(artifact: Artifact, name: str) -> Generator:
-    path = artifact.path / f"{name}.safetensors"
-    network = io.load_network(path)
-    if not isinstance(network, Generator):
-        raise TristyleError(f"{path}: holds {type(network).__name__}, not a generator. Run stage=style again.")
-    return network
-
-
 def make_sheet(options: argparse.Namespace) -> np.ndarray:
     """The sheet that the command line asks for, uint8 [H, W, 3]."""
     edits = parse_edits(options.edits, options.keep)
@@ -266,13 +258,15 @@ def make_sheet(options: argparse.Namespace) -> np.ndarray:
     number("--seed", options.seed, 0, 2**32 - 1 - options.people, integer=True)
     rows: list[Row] = []
     for style, artifact in find_artifacts(options.runs).items():
-        shown = _generator(artifact, "generator" if edits else "transferred")
+        shown = load_generator(artifact.path / f"{'generator' if edits else 'transferred'}.safetensors")
         z = latents(shown.z_dim, range(options.seed, options.seed + options.people))
         if edits:
             directions = find_directions(shown, load_reader(), edits.values(), options.samples, options.psi)
             rows += edited_rows(style, shown, z, edits, directions, alphas, options.psi)
         else:
-            rows.append(fused_row(style, _generator(artifact, "source"), shown, z, alphas, options.psi))
+            rows.append(
+                fused_row(style, load_generator(artifact.path / "source.safetensors"), shown, z, alphas, options.psi)
+            )
     return layout(rows, _names(alphas, signed=bool(edits)), EDITING if edits else FUSING)
 
 

@@ -31,7 +31,7 @@ from stages.style.lineage import Lineage, lineage, of_artifact, of_file
 from stages.style.pareto import Sweep, run_sweep, write_sweep
 from stages.style.recolour import Recolour, finisher
 from stages.style.reject import References
-from stages.style.sample import Candidates, Inverted, Sampling, Seeds, decode, draw, latents
+from stages.style.sample import Candidates, Inverted, Sampling, Seeds, decode, draw, latents, load_generator
 from stages.style.score import load, score
 from stages.style.sheet import EDIT_ALPHAS, Row, edited_rows, layout
 from stages.style.transfer import Ada, Recipe, StyleGAN2
@@ -178,7 +178,7 @@ class StyleStage:
             )
         source = None if self.start == "scratch" else _copy(generator)
         if self.resume:  # what this training goes on from had a source of its own
-            source = _loaded(Path(self.start) / "source.safetensors")
+            source = load_generator(Path(self.start) / "source.safetensors")
         task = StyleGAN2(
             generator, discriminator, self.train.lr, self.recipe, self.ada, seed=self.seed, ladder=out / "ladder"
         )
@@ -227,7 +227,7 @@ class StyleStage:
             return transferred, None
         if self.sweep is None:
             return fuse(source, transferred, self.fusion), self.fusion
-        ladder = [(int(file.stem), _loaded(file)) for file in sorted((out / "ladder").glob("*.safetensors"))]
+        ladder = [(int(file.stem), load_generator(file)) for file in sorted((out / "ladder").glob("*.safetensors"))]
         real = load(data.path / "heldout" / f"style/{self.target}", runtime)
         masks = sorted((data.path / f"heldout/style_mask/{self.target}").glob("*.png"))[: len(real)]
         found = run_sweep(
@@ -326,13 +326,6 @@ def _copy(generator: Generator) -> Generator:
     twin = Generator(**generator.arguments)
     twin.load_state_dict(generator.state_dict())
     return twin.eval()
-
-
-def _loaded(path: Path) -> Generator:
-    network = io.load_network(path)
-    if not isinstance(network, Generator):
-        raise TristyleError(f"{path}: holds {type(network).__name__}, no generator. Run stage=style again.")
-    return network
 
 
 def _columns(source: Generator | None, transferred: Generator, fused: Generator) -> list[tuple[str, Generator]]:
