@@ -36,7 +36,7 @@ from stages.style.score import load, score
 from stages.style.sheet import EDIT_ALPHAS, Row, edited_rows, layout
 from stages.style.transfer import Ada, Recipe, StyleGAN2
 
-BASES = {64: "base64_generator.safetensors"}
+BASES = {64: "base64_generator.safetensors", 128: "base128_generator.safetensors"}
 STATE = "training.ckpt"
 STRIP_ALPHAS = (0.25, 0.5, 0.75)
 SHOWN = 8  # latents on fusion.png
