@@ -94,6 +94,12 @@ def _sweep(style: Artifact) -> list[str]:
         f"Right is richer, down is nearer to the style. The dashed line is the front, the ringed point the choice: "
         f"{found['chosen']} {kept} ({wanted}); the front's knee is {found['knee']}."
     )
+    if found["confirmed"]:
+        plain, chosen = found["confirmed"]["transferred"], found["confirmed"]["chosen"]
+        lead += (
+            f" On as many other latents: coverage {chosen['coverage']:.2f} and KID {chosen['kid']:.3g}, "
+            f"the plain transfer {plain['coverage']:.2f} and {plain['kid']:.3g}."
+        )
     front = [labels.index(name) for name in found["front"]]
     chart = scatter(
         points, "coverage of the source's poses and expressions", "KID", front, labels.index(found["chosen"])

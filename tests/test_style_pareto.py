@@ -20,7 +20,8 @@ from stages.style.pareto import (
     Point,
     Sweep,
     broken_by_family,
-    choose,
+    confirm,
+    keeping,
     knee,
     ladder_rows,
     pareto_front,
@@ -93,13 +94,19 @@ def test_the_rule_takes_the_nearest_that_is_rich_enough() -> None:
         point("transferred", 1.0, 0.7), point("constant-0.75", 1.1, 0.88), point("constant-0.5", 1.2, 0.93),
         point("linear-0", 1.22, 0.97), point("swap-16", 1.4, 1.0),
     ]  # fmt: skip
-    chosen = choose(points)
-    assert chosen is not None and chosen.label == "constant-0.5"
-    assert choose(points, coverage_min=0.99) is None
-    loose = choose(points, coverage_min=0.99, kid_ratio_max=1.5)
-    assert loose is not None and loose.label == "swap-16"
+    assert [p.label for p in keeping(points)] == ["constant-0.5", "linear-0"]
+    assert keeping(points, coverage_min=0.99) == []
+    assert [p.label for p in keeping(points, coverage_min=0.99, kid_ratio_max=1.5)] == ["swap-16"]
     lucky = [point("transferred", -0.01, 0.7, kid_sd=0.02), point("constant-0.5", 0.02, 0.95)]
-    assert choose(lucky) is lucky[1]  # an estimate at or below zero counts as its deviation
+    assert keeping(lucky) == lucky[1:]  # an estimate at or below zero counts as its deviation
+
+
+def test_the_choice_has_to_keep_the_rule_on_other_latents() -> None:
+    able = [point("swap-8", 0.9, 0.93), point("swap-16", 1.1, 1.04)]
+    fresh = [point("source", 4, 1), point("transferred", 1.0, 0.7), point("swap-8", 0.9, 0.86), point("swap-16", 1, 1)]
+    chosen, confirmed = confirm(able, iter(fresh), Sweep())
+    assert chosen is able[1] and confirmed == {"transferred": fresh[1].measures, "chosen": fresh[3].measures}
+    assert confirm(able[:1], iter(fresh[:3]), Sweep()) == (None, {})
 
 
 def test_broken_pictures_are_compared_by_family() -> None:
