@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import tiny_runs
 
+from stages import io
 from stages.artifact import KINDS, Artifact
 from stages.measures import MEASURES, measure
 from stages.page import curves, fit, number
@@ -176,3 +177,25 @@ def test_torn_log_and_missing_pictures_do_not_stop_the_report(tmp_path: Path) ->
     _, page = parse(tmp_path / "report.html")
     alts = [image["alt"] for image in page.images]
     assert "student of held-out person 000003" in alts and "pair of held-out person 000003" not in alts
+
+
+def test_a_sweep_of_fusions_is_drawn(chain: dict[str, Artifact], tmp_path: Path) -> None:
+    style = tiny_runs.style(tmp_path, {"data": chain["data"]})
+    row = {"family": "swap", "images": 100, "kid": 1.5, "coverage": 0.95, "broken_share": 0.0}
+    points = [
+        {**row, "label": name, "kid": kid} for name, kid in (("source", 4.0), ("transferred", 2.0), ("swap-8", 1.5))
+    ]
+    measured = {"kid": 1.62, "coverage": 0.93}
+    found = {
+        "rule": {"coverage_min": 0.9, "kid_ratio_max": 1.25, "met": True}, "count": 20, "chosen": "swap-8",
+        "knee": "swap-8", "front": ["swap-8"], "broken_share": {"swap": 0.125}, "points": points,
+        "confirmed": {"transferred": {"kid": 2.1, "coverage": 0.71}, "chosen": measured},
+    }  # fmt: skip
+    io.write_json(style.path / "pareto.json", found)
+    ladder = [{"images": images, "kid": 4 - images, "coverage": 1.0, "recall": 0.0} for images in (0, 1, 2)]
+    io.write_json(style.path / "ladder.json", ladder)
+    write_report({"style": style}, tmp_path / "report.html")
+    text, page = parse(tmp_path / "report.html")
+    assert "coverage 0.93 and KID 1.62, the plain transfer 0.71 and 2.1" in text and "12.5 %" in text
+    assert text.count('class="ring"') == 1 and "swap-8 keeps the rule" in text
+    assert text.count('class="line"') == 3  # KID, coverage, recall
