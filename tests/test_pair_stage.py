@@ -15,7 +15,7 @@ from stages import engine
 from stages.artifact import SCRATCH, Artifact, seal
 from stages.config import ConfigError, Train, TristyleError
 from stages.faces.reader import Reader
-from stages.io import load_network, read_image, read_jsonl, write_image, write_jsonl
+from stages.io import load_network, read_image, read_jsonl, to_tensor, to_uint8, write_image, write_jsonl
 from stages.pair import stage as module
 from stages.pair.curate import Curate, Limit, composite, feathered
 from stages.pair.stage import PairStage
@@ -101,9 +101,9 @@ def test_the_artifact_holds_what_the_next_stage_reads(tmp_path: Path) -> None:
     for name in ("identity", "background_error", "face_error", "photo_face_error", "face_ratio", "kid", "photo_kid"):
         assert np.isfinite(metrics[name]), name
     generator = load_network(out / "translator.safetensors")
-    photo = module.to_tensor(read_image(given["data"].path / "heldout/photo/000000.png"))
+    photo = to_tensor(read_image(given["data"].path / "heldout/photo/000000.png"))
     with torch.no_grad():
-        again = module.to_uint8(generator(photo).image)[0]
+        again = to_uint8(generator(photo).image)[0]
     difference = again.astype(int) - read_image(out / "heldout/000000.png").astype(int)
     assert np.abs(difference).max() <= 1  # the file is the network that painted
 
@@ -212,7 +212,7 @@ def test_the_reader_gives_masks_in_the_pictures_size(reader: Reader) -> None:
     images, _ = heads(3, 0, True, 48)
     masks = module.read_masks(reader, images, "cpu")
     assert masks.shape == (3, 48, 48) and masks.dtype == np.uint8
-    expected = reader.read(module.to_tensor(images)).mask[:, 0]
+    expected = reader.read(to_tensor(images)).mask[:, 0]
     assert np.abs(masks / 255 - expected.numpy()).max() < 0.5 / 255 + 1e-6
 
 
