@@ -23,7 +23,7 @@ from stages.pair.curate import Curate
 from stages.pair.photos import Photos, load_photos, read_masks, translator_painter
 from stages.pair.score import measure_heldout
 from stages.pair.ugatit import Translator, unpaired_batches
-from stages.pair.write import Translated, write_pairs
+from stages.pair.write import Translated, Write, write_pairs
 from stages.runtime import Runtime
 
 
@@ -35,6 +35,7 @@ class PairStage:
         translator: networks and losses.
         train: length and pace; images are counted in photos, each update sees as many style pictures.
         curate: which pairs are kept, and how they are composited.
+        write: how they are laid down, and of which photos they are made.
         seed: of the order of the pictures.
 
     Raises:
@@ -45,6 +46,7 @@ class PairStage:
     translator: Translator = field(default_factory=Translator)
     train: Train
     curate: Curate = field(default_factory=Curate)
+    write: Write = field(default_factory=Write)
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -69,7 +71,8 @@ class PairStage:
         generator = self._train(photos, style_images, style_masks, source, out, runtime)
         save_network(out / "translator.safetensors", generator)
         painter = translator_painter(generator, runtime.device)
-        metrics: dict[str, Any] = write_pairs(Translated(photos, painter), out, self.curate, reader, runtime)
+        candidates = Translated(photos, painter)
+        metrics: dict[str, Any] = write_pairs(candidates, out, self.curate, self.write, reader, runtime)
         metrics |= measure_heldout(data, _style_name(style), painter, reader, out, runtime)
         return metrics | {"reader": reader.id, "size": photos.images.shape[1]}
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stages.config import TristyleError
+from stages.config import TristyleError, choice, number
 from stages.faces.reader import Reader
 from stages.io import grid, mask_tensor, to_tensor, unit, write_image, write_jsonl
 from stages.metrics.clarity import clarity
@@ -22,6 +22,34 @@ from stages.pair.photos import CHUNK, Painter, Photos
 from stages.runtime import Runtime
 
 SHEET = 32  # rejects shown at most
+
+
+@dataclass(kw_only=True)
+class Write:
+    """How pairs are laid down on disk, and which photos they are made of.
+
+    Args:
+        format: `files`: one picture a file; `tar`: shards with WebDataset keys.
+        per_shard: candidates of one shard.
+        codec: of the pictures: `png`, `jpeg` or `webp`.
+        quality: of jpeg and webp, 1..100.
+        photos: folder of further photos, beside those of the data artifact.
+        pilot: candidates at most on which limits given as shares become values.
+    """
+
+    format: str = "files"
+    per_shard: int = 1000
+    codec: str = "png"
+    quality: int = 95
+    photos: str | None = None
+    pilot: int = 4096
+
+    def __post_init__(self) -> None:
+        choice("format", self.format, ("files", "tar"))
+        choice("codec", self.codec, ("png", "jpeg", "webp"))
+        number("per_shard", self.per_shard, 1, integer=True)
+        number("quality", self.quality, 1, 100, integer=True)
+        number("pilot", self.pilot, 1, integer=True)
 
 
 @dataclass
@@ -70,7 +98,7 @@ class Translated:
 
 
 def write_pairs(
-    candidates: Candidates, out: Path, curate: Curate, reader: Reader, runtime: Runtime
+    candidates: Candidates, out: Path, curate: Curate, write: Write, reader: Reader, runtime: Runtime
 ) -> dict[str, float]:
     """Paint all candidates, write raw pictures, kept pairs, records and the sheet of rejects; returns their metrics.
 
