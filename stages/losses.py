@@ -134,12 +134,13 @@ def cam_classification(logits: Tensor, source: bool) -> Tensor:
 
 
 def regional_l1(image: Tensor, target: Tensor, weight: Tensor) -> Tensor:
-    """L1 over a soft region, normalised by its area, so that a small region counts as much as a large one: scalar.
+    """L1 over a soft region, normalised by its area in each picture, so that a small region counts as much: scalar.
 
-    image, target: [N, C, H, W]; weight: [N, 1, H, W] >= 0. With weight = 1 - mask this is the background term.
+    image, target: [N, C, H, W]; weight: [N, 1, H, W] >= 0. With weight = 1 - mask this is the background term. The
+    mean over pictures, hence that over the parts of a batch, too.
     """
-    total = ((image - target).abs() * weight).sum()
-    return total / (image.shape[1] * weight.sum()).clamp_min(1e-6)
+    total = ((image - target).abs() * weight).sum(dim=(1, 2, 3))
+    return (total / (image.shape[1] * weight.sum(dim=(1, 2, 3))).clamp_min(1e-6)).mean()
 
 
 def mask_supervision(mask: Tensor, target: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from torch import nn
 from stages import losses
 from stages.config import ConfigError, Train
 from stages.networks.ugatit import AdaILN, Discriminator, InstanceNorm, ResnetGenerator, clip_rho, discriminator_layers
-from stages.pair.ugatit import TranslationTask, Translator, Weights, unpaired_batches
+from stages.pair.ugatit import TranslationTask, Translator, Weights, edge_blurred, unpaired_batches
 
 MASK = Translator(
     width=4, blocks=1, judge_width=4, precision="float32", weights=Weights(cam=10.0, mask=1.0, smooth=0.2)
@@ -23,7 +23,8 @@ TRAIN = Train(images=8, batch=4, lr=1e-3)
 
 
 def batch(count: int = 4) -> dict[str, torch.Tensor]:
-    return unpaired_batches(*heads(16, 0, False), *heads(16, 1, True), seed=0)(0, count)
+    photo, style = heads(16, 0, False), heads(16, 1, True)
+    return unpaired_batches(*photo, *style, seed=0, blurred=edge_blurred(style[0]))(0, count)
 
 
 def losses_of(task: TranslationTask, data: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -170,13 +171,13 @@ def test_discriminators_do_not_pull_on_the_generators() -> None:
     assert all(p.grad is None for p in (*task.to_style.parameters(), *task.to_photo.parameters()))
 
 
-@pytest.mark.parametrize("key", ["adversarial", "cycle", "identity", "cam", "mask", "smooth", "background"])
+@pytest.mark.parametrize("key", ["adversarial", "cycle", "identity", "cam", "mask", "smooth", "background", "person"])
 def test_a_weight_scales_its_own_term_alone(key: str) -> None:
     base = {name: 1.0 for name in vars(Weights())}
     found = []
     for value in (1.0, 3.0):
         torch.manual_seed(0)
-        task = replace(MASK, weights=Weights(**base | {key: value})).task(32, TRAIN)
+        task = replace(MASK, person_from=0.0, weights=Weights(**base | {key: value})).task(32, TRAIN)
         found.append({name: float(term.detach()) for name, term in losses_of(task, batch()).items()})
     touched = {
         name for name in found[0] if abs(found[1][name] - 3 * found[0][name]) < 1e-4 * abs(found[0][name]) + 1e-9
@@ -205,6 +206,49 @@ def test_the_latent_term_compares_heads_with_their_source() -> None:
     assert terms["latent"].item() == pytest.approx(expected.item(), rel=1e-4)
     del data["source"]  # a style set without sources: the term is left out
     assert "latent" not in task.losses("generator", data)
+
+
+def test_the_person_counts_once_there_is_a_face_to_recognise() -> None:
+    task = replace(MASK, person_from=0.5, weights=replace(MASK.weights, person=1.0)).task(32, TRAIN)
+    data = batch()
+    assert "person" not in task.losses("generator", data)
+    task.after_update(4, 4)
+    lost = task.losses("generator", data)["person"]
+    assert 0 < lost.item() < 2
+    lost.backward()
+    assert next(task.to_style.parameters()).grad is not None
+    assert all(p.grad is None for p in task._recogniser[0].parameters())
+    assert not any("stem" in name for name in task.state_dict())  # the reader is not part of the training state
+    same = task._stranger(data["photo"], data["photo"], data["photo_mask"])
+    assert same.item() == pytest.approx(0, abs=1e-5)
+
+
+def test_the_cycle_counts_what_lies_outside_the_head_less() -> None:
+    task = replace(MASK, outside=0.25).task(32, TRAIN)
+    mask = torch.zeros(1, 1, 32, 32)
+    mask[..., :16] = 1
+    counted = task._counted(mask)
+    assert (counted[..., :16] == 1).all() and (counted[..., 16:] == 0.25).all()
+
+
+def test_edge_blurred_pictures_differ_at_edges_alone() -> None:
+    images, _ = heads(4, 1, True, 64)
+    images[:, :, 48:] = 128  # a flat part
+    soft = edge_blurred(images)
+    assert not np.array_equal(soft, images) and np.array_equal(soft[:, :, 56:], images[:, :, 56:])
+    steepest = [np.abs(np.diff(stack[:, :, :44].astype(int), axis=2)).max() for stack in (soft, images)]
+    assert steepest[0] < 0.8 * steepest[1]
+
+
+def test_edge_promotion_refuses_soft_edges_to_the_weight_given() -> None:
+    data, found = batch(), {}
+    for edge in (0.0, 1.0, 3.0):
+        torch.manual_seed(0)
+        found[edge] = losses_of(replace(MASK, weights=replace(MASK.weights, edge=edge)).task(32, TRAIN), data)
+    style, photo = ({e: terms[f"discriminator/{d}"].item() for e, terms in found.items()} for d in ("style", "photo"))
+    # Three pictures' spectral norms and logits are those of two: only the third one's refusal is added.
+    assert style[3.0] - style[0.0] == pytest.approx(3 * (style[1.0] - style[0.0]), rel=1e-3) and style[1.0] > style[0.0]
+    assert photo[3.0] == pytest.approx(photo[0.0])
 
 
 def test_plain_shows_whole_pictures_to_the_discriminators() -> None:

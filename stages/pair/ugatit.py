@@ -8,6 +8,10 @@ two scales, cycle, identity and attention (CAM) classification. Added here, each
     update share. A generated picture carries the mask of its *source*. Weighting the discriminator's logits instead
     would leave four fifths of the gradient on the background, because its receptive fields are larger than the head;
   * background: L1 to the input outside the head, normalised by area (the region variant, without a mask head);
+    likewise the cycle counts what lies outside the head less (``outside``);
+  * edge promotion (CartoonGAN, CVPR 2018, eq. 3): the discriminators of the style also refuse its pictures with their
+    edges blurred, so that a soft outline does not pass for the style;
+  * person: 1 - cosine of a recogniser's embeddings of photo and translation, cut by one crop (the photo's);
   * latent: the style generator and its source paint the same latent as a face before and after. Such a pair is not a
     photo, but it says what becomes of skin, hair and eyes: L1 on its head steers the photo -> style generator, and the
     adversarial loss corrects it on real photos.
@@ -24,14 +28,18 @@ from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
+import cv2
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stages import losses
 from stages.config import ConfigError, Train, choice, number
 from stages.engine import Batches, Phase, Task, ema_update, epoch_order
+from stages.faces.reader import load_reader
 from stages.io import grid, mask_tensor, to_tensor, to_uint8
+from stages.metrics.identity import crop, head_boxes
 from stages.networks.ugatit import Discriminator, ResnetGenerator, clip_rho, discriminator_layers
 
 
@@ -39,7 +47,9 @@ from stages.networks.ugatit import Discriminator, ResnetGenerator, clip_rho, dis
 class Weights:
     """Weights of the loss terms; 0 switches a term off.
 
-    As published: adversarial 1, cycle 10, identity 10, cam 1000 and nothing else.
+    As published: adversarial 1, cycle 10, identity 10, cam 1000 and nothing else. `identity` is the published term (a
+    picture of the target domain stays as it is); `person` asks the recogniser; `edge` is the edge-blurred style
+    pictures' share in the discriminators' loss.
     """
 
     adversarial: float = 1.0
@@ -50,6 +60,8 @@ class Weights:
     smooth: float = 0.0
     background: float = 0.0
     latent: float = 0.0
+    person: float = 0.0
+    edge: float = 0.0
 
     def __post_init__(self) -> None:
         for key, value in vars(self).items():
@@ -68,9 +80,13 @@ class Translator:
         judge_rate: factor on the discriminators' learning rate.
         mask_head: the generators also say where they paint, and the input shows through elsewhere.
         composite: the discriminators see heads on a random colour instead of whole pictures.
+        outside: weight in the cycle of what lies outside the head, beside 1 within it; 1 as published.
         weights: of the loss terms.
         warm_up: share of the training in which the photo -> style generator learns from the latent term and the masks
             alone. Such an update costs a fifth of a whole one; without latent pairs there is no warm-up.
+        person_from: share of the training after which the `person` term counts: before there is a face to recognise,
+            it pulls the wrong way.
+        recogniser: `reader` (the shipped face reader) or the path of a recogniser's weights (stages.faces.recognise).
         ema: decay of the averaged generator per update (it rises towards this value over the first updates).
         precision: `float32`, `bfloat16`, or `auto`: bfloat16 where the processor multiplies it natively.
     """
@@ -82,8 +98,11 @@ class Translator:
     judge_rate: float = 1.0
     mask_head: bool = True
     composite: bool = True
+    outside: float = 1.0
     weights: Weights = field(default_factory=Weights)
     warm_up: float = 0.0
+    person_from: float = 0.3
+    recogniser: str = "reader"
     ema: float = 0.999
     precision: str = "auto"
 
@@ -93,7 +112,9 @@ class Translator:
         number("judge_width", self.judge_width, 2, 256, integer=True)
         number("judge_limit", self.judge_limit, self.judge_width, 4096, integer=True)
         number("judge_rate", self.judge_rate, 0, 100, open_low=True)
+        number("outside", self.outside, 0, 1)
         number("warm_up", self.warm_up, 0, 1)
+        number("person_from", self.person_from, 0, 1)
         number("ema", self.ema, 0, 0.99999)
         choice("precision", self.precision, ("auto", "float32", "bfloat16"))
         if not self.mask_head and (self.weights.mask or self.weights.smooth):
@@ -139,9 +160,12 @@ class TranslationTask(Task):
             Phase("discriminator", judges, _adam(judges, train.lr * translator.judge_rate)),
         ]
         self.warm_up_images = translator.warm_up * train.images
+        self.person_images = translator.person_from * train.images
+        # in a list, so that its weights are neither trained nor part of the training state
+        self._recogniser = [load_reader()] if translator.weights.person else []
         self.images_seen: Tensor  # a buffer, so that it is in the checkpoint
         self.register_buffer("images_seen", torch.zeros((), dtype=torch.int64))
-        self._seen: dict[str, tuple[Tensor, Tensor]] = {}  # domain -> (real, generated) as the judges see them
+        self._seen: dict[str, list[Tensor]] = {}  # domain -> real, generated, edge-blurred, as the judges see them
         self._shown: dict[str, Tensor] = {}
 
     def losses(self, phase: str, batch: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -182,8 +206,11 @@ class TranslationTask(Task):
             terms = {
                 f"adversarial_{domain}": weights.adversarial * self._persuade(domain) for domain in ("style", "photo")
             }
-        self._seen = {domain: (real, fake.detach()) for domain, (real, fake) in self._seen.items()}
-        terms["cycle"] = weights.cycle * ((again_photo - photo).abs().mean() + (again_style - style).abs().mean())
+        self._seen = {domain: [picture.detach() for picture in pictures] for domain, pictures in self._seen.items()}
+        terms["cycle"] = weights.cycle * (
+            losses.regional_l1(again_photo, photo, self._counted(photo_mask))
+            + losses.regional_l1(again_style, style, self._counted(style_mask))
+        )
         terms["identity"] = weights.identity * (
             (styled.image[count : 2 * count] - style).abs().mean() + (photoed.image[count:] - photo).abs().mean()
         )
@@ -198,27 +225,46 @@ class TranslationTask(Task):
             masks = ((styled.mask[:count], photo_mask), (photoed.mask[:count], style_mask))
             terms["mask"] = weights.mask * _total(losses.mask_supervision(m, given) for m, given in masks)
             terms["smooth"] = weights.smooth * _total(losses.total_variation(m) for m, _ in masks)
+        if weights.person and int(self.images_seen) >= self.person_images:
+            terms["person"] = weights.person * self._stranger(photo, fake_style, photo_mask)
         outside = losses.regional_l1(fake_style, photo, 1 - photo_mask)
         outside = outside + losses.regional_l1(fake_photo, style, 1 - style_mask)
         terms["background" if weights.background else "_background"] = (weights.background or 1.0) * outside
         self._shown = {"photo": photo, "style": fake_style.detach(), "again": again_photo.detach()}
         return terms
 
+    def _counted(self, mask: Tensor) -> Tensor:
+        """Weights of the cycle: 1 on the head, `outside` beside it."""
+        return self.translator.outside + (1 - self.translator.outside) * mask
+
+    def _stranger(self, photo: Tensor, fake_style: Tensor, mask: Tensor) -> Tensor:
+        """How much of the person is lost: 1 - cosine of the embeddings, both pictures cut by the photo's crop."""
+        [recogniser] = self._recogniser
+        boxes = head_boxes(mask)
+        with torch.no_grad():
+            known = recogniser.identity(crop(photo, boxes))
+        return (1 - F.cosine_similarity(recogniser.identity(crop(fake_style, boxes)), known)).mean()
+
     def _look(self, batch: dict[str, Tensor], fake_style: Tensor, fake_photo: Tensor) -> None:
-        """Lay real and generated heads on one random colour; a generated picture carries its source's mask."""
-        pairs = {"style": (batch["style"], fake_style), "photo": (batch["photo"], fake_photo)}
+        """What the judges of each domain see: real pictures, generated ones, and for the style edge-blurred ones.
+
+        With `composite` heads on one random colour; a generated picture carries its source's mask.
+        """
+        photo_mask, style_mask = batch["photo_mask"], batch["style_mask"]
+        seen = {
+            "style": [(batch["style"], style_mask), (fake_style, photo_mask)],
+            "photo": [(batch["photo"], photo_mask), (fake_photo, style_mask)],
+        }
+        if self.weights.edge:
+            seen["style"].append((batch["style_blurred"], style_mask))
         if self.translator.composite:
             colour = torch.rand(len(fake_style), 3, 1, 1, device=fake_style.device) * 2 - 1
-            photo_mask, style_mask = batch["photo_mask"], batch["style_mask"]
-            masks = {"style": (style_mask, photo_mask), "photo": (photo_mask, style_mask)}
-            pairs = {
-                domain: (
-                    masks[domain][0] * real + (1 - masks[domain][0]) * colour,
-                    masks[domain][1] * fake + (1 - masks[domain][1]) * colour,
-                )
-                for domain, (real, fake) in pairs.items()
+            self._seen = {
+                domain: [mask * picture + (1 - mask) * colour for picture, mask in pairs]
+                for domain, pairs in seen.items()
             }
-        self._seen = pairs
+        else:
+            self._seen = {domain: [picture for picture, _ in pairs] for domain, pairs in seen.items()}
 
     def _persuade(self, domain: str) -> Tensor:
         """The generators' adversarial loss: patches and attention at both scales."""
@@ -226,14 +272,18 @@ class TranslationTask(Task):
         return _total(losses.lsgan(logit.float(), 1.0) for v in verdicts for logit in (v.logit, v.cam_logit))
 
     def _judging(self) -> dict[str, Tensor]:
+        """The discriminators' loss: real to 1; generated, and edge-blurred where there are any, to 0."""
+        weights = (1.0, 1.0, self.weights.edge)
         terms: dict[str, Tensor] = {}
-        for domain, (real, fake) in self._seen.items():
-            loss = torch.zeros((), device=real.device)
-            with self._autocast(real.device):
-                verdicts = [judge(torch.cat([real, fake])) for judge in self._judges(domain)]
-            for logits in (logits.float() for v in verdicts for logits in (v.logit, v.cam_logit)):
-                loss = loss + losses.lsgan(logits[: len(real)], 1.0) + losses.lsgan(logits[len(real) :], 0.0)
-            terms[domain] = self.weights.adversarial * loss
+        for domain, pictures in self._seen.items():
+            with self._autocast(pictures[0].device):
+                verdicts = [judge(torch.cat(pictures)) for judge in self._judges(domain)]
+            parts = [logits.float().split(len(pictures[0])) for v in verdicts for logits in (v.logit, v.cam_logit)]
+            terms[domain] = self.weights.adversarial * _total(
+                weight * losses.lsgan(logits, float(place == 0))
+                for part in parts
+                for place, (logits, weight) in enumerate(zip(part, weights, strict=False))
+            )
         return terms
 
     def _judges(self, domain: str) -> nn.ModuleList:
@@ -269,6 +319,21 @@ def _adam(params: list[nn.Parameter], lr: float) -> torch.optim.Adam:
     return torch.optim.Adam(params, lr=lr, betas=(0.5, 0.999), weight_decay=1e-4, fused=True)
 
 
+def edge_blurred(images: np.ndarray) -> np.ndarray:
+    """Pictures whose edges are softened, uint8 [N, H, W, 3]: negatives of edge promotion (CartoonGAN, section 3.2.1).
+
+    Canny edges (100, 200), dilated; there a Gaussian blur takes the picture's place. Both reach 5 px at 256 px, in
+    proportion at other sizes (3 px at least).
+    """
+    reach = max(3, 2 * round(5 * images.shape[1] / 512) + 1)
+    around = np.ones((reach, reach), np.uint8)
+    blurred = np.empty_like(images)
+    for picture, out in zip(images, blurred, strict=True):
+        edges = cv2.dilate(cv2.Canny(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY), 100, 200), around)
+        out[:] = np.where(edges[..., None] > 0, cv2.GaussianBlur(picture, (reach, reach), 0), picture)
+    return blurred
+
+
 def unpaired_batches(
     photo: np.ndarray,
     photo_mask: np.ndarray,
@@ -276,24 +341,28 @@ def unpaired_batches(
     style_mask: np.ndarray,
     seed: int,
     source: np.ndarray | None = None,
+    blurred: np.ndarray | None = None,
 ) -> Batches:
     """Batches of both domains in independent orders, each picture mirrored or not by its place in the order.
 
     Args: uint8 [N, H, W, 3] pictures and uint8 [N, H, W] masks of each domain; `seed` of both orders; `source` as
-    `style`, the same faces before the transfer.
+    `style`, the same faces before the transfer; `blurred` as `style`, edges softened (:func:`edge_blurred`).
     """
+    styles = {"style": style, "style_mask": style_mask, "source": source, "style_blurred": blurred}
+    domains = {"photo": photo, "photo_mask": photo_mask}, {k: v for k, v in styles.items() if v is not None}
 
-    def take(arrays: list[np.ndarray], salt: int, start: int, count: int) -> list[Tensor]:
-        index = epoch_order(len(arrays[0]), 2 * seed + salt, start, count)
+    def take(arrays: dict[str, np.ndarray], salt: int, start: int, count: int) -> dict[str, Tensor]:
+        index = epoch_order(len(next(iter(arrays.values()))), 2 * seed + salt, start, count)
         places = range(start, start + count)
         mirrored = [np.random.default_rng([seed, salt, place]).random() < 0.5 for place in places]
         flip = torch.tensor(mirrored)[:, None, None, None]
-        tensors = [to_tensor(array[index]) if array.ndim == 4 else mask_tensor(array[index]) for array in arrays]
-        return [torch.where(flip, tensor.flip(3), tensor) for tensor in tensors]
+        tensors = {
+            name: to_tensor(array[index]) if array.ndim == 4 else mask_tensor(array[index])
+            for name, array in arrays.items()
+        }
+        return {name: torch.where(flip, tensor.flip(3), tensor) for name, tensor in tensors.items()}
 
     def batch(start: int, count: int) -> dict[str, Tensor]:
-        photos = dict(zip(("photo", "photo_mask"), take([photo, photo_mask], 0, start, count), strict=True))
-        arrays = [style, style_mask] if source is None else [style, style_mask, source]
-        return photos | dict(zip(("style", "style_mask", "source"), take(arrays, 1, start, count), strict=False))
+        return take(domains[0], 0, start, count) | take(domains[1], 1, start, count)
 
     return batch
