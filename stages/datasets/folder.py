@@ -15,11 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import numpy as np
-
 from stages import io
 from stages.config import ConfigError, TristyleError, image_size, number
+from stages.datasets.pictures import read_mask, read_square, read_whole, square
 from stages.datasets.stage import mask_place
+
+__all__ = ["FolderData", "heldout", "read_mask", "read_whole", "square"]
 
 if TYPE_CHECKING:
     from stages.artifact import Artifact
@@ -164,17 +165,10 @@ class FolderData:
         digest = io.sha256_file(path)
         if digest in seen:
             raise io.ImageError(f"{path}: the same bytes as {seen[digest].name}")
-        photo = read_whole(path)
-        height, width = photo.shape[:2]
-        if min(height, width) < self.size // 2:
-            raise io.ImageError(f"{path}: {width}x{height} px is under half of data.size={self.size}")
-        if mask_path is not None:
-            mask = read_mask(mask_path, self.mask_labels)
-            if abs(mask.shape[1] / mask.shape[0] - width / height) > 0.02:
-                shapes = f"{mask.shape[1]}x{mask.shape[0]} on a picture of {width}x{height}"
-                raise io.ImageError(f"{mask_path}: the mask's shape is not its picture's ({shapes})")
-            io.write_image(scratch.with_suffix(".mask.png"), square(mask, self.size))
-        io.write_image(scratch, square(photo, self.size))
+        photo, mask = read_square(path, mask_path, self.size, self.mask_labels)
+        if mask is not None:
+            io.write_image(scratch.with_suffix(".mask.png"), mask)
+        io.write_image(scratch, photo)
         seen[digest] = path
         return Picture(path, self._person(path) if path.parent.name == "photo" else path.stem, mask_path)
 
@@ -262,79 +256,6 @@ def _counts(records: Sequence[dict[str, Any]]) -> dict[str, float]:
         "style_count": float(splits.count("style")),
         "heldout_style": float(splits.count("heldout_style")),
     }
-
-
-def read_whole(path: Path) -> np.ndarray:
-    """`io.read_image`, refusing also a PNG whose end or a checksum is missing (its pixels may still decode).
-
-    Raises:
-        ImageError: names file and reason.
-    """
-    from PIL import Image
-
-    try:
-        with Image.open(path) as opened:
-            if opened.format == "PNG":
-                opened.verify()
-    except Image.DecompressionBombError:
-        raise io.ImageError(f"{path}: too many pixels for a picture. Shrink it.") from None
-    except Exception as error:
-        raise io.ImageError(f"{path}: {_unreadable(path, error)}") from None
-    return io.read_image(path)
-
-
-def _unreadable(path: Path, error: Exception) -> str:
-    """Say what the file is instead: a saved error page and an empty download are the usual cases."""
-    with open(path, "rb") as file:
-        head = file.read(64).lstrip().lower()
-    if not head:
-        return "an empty file"
-    if head.startswith((b"<!doctype", b"<html")):
-        return "a web page, not a picture; did the download fail?"
-    if head.startswith((b"<svg", b"<?xml")):
-        return "a vector drawing; save it as PNG"
-    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-    return "not a picture" if "cannot identify" in reason else f"broken ({reason})"
-
-
-def read_mask(path: Path, labels: Sequence[int] | None = None) -> np.ndarray:
-    """Head mask -> uint8 [H, W], 255 = head.
-
-    With `labels` the stored values are compared with them. Without: every value but 0 of a palette or 0/1 mask is head,
-    an 8-bit or colour mask is coverage by its brightness.
-
-    Raises:
-        ImageError: names file and reason; an empty mask too.
-    """
-    from PIL import Image
-
-    if not path.is_file():
-        raise io.ImageError(f"{path}: not a regular file")
-    image = read_whole(path)
-    with Image.open(path) as opened:
-        # Stored values, not colours, tell the labels of a palette mask; a mask carries no EXIF turn worth obeying.
-        stored = np.array(opened) if opened.mode in ("P", "L", "1") else None
-    if labels is not None:
-        values = stored if stored is not None else image[..., 0]
-        mask = np.isin(values, labels).astype(np.uint8) * 255
-    elif stored is not None and (opened.mode == "P" or stored.max(initial=0) <= 1):
-        mask = (stored > 0).astype(np.uint8) * 255
-    else:
-        mask = image.max(axis=2)
-    if mask.max(initial=0) < 128:
-        none = "the mask shows no head" if labels is None else "the mask holds none of data.mask_labels"
-        raise io.ImageError(f"{path}: {none}")
-    return mask
-
-
-def square(image: np.ndarray, size: int) -> np.ndarray:
-    """Centre square of uint8 [H, W] or [H, W, 3], brought to [size, size] by area averaging (cubic when enlarging)."""
-    import cv2
-
-    side = min(image.shape[:2])
-    top, left = (image.shape[0] - side) // 2, (image.shape[1] - side) // 2
-    cut = np.ascontiguousarray(image[top : top + side, left : left + side])
-    return cv2.resize(cut, (size, size), interpolation=cv2.INTER_AREA if side >= size else cv2.INTER_CUBIC)
 
 
 def heldout(people: Sequence[str], share: float, seed: int) -> set[str]:
