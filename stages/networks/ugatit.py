@@ -5,19 +5,22 @@ for Image-to-Image Translation", ICLR 2020 (arXiv 1907.10830). Generator: fig. 1
 attention by class activation maps: section 2.1.1; discriminator: section 2.1.2 and table 6.
 
 State-dict names are those of the authors' PyTorch code, so its weights load as they are. What differs from it:
+  * ``full`` is free of the image size where ``full_pool`` averages the map to a fixed grid before its MLP, which as
+    published holds 268 of 279 M parameters and takes one size only;
   * an optional mask head: out = m R + (1 - m) x (the photo passes where m = 0 bit for bit). Beside it the content R is
     tanh(head + artanh x) with a small initial head, so that a short training starts from the picture and not from grey;
   * the two normalisations share one pass over the feature map (sum and sum of squares), and the blend of eq. 2 becomes
     one multiply-add per value: the same numbers to rounding, in any memory format, without ``torch.var``'s cost;
   * spectral normalisation is written out (buffers under the names of the hook based version), one power iteration per
     forward pass in training mode;
-  * the discriminator's width can be capped (``max_width``): most of its 53 M parameters sit in the last two layers.
+  * the discriminator's width can be capped (``max_width``): most of its 53 M parameters sit in the last two layers;
+  * its depth follows from the image size (`discriminator_layers`): as published, 7 layers fail below 96 px.
 As in that code the discriminator's attention multiplies by the *un-normalised* ``weight_orig``.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -200,21 +203,38 @@ def _attend(x: Tensor, gap_logit: nn.Module, gmp_logit: nn.Module, gap: Tensor, 
 
 
 class ResnetGenerator(nn.Module):
-    """U-GAT-IT's generator; ``light`` feeds the MLP pooled features, else the whole map (then bound to ``img_size``).
+    """U-GAT-IT's generator; ``light`` feeds the MLP pooled features, else the map itself.
 
     Args: ``ngf`` width of the first layer; ``n_blocks`` residual blocks on each side; ``img_size`` a multiple of 4;
-    ``mask`` adds the mask head. Input [N, 3, H, W] in [-1, 1]; returns a :class:`Translation`.
-    Raises ValueError for an image size that the two stride-2 convolutions cannot halve.
+    ``mask`` adds the mask head; ``full_pool`` is for ``light=False``: the map is averaged to that many cells a side
+    before the MLP, so that any size is accepted (None: as published, bound to ``img_size``; a pool of ``img_size`` / 4
+    is the same network). Input [N, 3, H, W] in [-1, 1]; returns a :class:`Translation`.
+    Raises ValueError for an image size that the two stride-2 convolutions cannot halve, or that a bound MLP refuses.
     """
 
     def __init__(
-        self, ngf: int = 64, n_blocks: int = 4, img_size: int = 256, light: bool = True, mask: bool = False
+        self,
+        ngf: int = 64,
+        n_blocks: int = 4,
+        img_size: int = 256,
+        light: bool = True,
+        mask: bool = False,
+        full_pool: int | None = None,
     ) -> None:
         super().__init__()
         if img_size % 4 or img_size < 16:
             raise ValueError(f"img_size: {img_size} is not a multiple of 4 of at least 16")
-        self.arguments = {"ngf": ngf, "n_blocks": n_blocks, "img_size": img_size, "light": light, "mask": mask}
-        self.light = light
+        if full_pool is not None and (light or full_pool < 1):
+            raise ValueError(f"full_pool: {full_pool} is for light=False and at least 1")
+        self.arguments: dict[str, Any] = {
+            "ngf": ngf,
+            "n_blocks": n_blocks,
+            "img_size": img_size,
+            "light": light,
+            "mask": mask,
+            "full_pool": full_pool,
+        }
+        self.cells = 1 if light else full_pool or img_size // 4  # a side of the map that the MLP sees
         c = 4 * ngf
         down: list[nn.Module] = [ReflectionPad(3), nn.Conv2d(3, ngf, 7, bias=False), InstanceNorm(), nn.ReLU(True)]
         for width in (ngf, 2 * ngf):
@@ -224,9 +244,8 @@ class ResnetGenerator(nn.Module):
         self.gap_fc = nn.Linear(c, 1, bias=False)
         self.gmp_fc = nn.Linear(c, 1, bias=False)
         self.conv1x1 = nn.Conv2d(2 * c, c, 1)
-        features = c if light else (img_size // 4) ** 2 * c
         self.FC = nn.Sequential(
-            nn.Linear(features, c, bias=False), nn.ReLU(True), nn.Linear(c, c, bias=False), nn.ReLU(True)
+            nn.Linear(self.cells**2 * c, c, bias=False), nn.ReLU(True), nn.Linear(c, c, bias=False), nn.ReLU(True)
         )
         self.gamma = nn.Linear(c, c, bias=False)
         self.beta = nn.Linear(c, c, bias=False)
@@ -249,7 +268,7 @@ class ResnetGenerator(nn.Module):
         cam_logit, h = _attend(h, self.gap_fc, self.gmp_fc, self.gap_fc.weight, self.gmp_fc.weight)
         h = F.relu(self.conv1x1(h))
         heatmap = h.sum(1, keepdim=True)
-        code = self.FC(h.mean((2, 3)) if self.light else h.flatten(1))
+        code = self.FC(self._condense(h))
         gamma, beta = self.gamma(code), self.beta(code)  # [N, 4 ngf], shared by all AdaILN layers
         for i in range(self.arguments["n_blocks"]):
             h = getattr(self, f"UpBlock1_{i + 1}")(h, gamma, beta)
@@ -261,6 +280,17 @@ class ResnetGenerator(nn.Module):
         content = torch.tanh(change + torch.atanh(CONTRAST * x))
         mask = torch.sigmoid(self.mask(trunk).to(x.dtype))  # [N, 1, H, W]
         return Translation(mask * content + (1 - mask) * x, cam_logit, heatmap, mask, content)
+
+    def _condense(self, h: Tensor) -> Tensor:
+        """What the MLP sees of the attended map [N, C, H/4, W/4]: [N, cells * cells * C]."""
+        if self.arguments["light"]:
+            return h.mean((2, 3))
+        if self.arguments["full_pool"] is not None:
+            return F.adaptive_avg_pool2d(h, self.cells).flatten(1)
+        if h.shape[2:] != (self.cells, self.cells):
+            size = 4 * self.cells
+            raise ValueError(f"a full generator without full_pool takes {size}x{size} pictures only, as published")
+        return h.flatten(1)
 
 
 class _Spectral(nn.Module):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ import torch
 import torch.nn.functional as F
 
 from stages.networks.ugatit import ILN, AdaILN, Discriminator, ResnetGenerator, clip_rho
+from stages.pair.reference import DISCRIMINATORS, GENERATORS, Reference, network_of
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = Path(os.environ.get("TRISTYLE_SHARED", ROOT.parent / "shared"))
@@ -39,9 +41,13 @@ def part(data: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
     return {key.removeprefix(prefix): value for key, value in data.items() if key.startswith(prefix)}
 
 
+def said(what: str) -> Callable[[str], str]:
+    return lambda text: f"{what}: {text}"
+
+
 def close(actual: torch.Tensor, expected: torch.Tensor, what: str, atol: float = TOLERANCE) -> None:
     assert actual.shape == expected.shape, what
-    torch.testing.assert_close(actual, expected, rtol=1e-5, atol=atol, msg=lambda text: f"{what}: {text}")
+    torch.testing.assert_close(actual, expected, rtol=1e-5, atol=atol, msg=said(what))
 
 
 @pytest.mark.parametrize("path", files("gen_*.npz"), ids=lambda p: p.stem)
@@ -100,3 +106,29 @@ def test_normalisations_match_the_reference(path: Path) -> None:
     ada.load_state_dict({"rho": data["rho_before_clip"]})
     clip_rho(torch.nn.Sequential(ada))
     close(ada.rho.data, data["rho_after_clip"], "clipped rho", atol=0.0)
+
+
+@pytest.mark.parametrize("path", files("train_step*.npz"), ids=lambda p: p.stem)
+@pytest.mark.parametrize("detach", [False, True], ids=["as published", "detached"])
+def test_training_iterations_match_the_reference(path: Path, detach: bool) -> None:
+    data, meta = load(path)
+    names = (*GENERATORS, *DISCRIMINATORS)
+    networks = {name: network_of(name, part(data, f"sd/{name}/"), meta["img_size"]).double() for name in names}
+    task = Reference(networks, detach=detach).train()
+    for i, (photo, style) in enumerate(zip(data["real_A"].double(), data["real_B"].double(), strict=True)):
+        for key, source in ((f"fake_B/{i}", photo), (f"fake_A/{i}", style)):  # stored for some iterations only
+            if key in data:
+                fake = networks["genA2B" if "B" in key else "genB2A"](source).image
+                torch.testing.assert_close(fake, data[key].double(), rtol=1e-5, atol=1e-6, msg=said(key))
+        terms = task.iteration(photo, style)
+        expected = part(data, "loss/")
+        assert set(terms) == set(expected)
+        for key, values in expected.items():
+            torch.testing.assert_close(terms[key], values[i], rtol=1e-9, atol=0.0, msg=said(f"{key} of iteration {i}"))
+    after = {f"{name}/{key}": value for name, net in networks.items() for key, value in net.state_dict().items()}
+    norms, tensors = part(data, "post_l2/"), part(data, "post/")
+    assert set(norms) == set(after) >= set(tensors)
+    for key, expected_norm in norms.items():
+        torch.testing.assert_close(after[key].norm(), expected_norm, rtol=1e-9, atol=0.0, msg=said(f"norm of {key}"))
+    for key, expected_tensor in tensors.items():
+        torch.testing.assert_close(after[key], expected_tensor, rtol=1e-9, atol=1e-12, msg=said(key))
