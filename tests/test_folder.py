@@ -258,3 +258,70 @@ def test_config_is_checked(key: str, value: object) -> None:
 def test_no_path_is_refused_before_anything_runs() -> None:
     with pytest.raises(ConfigError, match="data.path=DIR"):
         FolderData().files()
+
+
+def couples(root: Path, stems: list[str], style: str = "ink") -> None:
+    """Style pictures, with masks, under the stems of photos."""
+    for index, stem in enumerate(stems):
+        save(root / "style" / style / f"{stem}.png", 255 - portrait(200 + index + 20 * len(style)))
+        save(root / "style_mask" / style / f"{stem}.png", head())
+
+
+def test_a_style_picture_under_a_photos_stem_is_its_twin_and_shares_its_side(folder: Path) -> None:
+    couples(folder, [f"p{index:02d}" for index in range(0, 20, 2)])
+    out, metrics, records, _ = run(folder, heldout=0.2)
+    photos = {row["id"]: row for row in records if row["style"] is None}
+    twins = [row for row in records if row.get("twin_of")]
+    assert len(twins) == metrics["twins"] == 10
+    sides = {(photos[row["twin_of"]]["split"], row["split"]) for row in twins}
+    assert sides == {("train", "style"), ("heldout", "heldout_style")}
+    for row in twins:
+        assert Path(row["source"]).stem == Path(photos[row["twin_of"]]["source"]).stem
+        assert row["person"] == photos[row["twin_of"]]["person"]
+    held = [row for row in twins if row["split"] == "heldout_style"]
+    assert len(held) == 2  # a fifth of the ten who have twins; of the others a fifth, too
+    assert [photo["split"] for photo in photos.values()].count("heldout") == 4
+    truth = sorted(path.stem for path in (out / "heldout/twin/ink").iterdir())
+    assert truth == sorted(row["twin_of"] for row in held)
+    for row in held:
+        copy = out / "heldout/twin/ink" / f"{row['twin_of']}.png"
+        assert copy.read_bytes() == (out / row["photo"]).read_bytes()
+
+
+def test_nobody_is_trained_on_in_another_picture_of_theirs(folder: Path) -> None:
+    for index in range(20):
+        save(folder / "photo" / f"p{index:02d}_b.png", portrait(index + 100))
+        save(folder / "mask" / f"p{index:02d}_b.png", head())
+    couples(folder, [f"p{index:02d}_b" for index in range(10)])
+    _, _, records, _ = run(folder, person_pattern="^([^_-]+)", heldout=0.3)
+    trained = {row["person"] for row in records if row["split"] == "train" or row["split"] == "style"}
+    held = {row["person"] for row in records if row["split"].startswith("heldout")}
+    assert not trained & held and len([row for row in records if "twin_of" in row]) == 10
+
+
+def test_names_in_common_by_chance_can_be_declared_so(folder: Path) -> None:
+    alone = run(folder)[2]
+    assert not any("twin_of" in row for row in alone)
+    assert {row["person"] for row in alone if row["split"] == "heldout"} == heldout(
+        [f"p{index:02d}" for index in range(20)], 0.1, 0
+    )
+    couples(folder, [f"p{index:02d}" for index in range(20)])
+    out, metrics, records, _ = run(folder, twins=False)
+    assert "twins" not in metrics and not (out / "heldout" / "twin").exists()
+    assert [row for row in records if row["style"] is None] == [row for row in alone if row["style"] is None]
+
+
+def test_of_two_pictures_under_one_stem_the_first_is_the_twin(folder: Path) -> None:
+    couples(folder, ["p00", "p01", "p02"])
+    save(folder / "style" / "ink" / "p01.webp", portrait(99))
+    records = run(folder, heldout=0.4)[2]
+    again = [(row["source"], row["twin_of"]) for row in records if "twin_of" in row]
+    assert again == [(f"style/ink/p0{index}.png", f"{index:06d}") for index in range(3)]
+
+
+@pytest.mark.parametrize(("share", "side"), [(0.1, "trained on"), (0.9, "held out")])
+def test_twins_that_all_fall_on_one_side_are_refused(folder: Path, share: float, side: str) -> None:
+    couples(folder, ["p04", "p05"], style="oil paint")
+    couples(folder, ["p00", "p01", "p02", "p03"])
+    with pytest.raises(TristyleError, match=f"oil paint: its pictures .* all {side}.*data.twins=false"):
+        run(folder, heldout=share)

@@ -2,7 +2,8 @@
 
 Every picture is turned upright, composited on white, cut to its centre square and brought to one size by area
 averaging. What cannot be read is listed with its path and the reason and never used. Head masks that are not given
-come from the face reader.
+come from the face reader. A style picture under a photo's file stem is that photo's true stylised twin: the two stay on
+one side of the split, and where they are held out the twin is the truth that outputs are measured against.
 """
 
 from __future__ import annotations
@@ -10,13 +11,14 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from stages import io
-from stages.config import ConfigError, TristyleError, image_size, number
+from stages.config import ConfigError, TristyleError, choice, image_size, number
 from stages.datasets.pictures import read_mask, read_square, read_whole, square
 from stages.datasets.stage import mask_place
 
@@ -34,11 +36,12 @@ LAYOUT = "expected photo/ and style/<name>/ with PNG, JPEG, WebP, TIFF, BMP or G
 
 @dataclass
 class Picture:
-    """One usable source picture: its file, whose it is, and the mask file given for it."""
+    """One usable source picture: its file, whose it is, the mask file given for it, the photo (id) whose twin it is."""
 
     path: Path
     person: str
     mask: Path | None
+    twin_of: str | None = None
 
 
 @dataclass(kw_only=True)
@@ -53,6 +56,8 @@ class FolderData:
             Without it every file is a person of its own. `^([^_-]+)` takes the part before the first `_` or `-`.
         mask_labels: the values of a label mask that are head; without it a mask is 8-bit coverage, and every value
             but 0 of a palette or 0/1 mask is head. CelebAMask-HQ: [1, ..., 15].
+        twins: a style picture under a photo's stem is its twin, the same person in the same pose (`pair=given` learns
+            from those). Say false where equal names are chance, as with pictures that are merely numbered.
         max_rejected: share of unusable files above which the folder is refused instead of thinned.
         licence: the pictures' licence, kept with every record.
         licence_class: `open`, `research/non-commercial` or `unknown`.
@@ -66,6 +71,7 @@ class FolderData:
     heldout: float = 0.1
     person_pattern: str | None = None
     mask_labels: list[int] | None = None
+    twins: bool = True
     max_rejected: float = 0.5
     licence: str = "unknown"
     licence_class: str = "unknown"
@@ -75,6 +81,7 @@ class FolderData:
         image_size("size", self.size)
         number("heldout", self.heldout, 0, 0.9, open_low=True)
         number("max_rejected", self.max_rejected, 0, 1)
+        choice("twins", self.twins, (True, False))
         number("seed", self.seed, 0, integer=True)
         for label in self.mask_labels or []:
             number("mask_labels", label, 0, 255, integer=True)
@@ -103,13 +110,17 @@ class FolderData:
         styles = sorted(entry.name for entry in (root / "style").iterdir() if entry.is_dir())
         found = {place: _entries(root / place) for place in ["photo", *(f"style/{name}" for name in styles)]}
         seen: dict[str, Path] = {}
-        records: list[dict[str, Any]] = []
+        pictures: dict[str, list[Picture]] = {}
         rejects: list[dict[str, str]] = []
         with runtime.track.progress("data", sum(map(len, found.values())), "files") as bar:
             for place, entries in found.items():
-                pictures, bad = self._read_all(root, place, entries, seen, out, bar)
-                records += self._split(root, place, pictures, out)
+                pictures[place], bad = self._read_all(root, place, entries, seen, out, bar)
                 rejects += bad
+        if self.twins:
+            _couple(pictures)
+        apart = {place: self._held_out(root, place, pictures) for place in pictures}
+        records = [row for place in pictures for row in self._place(root, place, pictures[place], apart[place], out)]
+        _place_twins(out, records)
         self._fill_masks(out, records)
         io.write_jsonl(out / "records.jsonl", records)
         io.write_jsonl(out / "rejects.jsonl", rejects)
@@ -180,18 +191,44 @@ class FolderData:
 
     # ------------------------------------------------------------------------------------------- writing
 
-    def _split(self, root: Path, place: str, pictures: list[Picture], out: Path) -> list[dict[str, Any]]:
-        """Move one folder's pictures to where the contract has them, whole people (or style pictures) held out."""
-        style = place.removeprefix("style/") if place != "photo" else None
-        held = heldout([picture.person for picture in pictures], self.heldout, self.seed)
-        if len(held) == len({picture.person for picture in pictures}):
+    def _held_out(self, root: Path, place: str, pictures: dict[str, list[Picture]]) -> list[bool]:
+        """Which pictures of one folder no training sees: whole people, or style pictures, and a twin with its photo.
+
+        People who have twins are drawn apart from the others, so that there are some on either side.
+        """
+        own = pictures[place]
+        coupled = {picture.person for group in pictures.values() for picture in group if picture.twin_of}
+        people = {picture.person for picture in pictures["photo"]}
+        held = self._draw(people & coupled) | self._draw(people - coupled)
+        if place == "photo":
+            apart = [picture.person in held for picture in own]
+        else:
+            loose = self._draw({picture.person for picture in own if not picture.twin_of})
+            apart = [picture.person in (held if picture.twin_of else loose) for picture in own]
+        if all(apart) and not any(picture.twin_of for picture in own):
             raise TristyleError(
                 f"{root / place}: all pictures are of one person, none could be held out. "
                 "Add people, or mend data.person_pattern"
             )
+        if all(apart) or not any(apart):
+            side = "held out" if all(apart) else "trained on"
+            raise TristyleError(
+                f"{root / place}: its pictures are twins of photos that are all {side}. Add pairs, set another "
+                "data.seed, or say data.twins=false if equal names mean nothing"
+            )
+        return apart
+
+    def _draw(self, people: set[str]) -> set[str]:
+        return heldout(sorted(people), self.heldout, self.seed) if people else set()
+
+    def _place(
+        self, root: Path, place: str, pictures: list[Picture], held: list[bool], out: Path
+    ) -> list[dict[str, Any]]:
+        """Move one folder's pictures to where the contract has them; their records."""
+        style = place.removeprefix("style/") if place != "photo" else None
         records: list[dict[str, Any]] = []
-        for index, picture in enumerate(pictures):
-            apart, name, scratch = picture.person in held, f"{index:06d}", _scratch(out, place, index)
+        for index, (picture, apart) in enumerate(zip(pictures, held, strict=True)):
+            name, scratch = f"{index:06d}", _scratch(out, place, index)
             folder = f"heldout/{place}" if apart else place
             masks = mask_place(folder)
             _move(scratch, out / folder / f"{name}.png")
@@ -211,6 +248,7 @@ class FolderData:
                     "source": str(picture.path.relative_to(root)),
                     "licence": self.licence,
                     "licence_class": self.licence_class,
+                    **({"twin_of": picture.twin_of} if picture.twin_of else {}),
                 }
             )
         return records
@@ -239,6 +277,27 @@ def _entries(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
 
 
+def _couple(pictures: dict[str, list[Picture]]) -> None:
+    """Tell style pictures under a photo's stem whose twin they are; the first photo and picture of a stem count."""
+    photos: dict[str, tuple[str, str]] = {}
+    for index, photo in enumerate(pictures["photo"]):
+        photos.setdefault(photo.path.stem, (f"{index:06d}", photo.person))
+    for place in set(pictures) - {"photo"}:
+        left = dict(photos)
+        for picture in pictures[place]:
+            if picture.path.stem in left:
+                picture.twin_of, picture.person = left.pop(picture.path.stem)
+
+
+def _place_twins(out: Path, records: Sequence[dict[str, Any]]) -> None:
+    """Held-out twins once more under their photo's id, where outputs for that photo are compared with them."""
+    for record in records:
+        if record["split"] == "heldout_style" and "twin_of" in record:
+            target = out / "heldout" / "twin" / record["style"] / f"{record['twin_of']}.png"
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(out / record["photo"], target)
+
+
 def _scratch(out: Path, place: str, index: int) -> Path:
     return out / ".scratch" / place / f"{index:06d}.png"
 
@@ -250,11 +309,13 @@ def _move(source: Path, target: Path) -> None:
 
 def _counts(records: Sequence[dict[str, Any]]) -> dict[str, float]:
     splits = [record["split"] for record in records]
+    twins = sum("twin_of" in record for record in records)
     return {
         "count": float(splits.count("train")),
         "heldout": float(splits.count("heldout")),
         "style_count": float(splits.count("style")),
         "heldout_style": float(splits.count("heldout_style")),
+        **({"twins": float(twins)} if twins else {}),
     }
 
 
