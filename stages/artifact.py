@@ -176,8 +176,11 @@ def open_artifact(path: Path | str, kind: str, verify: bool = True) -> Artifact:
 
 
 @contextmanager
-def locked(path: Path) -> Iterator[None]:
+def locked(path: Path, shared: bool = False) -> Iterator[None]:
     """Hold a folder for one living process; the system frees the lock when the process ends, however it ends.
+
+    Args:
+        shared: hold it beside others that share it; whoever wants it alone has to wait for all of them.
 
     Raises:
         ArtifactError: another living process holds it, or the place is not a folder.
@@ -193,7 +196,7 @@ def locked(path: Path) -> Iterator[None]:
         raise ArtifactError(f"{path}: not writable. Change its permissions, or set out=<another folder>.") from None
     with file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         except OSError:
             file.seek(0)
             owner = file.read().strip() or "another process"

@@ -24,6 +24,13 @@ tristyle: photographs and a handful of style pictures in, a real-time portrait s
 Choices (GROUP=OPTION):
 """
 
+# What joblib and submitit raise when a job's process is gone. Either is an extra, so they are known by name.
+LOST = ("TerminatedWorkerError", "UncompletedJobError")
+LOST_LINE = (
+    "a job's process ended without a word: killed, or out of memory. What was finished stays; run the same command "
+    "again, with fewer jobs at a time (hydra.launcher.n_jobs) where memory is short."
+)
+
 CONF = Path(__file__).resolve().parent.parent / "conf"  # a checkout; an installed wheel has stages/conf instead
 
 
@@ -65,14 +72,27 @@ def main() -> None:
             raise
         print(f"tristyle: {_first_lines(error)}", file=sys.stderr, flush=True)
         raise SystemExit(2) from None
+    except Exception as error:
+        if full or type(error).__name__ not in LOST:
+            raise
+        print(f"tristyle: {LOST_LINE}", file=sys.stderr, flush=True)
+        raise SystemExit(2) from None
     finally:
         os.environ["HYDRA_FULL_ERROR"] = os.environ["TRISTYLE_FULL_ERROR"]
 
 
 def _job(cfg: Any) -> float | None:
-    """One composed job. SystemExit, unlike an exception, also stops the jobs that follow in a sweep."""
-    from stages.run import one_line_errors, run
+    """One composed job. SystemExit, unlike an exception, also stops the jobs that follow in a sweep.
 
+    Jobs side by side go on without the one that failed; `SweepCallback` says at the end what became of it.
+    """
+    from hydra.core.hydra_config import HydraConfig
+
+    from stages.run import one_line_errors, run
+    from stages.sweep import side_by_side
+
+    if side_by_side(HydraConfig.instance().cfg):
+        return run(cfg)
     with one_line_errors():
         return run(cfg)
 
@@ -82,6 +102,8 @@ def _first_lines(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     kept = [line for line in lines if not line.startswith(("full_key", "object_type", "reference_type", "To append"))]
     text = "; ".join(kept[:4])
+    if "hydra/launcher" in text:
+        return f"{text}. Install the launchers: pip install 'tristyle[launch]'"
     return text + (". Check the spelling; `tristyle --help` lists the settings." if "ould not" in text else "")
 
 

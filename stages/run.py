@@ -8,16 +8,14 @@ from __future__ import annotations
 
 import os
 import platform
-import re
 import shlex
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -32,132 +30,25 @@ from stages.artifact import (
     open_artifact,
     seal,
 )
-from stages.config import ConfigError, TristyleError, choice, number
-from stages.io import write_json
+from stages.compose import Settings, Stage, instantiate_stages
+from stages.config import ConfigError, TristyleError
+from stages.io import append_jsonl, read_jsonl, write_json
 from stages.runtime import Runtime
-from stages.style import published
 from stages.tracking import Tracker
 
-# ${published:KEY,${data.size}}: settings of the StyleGAN2-ADA paper that follow the pictures' size (style/recipe=auto).
-OmegaConf.register_new_resolver("published", published.value, replace=True)
-
+COST = "cost"  # in the scratch folder: what each part took, for the sum that the sealing job writes down
 REPORTS: list[Path] = []  # the reports of this process, in order: a sweep's index page sets them side by side
 
 
-class Stage(Protocol):
-    """What every `stages/<kind>/stage.py` offers. `reads` names the artifact kinds it needs."""
-
-    reads: ClassVar[tuple[str, ...]]
-
-    def files(self) -> dict[str, Path]:
-        """Config key -> file or folder it names; they are checked and hashed into the key."""
-        ...
-
-    def run(self, inputs: dict[str, Artifact], out: Path, runtime: Runtime) -> dict[str, float]:
-        """Write the artifact's files under `out` and return its measures."""
-        ...
-
-
-@dataclass
-class Settings:
-    """The part of the config that does not change results."""
-
-    stage: str
-    out: Path
-    device: str
-    workers: int
-    tracker: str
-    force: bool
-    objective: str | None
-
-    def __post_init__(self) -> None:
-        choice("stage", self.stage, ("all", *KINDS))
-        number("workers", self.workers, 1, 256, integer=True)
-        if self.objective is not None and self.objective.partition(".")[0] not in KINDS:
-            raise ConfigError(
-                "objective", f"{self.objective!r} is no measure", "Write <stage>.<measure>, e.g. student.face_error"
-            )
-
-
-def instantiate_stages(cfg: DictConfig) -> tuple[Settings, dict[str, Stage]]:
-    """Build and check everything that a config describes, without opening an artifact.
-
-    Raises:
-        ConfigError: names the full key, the problem and the remedy.
-    """
-    settings = Settings(
-        stage=cfg.stage, out=Path(cfg.out), device=_device(cfg.device), workers=cfg.workers,
-        tracker=cfg.tracker.backend, force=cfg.force, objective=cfg.objective,
-    )  # fmt: skip
-    stages = {kind: _instantiate(cfg[kind], kind) for kind in KINDS}
-    for kind in KINDS:
-        for key, path in stages[kind].files().items():
-            if not Path(path).exists():
-                raise ConfigError(f"{kind}.{key}", f"{path} does not exist", "Check the path")
-    return settings, {kind: stages[kind] for kind in wanted(settings.stage)}
-
-
-def wanted(stage: str) -> list[str]:
-    """The kinds whose settings take part in `stage=<stage>`: the whole chain up to it."""
-    return list(KINDS) if stage == "all" else list(KINDS[: KINDS.index(stage) + 1])
-
-
-def _device(name: str) -> str:
-    if name != "auto":
-        if not re.fullmatch(r"cpu|mps|cuda(:\d+)?", str(name)):
-            raise ConfigError("device", f"{name!r} is unknown", "Choose auto, cpu, mps, cuda or cuda:<number>")
-        return str(name)
-    import torch
-
-    return "cuda" if torch.cuda.is_available() else "cpu"
-
-
-def _check_targets(node: Any, key: str) -> None:
-    """Refuse any `_target_` outside this package: a yaml file must not be able to call arbitrary code."""
-    if isinstance(node, dict):
-        target = node.get("_target_")
-        if target is not None and not str(target).startswith("stages."):
-            raise ConfigError(f"{key}._target_", f"{target!r} is outside this package", "Name a class below stages.")
-        for name, value in node.items():
-            _check_targets(value, f"{key}.{name}")
-    elif isinstance(node, list):
-        for index, value in enumerate(node):
-            _check_targets(value, f"{key}.{index}")
-
-
-def _instantiate(node: DictConfig, kind: str) -> Stage:
-    from hydra.errors import InstantiationException
-    from hydra.utils import instantiate
-
-    _check_targets(OmegaConf.to_container(node, resolve=True), kind)
-    try:
-        stage: Stage = instantiate(node, _convert_="object")
-        return stage
-    except InstantiationException as error:
-        place = re.search(r"full_key: (\S+)", str(error))
-        prefix = place.group(1) if place else kind
-        prefix = prefix if prefix.startswith(kind) else f"{kind}.{prefix}"
-        cause: BaseException | None = error.__cause__
-        if isinstance(cause, ConfigError):
-            raise ConfigError(f"{prefix}.{cause.key}", cause.problem, cause.remedy) from error
-        if isinstance(cause, TypeError):
-            wrong = re.search(r"unexpected keyword argument '(\w+)'", str(cause))
-            if wrong:
-                raise ConfigError(f"{prefix}.{wrong.group(1)}", "no such setting", "Check the spelling") from error
-        while cause is not None and cause.__cause__ is not None:
-            cause = cause.__cause__
-        raise ConfigError(
-            prefix, str(cause or error).splitlines()[0], "Check this part of the configuration"
-        ) from error
-
-
 def run(cfg: DictConfig) -> float | None:
-    """Run `cfg.stage` (or the whole chain) and return the measure that `objective` names.
+    """Run `cfg.stage` (or the chain that ends in an export), or one `part` of it; returns the measure `objective`.
 
     Raises:
         TristyleError: one line for the user.
     """
     settings, stages = instantiate_stages(cfg)
+    last = list(stages)[-1]
+    stages = {kind: stage for kind, stage in stages.items() if kind == last or _needed(kind, last, stages)}
     resolved = {kind: OmegaConf.to_container(cfg[kind], resolve=True) for kind in stages}
     files = {
         kind: {key: hash_path(Path(path)) for key, path in stage.files().items()} for kind, stage in stages.items()
@@ -165,16 +56,17 @@ def run(cfg: DictConfig) -> float | None:
     _check_out(settings.out)
     artifacts: dict[str, Artifact] = {}
     for kind, stage in stages.items():
-        if settings.stage not in ("all", kind) and not _needed(kind, settings.stage, stages):
-            continue
         inputs = {name: artifacts[name] for name in stage.reads}
         config = _portable(resolved[kind], stage.files())
         key = artifact_key(kind, config, {name: item.digest for name, item in inputs.items()}, files[kind])
         place = settings.out / kind / key
-        if settings.stage in ("all", kind):
-            artifacts[kind] = _make(kind, stage, config, inputs, place, settings)
-        else:
+        if settings.stage not in ("all", kind):
             artifacts[kind] = _input(place, kind, settings)
+        elif settings.part is not None:
+            _make_part(kind, stage, config, inputs, place, settings)
+            return None
+        else:
+            artifacts[kind] = _make(kind, stage, config, inputs, place, settings)
     return _report(artifacts, settings)
 
 
@@ -213,7 +105,8 @@ def _portable(config: Any, files: dict[str, Path]) -> Any:
 
 def _input(place: Path, kind: str, settings: Settings) -> Artifact:
     try:
-        return open_artifact(place, kind)
+        # A hundred shards need not read all pictures a hundred times: the job that seals them checks every file.
+        return open_artifact(place, kind, verify=not settings.shard)
     except ArtifactError as error:
         if (place / "manifest.json").exists():
             raise
@@ -232,21 +125,56 @@ def _make(
         say(f"{kind:<8} already done  {place}")
         return artifact
     with locked(place):
-        _check_place(place)
-        if settings.force:
-            _clear(place)
-        say(f"{kind:<8} {'resuming' if (place / SCRATCH).exists() else 'running'}  {place}")
-        (place / SCRATCH).mkdir(exist_ok=True)
-        write_json(place / "config.json", config)
         begun, cpu = time.time(), _cpu_seconds()
-        tracker = Tracker(place, settings.tracker, name=f"{kind}-{place.name[:6]}", config=config)
-        metrics = stage.run(inputs, place, Runtime(settings.device, settings.workers, tracker))
-        tracker.close(metrics)
-        cost = {"seconds": round(time.time() - begun, 1), "cpu_seconds": round(_cpu_seconds() - cpu, 1)}
+        runtime = _prepare(kind, config, place, settings)
+        metrics = stage.run(inputs, place, runtime)
+        runtime.track.close(metrics)
+        parts = [row for file in (place / SCRATCH / COST).glob("*.jsonl") for row in read_jsonl(file)]
+        cost = _cost(begun, cpu, parts)
         artifact = seal(place, kind, config=config, inputs=inputs, metrics=metrics, code=_code(settings), cost=cost)
-    numbers = "  ".join(f"{name} {value:.4g}" for name, value in metrics.items() if isinstance(value, (int, float)))
-    say(f"{kind:<8} done in {cost['seconds']:.0f} s  {numbers}")
+    say(f"{kind:<8} done in {cost['seconds']:.0f} s  {_numbers(metrics)}")
     return artifact
+
+
+def _make_part(
+    kind: str, stage: Stage, config: dict[str, Any], inputs: dict[str, Artifact], place: Path, settings: Settings
+) -> None:
+    """Run what `part` names: nothing is sealed, and shards are written side by side under a lock that they share."""
+    name = f"shard {settings.part}" if settings.shard else str(settings.part)
+    if (place / "manifest.json").exists() and not settings.force:
+        say(f"{kind:<8} {name} already done  {place}")
+        return
+    with locked(place, shared=settings.shard):
+        begun, cpu = time.time(), _cpu_seconds()
+        runtime = _prepare(kind, config, place, settings)
+        metrics = stage.run(inputs, place, runtime)
+        runtime.track.close(metrics)
+        append_jsonl(place / SCRATCH / COST / f"{settings.part}.jsonl", _cost(begun, cpu, []))
+    say(f"{kind:<8} {name} done, {metrics['done']} of {metrics['shards']}")
+
+
+def _prepare(kind: str, config: dict[str, Any], place: Path, settings: Settings) -> Runtime:
+    """Make a locked place ready for its stage."""
+    _check_place(place)
+    if settings.force:
+        _clear(place)
+    if not settings.shard:
+        say(f"{kind:<8} {'resuming' if (place / SCRATCH).exists() else 'running'}  {place}")
+    (place / SCRATCH / COST).mkdir(parents=True, exist_ok=True)
+    write_json(place / "config.json", config)
+    backend = "jsonl" if settings.shard else settings.tracker  # no dashboard run of its own for every shard
+    tracker = Tracker(place, backend, name=f"{kind}-{place.name[:6]}", config=config)
+    return Runtime(settings.device, settings.workers, tracker, settings.part)
+
+
+def _cost(begun: float, cpu: float, parts: list[dict[str, float]]) -> dict[str, float]:
+    """Seconds and CPU seconds since `begun` and `cpu`, with those of the parts that other processes did."""
+    own = {"seconds": time.time() - begun, "cpu_seconds": _cpu_seconds() - cpu}
+    return {name: round(value + sum(part[name] for part in parts), 1) for name, value in own.items()}
+
+
+def _numbers(metrics: dict[str, Any]) -> str:
+    return "  ".join(f"{name} {value:.4g}" for name, value in metrics.items() if isinstance(value, (int, float)))
 
 
 def _check_place(place: Path) -> None:
@@ -345,7 +273,12 @@ def one_line_errors() -> Iterator[None]:
     try:
         yield
     except (TristyleError, OmegaConfBaseException) as error:
-        if os.environ.get("TRISTYLE_FULL_ERROR") == "1":
+        if full_errors():
             raise
         print(f"tristyle: {str(error).splitlines()[0]}", file=sys.stderr, flush=True)
         raise SystemExit(2) from None
+
+
+def full_errors() -> bool:
+    """Whether the user asked for tracebacks (HYDRA_FULL_ERROR=1)."""
+    return os.environ.get("TRISTYLE_FULL_ERROR") == "1"
