@@ -63,6 +63,22 @@ def test_pixel_errors_refuse_other_shapes() -> None:
         pixel.face_error(torch.zeros(2, 3, 8, 8), torch.zeros(1, 3, 8, 8), torch.zeros(2, 1, 8, 8))
 
 
+def test_frame_error_counts_every_pixel_alike() -> None:
+    output, target = rng(4).random((2, 3, 3, 16, 16), dtype=np.float32)
+    expected = np.abs(output.astype(np.float64) - target).mean((1, 2, 3))
+    assert np.allclose(pixel.frame_error(tensor(output), tensor(target)).numpy(), expected, atol=1e-6)
+    with pytest.raises(ValueError, match="one shape"):
+        pixel.frame_error(tensor(output), tensor(target)[..., :8])
+
+
+def test_head_iou_by_hand() -> None:
+    mask, truth = torch.zeros(2, 3, 1, 4, 4)
+    mask[0, 0, :2], truth[0, 0, 1:3] = 0.6, 0.9  # 8 pixels each, 4 in common
+    truth[1, 0, 0, 0], mask[1, 0, 0, 0] = 1, 0.5  # one half is not head
+    found = pixel.head_iou(mask, truth)
+    assert float(found[0]) == pytest.approx(4 / 12) and float(found[1]) == 0 and bool(found[2].isnan())
+
+
 def test_ssim_matches_scikit_image() -> None:
     source = rng(1)
     first = source.random((40, 40, 3))
@@ -193,6 +209,14 @@ def test_same_person_auc() -> None:
 
 
 # geometry and richness
+
+
+def test_a_photo_with_its_own_painting_is_no_pair_of_the_same_person() -> None:
+    photo, people = torch.eye(4), torch.tensor([0, 0, 1, 1])  # every painting is like its own photo and like no other
+    assert identity.same_person_auc(photo, photo, people, people) == 0.75
+    assert identity.same_person_auc(photo, photo, people, people, aligned=True) == 0.5
+    with pytest.raises(ValueError, match="same and of different"):
+        identity.same_person_auc(photo[:2], photo[:2], torch.tensor([0, 1]), torch.tensor([0, 1]), aligned=True)
 
 
 def test_landmark_error_is_in_units_of_the_eyes() -> None:

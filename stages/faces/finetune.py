@@ -24,7 +24,8 @@ from stages.datasets.folder import heldout, read_mask, read_whole
 from stages.engine import Phase, Task, ema_update, epoch_order, fit
 from stages.faces.augment import affine, recolour, soften, warp
 from stages.faces.reader import DEGREES, SIZE, Reader, load_reader
-from stages.faces.score import head_iou, overlay
+from stages.faces.score import overlay
+from stages.metrics.pixel import head_iou
 from stages.runtime import Runtime
 from stages.tracking import Tracker
 

@@ -13,17 +13,12 @@ from stages.faces.people import DOMAINS, PAINTED, People
 from stages.faces.reader import LABEL_COUNT, FaceReading, Reader
 from stages.metrics.geometry import expression_difference, landmark_error
 from stages.metrics.identity import same_person_auc
+from stages.metrics.pixel import head_iou
 
 COLOURS = np.array([
     (0, 0, 0), (255, 205, 160), (120, 60, 20), (60, 120, 255), (255, 150, 90), (220, 30, 60), (110, 60, 160),
     (255, 120, 200), (190, 150, 110), (60, 160, 90), (30, 230, 230), (230, 200, 40), (150, 100, 60),
 ], np.uint8)  # fmt: skip
-
-
-def head_iou(mask: Tensor, truth: Tensor) -> Tensor:
-    """Intersection over union of two masks cut at one half: [N, 1, H, W] and [N, 1, H, W] in [0, 1] -> [N]."""
-    a, b = mask > 0.5, truth > 0.5
-    return (a & b).sum(dim=(1, 2, 3)) / (a | b).sum(dim=(1, 2, 3)).clamp(min=1)
 
 
 def label_iou(labels: Tensor, truth: Tensor) -> Tensor:

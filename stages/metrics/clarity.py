@@ -114,11 +114,10 @@ def clarity(image: np.ndarray, target: np.ndarray, region: np.ndarray | None = N
     )
 
 
-def clarity_ratios(images: np.ndarray, targets: np.ndarray, regions: np.ndarray | None = None) -> dict[str, float]:
-    """Median over pairs of picture / target for each measure: `edge_clarity_ratio` and so on.
+def paired_ratios(images: np.ndarray, targets: np.ndarray, regions: np.ndarray | None = None) -> dict[str, np.ndarray]:
+    """Picture / target of each pair for each measure: `edge_clarity_ratio` and so on, float64 [N].
 
-    images, targets: uint8 [N, H, W, 3]. regions: bool [N, H, W] or None. A pair whose target scores 0 is left out; NaN
-    when no pair is left.
+    images, targets: uint8 [N, H, W, 3]. regions: bool [N, H, W] or None. NaN where the target scores 0.
     """
     rows = []
     for index, (image, target) in enumerate(zip(images, targets, strict=True)):
@@ -126,8 +125,14 @@ def clarity_ratios(images: np.ndarray, targets: np.ndarray, regions: np.ndarray 
         own = clarity(image, target, region).as_dict()
         wanted = clarity(target, target, region).as_dict()
         rows.append({name: own[name] / wanted[name] if wanted[name] > 1e-6 else float("nan") for name in own})
-    columns = {name: np.array([row[name] for row in rows]) for name in rows[0]}
-    return {
-        f"{name}_ratio": float(np.nanmedian(values)) if np.isfinite(values).any() else float("nan")
-        for name, values in columns.items()
-    }
+    return {f"{name}_ratio": np.array([row[name] for row in rows]) for name in rows[0]}
+
+
+def clarity_ratios(images: np.ndarray, targets: np.ndarray, regions: np.ndarray | None = None) -> dict[str, float]:
+    """Median over pairs of `paired_ratios`; a pair whose target scores 0 is left out, NaN when no pair is left."""
+    return {name: median_defined(values) for name, values in paired_ratios(images, targets, regions).items()}
+
+
+def median_defined(values: np.ndarray) -> float:
+    """Median over the entries that are not NaN; NaN when there is none."""
+    return float(np.nanmedian(values)) if np.isfinite(values).any() else float("nan")

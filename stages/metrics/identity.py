@@ -64,6 +64,21 @@ def crop(images: Tensor, boxes: Tensor, size: int = CROP) -> Tensor:
     return F.avg_pool2d(sampled, factor)
 
 
+def embed(reader: IdentityReader, images: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Unit embeddings of heads.
+
+    Args:
+        reader: the face reader, or any recogniser with `identity(images in [-1, 1]) -> [N, D]` of unit length.
+        images: [N, 3, H, W] in [0, 1].
+        mask: [N, 1, H, W] head coverage from which the crop follows; the whole frame without it.
+
+    Returns:
+        [N, D].
+    """
+    with torch.no_grad():
+        return reader.identity((images if mask is None else crop(images, head_boxes(mask))) * 2 - 1)
+
+
 def identity_cosine(reader: IdentityReader, photo: Tensor, output: Tensor, mask: Tensor | None = None) -> Tensor:
     """Cosine of the embeddings of a photo and its stylised picture, cut by one crop: the photo's; higher is better.
 
@@ -77,11 +92,7 @@ def identity_cosine(reader: IdentityReader, photo: Tensor, output: Tensor, mask:
     """
     if photo.shape != output.shape:
         raise ValueError(f"photo and output differ in shape: {tuple(photo.shape)} and {tuple(output.shape)}")
-    if mask is not None:
-        boxes = head_boxes(mask)
-        photo, output = crop(photo, boxes), crop(output, boxes)
-    with torch.no_grad():
-        return F.cosine_similarity(reader.identity(photo * 2 - 1), reader.identity(output * 2 - 1), dim=1)
+    return F.cosine_similarity(embed(reader, photo, mask), embed(reader, output, mask), dim=1)
 
 
 def area_under_curve(positive: Tensor, negative: Tensor) -> float:
@@ -99,13 +110,16 @@ def area_under_curve(positive: Tensor, negative: Tensor) -> float:
     return float(wins / (len(positive) * len(negative)))
 
 
-def same_person_auc(first: Tensor, second: Tensor, people_first: Tensor, people_second: Tensor) -> float:
+def same_person_auc(
+    first: Tensor, second: Tensor, people_first: Tensor, people_second: Tensor, aligned: bool = False
+) -> float:
     """Area under the curve of telling same-person pairs from pairs of different people.
 
     Args:
         first: [N, D] unit embeddings, e.g. of photos A.
         second: [M, D] unit embeddings, e.g. of stylised photos B of the same people.
         people_first, people_second: [N], [M] person ids.
+        aligned: row i of `second` was made from row i of `first`. Such a pair, of one photo, is not counted.
 
     Returns:
         0.5 for chance, 1 for a perfect separation.
@@ -115,6 +129,7 @@ def same_person_auc(first: Tensor, second: Tensor, people_first: Tensor, people_
     """
     scores = first @ second.T
     same = people_first[:, None] == people_second[None, :]
-    if not same.any() or same.all():
+    counted = ~torch.eye(len(first), dtype=torch.bool, device=same.device) if aligned else torch.ones_like(same)
+    if not (same & counted).any() or same.all():
         raise ValueError("pairs of the same and of different people are both needed")
-    return area_under_curve(scores[same], scores[~same])
+    return area_under_curve(scores[same & counted], scores[~same])

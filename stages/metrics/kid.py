@@ -85,6 +85,32 @@ def polynomial_kid(
     return float(np.mean(values)), float(np.std(values))
 
 
+def resampled_kid(real: Tensor, fake: Tensor, draws: np.ndarray) -> np.ndarray:
+    """`mmd2_cubic` of all real pictures and of each resample of the generated ones, for an interval over people.
+
+    A picture that was drawn twice would be compared with itself, which is largest of all and biases the plain estimate
+    on resamples upwards; such pairs are left out like the diagonal.
+
+    Args:
+        real: [N, d] features, N >= 2.
+        fake: [M, d] features.
+        draws: int [R, M], how often each picture counts (`stages.metrics.bootstrap.draw`).
+
+    Returns:
+        float64 [R]; NaN for a resample of one picture alone.
+    """
+    real, fake, d = real.double(), fake.double(), real.shape[1]
+    counts = torch.from_numpy(draws).double()  # [R, M]
+    within_real = (real @ real.T / d + 1) ** 3
+    real_term = (within_real.sum() - within_real.diagonal().sum()) / (len(real) * (len(real) - 1))
+    within_fake = ((fake @ fake.T / d + 1) ** 3).fill_diagonal_(0)
+    pairs = counts.sum(1) ** 2 - (counts**2).sum(1)
+    fake_term = ((counts @ within_fake) * counts).sum(1) / pairs
+    across = counts @ ((fake @ real.T / d + 1) ** 3).mean(1) / counts.sum(1)
+    found: np.ndarray = (real_term + fake_term - 2 * across).numpy()
+    return found
+
+
 class HeadKid:
     """Collects the features of heads on grey, then gives their KID.
 
@@ -112,6 +138,10 @@ class HeadKid:
     def clear_fake(self) -> None:
         """Forgets the generated pictures, keeping the real ones for the next comparison."""
         self.fake.clear()
+
+    def resampled(self, draws: np.ndarray) -> np.ndarray:
+        """KID in each of `draws` [R, M] of the M generated pictures, all real ones kept: float64 [R]."""
+        return resampled_kid(torch.cat(self.real), torch.cat(self.fake), draws)
 
     def compute(self, subsets: int = 50, seed: int = 0) -> dict[str, float | int | str | bool]:
         """KID and what it rests on: `kid`, `kid_sd`, `real` and `fake` (counts), `decides`, `extractor` (an id)."""

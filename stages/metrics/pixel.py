@@ -1,6 +1,6 @@
-"""Pixel errors of a stylised picture: outside the head against the photo, on the head against the true twin.
+"""Pixel errors of a stylised picture: outside the head against the photo, on head or frame against the true twin.
 
-Both are L1 in [0, 1] RGB on the raw network output, before any compositing with the photo.
+All are L1 in [0, 1] RGB on the raw network output, before any compositing with the photo.
 """
 
 import torch
@@ -77,6 +77,32 @@ def face_error(output: Tensor, twin: Tensor, mask: Tensor) -> Tensor:
     """
     _check(output, twin, mask)
     return masked_l1(output, twin, mask > FACE_ABOVE)
+
+
+def frame_error(output: Tensor, twin: Tensor) -> Tensor:
+    """L1 to the true stylised twin over the whole frame; lower is better.
+
+    Args:
+        output, twin: [N, 3, H, W] in [0, 1].
+
+    Returns:
+        [N].
+    """
+    _check(output, twin, output[:, :1])
+    return (output - twin).abs().mean(dim=(1, 2, 3))
+
+
+def head_iou(mask: Tensor, truth: Tensor) -> Tensor:
+    """Intersection over union of two masks, each cut at one half; higher is better.
+
+    Args:
+        mask, truth: [N, 1, H, W] in [0, 1].
+
+    Returns:
+        [N] in [0, 1]; NaN where neither mask holds anything.
+    """
+    a, b = mask > FACE_ABOVE, truth > FACE_ABOVE
+    return (a & b).sum(dim=(1, 2, 3)) / (a | b).sum(dim=(1, 2, 3))
 
 
 def ssim(output: Tensor, target: Tensor) -> Tensor:
