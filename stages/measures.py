@@ -34,11 +34,15 @@ MEASURES = (
     Measure(r".*kid_ratio.*", "×", "lower", "KID over the untouched photos' KID"),
     Measure(r".*kid.*sd", "MMD²", "", "standard deviation of KID over subsets"),
     Measure(r".*kid.*(images|count|real)", "", "", "real style pictures behind KID; under 100 it decides nothing"),
+    Measure(r"twin_kid(_sd)?", "MMD²", "", "the true twins' KID to the style: what a perfect translation has"),
     Measure(r"photo_kid", "MMD²", "", "the untouched photos' KID to the style"),
     Measure(r".*kid.*", "MMD²", "lower", "held-out real style pictures, heads on one grey, degree 3, unbiased"),
     Measure(r".*fid.*", "", "lower", "Fréchet distance to held-out style pictures; stands beside KID"),
     Measure(r"reader|extractor", "", "", "the face reader behind KID, identity and pose, by its weights' hash"),
     Measure(r"train_.*", "", "", "mean over all photos to train on, before curation"),
+    Measure(
+        r"twin_identity", "cosine", "", "the reader's embeddings of photo and true twin: what is left in the style"
+    ),
     Measure(r".*identity.*", "cosine", "higher", "the reader's embeddings of photo and output"),
     Measure(r"photo_(edge_clarity|flat_energy)_ratio", "×", "", "as the entry without photo_, over the photo's"),
     Measure(r".*edge_clarity.*", "×", "higher", "RMS Laplacian on edges, noise taken off, over the target's"),

@@ -88,6 +88,7 @@ def test_a_painter_that_paints_the_twins(reader: Reader, tmp_path: Path) -> None
     assert metrics["face_error"] == metrics["frame_error"] == metrics["face_ratio"] == 0
     assert metrics["edge_clarity_ratio"] == metrics["flat_energy_ratio"] == 1
     assert all(metrics[f"{name}_kept"] == metrics[f"twin_{name}_kept"] for name in READ)
+    assert metrics["identity"] == pytest.approx(metrics["twin_identity"]) and metrics["kid"] == metrics["twin_kid"]
     inside, covered = MASK > 127, turned > 127
     shared = (inside & covered).sum((1, 2)) / (inside | covered).sum((1, 2))
     assert metrics["mask_iou"] == pytest.approx(shared.mean())
@@ -148,6 +149,7 @@ def test_two_runs_are_compared_person_by_person(reader: Reader, tmp_path: Path) 
     assert found["identity"].high < 0 and found["frame_error"].high < 0 and found["background_error"].low > 0
     assert found["kid"].value == pytest.approx(moved["kid"] - plain["kid"], abs=1e-5)
     assert found["kid"].low <= found["kid"].value <= found["kid"].high and "mask_iou" not in found
+    assert not [name for name in found if name.startswith(("photo", "twin"))]
     back = compare(far, near)
     assert back["identity"].low == pytest.approx(-found["identity"].high)
     level = compare(near, near)

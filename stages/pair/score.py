@@ -42,10 +42,8 @@ BATCH = 64
 SEED = 0  # of the resamples: the same for every run, so that runs pair
 READ = ("yaw", "pitch", "smile", "mouth_open", "eye_open")  # what the face reader says of pose and expression
 LEAST = 3  # people from which a correlation over them says anything
-MEANS = (
-    "identity", "background_error", "face_error", "photo_face_error", "frame_error", "photo_frame_error",
-    "landmark_error", "mask_iou",
-)  # fmt: skip
+MEANS = ("identity", "background_error", "face_error", "frame_error", "landmark_error", "mask_iou")
+BASELINES = ("photo_face_error", "photo_frame_error", "twin_identity")  # what the untouched photo, the true twin gives
 MEDIANS = ("edge_clarity_ratio", "flat_energy_ratio", "photo_edge_clarity_ratio", "photo_flat_energy_ratio")
 
 
@@ -74,7 +72,7 @@ def measure_heldout(
     _write_paintings(out / "heldout", people.ids, painting)
     rows, embeddings = _scores(people, painting, reader, runtime.device)
     write_jsonl(out / "heldout" / "scores.jsonl", _lines(people, rows))
-    metrics = {name: _mean(rows[name]) for name in MEANS if name in rows}
+    metrics = {name: _mean(rows[name]) for name in MEANS + BASELINES if name in rows}
     metrics |= {name: median_defined(rows[name]) for name in MEDIANS if name in rows}
     if "face_error" in metrics:
         metrics["face_ratio"] = metrics["face_error"] / metrics["photo_face_error"]
@@ -156,6 +154,10 @@ def _scores(
         twin = None if people.twin is None else unit(to_tensor(people.twin[part]).to(device))
         found = _pixels(photo, raw, mask, twin) | _read(reader, photo, raw, twin)
         found |= {"who": embed(reader, photo, mask), "who_raw": embed(reader, raw, mask)}
+        if twin is not None:
+            found["twin_identity"] = torch.nn.functional.cosine_similarity(
+                embed(reader, twin, mask), found["who"], dim=1
+            )
         if painting.mask is not None:
             found["mask_iou"] = head_iou(mask_tensor(painting.mask[part]).to(device), mask)
         parts.append({name: values.cpu() for name, values in found.items()})
@@ -245,7 +247,7 @@ def _kid(
     data: Artifact, style: str, people: HeldOut, raw: np.ndarray, draws: np.ndarray,
     reader: Reader, out: Path, runtime: Runtime,
 ) -> dict[str, float]:  # fmt: skip
-    """KID of paintings and untouched photos to the held-out style pictures; {} without any."""
+    """KID of paintings, untouched photos and twins to the held-out style pictures; {} without any."""
     real = sorted((data.path / "heldout" / "style" / style).glob("*.png"))
     if min(len(real), len(people.ids)) < 2:
         return {}
@@ -256,7 +258,9 @@ def _kid(
     kid = HeadKid(reader)
     _add(kid.add_real, images, cover, runtime.device)
     found: dict[str, float] = {}
-    for name, pictures in (("photo_kid", people.photo), ("kid", raw)):
+    for name, pictures in (("twin_kid", people.twin), ("photo_kid", people.photo), ("kid", raw)):
+        if pictures is None:
+            continue
         kid.clear_fake()
         _add(kid.add_fake, pictures, people.mask, runtime.device)
         result = kid.compute()
