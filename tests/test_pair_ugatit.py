@@ -217,9 +217,9 @@ def test_the_person_counts_once_there_is_a_face_to_recognise() -> None:
     assert 0 < lost.item() < 2
     lost.backward()
     assert next(task.to_style.parameters()).grad is not None
-    assert all(p.grad is None for p in task._recogniser[0].parameters())
+    assert all(p.grad is None for p in task._recognisers[0].reader.parameters())
     assert not any("stem" in name for name in task.state_dict())  # the reader is not part of the training state
-    same = task._stranger(data["photo"], data["photo"], data["photo_mask"])
+    same = task._lost(data["photo"], data["photo"], data["photo_mask"])
     assert same.item() == pytest.approx(0, abs=1e-5)
 
 

@@ -27,19 +27,18 @@ import copy
 from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import cv2
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stages import losses
+from stages import losses, parallel
 from stages.config import ConfigError, Train, choice, number
 from stages.engine import Batches, Phase, Task, ema_update, epoch_order
-from stages.faces.reader import load_reader
+from stages.faces.recognise import Recogniser, open_recogniser
 from stages.io import grid, mask_tensor, to_tensor, to_uint8
-from stages.metrics.identity import crop, head_boxes
 from stages.networks.ugatit import Discriminator, ResnetGenerator, clip_rho, discriminator_layers
 
 
@@ -120,11 +119,20 @@ class Translator:
         if not self.mask_head and (self.weights.mask or self.weights.smooth):
             raise ConfigError("weights.mask", "has no mask head to act on", "Set mask_head=true")
 
-    def task(self, size: int, train: Train) -> TranslationTask:
-        """The task for pictures of `size` px; its weights are drawn from `train.seed`."""
+    def task(self, size: int, train: Train, device: str = "cpu") -> TranslationTask:
+        """The task for pictures of `size` px on `device`; its weights are drawn from `train.seed`.
+
+        Raises:
+            TristyleError: the recogniser's weights are those of something else.
+        """
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(train.seed)
-            return TranslationTask(self, size, train)
+            return TranslationTask(self, size, train, device)
+
+    def files(self) -> dict[str, Path]:
+        """The recogniser's weights where they are not the shipped reader's, by their key."""
+        own = self.weights.person and self.recogniser != "reader"
+        return {"translator.recogniser": Path(self.recogniser)} if own else {}
 
 
 def native_bfloat16() -> bool:
@@ -139,7 +147,7 @@ class TranslationTask(Task):
     the latent term also `source` [N, 3, H, W], the same faces as `style` before the transfer.
     """
 
-    def __init__(self, translator: Translator, size: int, train: Train) -> None:
+    def __init__(self, translator: Translator, size: int, train: Train, device: str) -> None:
         super().__init__()
         self.translator, self.weights = translator, translator.weights
         self.to_style, self.to_photo = (
@@ -161,8 +169,9 @@ class TranslationTask(Task):
         ]
         self.warm_up_images = translator.warm_up * train.images
         self.person_images = translator.person_from * train.images
-        # in a list, so that its weights are neither trained nor part of the training state
-        self._recogniser = [load_reader()] if translator.weights.person else []
+        self._recognisers: list[Recogniser] = []
+        if translator.weights.person:
+            self._recognisers.append(open_recogniser(translator.recogniser, device))
         self.images_seen: Tensor  # a buffer, so that it is in the checkpoint
         self.register_buffer("images_seen", torch.zeros((), dtype=torch.int64))
         self._seen: dict[str, list[Tensor]] = {}  # domain -> real, generated, edge-blurred, as the judges see them
@@ -226,7 +235,7 @@ class TranslationTask(Task):
             terms["mask"] = weights.mask * _total(losses.mask_supervision(m, given) for m, given in masks)
             terms["smooth"] = weights.smooth * _total(losses.total_variation(m) for m, _ in masks)
         if weights.person and int(self.images_seen) >= self.person_images:
-            terms["person"] = weights.person * self._stranger(photo, fake_style, photo_mask)
+            terms["person"] = weights.person * self._lost(photo, fake_style, photo_mask)
         outside = losses.regional_l1(fake_style, photo, 1 - photo_mask)
         outside = outside + losses.regional_l1(fake_photo, style, 1 - style_mask)
         terms["background" if weights.background else "_background"] = (weights.background or 1.0) * outside
@@ -237,13 +246,10 @@ class TranslationTask(Task):
         """Weights of the cycle: 1 on the head, `outside` beside it."""
         return self.translator.outside + (1 - self.translator.outside) * mask
 
-    def _stranger(self, photo: Tensor, fake_style: Tensor, mask: Tensor) -> Tensor:
-        """How much of the person is lost: 1 - cosine of the embeddings, both pictures cut by the photo's crop."""
-        [recogniser] = self._recogniser
-        boxes = head_boxes(mask)
-        with torch.no_grad():
-            known = recogniser.identity(crop(photo, boxes))
-        return (1 - F.cosine_similarity(recogniser.identity(crop(fake_style, boxes)), known)).mean()
+    def _lost(self, photo: Tensor, fake_style: Tensor, mask: Tensor) -> Tensor:
+        """How much of the person is lost: 1 - cosine of the recogniser's embeddings, by the photo's crop."""
+        [recogniser] = self._recognisers
+        return (1 - recogniser.cosine(photo, fake_style, mask)).mean()
 
     def _look(self, batch: dict[str, Tensor], fake_style: Tensor, fake_photo: Tensor) -> None:
         """What the judges of each domain see: real pictures, generated ones, and for the style edge-blurred ones.
@@ -258,7 +264,8 @@ class TranslationTask(Task):
         if self.weights.edge:
             seen["style"].append((batch["style_blurred"], style_mask))
         if self.translator.composite:
-            colour = torch.rand(len(fake_style), 3, 1, 1, device=fake_style.device) * 2 - 1
+            device = fake_style.device
+            colour = parallel.own(lambda n: torch.rand(n, 3, 1, 1, device=device), len(fake_style)) * 2 - 1
             self._seen = {
                 domain: [mask * picture + (1 - mask) * colour for picture, mask in pairs]
                 for domain, pairs in seen.items()
