@@ -75,10 +75,12 @@ class Train:
 
     Args:
         images: real images shown in all.
-        batch: images per update.
+        batch: images per update, over all processes and micro-batches.
         lr: Adam's learning rate.
         checkpoint_images: images between two training states on disk; a kill loses at most that much.
         preview_images: images between two sample sheets.
+        accumulate: micro-batches that a process cuts its share of the batch into, one after the other, to need less
+            memory; the gradients are those of the whole batch.
         seed: seeds the weights and, with the images seen, every update.
     """
 
@@ -88,6 +90,7 @@ class Train:
     seed: int = 0
     checkpoint_images: int = 2000
     preview_images: int = 2000
+    accumulate: int = 1
 
     def __post_init__(self) -> None:
         number("images", self.images, 1, integer=True)
@@ -96,3 +99,7 @@ class Train:
         number("seed", self.seed, 0, integer=True)
         number("checkpoint_images", self.checkpoint_images, 1, integer=True)
         number("preview_images", self.preview_images, 1, integer=True)
+        number("accumulate", self.accumulate, 1, integer=True)
+        if self.batch % self.accumulate:
+            problem = f"a batch of {self.batch} does not divide into {self.accumulate} micro-batches"
+            raise ConfigError("accumulate", problem, "Choose a divisor of train.batch")

@@ -3,6 +3,11 @@
 Lazy regularisation is a phase with `every > 1`. Each update seeds torch from `(seed, images seen)` and batches are pure
 functions of the image count, so a checkpoint needs no generator state and a resumed training equals an uninterrupted
 one bit for bit on CPU (same torch, same instruction set, same thread count).
+
+An update's batch may be cut into micro-batches, over the processes of a `torchrun` and one after the other within each
+(`Train.accumulate`). Each phase takes one optimiser step for all of them, every one of them starts from the same random
+state and the same buffers, and gradients and moved buffers become their means over all of them. So a loss that is a
+mean over its pictures trains as with the whole batch in one piece, up to the rounding of sums.
 """
 
 from __future__ import annotations
@@ -13,16 +18,18 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from stages import parallel
 from stages.checkpoint import load_checkpoint, save_checkpoint
 from stages.config import Train, TristyleError
 from stages.io import write_bytes
 from stages.runtime import Runtime
+from stages.tracking import Silent, Tracker
 
 
 @dataclass
@@ -36,19 +43,28 @@ class Phase:
 
 
 class Task(nn.Module):
-    """All networks of a training, its phases and its losses. Subclasses set `self.phases`."""
+    """All networks of a training, its phases and its losses. Subclasses set `self.phases`.
+
+    `carried` names the attributes that one phase leaves for a later one of the same update (generated pictures): each
+    micro-batch has its own.
+    """
 
     phases: list[Phase]
+    carried: ClassVar[tuple[str, ...]] = ()
 
     def losses(self, phase: str, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Weighted scalar terms of a phase; their sum is minimised. A name starting with `_` is only logged.
 
-        No terms at all leave the phase out of this update.
+        Each term is a mean over the pictures of the batch, for `batch` may be one of several micro-batches, and random
+        draws go through `parallel.own`. No terms at all leave the phase out of this update.
         """
         raise NotImplementedError
 
     def after_update(self, images: int, batch: int) -> dict[str, float]:
-        """Called once an update, after all phases, with the images seen by then: EMA, ADA. Returns scalars to log."""
+        """Called once an update, after all phases, with the images seen by then: EMA, ADA. Returns scalars to log.
+
+        `batch` is the whole batch. In every process it must do the same; buffers that losses move are means by now.
+        """
         return {}
 
     def milestones(self, train: Train) -> list[int]:
@@ -56,19 +72,26 @@ class Task(nn.Module):
         return []
 
     def snapshot(self, images: int) -> None:
-        """Called at each milestone, after `after_update`. A resumed training may call it again for the same one."""
+        """Called at each milestone, after `after_update`, in the first process: it may write files.
+
+        A resumed training may call it again for the same milestone.
+        """
 
     def lr_factor(self, images: int, total: int) -> float:
         """Factor on every learning rate after `images` of `total` images."""
         return 1.0
 
     def preview(self) -> dict[str, np.ndarray]:
-        """Sample sheets to keep: name -> uint8 [H, W, 3]. Called without gradients."""
+        """Sample sheets to keep: name -> uint8 [H, W, 3]. Called without gradients, in the first process."""
         return {}
 
 
 class Batches(Protocol):
-    """Training data as a pure function: the images `start .. start + count` of an endless, reproducible order."""
+    """Training data as a pure function: the images `start .. start + count` of an endless, reproducible order.
+
+    Every process makes the whole batch and takes its rows: how a batch is drawn may depend on all of it, and to cut it
+    out of memory costs little beside an update.
+    """
 
     def __call__(self, start: int, count: int) -> dict[str, Tensor]:
         """Tensors whose first axis has `count` entries."""
@@ -127,10 +150,12 @@ class _Means:
         self.counts[phase] = self.counts.get(phase, 0) + 1
 
     def read(self) -> dict[str, dict[str, float]]:
-        means = {
-            phase: {name.lstrip("_"): float(value) / self.counts[phase] for name, value in sums.items()}
-            for phase, sums in self.sums.items()
-        }
+        """Means since the last reading, over all processes: phase -> name -> value."""
+        names = [(phase, name) for phase, sums in self.sums.items() for name in sums]
+        values = [float(self.sums[phase][name]) / self.counts[phase] for phase, name in names]
+        means: dict[str, dict[str, float]] = {phase: {} for phase in self.sums}
+        for (phase, name), value in zip(names, parallel.mean(torch.tensor(values, dtype=torch.float64)), strict=True):
+            means[phase][name.lstrip("_")] = float(value)
         self.sums, self.counts = {}, {}
         return means
 
@@ -180,21 +205,130 @@ def keep_state(scratch: Path, label: str, path: Path) -> None:
     write_bytes(path, (scratch / f"{label}.ckpt").read_bytes())
 
 
-def _update(task: Task, batch: dict[str, Tensor], step: int, means: _Means) -> None:
-    """All phases that are due in this update."""
+class _MovedBuffers:
+    """Floating-point buffers that a phase's losses move (running means, estimates of spectral norms).
+
+    Each micro-batch moves them from the same start; what stays is the mean of the ends. Whether a buffer was moved is
+    told by the tensor's version and not by its values, so that all processes agree on it.
+    """
+
+    def __init__(self, task: Task, count: int) -> None:
+        self.task, self.count = task, count
+        whole = parallel.world() * count == 1
+        self.before = {} if whole else {name: (value, value._version) for name, value in self._buffers().items()}
+        self.start = {name: value.clone() for name, value in self._buffers().items()} if count > 1 else {}
+        self.ends: dict[str, Tensor] = {}
+
+    def _buffers(self) -> dict[str, Tensor]:
+        return {name: value for name, value in self.task.named_buffers() if value.is_floating_point()}
+
+    def _moved(self) -> dict[str, Tensor]:
+        if not self.before:
+            return {}
+        old = self.before
+        return {
+            name: value
+            for name, value in self._buffers().items()
+            if value is not old[name][0] or value._version != old[name][1]
+        }
+
+    @torch.no_grad()
+    def collect(self) -> None:
+        """After a micro-batch: note where it moved the buffers, and put them back for the next one."""
+        for name, value in self._moved().items() if self.count > 1 else ():
+            self.ends[name] = self.ends.get(name, 0.0) + value / self.count
+            value.copy_(self.start[name])
+
+    @torch.no_grad()
+    def settle(self) -> list[Tensor]:
+        """After the last one: the moved buffers, each at the mean of this process's ends."""
+        moved = self._moved()
+        for name, end in self.ends.items():
+            moved[name].copy_(end)
+        return list(moved.values())
+
+
+@contextmanager
+def _same_draws(device: torch.device, again: bool) -> Iterator[None]:
+    """Torch's generators are as they were after the block, so that the next micro-batch draws the same (if `again`)."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else [], enabled=again):
+        yield
+
+
+def _gradients(
+    task: Task, phase: Phase, batches: list[dict[str, Tensor]], kept: list[dict[str, Any]]
+) -> list[dict[str, Tensor]]:
+    """Leave the gradients of one phase, means over the update's micro-batches, in its parameters.
+
+    batches: this process's micro-batches; kept: what each of them carries from phase to phase.
+    Returns the terms of each micro-batch; no terms leave the phase out.
+    """
+    count, rows = len(batches), []
+    buffers = _MovedBuffers(task, count)
+    for place, batch in enumerate(batches):
+        vars(task).update(kept[place])
+        device = next(iter(batch.values())).device
+        index = place * parallel.world() + parallel.rank()
+        with parallel.micro_batch(index, count * parallel.world()), _same_draws(device, place + 1 < count):
+            terms = task.losses(phase.name, batch)
+            if terms:
+                total = torch.stack([value for name, value in terms.items() if not name.startswith("_")]).sum()
+                (total / count).backward()
+                rows.append({name: value.detach() for name, value in terms.items()})
+        kept[place] = {name: getattr(task, name) for name in task.carried}
+        buffers.collect()
+    gradients = [parameter.grad for parameter in phase.params if parameter.grad is not None]
+    parallel.average([*gradients, *buffers.settle()])
+    return rows
+
+
+def _update(task: Task, batches: list[dict[str, Tensor]], step: int, means: _Means) -> None:
+    """All phases that are due in this update, each on all micro-batches of this process."""
     everything = list(task.parameters())
+    kept: list[dict[str, Any]] = [{} for _ in batches]
     for phase in task.phases:
         if step % phase.every:
             continue
         phase.optimizer.zero_grad(set_to_none=True)
         with only(phase.params, everything):
-            terms = task.losses(phase.name, batch)
-            if not terms:
-                continue
-            total = torch.stack([value for name, value in terms.items() if not name.startswith("_")]).sum()
-            total.backward()
-        means.add(phase.name, terms)
-        phase.optimizer.step()
+            rows = _gradients(task, phase, batches, kept)
+        for terms in rows:
+            means.add(phase.name, terms)
+        if rows:
+            phase.optimizer.step()
+
+
+def _own_rows(batch: dict[str, Tensor], accumulate: int, device: torch.device) -> list[dict[str, Tensor]]:
+    """This process's micro-batches of a whole batch, on `device`."""
+    count = accumulate * parallel.world()
+
+    def rows(value: Tensor, index: int) -> Tensor:
+        channels_last = value.ndim == 4 and value.is_contiguous(memory_format=torch.channels_last)
+        layout = torch.channels_last if channels_last else torch.contiguous_format
+        return value if count == 1 else value[index::count].contiguous(memory_format=layout)
+
+    places = [place * parallel.world() + parallel.rank() for place in range(accumulate)]
+    return [{name: rows(value, index).to(device) for name, value in batch.items()} for index in places]
+
+
+def _meet(task: Task, train: Train, label: str, images: int) -> None:
+    """All processes start from the first one's weights, after as many images.
+
+    Raises:
+        TristyleError: the batch does not divide, or the processes have read different training states.
+    """
+    count = parallel.world() * train.accumulate
+    if train.batch % count:
+        raise TristyleError(
+            f"{label}: train.batch={train.batch} does not divide among {parallel.world()} processes with "
+            f"train.accumulate={train.accumulate}. Choose a multiple of {count}."
+        )
+    if parallel.first(images) != images:
+        raise TristyleError(
+            f"{label}: process {parallel.rank()} has read a training state of {images} images, the first process "
+            "another. Give all machines one shared folder `out`."
+        )
+    parallel.broadcast([*task.parameters(), *task.buffers()])
 
 
 def fit(
@@ -209,34 +343,42 @@ def fit(
 ) -> None:
     """Train `task` on `train.images` images, resuming from `scratch/<label>.ckpt` where there is one.
 
+    In a `torchrun` all processes call it alike, with one shared folder `scratch`; the first one alone writes and logs.
+
     Args:
         start: the state of a finished training (`keep_state`) to go on from, with its optimisers, buffers and images
             seen: as one training of `train.images` images in all.
 
     Raises:
-        TristyleError: a loss is no longer finite (the last good state stays on disk); `start` does not fit.
+        TristyleError: a loss is no longer finite (the last good state stays on disk); `start` does not fit; the batch
+            does not divide into micro-batches.
     """
+    parallel.start(runtime.device)
     device = torch.device(runtime.device)
     if device.type == "cpu":
-        torch.set_num_threads(max(runtime.workers, 1))
+        torch.set_num_threads(parallel.threads(runtime.workers))
     task.to(device).train()
+    writes = parallel.rank() == 0
+    track = runtime.track if writes else Silent()
     path = scratch / f"{label}.ckpt"
     rates = [[group["lr"] for group in optimizer.param_groups] for optimizer in _optimizers(task)]
+    parallel.barrier()  # a state that the first process was writing is complete
     images, means = _first_images(path, start, task, train, device), _Means()
+    _meet(task, train, label, images)
     milestones = task.milestones(train)
     log_every = max(train.batch, train.images // 200)
-    with runtime.track.progress(label, train.images) as line:
+    with track.progress(label, train.images) as line:
         line.start(images)
         while images < train.images:
             torch.manual_seed(update_seed(train.seed, images))
             for optimizer, lrs in zip(_optimizers(task), rates, strict=True):
                 for group, lr in zip(optimizer.param_groups, lrs, strict=True):
                     group["lr"] = lr * task.lr_factor(images, train.images)
-            batch = {name: value.to(device) for name, value in batches(images, train.batch).items()}
-            _update(task, batch, images // train.batch, means)
+            own = _own_rows(batches(images, train.batch), train.accumulate, device)
+            _update(task, own, images // train.batch, means)
             before, images = images, images + train.batch
             state = task.after_update(images, train.batch)
-            if any(before < milestone <= images for milestone in milestones):
+            if writes and any(before < milestone <= images for milestone in milestones):
                 task.snapshot(images)
 
             def due(every: int, before: int = before, images: int = images) -> bool:
@@ -244,20 +386,22 @@ def fit(
 
             saving = due(train.checkpoint_images)
             if saving or due(log_every):  # before saving, so that a state with a broken loss is never kept
-                _log(runtime, label, images, means.read(), state)
-            if due(train.preview_images):
-                with torch.no_grad():
-                    for name, sheet in task.preview().items():
-                        runtime.track.image(f"{label}-{name}", images, sheet)
-            if saving:
+                _log(track, label, images, means.read(), state)
+            if writes and due(train.preview_images):
+                _preview(task, track, label, images)
+            if writes and saving:
                 _save(path, task, images)
             line.update(min(images, train.images))
     task.eval()
 
 
-def _log(
-    runtime: Runtime, label: str, images: int, means: dict[str, dict[str, float]], state: dict[str, float]
-) -> None:
+@torch.no_grad()
+def _preview(task: Task, track: Tracker, label: str, images: int) -> None:
+    for name, sheet in task.preview().items():
+        track.image(f"{label}-{name}", images, sheet)
+
+
+def _log(track: Tracker, label: str, images: int, means: dict[str, dict[str, float]], state: dict[str, float]) -> None:
     for phase, values in means.items():
         for name, value in values.items():
             if not np.isfinite(value):
@@ -265,6 +409,6 @@ def _log(
                     f"{label}: the loss {phase}/{name} is {value} after {images} images. Lower the learning rate "
                     f"({label}: train.lr), then run again; it resumes from the last good state."
                 )
-        runtime.track.scalars(f"{label}/{phase}", images, values)
+        track.scalars(f"{label}/{phase}", images, values)
     if state:
-        runtime.track.scalars(f"{label}/state", images, state)
+        track.scalars(f"{label}/state", images, state)

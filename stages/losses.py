@@ -42,13 +42,21 @@ def path_lengths(images: Tensor, ws: Tensor, unit_noise: Tensor) -> Tensor:
     return grad.square().sum(dim=2).mean(dim=1).sqrt()
 
 
-def path_length_penalty(lengths: Tensor, mean: Tensor, decay: float = 0.01) -> tuple[Tensor, Tensor]:
+def path_length_penalty(
+    lengths: Tensor, mean: Tensor, decay: float = 0.01, whole: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Squared deviation of path lengths [N] from their running mean, per image, and the moved mean (detached).
 
     The deviation is taken from the mean after its move, through which the gradient flows, as in the official code.
+    `whole` is the mean length of a batch of which `lengths` are a micro-batch: the deviation is from the mean moved by
+    all of the batch, and the gradients of its micro-batches average to those of the batch in one piece.
     """
-    moved = mean.lerp(lengths.mean(), decay)
-    return (lengths - moved).square(), moved.detach()
+    if whole is None:
+        moved = mean.lerp(lengths.mean(), decay)
+        return (lengths - moved).square(), moved.detach()
+    moved = mean.lerp(whole, decay)
+    through_the_mean = -2 * decay * (whole - moved) * (lengths - lengths.detach())  # 0, but for its gradient
+    return (lengths - moved).square() + through_the_mean, moved
 
 
 def distance_consistency(transferred: Tensor, source: Tensor) -> Tensor:

@@ -1,10 +1,10 @@
-"""The parts of one update: several processes of a `torchrun`, and the micro-batches of gradient accumulation.
+"""One update over several processes of a `torchrun` and over the micro-batches of gradient accumulation.
 
-An update's batch is cut into P parts, one for each micro-batch of each process; part p takes the rows ``p::P``, so that
-a discriminator's minibatch groups, which lie N / G apart, stay whole. What a loss draws at random it draws for the
-whole batch from one seed and keeps its own rows (`own`), so that P parts see what one batch would have seen. Processes
-meet in one all-reduce of one flat buffer (no DDP: it refuses the double backward of R1). Without `torchrun` every
-function here is the identity and touches neither torch nor a network.
+The batch of an update is cut into P micro-batches, the same number for each process; micro-batch p takes the rows
+``p::P``, so that a discriminator's minibatch groups, which lie N / G apart, stay whole. What a loss draws at random it
+draws for the whole batch from one seed and keeps its own rows (`own`), so that P micro-batches see what one batch would
+have seen. Processes meet in one all-reduce of one flat buffer (no DDP: it refuses the double backward of R1). Without
+`torchrun` every function here is the identity and imports nothing.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 # A process waits at a barrier while the first one writes an artifact; should that one die, torchrun ends all.
 PATIENCE = timedelta(days=7)
 
-_part, _parts = 0, 1
+_micro_batch, _micro_batches = 0, 1  # which of how many
 _alone = False
 
 
@@ -91,6 +91,17 @@ def mean(tensor: Tensor) -> Tensor:
     return _reduced(tensor.detach().clone())
 
 
+def differentiable_mean(tensor: Tensor) -> Tensor:
+    """Mean of a tensor over the processes, through which the gradients of all of them flow."""
+    if world() == 1:
+        return tensor
+    from torch.distributed.nn.functional import all_reduce
+
+    # The gradients of a phase become their mean over the processes: with the sum that the backward pass of a sum takes,
+    # that is the gradient of the mean of all losses.
+    return all_reduce(tensor) / world()
+
+
 def average(tensors: Sequence[Tensor]) -> None:
     """Replace floating-point tensors by their means over the processes: one all-reduce of one flat buffer."""
     if world() == 1 or not tensors:
@@ -104,12 +115,7 @@ def average(tensors: Sequence[Tensor]) -> None:
             tensor.copy_(piece.view(tensor.shape))
 
 
-def average_gradients(params: Sequence[torch.nn.Parameter]) -> None:
-    """Replace gradients by their means over the processes. A parameter without one must lack it in all of them."""
-    average([parameter.grad for parameter in params if parameter.grad is not None])
-
-
-def share(tensors: Sequence[Tensor]) -> None:
+def broadcast(tensors: Sequence[Tensor]) -> None:
     """Give every process the first one's `tensors`, so that weights start equal on unlike machines, too."""
     if world() == 1:
         return
@@ -130,33 +136,61 @@ def _reduced(tensor: Tensor) -> Tensor:
     return tensor.div_(world())
 
 
-# Parts of an update
+# Micro-batches
 
 
 @contextmanager
-def part(index: int, count: int) -> Iterator[None]:
-    """Within the context, this process computes part `index` of the `count` parts of an update."""
-    global _part, _parts
-    before = _part, _parts
-    _part, _parts = index, count
+def micro_batch(index: int, count: int) -> Iterator[None]:
+    """Within the context, this process computes micro-batch `index` of the `count` of an update."""
+    global _micro_batch, _micro_batches
+    before = _micro_batch, _micro_batches
+    _micro_batch, _micro_batches = index, count
     try:
         yield
     finally:
-        _part, _parts = before
+        _micro_batch, _micro_batches = before
 
 
-def parts() -> int:
-    """P, the number of parts of the update at work; 1 outside of a training and where nothing is divided."""
-    return _parts
+def micro_batches() -> int:
+    """P, the micro-batches of the update at work over all processes; 1 outside of a training."""
+    return _micro_batches
+
+
+def each(device: torch.device) -> Iterator[None]:
+    """This process's micro-batches one after the other, each from one state of torch's generator on `device`.
+
+    For what a loss must know of all of them; afterwards the generator is as it was.
+    """
+    import torch
+
+    place = [device] if device.type == "cuda" else []
+    for index in range(rank(), _micro_batches, world()):
+        with micro_batch(index, _micro_batches), torch.random.fork_rng(devices=place):
+            yield
+
+
+def first_of_several() -> bool:
+    """Whether this is the first of several micro-batches that this process computes one after the other."""
+    return _micro_batch < world() < _micro_batches
 
 
 def own(draw: Callable[[int], Tensor], count: int) -> Tensor:
-    """A random draw of which each part of the update gets its rows: [count, ...].
+    """A random draw for the whole batch, of which each micro-batch gets its rows: [count, ...].
 
-    `draw(n)` draws n rows from torch's generator, which is in the same state in every part. It is asked for the whole
-    batch, ``count * P`` rows; where nothing is divided that is ``draw(count)``.
+    `draw(n)` draws n rows from torch's generator, which is in the same state for every micro-batch. It is asked for
+    ``count * P`` rows; where nothing is divided that is ``draw(count)``.
     """
-    return draw(count) if _parts == 1 else draw(count * _parts)[_part::_parts]
+    return draw(count) if _micro_batches == 1 else draw(count * _micro_batches)[_micro_batch::_micro_batches]
+
+
+def own_normal(images: Tensor) -> Tensor:
+    """N(0, 1) in the shape and memory layout of `images`: rows of a draw for the whole batch, as by `own`."""
+    import torch
+
+    def draw(n: int) -> Tensor:
+        return torch.randn_like(images if n == len(images) else torch.cat([images.detach()] * _micro_batches))
+
+    return own(draw, len(images))
 
 
 def threads(workers: int) -> int:

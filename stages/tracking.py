@@ -68,6 +68,13 @@ class Progress:
         sys.stderr.flush()
 
 
+class Unseen(Progress):
+    """A line of progress that is not printed."""
+
+    def _print(self, end: str) -> None:
+        pass
+
+
 class Tracker:
     """Scalars and pictures of one stage.
 
@@ -114,6 +121,24 @@ class Tracker:
             self._run.summary.update(metrics)
             self._run.finish()
             self._run = None
+
+
+class Silent(Tracker):
+    """Keeps nothing and prints nothing: for the processes of a training that only compute."""
+
+    def __init__(self) -> None:
+        super().__init__(Path())
+
+    def scalars(self, phase: str, images: int, values: dict[str, float]) -> None:
+        """Nothing."""
+
+    def image(self, name: str, images: int, picture: np.ndarray) -> None:
+        """Nothing."""
+
+    @contextmanager
+    def progress(self, label: str, total: int, unit: str = "images") -> Iterator[Progress]:
+        """A progress line that is never printed."""
+        yield Unseen(label, total, unit)
 
 
 def _start_wandb(out: Path, name: str, config: dict[str, Any]) -> Any:

@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from stages import parallel
 from stages.networks.resample import downsample2d, setup_filter, upsample2d
 
 # Daubechies' least asymmetric wavelets, decomposition lowpass (unit norm).
@@ -131,7 +132,7 @@ class AugmentPipe(nn.Module):
             images = self.apply_filter(images, self.sample_bands(images, percentile))
         if "noise" in self.operations:
             sigma = self._gated(self._normal(images, percentile).abs() * 0.1, 0.0)
-            images = images + torch.randn_like(images) * sigma[:, None, None, None]
+            images = images + parallel.own_normal(images) * sigma[:, None, None, None]
         if "cutout" in self.operations:
             images = self._cutout(images, percentile)
         return images
@@ -139,21 +140,20 @@ class AugmentPipe(nn.Module):
     # Draws
 
     def _uniform(self, images: Tensor, percentile: float | None) -> Tensor:
-        n = len(images)
         if percentile is not None:
-            return torch.full([n], percentile, device=images.device)
-        return torch.rand(n, device=images.device)
+            return torch.full([len(images)], percentile, device=images.device)
+        return parallel.own(lambda n: torch.rand(n, device=images.device), len(images))
 
     def _normal(self, images: Tensor, percentile: float | None) -> Tensor:
-        n = len(images)
         if percentile is not None:  # the reference leaves out the factor sqrt(2) of the true quantile
-            return torch.erfinv(torch.full([n], 2 * percentile - 1, device=images.device))
-        return torch.randn(n, device=images.device)
+            return torch.erfinv(torch.full([len(images)], 2 * percentile - 1, device=images.device))
+        return parallel.own(lambda n: torch.randn(n, device=images.device), len(images))
 
     def _gated(self, value: Tensor, neutral: float, p: Tensor | None = None) -> Tensor:
         """`value` [N] with probability p per image, else `neutral`."""
         p = self.p if p is None else p
-        return torch.where(torch.rand(len(value), device=value.device) < p, value, torch.full_like(value, neutral))
+        drawn = parallel.own(lambda n: torch.rand(n, device=value.device), len(value))
+        return torch.where(drawn < p, value, torch.full_like(value, neutral))
 
     def sample_geometry(self, images: Tensor, percentile: float | None = None) -> Tensor | None:
         """Inverse transforms [N, 3, 3] in pixels about the image centre (output -> input), or None."""

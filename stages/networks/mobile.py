@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from stages import parallel
 from stages.config import choice, number
 
 # tier -> (channels after the first convolution, residual blocks); chosen by measured milliseconds, not by MACs.
@@ -35,10 +36,33 @@ class Layers(NamedTuple):
     alpha: Tensor  # [N, 1, H, W] in [0, 1]
 
 
+class BatchNorm2d(nn.BatchNorm2d):
+    """Batch normalisation by the statistics of all processes of a training; alone, torch's own.
+
+    (torch's SyncBatchNorm runs on CUDA only.) Micro-batches that follow each other in one process are normalised apart.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, C, H, W], same shape."""
+        if not self.training or parallel.world() == 1:
+            return super().forward(x)
+        x = x.float()
+        mean = parallel.differentiable_mean(x.mean(dim=(0, 2, 3)))
+        centred = x - mean[:, None, None]
+        variance = parallel.differentiable_mean(centred.square().mean(dim=(0, 2, 3)))
+        with torch.no_grad():
+            count = x.numel() // x.shape[1] * parallel.world()
+            assert self.momentum is not None and self.running_mean is not None and self.running_var is not None
+            self.running_mean.lerp_(mean, self.momentum)
+            self.running_var.lerp_(variance * count / (count - 1), self.momentum)
+        scale = self.weight * (variance + self.eps).rsqrt()
+        return centred * scale[:, None, None] + self.bias[:, None, None]
+
+
 def conv_bn_relu(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
     """3x3 convolution (no bias: the norm has one), BatchNorm, ReLU."""
     conv = nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1, bias=False)
-    return nn.Sequential(conv, nn.BatchNorm2d(outputs), nn.ReLU())
+    return nn.Sequential(conv, BatchNorm2d(outputs), nn.ReLU())
 
 
 class ResidualBlock(nn.Module):
@@ -47,7 +71,7 @@ class ResidualBlock(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.first = conv_bn_relu(channels, channels)
-        norm = nn.BatchNorm2d(channels)
+        norm = BatchNorm2d(channels)
         # Each block starts as the identity, so depth costs nothing at the start of a short training.
         nn.init.zeros_(norm.weight)
         self.second = nn.Sequential(nn.Conv2d(channels, channels, 3, padding=1, bias=False), norm)

@@ -24,6 +24,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from stages import parallel
 from stages.networks.resample import conv2d_resample, setup_filter, upsample2d
 
 FIR_TAPS = (1.0, 3.0, 3.0, 1.0)
@@ -209,7 +210,8 @@ class SynthesisLayer(nn.Module):
         if mode == "none":
             return None
         if mode == "random":
-            unit = torch.randn(n, 1, self.resolution, self.resolution, device=self.noise_const.device)
+            shape, device = self.noise_const.shape, self.noise_const.device
+            unit = parallel.own(lambda count: torch.randn(count, 1, *shape, device=device), n)
         else:
             unit = self.noise_const
         return unit * self.noise_strength

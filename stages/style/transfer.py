@@ -14,12 +14,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from stages import io
+from stages import io, parallel
 from stages.config import ConfigError, Train, TristyleError, choice, number
 from stages.engine import Phase, Task, ema_update
 from stages.losses import (
@@ -188,9 +189,11 @@ def output_of(block: nn.Module) -> Iterator[list[Tensor]]:
 class StyleGAN2(Task):
     """Generator, discriminator, averaged generator and augmentation of one training.
 
-    Batches hold `images` [N, 3, R, R] in [-1, 1]. `ema` is what a training is for.
+    Batches hold `images` [N, 3, R, R] in [-1, 1]. `ema` is what a training is for. Micro-batches are whole groups of
+    the discriminator's minibatch statistic; with `consistency` each compares samples of its own.
     """
 
+    carried: ClassVar[tuple[str, ...]] = ("_fakes",)
     pl_mean: Tensor
     sign_sum: Tensor
     sign_count: Tensor
@@ -219,6 +222,7 @@ class StyleGAN2(Task):
         self.register_buffer("sign_sum", torch.zeros([]))
         self.register_buffer("sign_count", torch.zeros([]))
         self._fakes: Tensor | None = None
+        self._whole_length = torch.empty(0)  # mean path length over all micro-batches of the update at work
         self.phases = self._phases(lr)
 
     def _phases(self, lr: float) -> list[Phase]:
@@ -250,11 +254,11 @@ class StyleGAN2(Task):
 
     def latents(self, n: int) -> Tensor:
         """z [n, z_dim]."""
-        return torch.randn(n, self.generator.z_dim, device=self.pl_mean.device)
+        return parallel.own(lambda n: torch.randn(n, self.generator.z_dim, device=self.pl_mean.device), n)
 
     def unit_noise(self, images: Tensor) -> Tensor:
         """N(0, 1) in the shape of `images`, for path lengths."""
-        return torch.randn_like(images)
+        return parallel.own_normal(images)
 
     def _latents(self, n: int) -> list[tuple[Tensor, int]]:
         """z [n, z_dim] and the first level it styles; with probability `mixing` two of them, the second from a cut."""
@@ -264,10 +268,10 @@ class StyleGAN2(Task):
             parts.append((self.latents(n), cut))
         return parts
 
-    def _styles(self, mapping: MappingNetwork, parts: list[tuple[Tensor, int]]) -> Tensor:
+    def _styles(self, mapping: MappingNetwork, parts: list[tuple[Tensor, int]], update_w_avg: bool = True) -> Tensor:
         """ws [n, num_ws, w_dim] of what `_latents` drew."""
         (z, _), *mixed = parts
-        ws = mapping(z, update_w_avg=not self.recipe.freeze_mapping)
+        ws = mapping(z, update_w_avg=update_w_avg and not self.recipe.freeze_mapping)
         for z, cut in mixed:
             ws = torch.cat([ws[:, :cut], mapping(z, update_w_avg=False)[:, cut:]], dim=1)
         return ws
@@ -313,14 +317,25 @@ class StyleGAN2(Task):
         return fakes, loss * self.recipe.consistency
 
     def _greg(self, real: Tensor) -> dict[str, Tensor]:
-        ws = self._styles(self.generator.mapping, self._latents(max(len(real) // 2, 1)))
+        count = max(len(real) // 2, 1)
+        if parallel.first_of_several():
+            means = [self._path_lengths(count, update_w_avg=False).detach().mean() for _ in parallel.each(real.device)]
+            self._whole_length = parallel.mean(torch.stack(means).mean())
+        lengths = self._path_lengths(count)
+        if parallel.micro_batches() == parallel.world():
+            self._whole_length = parallel.mean(lengths.detach().mean())
+        whole = self._whole_length if parallel.micro_batches() > 1 else None
+        penalty, self.pl_mean = path_length_penalty(lengths, self.pl_mean, whole=whole)
+        weight = self.recipe.pl_weight * self.recipe.pl_every
+        return {"path_length": penalty.mean() * weight, "_length": lengths.mean()}
+
+    def _path_lengths(self, count: int, update_w_avg: bool = True) -> Tensor:
+        """Path lengths [count] at drawn latents."""
+        ws = self._styles(self.generator.mapping, self._latents(count), update_w_avg)
         if not ws.requires_grad:  # of a frozen mapping; lengths are slopes with respect to ws
             ws.requires_grad_()
         images = self._synthesise(self.generator, ws)
-        lengths = path_lengths(images, ws, self.unit_noise(images))
-        penalty, self.pl_mean = path_length_penalty(lengths, self.pl_mean)
-        weight = self.recipe.pl_weight * self.recipe.pl_every
-        return {"path_length": penalty.mean() * weight, "_length": lengths.mean()}
+        return path_lengths(images, ws, self.unit_noise(images))
 
     def _dmain(self, real: Tensor) -> dict[str, Tensor]:
         fakes, self._fakes = self._fakes, None
