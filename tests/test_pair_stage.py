@@ -17,7 +17,7 @@ from stages.config import ConfigError, Train, TristyleError
 from stages.faces.reader import Reader
 from stages.io import load_network, read_image, read_jsonl, to_tensor, to_uint8, write_image, write_jsonl
 from stages.pair import stage as module
-from stages.pair.curate import Curate, Limit, composite, feathered
+from stages.pair.curate import Curate, Limit, composite, feathered, reasons
 from stages.pair.stage import PairStage
 from stages.pair.ugatit import Translator, Weights
 from stages.runtime import Runtime
@@ -84,8 +84,9 @@ def test_the_artifact_holds_what_the_next_stage_reads(tmp_path: Path) -> None:
     kept = [row for row in rows if row["kept"]]
     assert len(rows) == 12 and len(kept) == 9 == metrics["pairs"] and metrics["kept"] == 0.75
     for row in rows:
-        raw = read_image(out / "raw" / f"{row['id']}.png")
+        raw = read_image(out / row["raw"])
         assert raw.shape == (SIZE, SIZE, 3)
+        assert row["raw"] == f"{'raw' if row['kept'] else 'rejects/raw'}/{row['id']}.png"
         assert (out / "style" / f"{row['id']}.png").exists() == row["kept"]
         assert (row["reason"] is None) == row["kept"]
         if row["kept"]:
@@ -165,24 +166,35 @@ def test_no_photos_at_all_is_said(tmp_path: Path) -> None:
 # ----------------------------------------------------------------------------------------------- curation
 
 
+def dropped(limit: Limit, scores: np.ndarray, better: int) -> list[bool]:
+    bound = limit.bound(scores, better)
+    return [bound is not None and value * better < bound * better for value in scores]
+
+
 def test_limits_drop_the_worst_share_and_what_is_beyond_the_value() -> None:
     scores = np.array([0.1, 0.9, 0.5, 0.7])
-    assert Limit(worst=0.25).drops(scores, 1).tolist() == [True, False, False, False]
-    assert Limit(worst=0.25).drops(scores, -1).tolist() == [False, True, False, False]
-    assert Limit(value=0.6).drops(scores, 1).tolist() == [True, False, True, False]
-    assert Limit(value=0.6).drops(scores, -1).tolist() == [False, True, False, True]
-    assert not Limit().drops(scores, 1).any()
-    assert Limit(worst=0.5, value=0.2).drops(np.array([np.nan, 0.1, 0.3]), 1).tolist() == [False, True, False]
+    assert dropped(Limit(worst=0.25), scores, 1) == [True, False, False, False]
+    assert dropped(Limit(worst=0.25), scores, -1) == [False, True, False, False]
+    assert dropped(Limit(value=0.6), scores, 1) == [True, False, True, False]
+    assert dropped(Limit(value=0.6), scores, -1) == [False, True, False, True]
+    assert Limit().bound(scores, 1) is None and Limit(worst=0.5).bound(np.full(3, np.nan), 1) is None
+    assert dropped(Limit(worst=0.5, value=0.2), np.array([np.nan, 0.1, 0.3]), 1) == [False, True, False]
 
 
 def test_every_reason_is_given() -> None:
-    curate = Curate(identity=Limit(value=0.5), background=Limit(value=0.1), clarity=Limit(value=10))
+    curate = Curate(
+        identity=Limit(value=0.5), background=Limit(value=0.1), clarity=Limit(value=10), agreement=Limit(value=0.8)
+    )
     scores = {
         "identity": np.array([0.9, 0.1, 0.9]),
+        "landmarks": np.array([9.0, 9.0, 9.0]),
         "background": np.array([0.0, 0.5, 0.5]),
         "clarity": np.array([20.0, 1.0, 20.0]),
+        "agreement": np.array([np.nan, np.nan, 0.7]),
     }
-    assert curate.reasons(scores) == ["", "identity background clarity", "background"]
+    limits = curate.limits(scores)
+    assert limits == {"identity": 0.5, "landmarks": None, "background": 0.1, "clarity": 10.0, "agreement": 0.8}
+    assert reasons(scores, limits) == ["", "identity background clarity", "background agreement"]
 
 
 @pytest.mark.parametrize("change", [{"worst": 1.0}, {"worst": -0.1}, {"value": float("nan")}])
@@ -229,6 +241,6 @@ def test_nothing_is_left_in_the_way(tmp_path: Path) -> None:
     shutil.rmtree(out / SCRATCH)
     names = {path.name for path in out.iterdir()}
     assert names == {
-        "photo", "style", "mask", "raw", "heldout", "preview", "records.jsonl", "rejects.png", "translator.safetensors",
-        "log.jsonl",
+        "photo", "style", "mask", "raw", "shards", "heldout", "preview", "limits.json", "records.jsonl", "rejects.png",
+        "translator.safetensors", "log.jsonl",
     }  # fmt: skip

@@ -1,7 +1,10 @@
-"""Which pairs the student may learn from: written composites, three scores, and the limits on them.
+"""Which pairs the student may learn from: written composites, five scores, and the limits on them.
 
 A pair's style picture is the translation laid over its photo by a feathered head mask, so that its background is the
 photo's to the last bit. The scores are taken on the *raw* translation: what the student copies, it copies from there.
+
+A limit is a value, or a share of the worst. Pairs are judged shard by shard, by any number of processes, so shares
+become values once, on the first candidates, before the first shard is written.
 """
 
 from __future__ import annotations
@@ -10,10 +13,22 @@ from dataclasses import dataclass, field
 
 import cv2
 import numpy as np
+import torch
+import torch.nn.functional as F
 
 from stages.config import number
+from stages.faces.reader import Reader
+from stages.io import mask_tensor, to_tensor, unit
+from stages.metrics.clarity import clarity
+from stages.metrics.geometry import landmark_error
+from stages.metrics.identity import crop, head_boxes
+from stages.metrics.pixel import background_error, head_iou
 
-SCORES = {"identity": 1, "background": -1, "clarity": 1}  # +1: more is better
+# +1: more is better
+SCORES = {"identity": 1, "landmarks": -1, "background": -1, "clarity": 1, "agreement": 1}
+
+Limits = dict[str, float | None]  # score -> least or greatest value that is kept; None for no bound
+Scores = dict[str, np.ndarray]  # score -> float64 [N]; NaN where there is nothing to measure
 
 
 @dataclass(kw_only=True)
@@ -22,7 +37,8 @@ class Limit:
 
     Args:
         worst: share of the pairs in [0, 1) dropped for having the worst scores; 0 drops none.
-        value: least (identity, clarity) or greatest (background) score that is kept; None for no such bound.
+        value: least (identity, clarity, agreement) or greatest (landmarks, background) score that is kept; None for no
+            such bound.
     """
 
     worst: float = 0.0
@@ -33,16 +49,17 @@ class Limit:
         if self.value is not None:
             number("value", self.value)
 
-    def drops(self, scores: np.ndarray, better: int) -> np.ndarray:
-        """bool [N] for scores [N]; `better` is +1 where more is better, else -1. NaN (nothing to measure) is kept."""
-        merit = scores * better
+    def bound(self, scores: np.ndarray, better: int) -> float | None:
+        """The value that parts kept from dropped among pairs like those with `scores` [N], the stricter of the two.
+
+        `better` is +1 where more is better, else -1. NaN (nothing to measure) does not count.
+        """
+        merit = scores.astype(np.float64) * better
         known = merit[~np.isnan(merit)]
-        dropped = np.zeros(len(scores), bool)
-        if len(known) and self.worst:
-            dropped |= merit < np.quantile(known, self.worst)
+        bounds = [float(np.quantile(known, self.worst))] if len(known) and self.worst else []
         if self.value is not None:
-            dropped |= merit < self.value * better
-        return dropped
+            bounds.append(self.value * better)
+        return max(bounds) * better if bounds else None
 
 
 @dataclass(kw_only=True)
@@ -51,15 +68,20 @@ class Curate:
 
     Args:
         identity: cosine of the face reader's embeddings of photo and translation.
+        landmarks: mean distance of the face reader's 68 landmarks, in distances of the photo's outer eye corners.
         background: L1 in [0, 1] of the raw translation to the photo outside the head.
         clarity: edge clarity of the translated head (grey levels 0..255).
+        agreement: overlap (IoU) of where the translator says it painted with the head mask; undefined, so never a
+            reason, for a translator without a mask head.
         grow: the composite's mask is the head mask grown by this share of the width ...
         feather: ... and softened over this share of it.
     """
 
     identity: Limit = field(default_factory=Limit)
+    landmarks: Limit = field(default_factory=Limit)
     background: Limit = field(default_factory=Limit)
     clarity: Limit = field(default_factory=Limit)
+    agreement: Limit = field(default_factory=Limit)
     grow: float = 0.015
     feather: float = 0.015
 
@@ -67,11 +89,64 @@ class Curate:
         number("grow", self.grow, 0, 0.25)
         number("feather", self.feather, 0, 0.25)
 
-    def reasons(self, scores: dict[str, np.ndarray]) -> list[str]:
-        """Why each pair is dropped, the names of the scores joined by a blank; "" for a kept one."""
-        dropped = {name: getattr(self, name).drops(scores[name], better) for name, better in SCORES.items()}
-        count = len(scores["identity"])
-        return [" ".join(name for name in SCORES if dropped[name][i]) for i in range(count)]
+    @property
+    def shares(self) -> bool:
+        """Whether any limit is a share, which takes scores to become a value."""
+        return any(getattr(self, name).worst for name in SCORES)
+
+    def limits(self, scores: Scores) -> Limits:
+        """The values that these limits come to for pairs like those with `scores`; each float64 [N]."""
+        return {name: getattr(self, name).bound(scores[name], better) for name, better in SCORES.items()}
+
+
+def reasons(scores: Scores, limits: Limits) -> list[str]:
+    """Why each pair is dropped, the names of the scores joined by a blank; "" for a kept one. NaN is no reason."""
+    count = len(scores["identity"])
+    dropped = {name: np.zeros(count, bool) for name in SCORES}
+    for name, better in SCORES.items():
+        bound = limits[name]
+        if bound is not None:
+            dropped[name] = scores[name] * better < bound * better
+    return [" ".join(name for name in SCORES if dropped[name][i]) for i in range(count)]
+
+
+def beyond(row: dict[str, float | None], name: str, limit: float) -> float:
+    """How far a record's score `name` is on the wrong side of its limit, as a share of the limit's size."""
+    value = row[name]
+    return 0.0 if value is None else (limit - value) * SCORES[name] / max(abs(limit), 1e-6)
+
+
+@torch.no_grad()
+def score(
+    photo: np.ndarray, raw: np.ndarray, mask: np.ndarray, painted: np.ndarray | None, reader: Reader, device: str
+) -> Scores:
+    """The scores of curation, each float64 [N]. The reader sees each picture once, in the crop around the photo's head.
+
+    Args:
+        photo, raw: uint8 [N, H, W, 3], what was painted and what became of it.
+        mask: uint8 [N, H, W] head coverage of the photos.
+        painted: uint8 [N, H, W], where the translator says it painted.
+    """
+    before, after = (unit(to_tensor(images).to(device)) for images in (photo, raw))
+    cover = mask_tensor(mask).to(device)
+    boxes = head_boxes(cover)
+    heads = torch.cat([crop(before, boxes), crop(after, boxes)]) * 2 - 1
+    reading = reader(heads.contiguous(memory_format=torch.channels_last))
+    first, second = reading.identity.chunk(2)
+    points, moved = reading.landmarks.chunk(2)
+    if painted is None:
+        agreement = torch.full([len(photo)], float("nan"))
+    else:
+        agreement = head_iou(mask_tensor(painted).to(device), cover)
+    sharp = [clarity(image, image, head > 127).edge_clarity for image, head in zip(raw, mask, strict=True)]
+    measured = {
+        "identity": F.cosine_similarity(first, second, dim=1),
+        "landmarks": landmark_error(moved, points),
+        "background": background_error(after, before, cover),
+        "clarity": torch.tensor(sharp, dtype=torch.float64),
+        "agreement": agreement,
+    }
+    return {name: values.double().cpu().numpy() for name, values in measured.items()}
 
 
 def feathered(mask: np.ndarray, grow: float, feather: float) -> np.ndarray:

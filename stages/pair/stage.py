@@ -2,7 +2,7 @@
 
 Trains U-GAT-IT between the photos and the style set, paints every photo with the averaged generator, lays the head over
 the photo, scores each pair and keeps the good ones. Style pictures are generated and have no masks: the face reader
-gives them.
+gives them. A killed run goes on where it was: with the training, or, once that is done, with the shards left to write.
 """
 
 from __future__ import annotations
@@ -17,14 +17,26 @@ from torch import nn
 from stages.artifact import SCRATCH, Artifact
 from stages.config import ConfigError, Train, TristyleError, number
 from stages.engine import fit
-from stages.faces.reader import load_reader, reader_file
-from stages.io import load_images, save_network
+from stages.faces.reader import Reader, load_reader, reader_file
+from stages.io import load_images, load_network, save_network
 from stages.pair.curate import Curate
-from stages.pair.photos import Photos, load_photos, read_masks, translator_painter
+from stages.pair.photos import (
+    FolderPhotos,
+    Joined,
+    PhotoSet,
+    StoredPhotos,
+    load_photos,
+    mask_folder,
+    pictures_below,
+    read_masks,
+    translator_painter,
+)
 from stages.pair.score import measure_heldout
-from stages.pair.ugatit import Translator, unpaired_batches
+from stages.pair.ugatit import Translator, edge_blurred, unpaired_batches
 from stages.pair.write import Translated, Write, write_pairs
 from stages.runtime import Runtime
+
+PHOTOS = "photos.jsonl"  # in the scratch folder: the names in pair.write.photos
 
 
 @dataclass(kw_only=True)
@@ -53,42 +65,73 @@ class PairStage:
         number("seed", self.seed, 0, integer=True)
 
     def files(self) -> dict[str, Path]:
-        """The face reader, which masks the style pictures and scores the pairs."""
-        return reader_file()
+        """The face reader, which masks and scores, the recogniser of the training where it is another, and the
+        folders of further photos and their masks, if any."""
+        return reader_file() | self.translator.files() | photo_files(self.write)
 
     def run(self, inputs: dict[str, Artifact], out: Path, runtime: Runtime) -> dict[str, Any]:
-        """Train, paint, curate, measure; returns the artifact's metrics.
+        """Train, paint, curate, measure, as far as it is not done; returns the artifact's metrics.
 
-        Raises TristyleError: no photos, pictures of unlike or too small sizes, or no pair within the limits.
+        Of a part (`runtime.part`): how many shards are done, and how many there are.
+
+        Raises TristyleError: no photos, pictures of unlike or too small sizes, no pair within the limits, or a shard
+        that is asked for before the training is done.
         """
         data, style = inputs["data"], inputs["style"]
         reader = load_reader(runtime.device)
-        photos = load_photos(data, "train", "photo", "mask", runtime.workers)
-        style_images = load_images(_style_paths(style), runtime.workers)
-        _check_sizes(photos.images, style_images, style.path)
-        style_masks = read_masks(reader, style_images, runtime.device)
-        source = _source_images(style, runtime.workers) if self.translator.weights.latent else None
-        generator = self._train(photos, style_images, style_masks, source, out, runtime)
-        save_network(out / "translator.safetensors", generator)
+        generator = self._trained(data, style, reader, out, runtime)
         painter = translator_painter(generator, runtime.device)
-        candidates = Translated(photos, painter)
-        metrics: dict[str, Any] = write_pairs(candidates, out, self.curate, self.write, reader, runtime)
+        photos = all_photos(data, self.write, out, reader, runtime)
+        metrics = write_pairs(Translated(photos, painter), out, self.curate, self.write, reader, runtime)
+        if runtime.part is not None:
+            return metrics
         metrics |= measure_heldout(data, _style_name(style), painter, reader, out, runtime)
-        return metrics | {"reader": reader.id, "size": photos.images.shape[1]}
+        return metrics | {"reader": reader.id, "size": StoredPhotos(data, "train", "photo", "mask").size}
 
-    def _train(
-        self,
-        photos: Photos,
-        style: np.ndarray,
-        masks: np.ndarray,
-        source: np.ndarray | None,
-        out: Path,
-        runtime: Runtime,
-    ) -> nn.Module:
-        task = self.translator.task(photos.images.shape[1], self.train)
-        batches = unpaired_batches(photos.images, photos.masks, style, masks, self.seed, source)
+    def shards(self, inputs: dict[str, Artifact]) -> int:
+        """How many shards there are to write: `part=range(0,N)` launches them all."""
+        count = len(StoredPhotos(inputs["data"], "train", "photo", "mask").ids)
+        folder = [] if self.write.photos is None else pictures_below(Path(self.write.photos))
+        return self.write.shards(count + len(folder))
+
+    def _trained(self, data: Artifact, style: Artifact, reader: Reader, out: Path, runtime: Runtime) -> nn.Module:
+        """The translator of this place, trained unless it is there. Always read from its file: every process that
+        writes shards works with the same bits, in the same layout."""
+        file = out / "translator.safetensors"
+        if not file.exists():
+            if runtime.part not in (None, "train"):
+                raise TristyleError(f"{out}: has no translator yet. Run with part=train first.")
+            save_network(file, self._train(data, style, reader, out, runtime))
+        return load_network(file, runtime.device)
+
+    def _train(self, data: Artifact, style: Artifact, reader: Reader, out: Path, runtime: Runtime) -> nn.Module:
+        photos = load_photos(data, "train", "photo", "mask", runtime.workers)
+        images = load_images(_style_paths(style), runtime.workers)
+        _check_sizes(photos.images, images, style.path)
+        masks = read_masks(reader, images, runtime.device)
+        source = _source_images(style, runtime.workers) if self.translator.weights.latent else None
+        blurred = edge_blurred(images) if self.translator.weights.edge else None
+        task = self.translator.task(photos.images.shape[1], self.train, runtime.device)
+        batches = unpaired_batches(photos.images, photos.masks, images, masks, self.seed, source, blurred)
         fit(task, batches, train=self.train, scratch=out / SCRATCH, runtime=runtime, label="pair")
         return task.ema.eval()
+
+
+def photo_files(write: Write) -> dict[str, Path]:
+    """The folders that `write` names, as entries of a stage's `files()`."""
+    if write.photos is None:
+        return {}
+    masks = mask_folder(Path(write.photos))
+    return {"write.photos": Path(write.photos)} | ({"write.masks": masks} if masks else {})
+
+
+def all_photos(data: Artifact, write: Write, out: Path, reader: Reader, runtime: Runtime) -> PhotoSet:
+    """The photos that pairs are made of: the data set's for training, then those of `write.photos`."""
+    stored = StoredPhotos(data, "train", "photo", "mask")
+    if write.photos is None:
+        return stored
+    index = out / SCRATCH / PHOTOS
+    return Joined([stored, FolderPhotos(Path(write.photos), index, stored.size, reader, runtime.device)])
 
 
 def _style_paths(style: Artifact) -> list[Path]:

@@ -1,27 +1,38 @@
-"""Candidate pairs painted, scored, curated and written."""
+"""Candidate pairs painted, scored, curated and written, in shards that any number of processes may share out.
+
+A shard is a range of candidates' numbers, and all that is in it follows from the candidates and the limits: whoever
+writes it, after however many kills, writes the same bytes. It counts as done when `shards/<number>.jsonl` is there,
+which comes last. Each is written under a lock that dies with its process. In a process the threads take chunks of
+candidates through all steps, each with one thread of torch, so that bytes do not depend on their number either.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import io
+import json
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from stages.config import TristyleError, choice, number
+from stages.artifact import SCRATCH, locked
+from stages.config import ConfigError, TristyleError, choice, number
 from stages.faces.reader import Reader
-from stages.io import grid, mask_tensor, to_tensor, unit, write_image, write_jsonl
-from stages.metrics.clarity import clarity
-from stages.metrics.identity import identity_cosine
-from stages.metrics.pixel import background_error
-from stages.pair.curate import Curate, composite
-from stages.pair.photos import CHUNK, Painter, Photos
+from stages.pair.curate import SCORES, Curate, Limits, Scores, composite, reasons, score
+from stages.pair.photos import CHUNK, Painter, PhotoSet
+from stages.pair.seal import gather
 from stages.runtime import Runtime
+from stages.shards import SUFFIXES, TarWriter, encode, put
 
-SHEET = 32  # rejects shown at most
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+NO_PAIR = "pair: no pair passed the limits. Loosen pair.curate or train longer (pair.train.images)."
 
 
 @dataclass(kw_only=True)
@@ -29,12 +40,14 @@ class Write:
     """How pairs are laid down on disk, and which photos they are made of.
 
     Args:
-        format: `files`: one picture a file; `tar`: shards with WebDataset keys.
+        format: `files`: one picture a file; `tar`: shards with WebDataset's keys, for millions of pairs.
         per_shard: candidates of one shard.
-        codec: of the pictures: `png`, `jpeg` or `webp`.
+        codec: of the pictures but for the masks, which are PNGs: `png`, or `jpeg` or `webp`, which lose a little, the
+            background's exactness included.
         quality: of jpeg and webp, 1..100.
-        photos: folder of further photos, beside those of the data artifact.
-        pilot: candidates at most on which limits given as shares become values.
+        photos: folder of further photos of any size and format, beside those of the data artifact; their masks, as
+            far as there are any, in `mask/` beside it under the same names.
+        pilot: candidates (rounded up to whole chunks) on which limits given as shares become values.
     """
 
     format: str = "files"
@@ -46,27 +59,36 @@ class Write:
 
     def __post_init__(self) -> None:
         choice("format", self.format, ("files", "tar"))
-        choice("codec", self.codec, ("png", "jpeg", "webp"))
+        choice("codec", self.codec, tuple(SUFFIXES))
         number("per_shard", self.per_shard, 1, integer=True)
         number("quality", self.quality, 1, 100, integer=True)
         number("pilot", self.pilot, 1, integer=True)
+
+    def shards(self, candidates: int) -> int:
+        """Shards of so many candidates."""
+        return -(-candidates // self.per_shard)
 
 
 @dataclass
 class Painted:
     """Some candidate pairs: photos and raw paintings uint8 [n, H, W, 3], head coverage of the photos uint8 [n, H, W].
 
-    `painted` is where the translator says it painted, uint8 [n, H, W]; None where it says nothing.
+    Attributes:
+        painted: where the translator says it painted, uint8 [n, H, W]; None where it says nothing.
+        broken: place in the arrays -> why there is no such pair (its photo cannot be read).
+        notes: further entries of each pair's record; none where None.
     """
 
     photo: np.ndarray
     raw: np.ndarray
     mask: np.ndarray
     painted: np.ndarray | None = None
+    broken: dict[int, str] = field(default_factory=dict)
+    notes: list[dict[str, Any]] | None = None
 
 
 class Candidates(Protocol):
-    """Candidate pairs by number, made on demand."""
+    """Candidate pairs by number, made on demand; any number of threads may ask."""
 
     @property
     def ids(self) -> Sequence[str]:
@@ -80,9 +102,9 @@ class Candidates(Protocol):
 
 @dataclass
 class Translated:
-    """Candidates of photos in memory and a painter."""
+    """Candidates that a painter makes of photos."""
 
-    photos: Photos
+    photos: PhotoSet
     painter: Painter
 
     @property
@@ -91,76 +113,275 @@ class Translated:
         return self.photos.ids
 
     def __call__(self, numbers: range) -> Painted:
-        """Paint the photos `numbers`."""
-        part = slice(numbers.start, numbers.stop)
-        painting = self.painter(self.photos.images[part])
-        return Painted(self.photos.images[part], painting.raw, self.photos.masks[part], painting.mask)
+        """Read and paint the photos `numbers`."""
+        photos = self.photos(numbers)
+        painting = self.painter(photos.images)
+        return Painted(photos.images, painting.raw, photos.masks, painting.mask, photos.broken, photos.notes)
 
 
 def write_pairs(
     candidates: Candidates, out: Path, curate: Curate, write: Write, reader: Reader, runtime: Runtime
-) -> dict[str, float]:
-    """Paint all candidates, write raw pictures, kept pairs, records and the sheet of rejects; returns their metrics.
+) -> dict[str, Any]:
+    """Do what `runtime.part` asks for, as far as it is not done: limits, shards, and with all of them the seal.
+
+    Leaves limits.json, the pictures (photo/, style/, mask/, raw/ and rejects/, or shards/*.tar and rejects/*.tar),
+    shards/*.jsonl, and from the seal records.jsonl and rejects.png.
+
+    Returns:
+        Metrics: pairs, kept (share), train_<score> (mean), rejected_<score> (count), unreadable, shards. Of a part:
+        done and shards.
 
     Raises:
-        TristyleError: no pair is within the limits.
+        TristyleError: no pair is within the limits; a shard that another process writes; limits that are not there yet.
+        ConfigError: there is no such shard.
     """
-    photos, raw = _painted(candidates, runtime)
-    scores = score(raw, photos, reader, runtime.device)
-    reasons = curate.reasons(scores)
-    records, rejects = [], []
-    for i, name in enumerate(photos.ids):
-        pair = composite(raw[i], photos.images[i], photos.masks[i], curate)
-        write_image(out / "raw" / f"{name}.png", raw[i])
-        if reasons[i]:
-            rejects += [photos.images[i], raw[i]]
-        else:
-            write_image(out / "photo" / f"{name}.png", photos.images[i])
-            write_image(out / "style" / f"{name}.png", pair)
-            write_image(out / "mask" / f"{name}.png", photos.masks[i])
-        files = {"photo": f"photo/{name}.png", "style": f"style/{name}.png"} if not reasons[i] else {}
-        values = {key: _finite(value[i]) for key, value in scores.items()}
-        records.append({"id": name, **files, **values, "kept": not reasons[i], "reason": reasons[i] or None})
-    kept = [record for record in records if record["kept"]]
-    if not kept:
-        raise TristyleError("pair: no pair passed the limits. Loosen pair.curate or train longer (pair.train.images).")
-    write_jsonl(out / "records.jsonl", records)
-    blank = np.full_like(photos.images[0], 255)
-    write_image(out / "rejects.png", grid(rejects[: 2 * SHEET] or [blank, blank], columns=8))
-    means = {f"train_{key}": float(np.nanmean(value)) for key, value in scores.items()}
-    return {"pairs": float(len(kept)), "kept": len(kept) / len(records), **means}
+    job = Writing(candidates, out, curate, write, reader, runtime)
+    with _one_thread():
+        if runtime.part in (None, "train"):
+            job.settle()
+        if runtime.part is None:
+            job.write_missing()
+        elif runtime.part != "train":
+            job.write(job.numbered(runtime.part))
+    if runtime.part is not None:
+        return {"done": sum(map(job.done, range(job.shards))), "shards": job.shards}
+    metrics = gather(out, map(job.listing, range(job.shards)), job.limits())
+    if not metrics["pairs"]:
+        raise TristyleError(NO_PAIR)
+    return metrics | {"shards": float(job.shards)}
 
 
-def _painted(candidates: Candidates, runtime: Runtime) -> tuple[Photos, np.ndarray]:
-    parts = []
-    with runtime.track.progress("pairs", len(candidates.ids)) as line:
-        for i in range(0, len(candidates.ids), CHUNK):
-            parts.append(candidates(range(i, min(i + CHUNK, len(candidates.ids)))))
-            line.update(min(i + CHUNK, len(candidates.ids)))
-    photos = Photos(
-        list(candidates.ids), np.concatenate([p.photo for p in parts]), np.concatenate([p.mask for p in parts])
-    )
-    return photos, np.concatenate([p.raw for p in parts])
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Chunks side by side use a processor better than one chunk cut in pieces, and give the same bits on any number."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def in_order(function: Callable[[Item], Result], items: Iterable[Item], workers: int) -> Iterator[Result]:
+    """Results in the order of `items`, from `workers` threads that are at most two items ahead each."""
+    waiting: deque[Future[Result]] = deque()
+    with ThreadPoolExecutor(max(workers, 1)) as pool:
+        try:
+            for item in items:
+                waiting.append(pool.submit(function, item))
+                if len(waiting) > 2 * workers:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+@dataclass
+class Made:
+    """One candidate, ready to be laid down: its record, and its pictures by kind as files' bytes."""
+
+    record: dict[str, Any]
+    pictures: dict[str, bytes]
+
+
+class Writing:
+    """The writing of one artifact's pairs; see `write_pairs`."""
+
+    def __init__(
+        self, candidates: Candidates, out: Path, curate: Curate, write: Write, reader: Reader, runtime: Runtime
+    ) -> None:
+        self.candidates, self.out, self.curate, self.settings, self.runtime = candidates, out, curate, write, runtime
+        self.reader = reader.to(memory_format=torch.channels_last)
+        self.total = len(candidates.ids)
+        self.shards = write.shards(self.total)
+        self.scratch = out / SCRATCH
+
+    def name(self, shard: int) -> str:
+        """Of a shard's files, without suffix."""
+        return f"{shard:06d}"
+
+    def numbered(self, part: str) -> int:
+        """A shard by `runtime.part`. Raises ConfigError: there is no such shard."""
+        if not part.isdecimal() or int(part) >= self.shards:
+            raise ConfigError("part", f"{part!r} is no shard", f"Choose train, or 0 to {self.shards - 1}")
+        return int(part)
+
+    def done(self, shard: int) -> bool:
+        """Whether a shard is written."""
+        return self.listing(shard).exists()
+
+    def listing(self, shard: int) -> Path:
+        """The records of a shard, written last."""
+        return self.out / "shards" / f"{self.name(shard)}.jsonl"
+
+    def _chunks(self, shard: int) -> list[range]:
+        first = shard * self.settings.per_shard
+        last = min(first + self.settings.per_shard, self.total)
+        return [range(start, min(start + CHUNK, last)) for start in range(first, last, CHUNK)]
+
+    # -------------------------------------------------------------------------------------------------- limits
+
+    def settle(self) -> None:
+        """Turn limits into values, once; the pilot's candidates are kept for their shards.
+
+        Raises TristyleError: no candidate of the pilot is within them.
+        """
+        file = self.out / "limits.json"
+        with locked(self.scratch / "limits"):
+            if file.exists():
+                return
+            scores: list[Scores] = []
+            pilot = list(self._pilot()) if self.curate.shares else []
+            with self.runtime.track.progress("pilot", sum(map(len, pilot))) as line:
+                for found in in_order(self._trial, pilot, self.runtime.workers):
+                    scores.append(found)
+                    line.update(line.done + len(found["identity"]))
+            known = {name: np.concatenate([part[name] for part in scores] or [np.empty(0)]) for name in SCORES}
+            limits = self.curate.limits(known)
+            if pilot and all(reasons(known, limits)):
+                raise TristyleError(NO_PAIR)
+            value = {"limits": limits, "pilot": len(known["identity"])}
+            put(file, json.dumps(value, indent=1).encode() + b"\n", sync=True)
+
+    def _pilot(self) -> Iterator[range]:
+        seen = 0
+        for chunk in (chunk for shard in range(self.shards) for chunk in self._chunks(shard)):
+            if seen >= self.settings.pilot:
+                return
+            seen += len(chunk)
+            yield chunk
+
+    def _trial(self, numbers: range) -> Scores:
+        file = self._kept(numbers)
+        if file.exists():
+            return _unpacked(file)[1]
+        made, scores = self._measured(numbers)
+        put(file, _packed(made, scores))
+        return scores
+
+    def _kept(self, numbers: range) -> Path:
+        return self.scratch / "pilot" / f"{numbers.start:09d}.npz"
+
+    def _measured(self, numbers: range) -> tuple[Painted, Scores]:
+        made = self.candidates(numbers)
+        scores = score(made.photo, made.raw, made.mask, made.painted, self.reader, self.runtime.device)
+        for values in scores.values():
+            values[list(made.broken)] = np.nan
+        return made, scores
+
+    # -------------------------------------------------------------------------------------------------- shards
+
+    def write_missing(self) -> None:
+        """Write all shards that are not done."""
+        with self.runtime.track.progress("pairs", self.total) as line:
+            done = sum(len(chunk) for shard in range(self.shards) if self.done(shard) for chunk in self._chunks(shard))
+            line.start(done)
+            for shard in range(self.shards):
+                self.write(shard, lambda count: line.update(line.done + count))
+
+    def write(self, shard: int, tell: Callable[[int], None] = lambda count: None) -> None:
+        """Write one shard, unless it is done; `tell` is called with the number of candidates after each chunk.
+
+        Raises TristyleError: another process is at it; limits that are not there yet.
+        """
+        if self.done(shard):
+            return
+        limits = self.limits()
+        with locked(self.scratch / "shards" / self.name(shard)), ExitStack() as stack:
+            if self.done(shard):
+                return
+            lay = self._tars(shard, stack) if self.settings.format == "tar" else self._files
+            rows = []
+            chunks = self._chunks(shard)
+            for made in in_order(lambda numbers: self._made(numbers, limits), chunks, self.runtime.workers):
+                rows += [lay(one) for one in made]
+                tell(len(made))
+            stack.close()  # the tars are there before the list that says so
+            put(self.listing(shard), b"".join(json.dumps(row).encode() + b"\n" for row in rows), sync=True)
+            for numbers in chunks:
+                self._kept(numbers).unlink(missing_ok=True)
+
+    def limits(self) -> Limits:
+        """What parts kept from dropped. Raises TristyleError: it is not settled yet."""
+        try:
+            limits: Limits = json.loads((self.out / "limits.json").read_bytes())["limits"]
+        except FileNotFoundError:
+            raise TristyleError(f"{self.out}: has no limits.json yet. Run with part=train first.") from None
+        return limits
+
+    def _made(self, numbers: range, limits: Limits) -> list[Made]:
+        """All that is to be done to a chunk before it is laid down."""
+        kept = self._kept(numbers)
+        made, scores = _unpacked(kept) if kept.exists() else self._measured(numbers)
+        found = []
+        for place, (name, why) in enumerate(zip(self._ids(numbers), reasons(scores, limits), strict=True)):
+            record: dict[str, Any] = {"id": name, **(made.notes[place] if made.notes else {})}
+            record |= {key: _finite(values[place]) for key, values in scores.items()}
+            if place in made.broken:
+                found.append(Made(record | {"kept": False, "unreadable": made.broken[place]}, {}))
+                continue
+            record |= {"kept": not why, "reason": why or None}
+            found.append(Made(record, self._pictures(made, place, not why)))
+        return found
+
+    def _ids(self, numbers: range) -> Sequence[str]:
+        return self.candidates.ids[numbers.start : numbers.stop]
+
+    def _pictures(self, made: Painted, place: int, kept: bool) -> dict[str, bytes]:
+        photo, raw, mask = made.photo[place], made.raw[place], made.mask[place]
+        shown = {"photo": photo, "raw": raw}
+        if kept:
+            shown["style"] = composite(raw, photo, mask, self.curate)
+        pictures = {kind: encode(image, self.settings.codec, self.settings.quality) for kind, image in shown.items()}
+        return pictures | ({"mask": encode(mask)} if kept else {})
+
+    def _suffix(self, kind: str) -> str:
+        return "png" if kind == "mask" else SUFFIXES[self.settings.codec]
+
+    def _files(self, made: Made) -> dict[str, Any]:
+        """Lay a candidate down in files; returns its record with their names."""
+        name, names = made.record["id"], {}
+        for kind, data in made.pictures.items():
+            folder = kind if made.record["kept"] else f"rejects/{kind}"
+            names[kind] = f"{folder}/{name}.{self._suffix(kind)}"
+            put(self.out / names[kind], data)
+        return made.record | names
+
+    def _tars(self, shard: int, stack: ExitStack) -> Callable[[Made], dict[str, Any]]:
+        """Lays candidates down in a shard's two tars; a record says where the members lie."""
+        names = {True: f"shards/{self.name(shard)}.tar", False: f"rejects/{self.name(shard)}.tar"}
+        tars = {kept: stack.enter_context(TarWriter(self.out / names[kept], empty=kept)) for kept in (True, False)}
+
+        def lay(made: Made) -> dict[str, Any]:
+            kept = made.record["kept"]
+            if not made.pictures:
+                return made.record
+            members = {f"{kind}.{self._suffix(kind)}": data for kind, data in made.pictures.items()}
+            members["json"] = json.dumps(made.record).encode()
+            return made.record | {"shard": names[kept], "members": tars[kept].add(made.record["id"], members)}
+
+        return lay
 
 
 def _finite(value: float) -> float | None:
     return round(float(value), 6) if np.isfinite(value) else None
 
 
-def score(raw: np.ndarray, photos: Photos, reader: Reader, device: str) -> dict[str, np.ndarray]:
-    """The three scores of curation per pair, each float [N]; see :mod:`stages.pair.curate`."""
-    identity: list[Tensor] = []
-    background: list[Tensor] = []
-    for i in range(0, len(raw), 64):
-        part = slice(i, i + 64)
-        output, photo = (unit(to_tensor(images[part]).to(device)) for images in (raw, photos.images))
-        mask = mask_tensor(photos.masks[part]).to(device)
-        identity.append(identity_cosine(reader, photo, output, mask))
-        background.append(background_error(output, photo, mask))
-    heads = photos.masks > 127
-    sharp = [clarity(image, image, head).edge_clarity for image, head in zip(raw, heads, strict=True)]
-    return {
-        "identity": torch.cat(identity).cpu().numpy(),
-        "background": torch.cat(background).cpu().numpy(),
-        "clarity": np.array(sharp),
-    }
+def _packed(made: Painted, scores: Scores) -> bytes:
+    """A chunk of the pilot as bytes of an npz file."""
+    arrays = {"photo": made.photo, "raw": made.raw, "mask": made.mask, "scores": np.stack(list(scores.values()))}
+    if made.painted is not None:
+        arrays["painted"] = made.painted
+    arrays["notes"] = np.frombuffer(json.dumps([list(made.broken.items()), made.notes]).encode(), np.uint8)
+    file = io.BytesIO()
+    np.savez(file, allow_pickle=False, **arrays)
+    return file.getvalue()
+
+
+def _unpacked(file: Path) -> tuple[Painted, Scores]:
+    with np.load(file) as arrays:
+        broken, notes = json.loads(bytes(arrays["notes"]))
+        painted = arrays["painted"] if "painted" in arrays else None
+        made = Painted(arrays["photo"], arrays["raw"], arrays["mask"], painted, dict(broken), notes)
+        return made, dict(zip(SCORES, arrays["scores"], strict=True))
