@@ -231,6 +231,21 @@ def test_the_cycle_counts_what_lies_outside_the_head_less() -> None:
     assert (counted[..., :16] == 1).all() and (counted[..., 16:] == 0.25).all()
 
 
+def test_the_warm_up_of_a_translator_without_a_mask_keeps_what_lies_outside_the_head() -> None:
+    region = replace(PLAIN, composite=True, warm_up=1.0, weights=Weights(latent=1.0, background=2.0))
+    task = region.task(32, TRAIN)
+    photo, style, source = heads(8, 0, False), heads(8, 1, True), heads(8, 1, False)
+    data = unpaired_batches(*photo, *style, 0, source[0])(0, 4)
+    terms = task.losses("generator", data)
+    assert set(terms) == {"latent", "background"} and task.losses("discriminator", data) == {}
+    inputs = torch.cat([data["source"], data["photo"]])
+    with torch.no_grad():
+        painted = task.to_style(inputs).image
+    outside = 1 - torch.cat([data["style_mask"], data["photo_mask"]])
+    expected = 2 * losses.regional_l1(painted, inputs, outside)
+    assert terms["background"].item() == pytest.approx(expected.item(), rel=1e-4)
+
+
 def test_edge_blurred_pictures_differ_at_edges_alone() -> None:
     images, _ = heads(4, 1, True, 64)
     images[:, :, 48:] = 128  # a flat part

@@ -80,6 +80,7 @@ class Translator:
         mask_head: the generators also say where they paint, and the input shows through elsewhere.
         composite: the discriminators see heads on a random colour instead of whole pictures.
         outside: weight in the cycle of what lies outside the head, beside 1 within it; 1 as published.
+        balance: the name of the balance between identity and style that the weights were taken from, for reports.
         weights: of the loss terms.
         warm_up: share of the training in which the photo -> style generator learns from the latent term and the masks
             alone. Such an update costs a fifth of a whole one; without latent pairs there is no warm-up.
@@ -98,6 +99,7 @@ class Translator:
     mask_head: bool = True
     composite: bool = True
     outside: float = 1.0
+    balance: str | None = None
     weights: Weights = field(default_factory=Weights)
     warm_up: float = 0.0
     person_from: float = 0.3
@@ -185,7 +187,7 @@ class TranslationTask(Task):
         return self._judging() if phase == "discriminator" else self._painting(batch)
 
     def _warming(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The photo -> style generator on latent pairs, and its mask on both sources and photos."""
+        """The photo -> style generator on latent pairs; its mask or the background on both sources and photos."""
         style, style_mask, count = batch["style"], batch["style_mask"], len(batch["style"])
         with self._autocast(style.device):
             styled = self.to_style(torch.cat([batch["source"], batch["photo"]]))
@@ -194,6 +196,10 @@ class TranslationTask(Task):
             given = torch.cat([style_mask, batch["photo_mask"]])
             terms["mask"] = self.weights.mask * losses.mask_supervision(styled.mask, given)
             terms["smooth"] = self.weights.smooth * losses.total_variation(styled.mask)
+        if self.weights.background:
+            inputs = torch.cat([batch["source"], batch["photo"]])
+            outside = 1 - torch.cat([style_mask, batch["photo_mask"]])
+            terms["background"] = self.weights.background * losses.regional_l1(styled.image, inputs, outside)
         return terms
 
     def _autocast(self, device: torch.device) -> AbstractContextManager[object]:
