@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from stages import parallel
 from stages.config import TristyleError
 
 HELP = """\
@@ -55,6 +59,11 @@ def main() -> None:
     if sys.argv[1:] in (["--help"], ["-h"]):
         print(_help())
         return
+    with _left_together():
+        _compose_and_run()
+
+
+def _compose_and_run() -> None:
     # Hydra prints compose errors itself and leaves with 1 unless asked for the exception; ours is one line and 2.
     os.environ["TRISTYLE_FULL_ERROR"] = os.environ.get("HYDRA_FULL_ERROR", "0")
     full = os.environ["TRISTYLE_FULL_ERROR"] == "1"
@@ -63,11 +72,12 @@ def main() -> None:
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
-    import stages.run  # noqa: F401 - registers the resolver that the yaml files use
+    from stages.run import let_the_first_speak  # this import also registers the resolver that the yaml files use
 
     try:
         hydra.main(config_path=conf_path(), config_name="config", version_base="1.3")(_job)()
     except (HydraException, OmegaConfBaseException, TristyleError) as error:
+        let_the_first_speak()
         if full:
             raise
         print(f"tristyle: {_first_lines(error)}", file=sys.stderr, flush=True)
@@ -88,13 +98,41 @@ def _job(cfg: Any) -> float | None:
     """
     from hydra.core.hydra_config import HydraConfig
 
+    from stages.compose import side_by_side
     from stages.run import one_line_errors, run
-    from stages.sweep import side_by_side
 
     if side_by_side(HydraConfig.instance().cfg):
         return run(cfg)
     with one_line_errors():
         return run(cfg)
+
+
+@contextmanager
+def _left_together() -> Iterator[None]:
+    """The processes of a torchrun end together, or at once after a failure: torch aborts one that ends connected."""
+    try:
+        yield
+    except BaseException as error:
+        if not _connected():
+            raise
+        if not isinstance(error, SystemExit):
+            traceback.print_exception(error)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(int(error.code or 0) if isinstance(error, SystemExit) else 1)
+    if _connected():
+        from torch import distributed
+
+        parallel.barrier()
+        distributed.destroy_process_group()
+
+
+def _connected() -> bool:
+    if parallel.world() == 1:
+        return False
+    from torch import distributed
+
+    return distributed.is_initialized()
 
 
 def _first_lines(error: Exception) -> str:

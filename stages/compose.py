@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Protocol
 
 from omegaconf import DictConfig, OmegaConf
 
+from stages import parallel
 from stages.artifact import KINDS, Artifact
 from stages.config import ConfigError, choice, number
 from stages.runtime import Runtime
@@ -22,7 +23,11 @@ OmegaConf.register_new_resolver("published", published.value, replace=True)
 
 
 class Stage(Protocol):
-    """What every `stages/<kind>/stage.py` offers. `reads` names the artifact kinds it needs."""
+    """What every `stages/<kind>/stage.py` offers. `reads` names the artifact kinds it needs.
+
+    A stage that trains also has `join`, with the arguments of `run`: the training alone, which writes nothing, for all
+    processes of a torchrun but the first.
+    """
 
     reads: ClassVar[tuple[str, ...]]
 
@@ -68,6 +73,8 @@ class Settings:
             raise ConfigError("part", f"{part!r} is unknown", "Choose null, train, or a shard's number (0, 1, 2, ...)")
         if self.stage != "pair":
             raise ConfigError("part", f"stage={self.stage} is not made in parts", "Set stage=pair, or part=null")
+        if self.shard and parallel.world() > 1:
+            raise ConfigError("part", "one process writes a shard", "Leave torchrun to part=train, or to the whole")
         if self.shard and self.force:
             raise ConfigError("force", "would clear the shards of other jobs away", "Use it with part=train")
 
@@ -97,13 +104,36 @@ def wanted(stage: str) -> list[str]:
 
 
 def _device(name: str) -> str:
+    together = parallel.world() > 1
     if name != "auto":
         if not re.fullmatch(r"cpu|mps|cuda(:\d+)?", str(name)):
             raise ConfigError("device", f"{name!r} is unknown", "Choose auto, cpu, mps, cuda or cuda:<number>")
+        if together and ":" in str(name):
+            raise ConfigError("device", f"{name} for every process", "Choose cuda: torchrun gives each its own")
         return str(name)
     import torch
 
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    if not torch.cuda.is_available():
+        return "cpu"
+    return "cuda" if together else f"cuda:{_job_number() % torch.cuda.device_count()}"
+
+
+def side_by_side(config: Any) -> bool:
+    """Whether the jobs of this config with `hydra` in it run in processes of their own and in no order.
+
+    That is with any launcher but Hydra's basic one.
+    """
+    return not str(config.hydra.launcher._target_).endswith(".BasicLauncher")
+
+
+def _job_number() -> int:
+    """Which of the jobs side by side on this machine this is, so that each gets a GPU in turn; 0 otherwise."""
+    from hydra.core.hydra_config import HydraConfig
+
+    found: Any = HydraConfig.instance().cfg
+    if found is None or not side_by_side(found):
+        return 0
+    return int(OmegaConf.select(found, "hydra.job.num", default=0, throw_on_missing=False) or 0)
 
 
 def _check_targets(node: Any, key: str) -> None:

@@ -19,6 +19,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from stages import parallel
 from stages.artifact import (
     KINDS,
     SCRATCH,
@@ -34,9 +35,10 @@ from stages.compose import Settings, Stage, instantiate_stages
 from stages.config import ConfigError, TristyleError
 from stages.io import append_jsonl, read_jsonl, write_json
 from stages.runtime import Runtime
-from stages.tracking import Tracker
+from stages.tracking import Silent, Tracker
 
 COST = "cost"  # in the scratch folder: what each part took, for the sum that the sealing job writes down
+GRACE = 10.0  # seconds that the other processes of a torchrun wait for the first one's end before they complain
 REPORTS: list[Path] = []  # the reports of this process, in order: a sweep's index page sets them side by side
 
 
@@ -47,6 +49,7 @@ def run(cfg: DictConfig) -> float | None:
         TristyleError: one line for the user.
     """
     settings, stages = instantiate_stages(cfg)
+    parallel.start(settings.device)
     last = list(stages)[-1]
     stages = {kind: stage for kind, stage in stages.items() if kind == last or _needed(kind, last, stages)}
     resolved = {kind: OmegaConf.to_container(cfg[kind], resolve=True) for kind in stages}
@@ -62,11 +65,10 @@ def run(cfg: DictConfig) -> float | None:
         place = settings.out / kind / key
         if settings.stage not in ("all", kind):
             artifacts[kind] = _input(place, kind, settings)
-        elif settings.part is not None:
-            _make_part(kind, stage, config, inputs, place, settings)
-            return None
-        else:
-            artifacts[kind] = _make(kind, stage, config, inputs, place, settings)
+        elif made := _make(kind, stage, config, inputs, place, settings):
+            artifacts[kind] = made
+    if settings.part is not None or parallel.rank():
+        return None
     return _report(artifacts, settings)
 
 
@@ -106,7 +108,7 @@ def _portable(config: Any, files: dict[str, Path]) -> Any:
 def _input(place: Path, kind: str, settings: Settings) -> Artifact:
     try:
         # A hundred shards need not read all pictures a hundred times: the job that seals them checks every file.
-        return open_artifact(place, kind, verify=not settings.shard)
+        return open_artifact(place, kind, verify=not settings.shard and parallel.rank() == 0)
     except ArtifactError as error:
         if (place / "manifest.json").exists():
             raise
@@ -118,39 +120,49 @@ def _input(place: Path, kind: str, settings: Settings) -> Artifact:
 
 def _make(
     kind: str, stage: Stage, config: dict[str, Any], inputs: dict[str, Artifact], place: Path, settings: Settings
-) -> Artifact:
-    """Open a finished artifact, or run (resume) the stage under the folder's lock and seal it."""
-    if (place / "manifest.json").exists() and not settings.force:
-        artifact = open_artifact(place, kind)
+) -> Artifact | None:
+    """Open a finished artifact, or run (resume) the stage under the folder's lock and seal it; None after a part."""
+    if parallel.first(int(_finished(place, settings))):
         say(f"{kind:<8} already done  {place}")
-        return artifact
-    with locked(place):
-        begun, cpu = time.time(), _cpu_seconds()
-        runtime = _prepare(kind, config, place, settings)
-        metrics = stage.run(inputs, place, runtime)
-        runtime.track.close(metrics)
-        parts = [row for file in (place / SCRATCH / COST).glob("*.jsonl") for row in read_jsonl(file)]
-        cost = _cost(begun, cpu, parts)
-        artifact = seal(place, kind, config=config, inputs=inputs, metrics=metrics, code=_code(settings), cost=cost)
-    say(f"{kind:<8} done in {cost['seconds']:.0f} s  {_numbers(metrics)}")
-    return artifact
+        return open_artifact(place, kind, verify=parallel.rank() == 0)
+    if parallel.rank():
+        _join(stage, inputs, place, settings)
+    else:
+        with locked(place, shared=settings.shard):
+            if not _finished(place, settings):  # by the process that held the lock until now
+                _work(kind, stage, config, inputs, place, settings)
+    parallel.barrier()
+    return open_artifact(place, kind, verify=False) if settings.part is None else None
 
 
-def _make_part(
+def _finished(place: Path, settings: Settings) -> bool:
+    return (place / "manifest.json").exists() and not settings.force
+
+
+def _join(stage: Stage, inputs: dict[str, Artifact], place: Path, settings: Settings) -> None:
+    """Take part in a training of which another process writes the artifact; a stage without one asks for nothing."""
+    if hasattr(stage, "join"):
+        stage.join(inputs, place, Runtime(settings.device, settings.workers, Silent(), settings.part))
+
+
+def _work(
     kind: str, stage: Stage, config: dict[str, Any], inputs: dict[str, Artifact], place: Path, settings: Settings
 ) -> None:
-    """Run what `part` names: nothing is sealed, and shards are written side by side under a lock that they share."""
-    name = f"shard {settings.part}" if settings.shard else str(settings.part)
-    if (place / "manifest.json").exists() and not settings.force:
-        say(f"{kind:<8} {name} already done  {place}")
-        return
-    with locked(place, shared=settings.shard):
-        begun, cpu = time.time(), _cpu_seconds()
-        runtime = _prepare(kind, config, place, settings)
-        metrics = stage.run(inputs, place, runtime)
-        runtime.track.close(metrics)
+    """Run a stage in its locked place and seal it; run what `part` names and note down what that took."""
+    begun, cpu = time.time(), _cpu_seconds()
+    runtime = _prepare(kind, config, place, settings)
+    metrics = stage.run(inputs, place, runtime)
+    runtime.track.close(metrics)
+    if settings.part is not None:
         append_jsonl(place / SCRATCH / COST / f"{settings.part}.jsonl", _cost(begun, cpu, []))
-    say(f"{kind:<8} {name} done, {metrics['done']} of {metrics['shards']}")
+        done, shards = metrics["done"], metrics["shards"]
+        left = f"{shards - done} of {shards} shards to write"
+        say(f"{kind:<8} " + (f"shard {settings.part} done, {done} of {shards}" if settings.shard else f"ready, {left}"))
+        return
+    cost = _cost(begun, cpu, [row for file in (place / SCRATCH / COST).glob("*.jsonl") for row in read_jsonl(file)])
+    seal(place, kind, config=config, inputs=inputs, metrics=metrics, code=_code(settings), cost=cost)
+    numbers = "  ".join(f"{name} {value:.4g}" for name, value in metrics.items() if isinstance(value, (int, float)))
+    say(f"{kind:<8} done in {cost['seconds']:.0f} s  {numbers}")
 
 
 def _prepare(kind: str, config: dict[str, Any], place: Path, settings: Settings) -> Runtime:
@@ -171,10 +183,6 @@ def _cost(begun: float, cpu: float, parts: list[dict[str, float]]) -> dict[str, 
     """Seconds and CPU seconds since `begun` and `cpu`, with those of the parts that other processes did."""
     own = {"seconds": time.time() - begun, "cpu_seconds": _cpu_seconds() - cpu}
     return {name: round(value + sum(part[name] for part in parts), 1) for name, value in own.items()}
-
-
-def _numbers(metrics: dict[str, Any]) -> str:
-    return "  ".join(f"{name} {value:.4g}" for name, value in metrics.items() if isinstance(value, (int, float)))
 
 
 def _check_place(place: Path) -> None:
@@ -220,6 +228,7 @@ def _code(settings: Settings) -> dict[str, Any]:
         "python": platform.python_version(),
         "isa": torch.backends.cpu.get_cpu_capability(),
         "threads": settings.workers,
+        "processes": parallel.world(),
         "device": settings.device,
     }
 
@@ -261,8 +270,9 @@ def _command() -> str:
 
 
 def say(line: str) -> None:
-    """One line of the console summary."""
-    print(line, flush=True)
+    """One line of the console summary, by the first of the processes that train together."""
+    if parallel.rank() == 0:
+        print(line, flush=True)
 
 
 @contextmanager
@@ -272,11 +282,19 @@ def one_line_errors() -> Iterator[None]:
 
     try:
         yield
-    except (TristyleError, OmegaConfBaseException) as error:
-        if full_errors():
+    except Exception as error:
+        let_the_first_speak()
+        if full_errors() or not isinstance(error, (TristyleError, OmegaConfBaseException)):
             raise
-        print(f"tristyle: {str(error).splitlines()[0]}", file=sys.stderr, flush=True)
+        who = f"process {parallel.rank()}: " if parallel.rank() else ""
+        print(f"tristyle: {who}{str(error).splitlines()[0]}", file=sys.stderr, flush=True)
         raise SystemExit(2) from None
+
+
+def let_the_first_speak() -> None:
+    """Before another process of a torchrun complains: the first one may have failed and said why, which ends all."""
+    if parallel.rank():
+        time.sleep(GRACE)
 
 
 def full_errors() -> bool:

@@ -15,6 +15,8 @@ from typing import Any
 
 from hydra.experimental.callback import Callback
 
+from stages.artifact import KINDS
+from stages.compose import side_by_side
 from stages.config import ConfigError, TristyleError
 
 
@@ -114,18 +116,12 @@ class SweepCallback(Callback):
             raise SystemExit(2)
 
 
-def side_by_side(config: Any) -> bool:
-    """Whether the jobs run in processes of their own and in no order (any launcher but Hydra's basic one)."""
-    return not str(config.hydra.launcher._target_).endswith(".BasicLauncher")
-
-
 def _check_order(stages: set[str], parts: set[str | None]) -> None:
     """Refuse jobs of which one needs another to be done: side by side they have no order."""
     remedy = "Sweep one after another, or leave launch= out"
     if len(stages) > 1:
-        raise ConfigError(
-            "launch", f"jobs side by side have no order, and {', '.join(sorted(stages))} need one", remedy
-        )
+        chain = ", ".join(kind for kind in KINDS if kind in stages)
+        raise ConfigError("launch", f"jobs side by side have no order, and {chain} need one", remedy)
     if len(parts) > 1 and parts & {None, "train"}:
         raise ConfigError("launch", "shards are written after part=train and before the seal", remedy)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
