@@ -1,0 +1,66 @@
+"""From seeds and photos to latents, and from latents to pictures: what stages style and pair both do with a generator.
+
+An encoder serves the one generator that it was made for; `generator_id` is how the two know each other.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from stages import io
+from stages.config import TristyleError
+from stages.networks.encoder import Encoder
+from stages.networks.stylegan2 import Generator
+
+SHIPPED_ENCODER = "encoder64.safetensors"
+
+
+def latents(z_dim: int, seeds: Sequence[int]) -> Tensor:
+    """z [N, z_dim] of the given seeds, the same as the official image generator's."""
+    rows = [np.random.RandomState(seed).randn(z_dim) for seed in seeds]
+    return torch.from_numpy(np.stack(rows)).float()
+
+
+@torch.no_grad()
+def decode(generator: Generator, ws: Tensor) -> np.ndarray:
+    """Images uint8 [N, R, R, 3] of latents ws [N, num_ws, w_dim], with the stored noise."""
+    return io.to_uint8(generator.synthesis(ws, noise_mode="const"))
+
+
+def load_generator(path: Path, device: str = "cpu") -> Generator:
+    """The generator in a weights file of a style artifact, in eval mode.
+
+    Raises:
+        TristyleError: missing, damaged, or another network.
+    """
+    network = io.load_network(path, device)
+    if not isinstance(network, Generator):
+        raise TristyleError(f"{path}: holds {type(network).__name__}, not a generator. Run stage=style again.")
+    return network
+
+
+def generator_id(generator: Generator) -> str:
+    """Digest of a generator's weights in half precision, so that it survives being stored: 16 hex digits."""
+    digest = hashlib.sha256()
+    for name, value in sorted(generator.state_dict().items()):
+        digest.update(name.encode() + value.detach().cpu().half().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def load_encoder(generator: Generator, path: Path | None = None) -> Encoder | None:
+    """The encoder at `path` (default: the shipped one) if it was made for `generator`, in eval mode; None if not.
+
+    Raises:
+        TristyleError: the file is damaged or holds another kind of network.
+    """
+    path = io.data_file(SHIPPED_ENCODER) if path is None else path
+    encoder = io.load_network(path)
+    if not isinstance(encoder, Encoder):
+        raise TristyleError(f"{path}: holds {type(encoder).__name__}, no encoder. Give a file of stages.style.encode.")
+    return encoder.requires_grad_(False) if encoder.generator == generator_id(generator) else None

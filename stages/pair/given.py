@@ -1,0 +1,176 @@
+"""Pairs that somebody else has made: a folder's own couples of photo and style picture, no translator.
+
+`data=folders` knows a style picture under a photo's file stem for that photo's twin (`twin_of` in its records). Those
+are the pairs: exactly aligned, or the student learns to move things. They are scored, curated and written like any.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from stages.artifact import Artifact
+from stages.config import ConfigError, TristyleError, choice
+from stages.faces.reader import Reader, load_reader, reader_file
+from stages.io import load_images, load_masks, mask_tensor, to_tensor, unit, write_image
+from stages.metrics.identity import identity_cosine
+from stages.metrics.pixel import background_error, mean_defined
+from stages.pair.curate import Curate
+from stages.pair.write import Painted, Write, write_pairs
+from stages.runtime import Runtime
+
+
+@dataclass(kw_only=True)
+class GivenPairs:
+    """A folder's own couples of photo and style picture -> curated, scored (photo, style) pairs.
+
+    Args:
+        target: name of the style whose pictures are the photos' twins.
+        keep_background: lay the twin's head over its photo, so that nothing else changes (a live picture keeps its
+            room). Say false to take style pictures as they are: the mask written is then the whole frame, in which the
+            student may paint, and the background has no score.
+        curate: which pairs are kept, and how they are composited. No limits: whoever gives pairs has chosen them.
+        write: how they are laid down.
+
+    Raises:
+        ConfigError: no name of a style, or a folder of further photos, which have no twins.
+    """
+
+    reads: ClassVar[tuple[str, ...]] = ("data",)
+    target: str
+    keep_background: bool = True
+    curate: Curate = field(default_factory=Curate)
+    write: Write = field(default_factory=Write)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.target, str) or not self.target:
+            raise ConfigError("target", f"{self.target!r} is no style", "Name the folder below style/ with the twins")
+        choice("keep_background", self.keep_background, (True, False))
+        refuse_photos(self.write, "given pairs are of the data's photos")
+
+    def files(self) -> dict[str, Path]:
+        """The face reader, which scores the pairs."""
+        return reader_file()
+
+    def run(self, inputs: dict[str, Artifact], out: Path, runtime: Runtime) -> dict[str, Any]:
+        """Curate and write the couples of training photos; returns the artifact's metrics.
+
+        `identity` and `background_error` are those of the held-out twins, which go to `heldout/`: what somebody made,
+        not what a translator paints. There is no error to the twin and no KID, which would be of the truth to itself.
+
+        Raises TristyleError: no couples of that style, or no pair within the limits.
+        """
+        data = inputs["data"]
+        reader = load_reader(runtime.device)
+        pairs = couples(data, self.target)
+        candidates = OnDisk.of(data.path, [pair for pair in pairs if pair.split == "train"], runtime.workers)
+        size = load_images(candidates.raw[:1]).shape[1]
+        candidates.whole = not self.keep_background
+        metrics: dict[str, Any] = write_pairs(candidates, out, self.curate, self.write, reader, runtime)
+        held = [pair for pair in pairs if pair.split == "heldout"]
+        if held:
+            metrics |= _measure(OnDisk.of(data.path, held, runtime.workers), reader, out, runtime)
+        return metrics | {"heldout_pairs": float(len(held)), "reader": reader.id, "size": size}
+
+
+def refuse_photos(write: Write, why: str) -> None:
+    """Raises ConfigError where `write` names a folder of photos that these pairs cannot be made of."""
+    if write.photos is not None:
+        raise ConfigError("write.photos", f"{why} alone", "Leave it null")
+
+
+@dataclass(frozen=True)
+class Couple:
+    """A photo and its twin, files within the data artifact; `split` is the photo's (train or heldout)."""
+
+    id: str
+    split: str
+    photo: str
+    mask: str
+    twin: str
+
+
+def couples(data: Artifact, target: str) -> list[Couple]:
+    """The twins of style `target` with their photos, by the photos' ids; some of them are trained on.
+
+    Raises:
+        TristyleError: there are none to train on; names what there is.
+    """
+    rows = data.records()
+    photos = {str(row["id"]): row for row in rows if row["split"] in ("train", "heldout")}
+    twins = [row for row in rows if row.get("twin_of") in photos]
+    found = [
+        Couple(row["twin_of"], photo["split"], photo["photo"], photo["mask"], row["photo"])
+        for row in twins
+        if row["style"] == target
+        for photo in (photos[row["twin_of"]],)
+    ]
+    if any(pair.split == "train" for pair in found):
+        return sorted(found, key=lambda pair: pair.id)
+    others = sorted({str(row["style"]) for row in twins} - {target})
+    if others:
+        raise TristyleError(
+            f"{data.path}: no style picture of {target} is a photo's twin. Say style.target={'|'.join(others)}."
+        )
+    raise TristyleError(
+        f"{data.path}: holds no pairs of photo and {target}. Give a picture and its photo one file name, in "
+        f"DIR/photo/ and DIR/style/{target}/, and say data=folders data.path=DIR."
+    )
+
+
+@dataclass
+class OnDisk:
+    """Candidates whose pictures all lie on disk and are read when they are asked for.
+
+    Attributes:
+        names: the pairs' ids.
+        photo, mask, raw: files, in the order of the ids.
+        flipped: which style pictures show their photo mirrored; photo and mask are mirrored with them.
+        whole: the whole frame counts as head.
+    """
+
+    names: list[str]
+    photo: list[Path]
+    mask: list[Path]
+    raw: list[Path]
+    workers: int
+    flipped: Sequence[bool] = ()
+    whole: bool = False
+
+    @classmethod
+    def of(cls, root: Path, pairs: Sequence[Couple], workers: int) -> OnDisk:
+        """Couples of the data artifact at `root`."""
+        photo, mask, raw = ([root / getattr(pair, kind) for pair in pairs] for kind in ("photo", "mask", "twin"))
+        return cls([pair.id for pair in pairs], photo, mask, raw, workers)
+
+    @property
+    def ids(self) -> Sequence[str]:
+        """The photos' ids."""
+        return self.names
+
+    def __call__(self, numbers: range) -> Painted:
+        """Read the pairs `numbers`."""
+        part = slice(numbers.start, numbers.stop)
+        photo, raw = (load_images(paths[part], self.workers) for paths in (self.photo, self.raw))
+        mask = load_masks(self.mask[part], self.workers)
+        if any(self.flipped):
+            flip = np.asarray(self.flipped[part])
+            photo[flip], mask[flip] = photo[flip, :, ::-1], mask[flip, :, ::-1]
+        return Painted(photo, raw, np.full_like(mask, 255) if self.whole else mask)
+
+
+def _measure(held: OnDisk, reader: Reader, out: Path, runtime: Runtime) -> dict[str, float]:
+    """The held-out twins to `heldout/`, and how much of photo and person they keep."""
+    pairs = held(range(len(held.ids)))
+    for name, image in zip(held.ids, pairs.raw, strict=True):
+        write_image(out / "heldout" / f"{name}.png", image)
+    photo, twin = (unit(to_tensor(images).to(runtime.device)) for images in (pairs.photo, pairs.raw))
+    mask = mask_tensor(pairs.mask).to(runtime.device)
+    return {
+        "identity": float(identity_cosine(reader, photo, twin, mask).mean()),
+        "background_error": mean_defined(background_error(twin, photo, mask)),
+    }

@@ -1,0 +1,249 @@
+"""Pairs without a translator: two generators' pictures of one latent, or a photo and what its latent becomes.
+
+The two-stage route of distilled stylizers: a generator and its fused, stylised copy make the pair directly (Pinkney and
+Adler, "Resolution Dependent GAN Interpolation", arXiv 2010.05334; Viazovetskyi et al., "StyleGAN2 Distillation for
+Feed-forward Image Manipulation", arXiv 2003.03581). It is the baseline for what translation between a style set and
+unrelated photographs is worth.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+
+from stages.artifact import Artifact
+from stages.config import TristyleError, choice, number
+from stages.faces.reader import Reader, load_reader, reader_file
+from stages.io import data_file, load_images, load_masks, mask_tensor, read_jsonl, to_tensor, unit
+from stages.metrics.kid import HeadKid
+from stages.networks.encoder import Encoder
+from stages.networks.latents import SHIPPED_ENCODER, decode, latents, load_encoder, load_generator
+from stages.networks.stylegan2 import Generator
+from stages.pair.curate import Curate
+from stages.pair.given import OnDisk, refuse_photos
+from stages.pair.photos import CHUNK, Painter, Painting, Photos, load_photos, read_masks
+from stages.pair.score import measure_heldout
+from stages.pair.write import Candidates, Painted, Translated, Write, write_pairs
+from stages.runtime import Runtime
+
+MEASURED = 256  # pairs whose KID is taken
+
+
+@dataclass(kw_only=True)
+class LatentPairs:
+    """A style artifact's generators (and photos) -> curated, scored (photo, style) pairs.
+
+    Args:
+        source: ``random``: photo and style picture are what the source and the fused generator make of one latent;
+            ``photos``: the photo is a photo, the style picture what the fused generator makes of its latent.
+        count: pairs made, before curation; null for as many as the style set (or the data) holds. More than the set
+            holds are drawn from further seeds.
+        curate: which pairs are kept, and how they are composited.
+        write: how they are laid down.
+    """
+
+    reads: ClassVar[tuple[str, ...]] = ("data", "style")
+    source: str = "random"
+    count: int | None = None
+    curate: Curate = field(default_factory=Curate)
+    write: Write = field(default_factory=Write)
+
+    def __post_init__(self) -> None:
+        choice("source", self.source, ("random", "photos"))
+        if self.count is not None:
+            number("count", self.count, 1, integer=True)
+        refuse_photos(self.write, "latent pairs are of the style set's latents or the data's photos")
+
+    def files(self) -> dict[str, Path]:
+        """The face reader, which masks and scores, and the encoder, which inverts photos."""
+        return reader_file() | {"encoder": data_file(SHIPPED_ENCODER)}
+
+    def run(self, inputs: dict[str, Artifact], out: Path, runtime: Runtime) -> dict[str, Any]:
+        """Make, curate, write, measure; returns the artifact's metrics.
+
+        Where the shipped encoder was made for the style's source, held-out photos are inverted by it and decoded by
+        the fused generator: `identity`, `kid` and the others speak of that, as they do of a translator. Random pairs
+        have a KID of their own, `pairs_kid`: that of the pairs' raw style pictures, not of held-out people.
+
+        Raises TristyleError: a style set without what is asked for, unlike sizes, or no pair within the limits.
+        """
+        data, style = inputs["data"], inputs["style"]
+        reader = load_reader(runtime.device)
+        networks = (style.path / f"{name}.safetensors" for name in ("source", "generator"))
+        source, fused = (load_generator(path, runtime.device) for path in networks)
+        size = _check_size(data, style, fused)
+        encoder = load_encoder(source)
+        painter = encoder and inverting_painter(encoder, fused, runtime.device)
+        if self.source == "random":
+            candidates = self._drawn(style, source, fused, reader, runtime)
+        else:
+            candidates = self._inverted(data, style, painter, runtime)
+        metrics: dict[str, Any] = write_pairs(candidates, out, self.curate, self.write, reader, runtime)
+        name = str(style.records()[0].get("style") or "")
+        if painter is not None:
+            metrics |= measure_heldout(data, name, painter, reader, out, runtime)
+        if self.source == "random":
+            metrics |= pairs_kid(candidates, data, name, reader, runtime)
+        return metrics | {"reader": reader.id, "size": size}
+
+    def _drawn(
+        self, style: Artifact, source: Generator, fused: Generator, reader: Reader, runtime: Runtime
+    ) -> Candidates:
+        """The style set's pictures beside their source's, then both generators' pictures of further seeds."""
+        rows = style.records()
+        names = [Path(row["image"]).name for row in rows][: self.count]
+        if not all((style.path / "source" / name).exists() for name in names):
+            raise TristyleError(
+                f"{style.path}: has no source/ pictures beside images/, so it has no pairs. "
+                "Run stage=style with style.start=base, or another start than scratch."
+            )
+        more = 0 if self.count is None else self.count - len(names)
+        seeds = _further_seeds(style, rows, more) if more else []
+        truncation = (rows[0].get("psi", 1.0), style.config.get("sampling", {}).get("cutoff"))
+        paint = [partial(draw, generator, truncation=truncation) for generator in (source, fused)]
+        return Drawn(
+            style.path, names, seeds, paint, partial(read_masks, reader, device=runtime.device), runtime.workers
+        )
+
+    def _inverted(self, data: Artifact, style: Artifact, painter: Painter | None, runtime: Runtime) -> Candidates:
+        """Photos and the style set's pictures of their latents; photos and the encoder's, where it has none."""
+        rows = style.records()
+        if all("photo" in row and "seed" not in row for row in rows):  # with a seed, its fine layers are a seed's
+            return self._of_set(data, style, rows, runtime)
+        if painter is None:
+            raise TristyleError(
+                f"{style.path}: its source is not the generator that the shipped encoder was made for, so photos "
+                "cannot be inverted. Say style.sampling.source=invert, or pair.source=random."
+            )
+        photos = load_photos(data, "train", "photo", "mask", runtime.workers)
+        self._enough(len(photos.ids), data)
+        part = slice(self.count)
+        return Translated(Photos(photos.ids[part], photos.images[part], photos.masks[part]), painter)
+
+    def _of_set(self, data: Artifact, style: Artifact, rows: list[dict[str, Any]], runtime: Runtime) -> Candidates:
+        self._enough(len(rows), style)
+        known = {Path(row["photo"]).stem for row in data.records() if row["split"] == "train" and row.get("photo")}
+        rows = rows[: self.count]
+        names = [str(row["photo"]) for row in rows]
+        strange = sorted(set(names) - known)
+        if strange:
+            raise TristyleError(
+                f"{style.path}: was made of photo {strange[0]}, which {data.path} does not train on. "
+                "Run stage=style on this data."
+            )
+        photo, mask = ([data.path / kind / f"{name}.png" for name in names] for kind in ("photo", "mask"))
+        raw = [style.path / row["image"] for row in rows]
+        return OnDisk(names, photo, mask, raw, runtime.workers, [bool(row.get("mirrored")) for row in rows])
+
+    def _enough(self, there: int, artifact: Artifact) -> None:
+        if self.count is not None and self.count > there:
+            raise TristyleError(
+                f"pair.count={self.count}: {artifact.path} has {there} photos to pair. Say pair.count=null for all."
+            )
+
+
+def _check_size(data: Artifact, style: Artifact, fused: Generator) -> int:
+    """px a side; refuses photos of another size than the generator's."""
+    first = next((row["photo"] for row in data.records() if row["split"] in ("train", "heldout")), None)
+    size = fused.img_resolution if first is None else load_images([data.path / first]).shape[1]
+    if size != fused.img_resolution:
+        sizes = f"style pictures of {fused.img_resolution} px and photos of {size} px"
+        raise TristyleError(f"{style.path}: {sizes} do not go together. Run stage=style on this data.")
+    return size
+
+
+def _further_seeds(style: Artifact, rows: list[dict[str, Any]], count: int) -> list[int]:
+    """The `count` seeds after all those that the style set was chosen from."""
+    config = style.config
+    altered = config.get("edit") or any(isinstance(value, list) for value in config.get("recolour", {}).values())
+    if altered or any("photo" in row or "seed" not in row for row in rows):
+        raise TristyleError(
+            f"pair.count={len(rows) + count}: {style.path} holds {len(rows)} pictures, edited, recoloured or of photos "
+            "as further ones would not be. Say pair.count=null, or raise style.sampling.count."
+        )
+    tried = rows + read_jsonl(style.path / "rejects.jsonl")
+    first = 1 + max(int(row["seed"]) for row in tried if "seed" in row)
+    return [(first + i) % 2**32 for i in range(count)]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Pictures
+
+
+@dataclass
+class Drawn:
+    """Candidates by latent: of the style set, read from disk, then of further seeds, drawn when they are asked for.
+
+    Attributes:
+        folder: the style artifact's.
+        names: file names in its `images/` and `source/`.
+        seeds: the further ones.
+        paint: the source's and the fused generator's: seeds -> pictures uint8 [n, R, R, 3].
+        masks: pictures -> head coverage uint8 [n, R, R].
+    """
+
+    folder: Path
+    names: list[str]
+    seeds: list[int]
+    paint: Sequence[Callable[[Sequence[int]], np.ndarray]]
+    masks: Callable[[np.ndarray], np.ndarray]
+    workers: int
+
+    @property
+    def ids(self) -> Sequence[str]:
+        """Six digits, counting on from the set."""
+        return [f"{i:06d}" for i in range(len(self.names) + len(self.seeds))]
+
+    def __call__(self, numbers: range) -> Painted:
+        """The pairs `numbers`."""
+        kept = self.names[numbers.start : numbers.stop]
+        further = self.seeds[max(numbers.start - len(self.names), 0) : max(numbers.stop - len(self.names), 0)]
+        sides = []
+        for kind, paint in zip(("source", "images"), self.paint, strict=True):
+            parts = [load_images([self.folder / kind / name for name in kept], self.workers)] if kept else []
+            parts += [paint(further[i : i + CHUNK]) for i in range(0, len(further), CHUNK)]
+            sides.append(np.concatenate(parts))
+        photo, raw = sides
+        return Painted(photo, raw, self.masks(photo))
+
+
+@torch.no_grad()
+def draw(generator: Generator, seeds: Sequence[int], truncation: tuple[float, int | None]) -> np.ndarray:
+    """Pictures uint8 [n, R, R, 3] of seeds, truncated (psi, cutoff) as the style set is."""
+    z = latents(generator.z_dim, seeds).to(generator.mapping.w_avg.device)
+    return decode(generator, generator.mapping(z, *truncation))
+
+
+def inverting_painter(encoder: Encoder, fused: Generator, device: str) -> Painter:
+    """Paints photos by one pass of the encoder of `fused`'s source and one of `fused`, CHUNK pictures at a time."""
+    encoder = encoder.to(device)
+
+    @torch.no_grad()
+    def paint(photos: np.ndarray) -> Painting:
+        parts = (photos[i : i + CHUNK] for i in range(0, len(photos), CHUNK))
+        return Painting(np.concatenate([decode(fused, encoder(to_tensor(part).to(device))) for part in parts]))
+
+    return paint
+
+
+def pairs_kid(candidates: Candidates, data: Artifact, style: str, reader: Reader, runtime: Runtime) -> dict[str, float]:
+    """`pairs_kid`: KID of the first pairs' raw style pictures to the held-out ones, heads on grey; {} without those."""
+    real = sorted((data.path / "heldout" / "style" / style).glob("*.png"))
+    shown = candidates(range(min(len(candidates.ids), MEASURED)))
+    if min(len(real), len(shown.raw)) < 2:
+        return {}
+    images = load_images(real, runtime.workers)
+    covers = [data.path / "heldout" / "style_mask" / style / path.name for path in real]
+    given = all(path.exists() for path in covers)
+    cover = load_masks(covers, runtime.workers) if given else read_masks(reader, images, runtime.device)
+    kid = HeadKid(reader)
+    for add, pictures, masks in ((kid.add_real, images, cover), (kid.add_fake, shown.raw, shown.mask)):
+        add(unit(to_tensor(pictures)).to(runtime.device), mask_tensor(masks).to(runtime.device))
+    found = kid.compute()
+    return {"pairs_kid": float(found["kid"]), "pairs_kid_sd": float(found["kid_sd"])}
