@@ -122,11 +122,11 @@ def read_at(path: Path, start: int, size: int) -> bytes:
     except OSError as error:
         raise TristyleError(f"{path}: cannot be read ({error.strerror}). Is the shard still there?") from None
     try:
-        data = os.pread(handle, size, start)
+        data, end = os.pread(handle, size, start), os.fstat(handle).st_size
     finally:
         os.close(handle)
     if len(data) != size:
-        raise TristyleError(f"{path}: ends at byte {start + len(data)} of {start + size}, so it is cut. Copy it again.")
+        raise TristyleError(f"{path}: ends at byte {end} of {start + size}, so it is cut. Copy it again.")
     return data
 
 

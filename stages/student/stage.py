@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import numpy as np
+from torch import Tensor
 
 from stages.artifact import SCRATCH, Artifact
 from stages.config import ConfigError, Train, TristyleError, number
-from stages.engine import fit
+from stages.engine import Batches, fit
 from stages.faces.reader import load_reader, reader_file
 from stages.io import (
     grid,
-    load_images,
-    load_masks,
     mask_tensor,
     save_network,
     to_tensor,
@@ -25,10 +25,12 @@ from stages.io import (
 )
 from stages.networks.mobile import count_macs, count_parameters
 from stages.runtime import Runtime
+from stages.shards import Pictures, pictures
 from stages.student.pix2pix import Pix2Pix, paintable, pair_batches
 from stages.student.score import HeldOut, apply_student, held_out, score
 
 SHEET = 8  # held-out people on the sheet
+IN_MEMORY = 2 << 30  # bytes of pairs that are held in memory; more are read as they are needed
 
 
 @dataclass(kw_only=True)
@@ -60,13 +62,15 @@ class StudentStage:
     def run(self, inputs: dict[str, Artifact], out: Path, runtime: Runtime) -> dict[str, Any]:
         """Train, write and score. Raises TristyleError when there is no pair or nobody held out."""
         reader = load_reader()  # before the training: it may be missing
-        photo, style, mask = load_pairs(inputs["pair"], runtime.workers)
+        pairs = load_pairs(inputs["pair"], runtime.workers)
+        photo, style, mask = cast("list[np.ndarray]", pairs)  # what is indexed like an array will do
         people = held_out(inputs["data"], inputs["pair"], self.target, runtime.workers)
         shown = slice(0, 8)
         samples = {"photo": to_tensor(photo[shown]), "style": to_tensor(style[shown])}
         samples["mask"] = paintable(mask_tensor(mask[shown]))
         task = self.student.task(self.train, samples)
         batches = pair_batches(photo, style, mask, self.train.seed)
+        batches = batches if isinstance(photo, np.ndarray) else read_ahead(batches)
         fit(task, batches, train=self.train, scratch=out / SCRATCH, runtime=runtime, label="student")
 
         student = task.student_ema.eval()
@@ -87,17 +91,33 @@ class StudentStage:
         }
 
 
-def load_pairs(pair: Artifact, workers: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The kept pairs: photo, style uint8 [N, H, W, 3], head coverage uint8 [N, H, W].
+def load_pairs(pair: Artifact, workers: int, most: int = IN_MEMORY) -> list[np.ndarray] | list[Pictures]:
+    """The kept pairs, from files or shards alike: photo, style uint8 [N, H, W, 3], head coverage uint8 [N, H, W].
+
+    Arrays where they fit into `most` bytes; else what is indexed like an array and read then.
 
     Raises:
-        TristyleError: curation kept nothing.
+        TristyleError: curation kept nothing; a picture is missing, damaged, or of another size.
     """
-    ids = [row["id"] for row in pair.records() if row.get("kept", True)]
-    if not ids:
+    found = pictures(pair.path, ("photo", "style", "mask"), workers)
+    if not len(found[0]):
         raise TristyleError(f"{pair.path}: no pair was kept, so that there is nothing to learn. Loosen pair.curate.")
-    photo, style, mask = ([pair.path / kind / f"{name}.png" for name in ids] for kind in ("photo", "style", "mask"))
-    return load_images(photo, workers), load_images(style, workers), load_masks(mask, workers)
+    if sum(kind.nbytes for kind in found) > most:
+        return found
+    return [kind[:] for kind in found]
+
+
+def read_ahead(batches: Batches) -> Batches:
+    """The same batches; a thread reads the next one while the training is at this one."""
+    pool, ahead = ThreadPoolExecutor(1), dict[tuple[int, int], Future[dict[str, Tensor]]]()
+
+    def batch(start: int, count: int) -> dict[str, Tensor]:
+        found = ahead.pop((start, count), None) or pool.submit(batches, start, count)
+        ahead.clear()
+        ahead[start + count, count] = pool.submit(batches, start + count, count)
+        return found.result()
+
+    return batch
 
 
 def records(ids: list[str], rows: dict[str, np.ndarray]) -> list[dict[str, Any]]:
