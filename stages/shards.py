@@ -1,7 +1,7 @@
 """Many samples in few files: plain tar shards with WebDataset's keys, and pictures read from them by place.
 
 A sample is adjacent members of one key: `000123.photo.png 000123.style.png 000123.json`; the key is what stands before
-the first dot (github.com/webdataset/webdataset). So `webdataset`, Hugging Face datasets and `tar` itself read a shard.
+the first dot of its name (github.com/webdataset/webdataset). So `webdataset`, Hugging Face datasets and `tar` itself read a shard.
 Its bytes follow from the samples alone: no time, owner or order of arrival enters. It appears whole or not at all.
 """
 
@@ -165,12 +165,14 @@ def _samples(path: Path) -> Iterator[tuple[str, Places]]:
     try:
         with tarfile.open(path, "r:") as tar:
             for member in tar:
-                key, _, name = member.name.partition(".")
+                folder, slash, base = member.name.rpartition("/")
+                stem, _, name = base.partition(".")
+                key = folder + slash + stem
                 if key != last and last is not None:
                     yield last, places
                     places = {}
                 last, places[name] = key, (member.offset_data, member.size)
-            if os.path.getsize(path) < max((start + size for start, size in places.values()), default=0):
+            if any(read_at(path, tar.offset, BLOCK)):  # tarfile takes half a header for the end
                 raise tarfile.ReadError("unexpected end of data")
     except (tarfile.TarError, OSError) as error:
         raise TristyleError(f"{path}: not a whole tar shard ({error}). Copy it again.") from None
