@@ -1,8 +1,8 @@
 """Many samples in few files: plain tar shards with WebDataset's keys, and pictures read from them by place.
 
 A sample is adjacent members of one key: `000123.photo.png 000123.style.png 000123.json`; the key is what stands before
-the first dot of its name (github.com/webdataset/webdataset). So `webdataset`, Hugging Face datasets and `tar` itself read a shard.
-Its bytes follow from the samples alone: no time, owner or order of arrival enters. It appears whole or not at all.
+the first dot of a name (github.com/webdataset/webdataset). So `webdataset`, Hugging Face datasets and `tar` read them.
+A shard's bytes follow from its samples alone: no time and no owner enters. It appears whole or not at all.
 """
 
 from __future__ import annotations

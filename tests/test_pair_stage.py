@@ -84,9 +84,9 @@ def test_the_artifact_holds_what_the_next_stage_reads(tmp_path: Path) -> None:
     kept = [row for row in rows if row["kept"]]
     assert len(rows) == 12 and len(kept) == 9 == metrics["pairs"] and metrics["kept"] == 0.75
     for row in rows:
-        raw = read_image(out / row["raw"])
-        assert raw.shape == (SIZE, SIZE, 3)
-        assert row["raw"] == f"{'raw' if row['kept'] else 'rejects/raw'}/{row['id']}.png"
+        raw = read_image(out / "raw" / f"{row['id']}.png")
+        assert raw.shape == (SIZE, SIZE, 3) and row["raw"] == f"raw/{row['id']}.png"
+        assert row["photo"] == f"{'photo' if row['kept'] else 'rejects'}/{row['id']}.png"
         assert (out / "style" / f"{row['id']}.png").exists() == row["kept"]
         assert (row["reason"] is None) == row["kept"]
         if row["kept"]:

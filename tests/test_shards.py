@@ -125,8 +125,8 @@ def pair_folder(folder: Path, tar: bool) -> tuple[list[np.ndarray], list[np.ndar
         shown = {"photo": photos[i], "style": 255 - photos[i], "mask": masks[i]} if kept else {"photo": photos[i]}
         if not tar:
             for kind, image in shown.items():
-                write_image(folder / (kind if kept else f"rejects/{kind}") / f"{name}.png", image)
-            row |= {} if kept else {"photo": f"rejects/photo/{name}.png"}
+                write_image(folder / (kind if kept else "rejects") / f"{name}.png", image)
+            row |= {} if kept else {"photo": f"rejects/{name}.png"}
         rows.append((row, {f"{kind}.png": encode(image) for kind, image in shown.items()}))
     if tar:
         for number, shard in enumerate((rows[:4], rows[4:])):

@@ -34,11 +34,18 @@ class Photos:
         notes: further entries of each picture's record; none where None.
     """
 
-    ids: Sequence[str]
+    ids: list[str]
     images: np.ndarray
     masks: np.ndarray
     broken: dict[int, str] = field(default_factory=dict)
     notes: list[dict[str, Any]] | None = None
+
+    def __call__(self, numbers: range) -> Photos:
+        """Some of them: pictures in memory are a `PhotoSet`, too."""
+        part = slice(numbers.start, numbers.stop)
+        broken = {place - part.start: why for place, why in self.broken.items() if place in numbers}
+        notes = self.notes and self.notes[part]
+        return Photos(self.ids[part], self.images[part], self.masks[part], broken, notes)
 
 
 class PhotoSet(Protocol):
@@ -72,7 +79,7 @@ class StoredPhotos:
             raise TristyleError(f"{data.path}: no {split} photos. Run stage=data with more pictures.")
         self._names = [Path(record["photo"]).name for record in records]
         self._pictures, self._masks = data.path / pictures, data.path / masks
-        self.ids: Sequence[str] = [Path(name).stem for name in self._names]
+        self.ids = [Path(name).stem for name in self._names]
 
     @property
     def size(self) -> int:
@@ -140,7 +147,7 @@ class FolderPhotos:
         if missing:
             masks[missing] = read_masks(self.reader, images[missing], self.device)
         notes = [{"source": name} for name in names]
-        return Photos(self.ids[numbers.start : numbers.stop], images, masks, broken, notes)
+        return Photos(list(self.ids[numbers.start : numbers.stop]), images, masks, broken, notes)
 
     def name(self, number: int) -> str:
         """Of a picture's file, relative to the folder."""

@@ -124,8 +124,9 @@ def write_pairs(
 ) -> dict[str, Any]:
     """Do what `runtime.part` asks for, as far as it is not done: limits, shards, and with all of them the seal.
 
-    Leaves limits.json, the pictures (photo/, style/, mask/, raw/ and rejects/, or shards/*.tar and rejects/*.tar),
-    shards/*.jsonl, and from the seal records.jsonl and rejects.png.
+    Leaves limits.json, the pictures, shards/*.jsonl, and from the seal records.jsonl and rejects.png. The pictures are
+    files in photo/, style/, mask/ and raw/, with a reject's photo in rejects/ and its raw translation among the others;
+    or tars in shards/, with photo and raw translation of rejects in rejects/*.tar.
 
     Returns:
         Metrics: pairs, kept (share), train_<score> (mean), rejected_<score> (count), unreadable, shards. Of a part:
@@ -343,7 +344,7 @@ class Writing:
         """Lay a candidate down in files; returns its record with their names."""
         name, names = made.record["id"], {}
         for kind, data in made.pictures.items():
-            folder = kind if made.record["kept"] else f"rejects/{kind}"
+            folder = "rejects" if kind == "photo" and not made.record["kept"] else kind
             names[kind] = f"{folder}/{name}.{self._suffix(kind)}"
             put(self.out / names[kind], data)
         return made.record | names
