@@ -85,12 +85,12 @@ def test_each_pair_is_a_photo_and_its_own_twin_over_its_background(tmp_path: Pat
         assert np.array_equal(io.load_masks([out / f"mask/{pair.id}.png"])[0], mask)
         alpha = feathered(mask, 0.015, 0.015)
         made = picture(out / f"style/{pair.id}.png")
-        assert np.array_equal(made[alpha == 0], photo[alpha == 0]) and np.array_equal(
-            made[alpha == 1], twin[alpha == 1]
-        )
+        for expected, region in ((photo, alpha == 0), (twin, alpha == 1)):
+            assert np.array_equal(made[region], expected[region])
     assert metrics["reader"] == "reader-test" and metrics["size"] == SIZE
     assert np.isfinite(metrics["identity"]) and metrics["background_error"] > 0.01  # toy twins have walls of their own
     again, _, _ = run(tmp_path / "again", data)
+    assert GivenPairs(target="ink", write=Write(per_shard=4)).shards({"data": data}) == 3
     for kind in ("photo", "style", "mask", "raw", "heldout", "records.jsonl"):
         assert hash_path(out / kind) == hash_path(again / kind)
 

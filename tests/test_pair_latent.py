@@ -121,8 +121,9 @@ def test_random_pairs_are_two_pictures_of_one_latent(tmp_path: Path, encoder: En
     for row in rows:
         name = f"{row['id']}.png"
         assert (out / "style" / name).exists() == row["kept"] == (row["reason"] is None)
+        assert row["seed"] == 3 + int(row["id"])
         source, raw = picture(given["style"].path / "source" / name), picture(given["style"].path / "images" / name)
-        assert np.array_equal(picture(out / "raw" / name), raw)
+        assert np.array_equal(picture(out / row["raw"]), raw)
         if row["kept"]:
             mask = io.load_masks([out / "mask" / name])[0]
             assert np.array_equal(mask, read_masks(reader, source[None], "cpu")[0])
@@ -131,7 +132,7 @@ def test_random_pairs_are_two_pictures_of_one_latent(tmp_path: Path, encoder: En
     assert metrics["reader"] == "reader-test" and metrics["size"] == SIZE
     assert all(np.isfinite(metrics[name]) for name in ("pairs_kid", "pairs_kid_sd", "identity", "kid"))
     again, _, _ = run(tmp_path / "again", given, curate=Curate(clarity=Limit(worst=0.2)))
-    for kind in ("photo", "style", "mask", "raw", "heldout"):
+    for kind in ("photo", "style", "mask", "raw", "rejects", "heldout"):
         assert hash_path(out / kind) == hash_path(again / kind)
     assert (out / "records.jsonl").read_bytes() == (again / "records.jsonl").read_bytes()
 
@@ -139,7 +140,7 @@ def test_random_pairs_are_two_pictures_of_one_latent(tmp_path: Path, encoder: En
 def test_more_pairs_than_the_set_holds_come_of_seeds_it_was_not_chosen_from(tmp_path: Path) -> None:
     given = inputs(tmp_path)
     out, _, rows = run(tmp_path / "pair", given, count=SET + 3)
-    assert len(rows) == SET + 3
+    assert [row["seed"] for row in rows] == [*range(3, 9), 10, 11, 12]
     networks = {name: load_generator(given["style"].path / f"{name}.safetensors") for name in ("source", "generator")}
     for i, seed in enumerate((10, 11, 12)):  # 3..8 are in the set, 9 was rejected
         for kind, name in (("photo", "source"), ("raw", "generator")):
@@ -220,10 +221,35 @@ def test_more_than_an_altered_set_holds_is_refused(tmp_path: Path, config: dict)
     assert len(run(tmp_path / "all", given, count=SET)[2]) == SET
 
 
-def test_more_photos_than_there_are_is_refused(tmp_path: Path, encoder: Encoder) -> None:
-    given = inputs(tmp_path)
-    assert "has 5 photos" in refusal(tmp_path, given, source="photos", count=PEOPLE + 1)
-    assert len(run(tmp_path / "two", given, source="photos", count=2)[2]) == 2
+def test_further_photos_are_inverted_beside_the_datas_own(tmp_path: Path, encoder: Encoder) -> None:
+    images, masks = heads(3, 5, False, SIZE)
+    for i in range(3):
+        io.write_image(tmp_path / f"more/photo/{i}.png", images[i])
+        io.write_image(tmp_path / f"more/mask/{i}.png", masks[i])
+    write = Write(photos=str(tmp_path / "more/photo"))
+    _, _, rows = run(tmp_path / "pair", inputs(tmp_path), source="photos", write=write)
+    assert len(rows) == PEOPLE + 3 and [row["source"] for row in rows[PEOPLE:]] == ["0.png", "1.png", "2.png"]
+    assert set(LatentPairs(source="photos", write=write).files()) == {
+        "reader",
+        "encoder",
+        "write.photos",
+        "write.masks",
+    }
+
+
+@pytest.mark.parametrize("settings", [{"count": SET + 1}, {"source": "photos"}])
+def test_parts_together_are_the_whole(tmp_path: Path, encoder: Encoder, settings: dict) -> None:
+    given, write = inputs(tmp_path), Write(per_shard=3)
+    whole, _, _ = run(tmp_path / "whole", given, write=write, **settings)
+    stage, out = LatentPairs(write=write, **settings), tmp_path / "parts"
+    out.mkdir()
+    shards = stage.shards(given)
+    for part in ("train", *map(str, reversed(range(shards)))):
+        done = stage.run(given, out, Runtime("cpu", 1, Tracker(out), part))
+    assert done == {"done": shards, "shards": shards}
+    stage.run(given, out, Runtime("cpu", 1, Tracker(out)))
+    for kind in ("photo", "style", "mask", "raw", "heldout", "shards", "records.jsonl"):
+        assert hash_path(whole / kind) == hash_path(out / kind)
 
 
 def test_a_set_of_photos_that_the_data_do_not_train_on_is_refused(tmp_path: Path) -> None:
@@ -234,7 +260,9 @@ def test_a_set_of_photos_that_the_data_do_not_train_on_is_refused(tmp_path: Path
     assert "made of photo 000005" in refusal(tmp_path, given, source="photos")
 
 
-@pytest.mark.parametrize("change", [{"source": "w"}, {"count": 0}, {"write": Write(photos="somewhere")}])
+@pytest.mark.parametrize(
+    "change", [{"source": "w"}, {"count": 0}, {"write": Write(photos="x")}, {"count": 9, "source": "photos"}]
+)
 def test_settings_are_checked(change: dict) -> None:
     with pytest.raises(ConfigError, match=next(iter(change))):
         LatentPairs(**change)

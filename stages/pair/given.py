@@ -20,6 +20,7 @@ from stages.io import load_images, load_masks, mask_tensor, to_tensor, unit, wri
 from stages.metrics.identity import identity_cosine
 from stages.metrics.pixel import background_error, mean_defined
 from stages.pair.curate import Curate
+from stages.pair.photos import StoredPhotos
 from stages.pair.write import Painted, Write, write_pairs
 from stages.runtime import Runtime
 
@@ -57,7 +58,7 @@ class GivenPairs:
         return reader_file()
 
     def run(self, inputs: dict[str, Artifact], out: Path, runtime: Runtime) -> dict[str, Any]:
-        """Curate and write the couples of training photos; returns the artifact's metrics.
+        """Curate and write the couples of training photos; returns the artifact's metrics, or of a part what is done.
 
         `identity` and `background_error` are those of the held-out twins, which go to `heldout/`: what somebody made,
         not what a translator paints. There is no error to the twin and no KID, which would be of the truth to itself.
@@ -67,14 +68,20 @@ class GivenPairs:
         data = inputs["data"]
         reader = load_reader(runtime.device)
         pairs = couples(data, self.target)
-        candidates = OnDisk.of(data.path, [pair for pair in pairs if pair.split == "train"], runtime.workers)
-        size = load_images(candidates.raw[:1]).shape[1]
+        candidates = OnDisk.of(data.path, [pair for pair in pairs if pair.split == "train"])
         candidates.whole = not self.keep_background
-        metrics: dict[str, Any] = write_pairs(candidates, out, self.curate, self.write, reader, runtime)
+        metrics = write_pairs(candidates, out, self.curate, self.write, reader, runtime)
+        if runtime.part is not None:
+            return metrics
         held = [pair for pair in pairs if pair.split == "heldout"]
         if held:
-            metrics |= _measure(OnDisk.of(data.path, held, runtime.workers), reader, out, runtime)
+            metrics |= _measure(OnDisk.of(data.path, held), reader, out, runtime)
+        size = StoredPhotos(data, "train", "photo", "mask").size
         return metrics | {"heldout_pairs": float(len(held)), "reader": reader.id, "size": size}
+
+    def shards(self, inputs: dict[str, Artifact]) -> int:
+        """How many shards there are to write: `part=range(0,N)` launches them all."""
+        return self.write.shards(sum(pair.split == "train" for pair in couples(inputs["data"], self.target)))
 
 
 def refuse_photos(write: Write, why: str) -> None:
@@ -137,15 +144,14 @@ class OnDisk:
     photo: list[Path]
     mask: list[Path]
     raw: list[Path]
-    workers: int
     flipped: Sequence[bool] = ()
     whole: bool = False
 
     @classmethod
-    def of(cls, root: Path, pairs: Sequence[Couple], workers: int) -> OnDisk:
+    def of(cls, root: Path, pairs: Sequence[Couple]) -> OnDisk:
         """Couples of the data artifact at `root`."""
         photo, mask, raw = ([root / getattr(pair, kind) for pair in pairs] for kind in ("photo", "mask", "twin"))
-        return cls([pair.id for pair in pairs], photo, mask, raw, workers)
+        return cls([pair.id for pair in pairs], photo, mask, raw)
 
     @property
     def ids(self) -> Sequence[str]:
@@ -155,8 +161,8 @@ class OnDisk:
     def __call__(self, numbers: range) -> Painted:
         """Read the pairs `numbers`."""
         part = slice(numbers.start, numbers.stop)
-        photo, raw = (load_images(paths[part], self.workers) for paths in (self.photo, self.raw))
-        mask = load_masks(self.mask[part], self.workers)
+        photo, raw = (load_images(paths[part]) for paths in (self.photo, self.raw))
+        mask = load_masks(self.mask[part])
         if any(self.flipped):
             flip = np.asarray(self.flipped[part])
             photo[flip], mask[flip] = photo[flip, :, ::-1], mask[flip, :, ::-1]

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from stages.artifact import Artifact
-from stages.config import TristyleError, choice, number
+from stages.config import ConfigError, TristyleError, choice, number
 from stages.faces.reader import Reader, load_reader, reader_file
 from stages.io import data_file, load_images, load_masks, mask_tensor, read_jsonl, to_tensor, unit
 from stages.metrics.kid import HeadKid
@@ -27,8 +27,9 @@ from stages.networks.latents import SHIPPED_ENCODER, decode, latents, load_encod
 from stages.networks.stylegan2 import Generator
 from stages.pair.curate import Curate
 from stages.pair.given import OnDisk, refuse_photos
-from stages.pair.photos import CHUNK, Painter, Painting, Photos, load_photos, read_masks
+from stages.pair.photos import CHUNK, Painter, Painting, StoredPhotos, pictures_below, read_masks
 from stages.pair.score import measure_heldout
+from stages.pair.stage import all_photos, photo_files
 from stages.pair.write import Candidates, Painted, Translated, Write, write_pairs
 from stages.runtime import Runtime
 
@@ -42,10 +43,13 @@ class LatentPairs:
     Args:
         source: ``random``: photo and style picture are what the source and the fused generator make of one latent;
             ``photos``: the photo is a photo, the style picture what the fused generator makes of its latent.
-        count: pairs made, before curation; null for as many as the style set (or the data) holds. More than the set
-            holds are drawn from further seeds.
+        count: pairs made of random latents, before curation; null for as many as the style set holds. More than that
+            are drawn from further seeds.
         curate: which pairs are kept, and how they are composited.
-        write: how they are laid down.
+        write: how they are laid down, and with ``photos``, of which further ones pairs are made.
+
+    Raises:
+        ConfigError: a count of photos, or photos for random latents.
     """
 
     reads: ClassVar[tuple[str, ...]] = ("data", "style")
@@ -58,14 +62,24 @@ class LatentPairs:
         choice("source", self.source, ("random", "photos"))
         if self.count is not None:
             number("count", self.count, 1, integer=True)
-        refuse_photos(self.write, "latent pairs are of the style set's latents or the data's photos")
+            if self.source == "photos":
+                raise ConfigError("count", "there are as many pairs as photos", "Leave it null")
+        if self.source == "random":
+            refuse_photos(self.write, "random pairs are of latents")
 
     def files(self) -> dict[str, Path]:
-        """The face reader, which masks and scores, and the encoder, which inverts photos."""
-        return reader_file() | {"encoder": data_file(SHIPPED_ENCODER)}
+        """The face reader, which masks and scores, the encoder, which inverts photos, and folders of further photos."""
+        return reader_file() | {"encoder": data_file(SHIPPED_ENCODER)} | photo_files(self.write)
+
+    def shards(self, inputs: dict[str, Artifact]) -> int:
+        """How many shards there are to write: `part=range(0,N)` launches them all."""
+        rows = inputs["style"].records()
+        if self.source == "random":
+            return self.write.shards(self.count or len(rows))
+        return self.write.shards(len(rows)) if self._in_set(rows) else _photo_shards(inputs["data"], self.write)
 
     def run(self, inputs: dict[str, Artifact], out: Path, runtime: Runtime) -> dict[str, Any]:
-        """Make, curate, write, measure; returns the artifact's metrics.
+        """Make, curate, write, measure; returns the artifact's metrics, or of a part how much is done.
 
         Where the shipped encoder was made for the style's source, held-out photos are inverted by it and decoded by
         the fused generator: `identity`, `kid` and the others speak of that, as they do of a translator. Random pairs
@@ -77,85 +91,83 @@ class LatentPairs:
         reader = load_reader(runtime.device)
         networks = (style.path / f"{name}.safetensors" for name in ("source", "generator"))
         source, fused = (load_generator(path, runtime.device) for path in networks)
-        size = _check_size(data, style, fused)
+        _check_size(data, style, fused)
         encoder = load_encoder(source)
         painter = encoder and inverting_painter(encoder, fused, runtime.device)
         if self.source == "random":
             candidates = self._drawn(style, source, fused, reader, runtime)
         else:
-            candidates = self._inverted(data, style, painter, runtime)
-        metrics: dict[str, Any] = write_pairs(candidates, out, self.curate, self.write, reader, runtime)
+            candidates = self._inverted(data, style, painter, reader, out, runtime)
+        metrics = write_pairs(candidates, out, self.curate, self.write, reader, runtime)
+        if runtime.part is not None:
+            return metrics
         name = str(style.records()[0].get("style") or "")
         if painter is not None:
             metrics |= measure_heldout(data, name, painter, reader, out, runtime)
         if self.source == "random":
             metrics |= pairs_kid(candidates, data, name, reader, runtime)
-        return metrics | {"reader": reader.id, "size": size}
+        return metrics | {"reader": reader.id, "size": fused.img_resolution}
 
     def _drawn(
         self, style: Artifact, source: Generator, fused: Generator, reader: Reader, runtime: Runtime
     ) -> Candidates:
         """The style set's pictures beside their source's, then both generators' pictures of further seeds."""
-        rows = style.records()
-        names = [Path(row["image"]).name for row in rows][: self.count]
-        if not all((style.path / "source" / name).exists() for name in names):
+        rows = style.records()[: self.count]
+        if not all((style.path / "source" / Path(row["image"]).name).exists() for row in rows):
             raise TristyleError(
                 f"{style.path}: has no source/ pictures beside images/, so it has no pairs. "
                 "Run stage=style with style.start=base, or another start than scratch."
             )
-        more = 0 if self.count is None else self.count - len(names)
+        more = 0 if self.count is None else self.count - len(rows)
         seeds = _further_seeds(style, rows, more) if more else []
         truncation = (rows[0].get("psi", 1.0), style.config.get("sampling", {}).get("cutoff"))
         paint = [partial(draw, generator, truncation=truncation) for generator in (source, fused)]
-        return Drawn(
-            style.path, names, seeds, paint, partial(read_masks, reader, device=runtime.device), runtime.workers
-        )
+        return Drawn(style.path, rows, seeds, paint, partial(read_masks, reader, device=runtime.device))
 
-    def _inverted(self, data: Artifact, style: Artifact, painter: Painter | None, runtime: Runtime) -> Candidates:
+    def _in_set(self, rows: list[dict[str, Any]]) -> bool:
+        """Whether the style set is of photos that were inverted, and all pairs are of those."""
+        # a picture with a seed beside its photo has that seed's fine layers
+        return self.write.photos is None and all("photo" in row and "seed" not in row for row in rows)
+
+    def _inverted(
+        self, data: Artifact, style: Artifact, painter: Painter | None, reader: Reader, out: Path, runtime: Runtime
+    ) -> Candidates:
         """Photos and the style set's pictures of their latents; photos and the encoder's, where it has none."""
         rows = style.records()
-        if all("photo" in row and "seed" not in row for row in rows):  # with a seed, its fine layers are a seed's
-            return self._of_set(data, style, rows, runtime)
+        if self._in_set(rows):
+            return _of_set(data, style, rows)
         if painter is None:
             raise TristyleError(
                 f"{style.path}: its source is not the generator that the shipped encoder was made for, so photos "
                 "cannot be inverted. Say style.sampling.source=invert, or pair.source=random."
             )
-        photos = load_photos(data, "train", "photo", "mask", runtime.workers)
-        self._enough(len(photos.ids), data)
-        part = slice(self.count)
-        return Translated(Photos(photos.ids[part], photos.images[part], photos.masks[part]), painter)
-
-    def _of_set(self, data: Artifact, style: Artifact, rows: list[dict[str, Any]], runtime: Runtime) -> Candidates:
-        self._enough(len(rows), style)
-        known = {Path(row["photo"]).stem for row in data.records() if row["split"] == "train" and row.get("photo")}
-        rows = rows[: self.count]
-        names = [str(row["photo"]) for row in rows]
-        strange = sorted(set(names) - known)
-        if strange:
-            raise TristyleError(
-                f"{style.path}: was made of photo {strange[0]}, which {data.path} does not train on. "
-                "Run stage=style on this data."
-            )
-        photo, mask = ([data.path / kind / f"{name}.png" for name in names] for kind in ("photo", "mask"))
-        raw = [style.path / row["image"] for row in rows]
-        return OnDisk(names, photo, mask, raw, runtime.workers, [bool(row.get("mirrored")) for row in rows])
-
-    def _enough(self, there: int, artifact: Artifact) -> None:
-        if self.count is not None and self.count > there:
-            raise TristyleError(
-                f"pair.count={self.count}: {artifact.path} has {there} photos to pair. Say pair.count=null for all."
-            )
+        return Translated(all_photos(data, self.write, out, reader, runtime), painter)
 
 
-def _check_size(data: Artifact, style: Artifact, fused: Generator) -> int:
-    """px a side; refuses photos of another size than the generator's."""
-    first = next((row["photo"] for row in data.records() if row["split"] in ("train", "heldout")), None)
-    size = fused.img_resolution if first is None else load_images([data.path / first]).shape[1]
+def _photo_shards(data: Artifact, write: Write) -> int:
+    folder = [] if write.photos is None else pictures_below(Path(write.photos))
+    return write.shards(len(StoredPhotos(data, "train", "photo", "mask").ids) + len(folder))
+
+
+def _of_set(data: Artifact, style: Artifact, rows: list[dict[str, Any]]) -> Candidates:
+    known = {Path(row["photo"]).stem for row in data.records() if row["split"] == "train" and row.get("photo")}
+    names = [str(row["photo"]) for row in rows]
+    strange = sorted(set(names) - known)
+    if strange:
+        raise TristyleError(
+            f"{style.path}: was made of photo {strange[0]}, which {data.path} does not train on. "
+            "Run stage=style on this data."
+        )
+    photo, mask = ([data.path / kind / f"{name}.png" for name in names] for kind in ("photo", "mask"))
+    raw = [style.path / row["image"] for row in rows]
+    return OnDisk(names, photo, mask, raw, [bool(row.get("mirrored")) for row in rows])
+
+
+def _check_size(data: Artifact, style: Artifact, fused: Generator) -> None:
+    size = StoredPhotos(data, "train", "photo", "mask").size
     if size != fused.img_resolution:
         sizes = f"style pictures of {fused.img_resolution} px and photos of {size} px"
         raise TristyleError(f"{style.path}: {sizes} do not go together. Run stage=style on this data.")
-    return size
 
 
 def _further_seeds(style: Artifact, rows: list[dict[str, Any]], count: int) -> list[int]:
@@ -182,35 +194,35 @@ class Drawn:
 
     Attributes:
         folder: the style artifact's.
-        names: file names in its `images/` and `source/`.
+        rows: its records.
         seeds: the further ones.
         paint: the source's and the fused generator's: seeds -> pictures uint8 [n, R, R, 3].
         masks: pictures -> head coverage uint8 [n, R, R].
     """
 
     folder: Path
-    names: list[str]
+    rows: list[dict[str, Any]]
     seeds: list[int]
     paint: Sequence[Callable[[Sequence[int]], np.ndarray]]
     masks: Callable[[np.ndarray], np.ndarray]
-    workers: int
 
     @property
     def ids(self) -> Sequence[str]:
         """Six digits, counting on from the set."""
-        return [f"{i:06d}" for i in range(len(self.names) + len(self.seeds))]
+        return [f"{i:06d}" for i in range(len(self.rows) + len(self.seeds))]
 
     def __call__(self, numbers: range) -> Painted:
-        """The pairs `numbers`."""
-        kept = self.names[numbers.start : numbers.stop]
-        further = self.seeds[max(numbers.start - len(self.names), 0) : max(numbers.stop - len(self.names), 0)]
+        """The pairs `numbers`; their seeds go into their records."""
+        kept = self.rows[numbers.start : numbers.stop]
+        further = self.seeds[max(numbers.start - len(self.rows), 0) : max(numbers.stop - len(self.rows), 0)]
         sides = []
         for kind, paint in zip(("source", "images"), self.paint, strict=True):
-            parts = [load_images([self.folder / kind / name for name in kept], self.workers)] if kept else []
+            parts = [load_images([self.folder / kind / Path(row["image"]).name for row in kept])] if kept else []
             parts += [paint(further[i : i + CHUNK]) for i in range(0, len(further), CHUNK)]
             sides.append(np.concatenate(parts))
         photo, raw = sides
-        return Painted(photo, raw, self.masks(photo))
+        notes = [{"seed": row["seed"]} if "seed" in row else {} for row in kept] + [{"seed": seed} for seed in further]
+        return Painted(photo, raw, self.masks(photo), notes=notes)
 
 
 @torch.no_grad()
