@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -45,12 +45,11 @@ class Phase:
 class Task(nn.Module):
     """All networks of a training, its phases and its losses. Subclasses set `self.phases`.
 
-    `carried` names the attributes that one phase leaves for a later one of the same update (generated pictures): each
-    micro-batch has its own.
+    What `losses` binds to an attribute in one phase (generated pictures) it finds there in a later phase of the same
+    update, each micro-batch its own.
     """
 
     phases: list[Phase]
-    carried: ClassVar[tuple[str, ...]] = ()
 
     def losses(self, phase: str, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Weighted scalar terms of a phase; their sum is minimised. A name starting with `_` is only logged.
@@ -260,13 +259,14 @@ def _gradients(
 ) -> list[dict[str, Tensor]]:
     """Leave the gradients of one phase, means over the update's micro-batches, in its parameters.
 
-    batches: this process's micro-batches; kept: what each of them carries from phase to phase.
+    batches: this process's micro-batches; kept: the attributes that each of them has bound so far.
     Returns the terms of each micro-batch; no terms leave the phase out.
     """
     count, rows = len(batches), []
     buffers = _MovedBuffers(task, count)
     for place, batch in enumerate(batches):
         vars(task).update(kept[place])
+        before = dict(vars(task))
         device = next(iter(batch.values())).device
         index = place * parallel.world() + parallel.rank()
         with parallel.micro_batch(index, count * parallel.world()), _same_draws(device, place + 1 < count):
@@ -275,7 +275,7 @@ def _gradients(
                 total = torch.stack([value for name, value in terms.items() if not name.startswith("_")]).sum()
                 (total / count).backward()
                 rows.append({name: value.detach() for name, value in terms.items()})
-        kept[place] = {name: getattr(task, name) for name in task.carried}
+        kept[place] |= {name: value for name, value in vars(task).items() if value is not before.get(name)}
         buffers.collect()
     gradients = [parameter.grad for parameter in phase.params if parameter.grad is not None]
     parallel.average([*gradients, *buffers.settle()])

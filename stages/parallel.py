@@ -13,7 +13,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import torch
@@ -92,41 +92,56 @@ def mean(tensor: Tensor) -> Tensor:
 
 
 def differentiable_mean(tensor: Tensor) -> Tensor:
-    """Mean of a tensor over the processes, through which the gradients of all of them flow."""
+    """Mean of a tensor over the processes, for a loss: gradients flow back through it to all of them.
+
+    The gradient of the processes' mean loss is the mean of their gradients; so is it in the backward pass here.
+    """
     if world() == 1:
         return tensor
-    from torch.distributed.nn.functional import all_reduce
+    import torch
 
-    # The gradients of a phase become their mean over the processes: with the sum that the backward pass of a sum takes,
-    # that is the gradient of the mean of all losses.
-    return all_reduce(tensor) / world()
+    class Mean(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, value: Tensor) -> Tensor:
+            return _reduced(value.clone())
+
+        @staticmethod
+        def backward(ctx: Any, *grads: Tensor) -> Tensor:
+            return _reduced(grads[0].clone())
+
+    mean: Tensor = Mean.apply(tensor)
+    return mean
 
 
 def average(tensors: Sequence[Tensor]) -> None:
     """Replace floating-point tensors by their means over the processes: one all-reduce of one flat buffer."""
-    if world() == 1 or not tensors:
-        return
-    import torch
-
-    with torch.no_grad():
-        flat = _reduced(torch.cat([tensor.detach().reshape(-1) for tensor in tensors]))
-        pieces = flat.split([tensor.numel() for tensor in tensors])
-        for tensor, piece in zip(tensors, pieces, strict=True):
-            tensor.copy_(piece.view(tensor.shape))
+    if world() > 1 and tensors:
+        _spread(_reduced(_flat(tensors)), tensors)
 
 
 def broadcast(tensors: Sequence[Tensor]) -> None:
     """Give every process the first one's `tensors`, so that weights start equal on unlike machines, too."""
     if world() == 1:
         return
-    import torch
     from torch import distributed
 
-    with torch.no_grad():
-        for tensor in tensors:
-            sent = tensor.detach().contiguous()
-            distributed.broadcast(sent, 0)
-            tensor.copy_(sent)
+    for dtype in sorted({tensor.dtype for tensor in tensors}, key=str):
+        alike = [tensor for tensor in tensors if tensor.dtype == dtype]
+        flat = _flat(alike)
+        distributed.broadcast(flat, 0)
+        _spread(flat, alike)
+
+
+def _flat(tensors: Sequence[Tensor]) -> Tensor:
+    import torch
+
+    return torch.cat([tensor.detach().reshape(-1) for tensor in tensors])
+
+
+def _spread(flat: Tensor, tensors: Sequence[Tensor]) -> None:
+    pieces = flat.split([tensor.numel() for tensor in tensors])
+    for tensor, piece in zip(tensors, pieces, strict=True):
+        tensor.detach().copy_(piece.view(tensor.shape))
 
 
 def _reduced(tensor: Tensor) -> Tensor:

@@ -9,7 +9,6 @@ What differs: a content-only warm-up (as CartoonGAN and AnimeGAN do), hinge loss
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import numpy as np
 import torch
@@ -88,8 +87,6 @@ class Pix2PixTask(Task):
 
     A batch holds photo, style [N, 3, H, W] in [-1, 1] and mask [N, 1, H, W] in [0, 1] (1 = may be painted over).
     """
-
-    carried: ClassVar[tuple[str, ...]] = ("fake",)
 
     def __init__(self, settings: Pix2Pix, train: Train, preview: dict[str, Tensor]) -> None:
         super().__init__()

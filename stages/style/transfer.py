@@ -14,7 +14,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
 
 import numpy as np
 import torch
@@ -193,7 +192,6 @@ class StyleGAN2(Task):
     the discriminator's minibatch statistic; with `consistency` each compares samples of its own.
     """
 
-    carried: ClassVar[tuple[str, ...]] = ("_fakes",)
     pl_mean: Tensor
     sign_sum: Tensor
     sign_count: Tensor
