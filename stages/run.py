@@ -156,7 +156,7 @@ def _work(
     if settings.part is not None:
         append_jsonl(place / SCRATCH / COST / f"{settings.part}.jsonl", _cost(begun, cpu, []))
         done, shards = metrics["done"], metrics["shards"]
-        left = f"{shards - done} of {shards} shards to write"
+        left = f"{shards - done} of {shards} shards to write (part=range(0,{shards}))"
         say(f"{kind:<8} " + (f"shard {settings.part} done, {done} of {shards}" if settings.shard else f"ready, {left}"))
         return
     cost = _cost(begun, cpu, [row for file in (place / SCRATCH / COST).glob("*.jsonl") for row in read_jsonl(file)])

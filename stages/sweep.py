@@ -7,7 +7,6 @@ Jobs may run in processes of their own, on other machines too (`launch=`). All t
 from __future__ import annotations
 
 import json
-import os
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 
 from hydra.experimental.callback import Callback
 
+from stages import parallel
 from stages.artifact import KINDS
 from stages.compose import side_by_side
 from stages.config import ConfigError, TristyleError
@@ -120,11 +120,11 @@ def _check_order(stages: set[str], parts: set[str | None]) -> None:
     """Refuse jobs of which one needs another to be done: side by side they have no order."""
     remedy = "Sweep one after another, or leave launch= out"
     if len(stages) > 1:
-        chain = ", ".join(kind for kind in KINDS if kind in stages)
+        chain = ", ".join(kind for kind in ("all", *KINDS) if kind in stages)
         raise ConfigError("launch", f"jobs side by side have no order, and {chain} need one", remedy)
     if len(parts) > 1 and parts & {None, "train"}:
         raise ConfigError("launch", "shards are written after part=train and before the seal", remedy)
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if parallel.world() > 1:
         raise ConfigError("launch", "does not go with torchrun, whose processes train together", "Choose one of them")
 
 

@@ -7,6 +7,8 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -45,7 +47,7 @@ class FakeStage:
         if self.fail:
             raise TristyleError("planted: it breaks. Mend it.")
         (out / "number.txt").write_text(str(self.value + sum(item.metrics["value"] for item in inputs.values())))
-        return {"value": self.value}
+        return {"value": self.value} if runtime.part is None else {"done": 1, "shards": 1}
 
 
 READS: dict[str, list[str]] = {
@@ -165,6 +167,64 @@ def test_stage_alone_leaves_out_what_it_does_not_need(tmp_path: Path) -> None:
     for stage in ("data", "style", "pair"):
         runner.run(config(tmp_path / "runs", stage=stage))
     assert FakeStage.ran == ["data", "style", "pair"]
+
+
+def test_the_chain_leaves_out_what_its_end_does_not_need(tmp_path: Path) -> None:
+    runner.run(config(tmp_path / "runs", pair__reads=["data"]))
+    assert FakeStage.ran == ["data", "pair", "student", "export"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"part": "half"}, "part: 'half'"),
+        ({"part": -1}, "part: '-1'"),
+        ({"part": 1, "stage": "style"}, "part: stage=style"),
+        ({"part": 1, "force": True}, "force: "),
+    ],
+)
+def test_a_part_that_cannot_be_made_is_refused(tmp_path: Path, changes: dict[str, Any], named: str) -> None:
+    with pytest.raises(ConfigError, match=named):
+        runner.run(config(tmp_path / "runs", **{"stage": "pair", **changes}))
+    assert FakeStage.ran == []
+
+
+def test_a_part_seals_nothing_and_shares_its_folder(tmp_path: Path) -> None:
+    for stage in ("data", "style"):
+        runner.run(config(tmp_path / "runs", stage=stage))
+    FakeStage.ran.clear()
+    with pytest.raises(ArtifactError, match="in use"), held(tmp_path, shared=True):
+        runner.run(config(tmp_path / "runs", stage="pair", part="train"))
+    with held(tmp_path, shared=True):
+        assert runner.run(config(tmp_path / "runs", stage="pair", part=0)) is None
+    assert FakeStage.ran == ["pair"] and not list((tmp_path / "runs/pair").glob("*/manifest.json"))
+    with pytest.raises(ArtifactError, match="in use"), held(tmp_path, shared=False):
+        runner.run(config(tmp_path / "runs", stage="pair", part=0))
+    runner.run(config(tmp_path / "runs", stage="pair"))
+    assert FakeStage.ran == ["pair", "pair"] and len(list((tmp_path / "runs/pair").glob("*/manifest.json"))) == 1
+    runner.run(config(tmp_path / "runs", stage="pair", part=0))  # sealed: nothing left to do
+    assert FakeStage.ran == ["pair", "pair"]
+
+
+@contextmanager
+def held(root: Path, shared: bool) -> Iterator[None]:
+    """Another holder of the fakes' pair folder."""
+    cfg = config(root / "runs", stage="pair")
+    inputs = {kind: open_artifact(next((root / "runs" / kind).iterdir()), kind).digest for kind in READS["pair"]}
+    key = artifact_key("pair", OmegaConf.to_container(cfg.pair), inputs, {})
+    with locked(root / "runs" / "pair" / key, shared=shared):
+        yield
+
+
+def test_jobs_side_by_side_get_a_gpu_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    from hydra.core.hydra_config import HydraConfig
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    for launcher, device in (("joblib_launcher.JoblibLauncher", "cuda:2"), ("basic_launcher.BasicLauncher", "cuda:0")):
+        hydra = {"launcher": {"_target_": f"hydra.{launcher}"}, "job": {"num": 6}}
+        monkeypatch.setattr(HydraConfig.instance(), "cfg", OmegaConf.create({"hydra": hydra}))
+        assert composer._device("auto") == device
 
 
 def test_tampered_input_stops_the_stage_and_nothing_is_lost(tmp_path: Path) -> None:
