@@ -1,4 +1,4 @@
-"""What the notebooks draw with: open the newest artifact of a kind, show pictures, curves and score distributions.
+"""What the notebooks draw with: open artifacts, show pictures, curves, score distributions and how runs compare.
 
 Everything is shown in a frame of its own, so that the report's style sheet does not reach into the notebook.
 """
@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from stages import io, page
+from stages import io, page, report_pair, report_plane
 from stages.artifact import Artifact, ArtifactError, open_artifact
 
 
@@ -24,12 +24,7 @@ def runs() -> Path:
 
 def newest(kind: str) -> Artifact | None:
     """The artifact of `kind` that was finished last; None, with a line that says what to do, when there is none."""
-    found = []
-    for manifest in (runs() / kind).glob("*/manifest.json"):
-        try:
-            found.append(open_artifact(manifest.parent, kind, verify=False))
-        except ArtifactError as error:
-            print(error)
+    found = finished(kind)
     if not found:
         print(
             f"There is no finished {kind} artifact in {runs().resolve()}. Make one with `make demo` or "
@@ -39,6 +34,17 @@ def newest(kind: str) -> Artifact | None:
     artifact = max(found, key=lambda item: str(item.manifest["created"]))
     print(f"{kind}: {artifact.path}, digest {artifact.digest[:16]}, finished {artifact.manifest['created']}")
     return artifact
+
+
+def finished(kind: str) -> list[Artifact]:
+    """All finished artifacts of `kind` in the runs folder; what cannot be opened is printed."""
+    found = []
+    for manifest in sorted((runs() / kind).glob("*/manifest.json")):
+        try:
+            found.append(open_artifact(manifest.parent, kind, verify=False))
+        except ArtifactError as error:
+            print(error)
+    return found
 
 
 def source(artifact: Artifact, kind: str) -> Artifact:
@@ -52,6 +58,11 @@ def source(artifact: Artifact, kind: str) -> Artifact:
     if found.digest != entry["digest"]:
         raise ArtifactError(f"{found.path}: not the {kind} artifact that {artifact.path} was made from. Run it again.")
     return found
+
+
+def origins(pair: Artifact) -> dict[str, Artifact]:
+    """A pair artifact and what it was made from, by kind."""
+    return {kind: source(pair, kind) for kind in pair.manifest["inputs"]} | {"pair": pair}
 
 
 def frame(body: str, height: int) -> Any:
@@ -106,3 +117,50 @@ def histogram(values: Sequence[float | None], title: str, bins: int = 24) -> Any
     ends = f"<span>{page.number(float(edges[0]))}</span><span>{page.number(float(edges[-1]))}</span>"
     name = f'<div class="name"><span>{escape(title)}</span><b>median {page.number(float(np.median(known)))}</b></div>'
     return frame(f'<div class="card curve">{name}{svg}<div class="ends">{ends}</div></div>', 180)
+
+
+# ------------------------------------------------------------------------------------------------ stage two
+
+
+def held_out(pair: Artifact) -> Any:
+    """The first held-out people: photo, raw translation, attention, mask, the pair it makes, true twin."""
+    found = origins(pair)
+    drawn = report_pair.held_out_table(pair, found.get("data"), report_pair.style_name(found))
+    columns = drawn.count('class="caption"')
+    rows = drawn.count("<img") // max(columns, 1)
+    return frame(drawn or page.note("No pictures of held-out people."), 90 + rows * 1000 // max(columns, 1))
+
+
+def kept_pairs(pair: Artifact, rows: Sequence[dict[str, Any]], caption: str) -> Any:
+    """Photo and style picture of kept pairs, side by side, from files or shards."""
+    couples = [couple for row in rows if (couple := report_pair.couple(pair.path, row)) is not None]
+    return sheet(couples, caption, 4)
+
+
+def scores(pair: Artifact) -> Any:
+    """How every score of curation is distributed, and its limit."""
+    drawn = report_pair.score_charts(pair)
+    return frame(drawn or page.note("No scores."), 60 + 240 * -(-drawn.count("<svg") // 3))
+
+
+def expression(pair: Artifact) -> Any:
+    """How much of pose and expression the raw translations keep."""
+    drawn = report_pair.expression_table(pair.metrics)
+    return frame(drawn or page.note("Nothing was measured of the expression."), 340)
+
+
+def plane() -> Any:
+    """Identity against KID for all pair artifacts of the runs folder that hold out the same people."""
+    made = []
+    for pair in finished("pair"):
+        try:
+            found = origins(pair)
+        except ArtifactError as error:
+            print(error)
+            continue
+        before = page.flat({kind: item.config for kind, item in found.items() if kind in ("data", "style")})
+        made.append(report_plane.Made(pair, found["data"], report_pair.style_name(found), before))
+    drawn = report_plane.planes(made)
+    return frame(
+        drawn or page.note("One run alone has no plane; make another with another pair/balance."), 1900 if drawn else 60
+    )

@@ -20,7 +20,9 @@ import numpy as np
 from stages import io
 from stages.artifact import KINDS, Artifact, open_artifact
 from stages.measures import TARGETS, find, measure
-from stages.page import curves, figure, fit, flat, gallery, note, number, page, picture, section, table, text, tile
+from stages.page import curves, fit, flat, gallery, note, number, page, picture, section, table, text, tile
+from stages.report_pair import pair_parts, spread, style_name
+from stages.report_plane import Made, planes
 from stages.report_style import style_parts
 
 PEOPLE = 8  # held-out people shown
@@ -58,16 +60,6 @@ def write_report(artifacts: Mapping[str, Artifact], path: Path, title: str = "",
     io.write_bytes(path, page(title, "\n".join(part for part in [*parts, footer] if part)).encode())
     places = {kind: os.path.relpath(item.path, path.parent) for kind, item in artifacts.items()}
     io.write_json(path.with_suffix(".json"), {"title": title, "artifacts": places})
-
-
-def style_name(artifacts: Mapping[str, Artifact]) -> str:
-    """The style that the run aims at: the target of a stage, else the first style of the data."""
-    for kind in ("student", "pair", "style"):
-        target = artifacts[kind].config.get("target") if kind in artifacts else None
-        if target:
-            return str(target)
-    rows = artifacts["data"].records() if "data" in artifacts else []
-    return min((str(row["style"]) for row in rows if row.get("style")), default="style")
 
 
 def _title(style: str) -> str:
@@ -154,14 +146,9 @@ def _person(columns: Mapping[str, Path], name: str, error: float | None) -> str:
     return f'<div class="card person"><div class="columns">{"".join(cells)}</div></div>'
 
 
-def _spread(items: Sequence[Any], count: int) -> list[Any]:
-    """`count` items evenly spread over the list (all of a shorter one)."""
-    return [items[round(place)] for place in np.linspace(0, len(items) - 1, min(count, len(items)))] if items else []
-
-
 def _sheet(paths: Sequence[Path], what: str) -> str:
     """A contact sheet of pictures evenly spread over the list; "" when there are none."""
-    chosen = [fit(io.read_image(path), 96) for path in _spread(paths, SHEET)]
+    chosen = [fit(io.read_image(path), 96) for path in spread(paths, SHEET)]
     return gallery(chosen, what, f"{what}: {len(chosen)} of {len(paths)}, evenly spread")
 
 
@@ -216,23 +203,8 @@ def _style(artifacts: Mapping[str, Artifact]) -> str:
 def _pairs(artifacts: Mapping[str, Artifact]) -> str:
     if "pair" not in artifacts:
         return ""
-    pair = artifacts["pair"]
-    rows = pair.records()
-    kept = [row for row in rows if row.get("kept")]
-    reasons = Counter(str(row.get("reason") or "unknown") for row in rows if not row.get("kept"))
-    couples = []
-    for row in _spread(kept, SHEET // 2):
-        files = [pair.path / folder / f"{row['id']}.png" for folder in ("photo", "style")]
-        if all(file.exists() for file in files):
-            couples.append(np.concatenate([fit(io.read_image(file), 96) for file in files], axis=1))
-    rejects = pair.path / "rejects.png"
-    why = ", ".join(f"{count} for {reason}" for reason, count in reasons.most_common())
-    return section(
-        "Stage 2", "Pairs for the student",
-        note(f"{len(kept)} of {len(rows)} pairs kept" + (f"; left out: {why}." if why else ".")),
-        gallery(couples, "kept pair", f"photo and style: {len(couples)} of {len(kept)} kept pairs, evenly spread", 128),
-        figure(fit(io.read_image(rejects), 640), "rejected pairs", "rejected pairs") if rejects.exists() else "",
-    )  # fmt: skip
+    parts = pair_parts(artifacts["pair"], artifacts.get("data"), style_name(artifacts))
+    return section("Stage 2", "Pairs for the student", *parts)
 
 
 # ------------------------------------------------------------------------------------------------ numbers
@@ -351,26 +323,33 @@ def write_index(reports: Sequence[Path], path: Path) -> None:
     settings = [flat({kind: item.config for kind, item in artifacts.items()}) for _, artifacts in whole]
     names = sorted({name for entry in settings for name in entry})
     differing = [name for name in names if len({json.dumps(entry.get(name)) for entry in settings}) > 1]
-    rows = []
+    rows, made = [], []
     for (report, artifacts), entry in zip(whole, settings, strict=True):
-        link = escape(os.path.relpath(report, path.parent), quote=True)
+        link = os.path.relpath(report, path.parent)
         shown = [f"{escape(name)} = {escape(_short(entry[name]))}" for name in differing if name in entry]
         different = "".join(f'<span class="why">{line}</span>' for line in shown)
         values = [find(artifacts, target) for target in TARGETS]
         cells = ["" if value is None else f"{value:.3f}" for value in values]
-        name = f'<a href="{link}">{escape(report.parent.name)}</a>{different}'
+        name = f'<a href="{escape(link, quote=True)}">{escape(report.parent.name)}</a>{different}'
         minutes = sum(float((item.manifest.get("cost") or {}).get("seconds", 0)) for item in artifacts.values()) / 60
         rows.append((name, _strip(artifacts, ("student", "pair")), *cells, f"{minutes:.1f}"))
+        if {"data", "pair"} <= set(artifacts):
+            before = flat({kind: artifacts[kind].config for kind in ("data", "style") if kind in artifacts})
+            made.append(Made(artifacts["pair"], artifacts["data"], style_name(artifacts), before, link))
+    known = [column for column in range(8) if column in (0, 1, 7) or any(row[column] for row in rows)]
     longest = max((artifacts for _, artifacts in whole), key=len, default={})
     rows.insert(0, ("the photos", _strip(longest, ("photo",)), "1", "0", "1", "", "", ""))
     rows.append(("the true twins", _strip(longest, ("true twin",)), "0", "0", "", "", "", ""))
     head = ("run", "held-out people", "face ×", "background", "KID ×", "MB", "ms", "minutes")
-    body = (
-        f'<header><p class="eyebrow">tristyle</p><h1>{len(whole)} runs side by side</h1>'
-        '<p class="lede">Settings that differ stand under each name. Lower is better in every column; face and KID are '
-        "shares of the untouched photos'.</p></header>" + table(head, rows, numeric=range(2, 8))
-    )
-    io.write_bytes(path, page("tristyle runs", body).encode())
+    lede = "Settings that differ stand under each name."
+    if len(known) > 3:
+        lede += " Lower is better in every column; face and KID are shares of the untouched photos'."
+    title = f'<p class="eyebrow">tristyle</p><h1>{len(whole)} runs side by side</h1><p class="lede">{lede}</p>'
+    cut = [[row[column] for column in known] for row in rows]
+    beside = table([head[column] for column in known], cut, numeric=range(2, len(known)))
+    drawn = planes(made)
+    parts = [beside, drawn] if len(known) > 3 or not drawn else [drawn, f"<section>{beside}</section>"]
+    io.write_bytes(path, page("tristyle runs", f"<header>{title}</header>{''.join(parts)}").encode())
 
 
 def _open(report: Path) -> dict[str, Artifact]:

@@ -37,6 +37,14 @@ def face(seed: int, style: str = "photo", size: int = SIZE) -> np.ndarray:
     return np.asarray(cv2.resize(big, (size, size), interpolation=cv2.INTER_AREA))
 
 
+def head(seed: int, size: int = SIZE) -> np.ndarray:
+    """Coverage of the drawn head, uint8 [size, size]."""
+    big = np.zeros((256, 256), np.uint8)
+    cv2.ellipse(big, (128, 120), (88, 100), 0, 0, 360, 255, -1)
+    cv2.ellipse(big, (128, 140), (70, 86), 0, 0, 360, 255, -1)
+    return np.asarray(cv2.resize(big, (size, size), interpolation=cv2.INTER_AREA))
+
+
 def _finish(
     out: Path,
     kind: str,
@@ -88,6 +96,7 @@ def data(root: Path, people: int = 12, held: int = 10) -> Artifact:
             io.write_image(out / place / f"{name}.png", face(seed + index, "photo" if "photo" in place else "comic"))
             if split == "heldout":
                 io.write_image(out / "heldout/twin/comic" / f"{name}.png", face(seed + index, "comic"))
+                io.write_image(out / "heldout/mask" / f"{name}.png", head(seed + index))
             rows.append(
                 {
                     "id": name,
@@ -128,25 +137,27 @@ def style(root: Path, inputs: dict[str, Artifact]) -> Artifact:
     return _finish(out, "style", inputs, config, metrics, rows)
 
 
-def pair(root: Path, inputs: dict[str, Artifact], translator: str = "MaskTranslator") -> Artifact:
-    """Ten pairs, one rejected, and raw outputs on the held-out people."""
-    out = root / "pair" / f"p{translator[0].lower()}"
-    rows: list[dict[str, Any]] = []
+def pair(
+    root: Path, inputs: dict[str, Artifact], translator: str = "mask", balance: str | None = None, shift: float = 0.0
+) -> Artifact:
+    """Ten pairs, one rejected, and raw outputs on the held-out people; `shift` moves them towards the style."""
+    out = root / "pair" / f"{translator}-{balance}"
     for index in range(10):
         name = f"{index:06d}"
-        io.write_image(out / "photo" / f"{name}.png", face(index))
-        io.write_image(out / "style" / f"{name}.png", face(index, "comic"))
         io.write_image(out / "heldout" / f"{name}.png", face(500 + index, "comic"))
-        rows.append(
-            {
-                "id": name,
-                "identity": 0.7 - index / 50,
-                "background": 0.01,
-                "clarity": 1.0,
-                "kept": index < 9,
-                "reason": None if index < 9 else "identity",
-            }
-        )
+        io.write_image(out / "heldout/heatmap" / f"{name}.png", head(500 + index, 8))
+        if translator == "mask":
+            io.write_image(out / "heldout/mask" / f"{name}.png", head(500 + index))
+        for folder, style in (("photo", "photo"), ("style", "comic")) if index < 9 else ():
+            io.write_image(out / folder / f"{name}.png", face(index, style))
+    rows = [
+        {"id": f"{index:06d}", "identity": 0.7 - index / 50, "landmarks": 0.1, "background": 0.01, "clarity": 1.0,
+         "agreement": 0.9 if translator == "mask" else None, "kept": index < 9,
+         "reason": None if index < 9 else "identity"}
+        for index in range(10)
+    ]  # fmt: skip
+    none = dict.fromkeys(("landmarks", "background", "clarity", "agreement"))
+    io.write_json(out / "limits.json", {"limits": {"identity": 0.53, **none}, "pilot": 10})
     io.write_image(out / "rejects.png", io.grid(np.stack([face(9), face(9, "comic")]), 2))
     _log(
         out,
@@ -155,8 +166,20 @@ def pair(root: Path, inputs: dict[str, Artifact], translator: str = "MaskTransla
             "pair/discriminator": {"adversarial": 1.0},
         },
     )
-    config = {"_target_": "stages.pair.stage.PairStage", "translator": {"_target_": f"stages.pair.ugatit.{translator}"}}
-    metrics = {"kept": 0.9, "identity": 0.66, "background": 0.012, "reader": READER}
+    config = {
+        "_target_": "stages.pair.stage.PairStage",
+        "translator": {
+            "_target_": "stages.pair.ugatit.Translator", "mask_head": translator == "mask",
+            "composite": translator != "plain", "balance": balance,
+        },
+        "curate": {"grow": 0.015, "feather": 0.015},
+    }  # fmt: skip
+    metrics = {
+        "kept": 0.9, "identity": 0.66 - shift, "identity_low": 0.63 - shift, "identity_high": 0.68 - shift,
+        "kid": 1.2 - 2 * shift, "kid_low": 1.0 - 2 * shift, "kid_high": 1.5 - 2 * shift, "photo_kid": 3.0,
+        "twin_kid": 0.1, "twin_identity": 0.71, "background_error": 0.012, "face_error": 0.11, "photo_face_error": 0.15,
+        "yaw_kept": 0.98, "smile_kept": 0.61, "twin_yaw_kept": 0.99, "twin_smile_kept": 0.72, "reader": READER,
+    }  # fmt: skip
     return _finish(out, "pair", inputs, config, metrics, rows)
 
 
@@ -193,7 +216,7 @@ def export(root: Path, inputs: dict[str, Artifact], model: bytes) -> Artifact:
     return _finish(out, "export", inputs, {"_target_": "stages.export.stage.ExportStage"}, metrics, [])
 
 
-def chain(root: Path, translator: str = "MaskTranslator", model: bytes = b"\0") -> dict[str, Artifact]:
+def chain(root: Path, translator: str = "mask", model: bytes = b"\0") -> dict[str, Artifact]:
     """All five artifacts under `root`."""
     made: dict[str, Artifact] = {"data": data(root)}
     made["style"] = style(root, dict(made))
