@@ -321,10 +321,11 @@ def test_the_sheet_shows_the_worst_of_each_reason_first(tmp_path: Path) -> None:
     others = [row["background"] for row in rejects.worst("background")]
     assert others == sorted(others, reverse=True) and min(others) > 0.8
     assert 80 < rejects.counts["identity"] < 120 and rejects.counts["background"] > 150
-    for name, value in (("photo", 0), ("raw", 200)):
-        write_image(tmp_path / f"{name}.png", np.full((SIZE, SIZE, 3), value, np.uint8))
+    colours = {"photo": (0, 0, 255), "raw": (255, 0, 0)}
+    for name, colour in colours.items():
+        write_image(tmp_path / f"{name}.png", np.full((SIZE, SIZE, 3), colour, np.uint8))
     drawn = sheet(tmp_path, rejects)
-    assert (drawn == 0).all(2).sum() == (drawn == 200).all(2).sum() == 16 * 96 * 96
+    assert [(drawn == colour).all(2).sum() for colour in colours.values()] == 2 * [16 * 96 * 96]
     assert sheet(tmp_path, Rejects(limits)).shape[1] == drawn.shape[1]
 
 

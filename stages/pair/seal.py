@@ -112,7 +112,7 @@ def _band(out: Path, rejects: Rejects, name: str) -> np.ndarray:
     rows, limit = rejects.worst(name), rejects.limits[name]
     count = rejects.counts[name]
     title = f"{name} {WRONG[SCORES[name]]} {limit:.3g}: {count} of {rejects.all} pairs"
-    note = "" if count == len(rows) else f"the worst {len(rows)}"
+    note = "" if count == len(rows) else f"{len(rows)} shown, the worst first"
     band = _canvas(TITLE + -(-len(rows) // COLUMNS) * (SIDE + CAPTION + PAD))
     draw = ImageDraw.Draw(band)
     _heading(draw, title, note)
