@@ -62,8 +62,11 @@ def pair_parts(pair: Artifact, data: Artifact | None, style: str) -> list[str]:
     """
     rows = pair.records()
     kept = [row for row in rows if row.get("kept")]
-    reasons = Counter(_reason(row) for row in rows if not row.get("kept"))
-    why = ", ".join(f"{count} for {reason}" for reason, count in reasons.most_common())
+    out = [row for row in rows if not row.get("kept")]
+    blamed = [_reasons(row) for row in out]
+    counted = Counter(name for names in blamed for name in names).most_common()
+    why = ", ".join(f"{count} for {name}" for name, count in counted)
+    why += ", some for several reasons" if any(len(names) > 1 for names in blamed) else ""
     couples = [sides for row in spread(kept, KEPT) if (sides := couple(pair.path, row)) is not None]
     caption = f"photo and style: {len(couples)} of {len(kept)} kept pairs, evenly spread"
     rejects = pair.path / "rejects.png"
@@ -179,7 +182,7 @@ def _rejects(rows: Sequence[Mapping[str, Any]]) -> str:
     out = [row for row in rows if not row.get("kept")]
     known = [key for key in SCORES if any(isinstance(row.get(key), (int, float)) for row in out)]
     cells = [
-        (f"<code>{escape(str(row['id']))}</code>", escape(_reason(row)),
+        (f"<code>{escape(str(row['id']))}</code>", escape(" and ".join(_reasons(row))),
          *(number(row[key]) if isinstance(row.get(key), (int, float)) else "" for key in known))
         for row in out[:200]
     ]  # fmt: skip
@@ -188,9 +191,9 @@ def _rejects(rows: Sequence[Mapping[str, Any]]) -> str:
     return f"<details><summary>Scores of {few} left out</summary>{listed}</details>" if listed else ""
 
 
-def _reason(row: Mapping[str, Any]) -> str:
-    """Why a pair was left out, in words."""
-    return " and ".join(str(row.get("reason") or "").split()) or ("unreadable" if "unreadable" in row else "unknown")
+def _reasons(row: Mapping[str, Any]) -> list[str]:
+    """Why a pair was left out: names of scores, or what else was the matter."""
+    return str(row.get("reason") or "").split() or ["unreadable" if "unreadable" in row else "unknown"]
 
 
 def couple(folder: Path, row: dict[str, Any]) -> np.ndarray | None:
