@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from stages import io
+from stages import io, parallel
 from stages.config import ConfigError, Train, number
 from stages.engine import Batches, Phase, Task, ema_update, epoch_order, fit, update_seed
 from stages.faces.reader import Reader
@@ -79,6 +79,8 @@ class Encode:
         number("deltas_until", self.deltas_until, self.deltas_from, 1)
         if not self.pixel + self.perceptual:
             raise ConfigError("pixel", "both distances weigh 0", "Give pixel or perceptual a weight above 0")
+        if self.train.accumulate > 1:  # the critic's pool of past latents goes from batch to batch
+            raise ConfigError("train.accumulate", "the encoder's training takes whole batches", "Set it to 1")
 
 
 class Encoding(Task):
@@ -287,5 +289,6 @@ def train_encoder(
     torch.manual_seed(update_seed(settings.train.seed, 0, "encoder"))
     task = Encoding(generator, reader, settings, io.to_tensor(photos[:12]))
     batches = photo_batches(photos, settings.train.seed, settings.mirror)
-    fit(task, batches, train=settings.train, scratch=scratch, runtime=runtime, label="encoder")
+    with parallel.alone():  # within a stage that the other processes of a torchrun have left after its own training
+        fit(task, batches, train=settings.train, scratch=scratch, runtime=runtime, label="encoder")
     return task.ema.eval()

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stages import io
+from stages import io, parallel
 from stages.artifact import SCRATCH, Artifact
 from stages.config import ConfigError, Train, TristyleError, number
 from stages.engine import epoch_order, fit, keep_state, update_seed
@@ -120,10 +120,16 @@ class StyleStage:
         if self.resume and not (Path(self.start) / STATE).exists():
             raise ConfigError("resume", f"{self.start} holds no {STATE}", "Set style.start to a style artifact")
         group = self.network.mbstd_group if self.start == "scratch" else 4
-        if self.train.batch > group and self.train.batch % group:
+        unit = self._unit(group)
+        if self.train.batch % unit:
             raise ConfigError(
-                "train.batch", f"{self.train.batch} is not a multiple of {group}", f"Choose a multiple of {group}"
+                "train.batch", f"{self.train.batch} is not a multiple of {unit}", f"Choose a multiple of {unit}"
             )
+
+    def _unit(self, group: int) -> int:
+        """What a batch must be a multiple of: every micro-batch holds whole minibatch groups, a small batch is one."""
+        count = parallel.world() * self.train.accumulate
+        return count * (group if count > 1 else min(group, self.train.batch))
 
     def files(self) -> dict[str, Path]:
         """The networks to start from, the face reader, which scores, and the encoder where photos are inverted."""
@@ -145,6 +151,8 @@ class StyleStage:
         data = inputs["data"]
         images = io.load_images(_pictures(data, self.target), runtime.workers)
         source, task = self._train(images, out, runtime)
+        if self.keep_state:
+            keep_state(out / SCRATCH, "style", out / STATE)
         transferred = task.ema.cpu()
         fused, chosen = self._fuse(source, transferred, data, out, runtime)
         networks = {"generator": fused, "source": source or transferred, "transferred": transferred}
@@ -166,15 +174,19 @@ class StyleStage:
             | score(data, self.target, kept.drawn, kept.source, runtime)
         )
 
+    def join(self, inputs: dict[str, Artifact], out: Path, runtime: Runtime) -> None:
+        """The training alone, which writes nothing: for all processes of a torchrun but the first."""
+        self._train(io.load_images(_pictures(inputs["data"], self.target), runtime.workers), out, runtime)
+
     def _train(self, images: np.ndarray, out: Path, runtime: Runtime) -> tuple[Generator | None, StyleGAN2]:
         """The source (none from scratch) and the finished training."""
         torch.manual_seed(update_seed(self.seed, 0, "initial weights"))
         generator, discriminator = self._networks(images.shape[1])
         group = discriminator.b4.mbstd_group_size  # a file may bring another one
-        if self.train.batch > group and self.train.batch % group:
+        if self.train.batch % self._unit(group):
             raise TristyleError(
-                f"style.train.batch: {self.train.batch} is not a multiple of {group}, the group of {self.start}'s "
-                f"discriminator. Choose a multiple of {group}."
+                f"style.train.batch: {self.train.batch} is not a multiple of {self._unit(group)}; {self.start}'s "
+                f"discriminator compares {group} pictures. Choose a multiple of {self._unit(group)}."
             )
         source = None if self.start == "scratch" else _copy(generator)
         if self.resume:  # what this training goes on from had a source of its own
@@ -186,8 +198,6 @@ class StyleStage:
             task, Images(images, self.train.seed, self.mirror), train=self.train, scratch=out / SCRATCH,
             runtime=runtime, label="style", start=Path(self.start) / STATE if self.resume else None,
         )  # fmt: skip
-        if self.keep_state:
-            keep_state(out / SCRATCH, "style", out / STATE)
         return source, task
 
     def _networks(self, size: int) -> tuple[Generator, Discriminator]:
