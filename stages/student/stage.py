@@ -23,7 +23,7 @@ from stages.io import (
     write_image,
     write_jsonl,
 )
-from stages.networks.mobile import count_macs, count_parameters
+from stages.networks.mobile import MobileStudent, count_macs, count_parameters
 from stages.runtime import Runtime
 from stages.shards import Pictures, pictures
 from stages.student.pix2pix import Pix2Pix, paintable, pair_batches
@@ -63,17 +63,8 @@ class StudentStage:
         """Train, write and score. Raises TristyleError when there is no pair or nobody held out."""
         reader = load_reader()  # before the training: it may be missing
         pairs = load_pairs(inputs["pair"], runtime.workers)
-        photo, style, mask = cast("list[np.ndarray]", pairs)  # what is indexed like an array will do
         people = held_out(inputs["data"], inputs["pair"], self.target, runtime.workers)
-        shown = slice(0, 8)
-        samples = {"photo": to_tensor(photo[shown]), "style": to_tensor(style[shown])}
-        samples["mask"] = paintable(mask_tensor(mask[shown]))
-        task = self.student.task(self.train, samples)
-        batches = pair_batches(photo, style, mask, self.train.seed)
-        batches = batches if isinstance(photo, np.ndarray) else read_ahead(batches)
-        fit(task, batches, train=self.train, scratch=out / SCRATCH, runtime=runtime, label="student")
-
-        student = task.student_ema.eval()
+        student = self._train(pairs, out, runtime)
         save_network(out / "student.safetensors", student)
         output = apply_student(student, people.photo, runtime.device)
         pictures = to_uint8(output)
@@ -82,13 +73,27 @@ class StudentStage:
         write_image(out / "preview" / "heldout.png", comparison(people, pictures))
         means, rows = score(output, people, reader)
         write_jsonl(out / "records.jsonl", records(people.ids, rows))
-        size = photo.shape[1]
         return means | {
-            "pairs": len(photo),
+            "pairs": len(pairs[0]),
             "parameters": count_parameters(student),
             "macs_256": count_macs(student, 256),
-            "size": size,
+            "size": pairs[0].shape[1],
         }
+
+    def join(self, inputs: dict[str, Artifact], out: Path, runtime: Runtime) -> None:
+        """The training alone, which writes nothing: for all processes of a torchrun but the first."""
+        self._train(load_pairs(inputs["pair"], runtime.workers), out, runtime)
+
+    def _train(self, pairs: list[np.ndarray] | list[Pictures], out: Path, runtime: Runtime) -> MobileStudent:
+        photo, style, mask = cast("list[np.ndarray]", pairs)  # what is indexed like an array will do
+        shown = slice(0, 8)
+        samples = {"photo": to_tensor(photo[shown]), "style": to_tensor(style[shown])}
+        samples["mask"] = paintable(mask_tensor(mask[shown]))
+        task = self.student.task(self.train, samples)
+        batches = pair_batches(photo, style, mask, self.train.seed)
+        batches = batches if isinstance(photo, np.ndarray) else read_ahead(batches)
+        fit(task, batches, train=self.train, scratch=out / SCRATCH, runtime=runtime, label="student")
+        return task.student_ema.eval()
 
 
 def load_pairs(pair: Artifact, workers: int, most: int = IN_MEMORY) -> list[np.ndarray] | list[Pictures]:
