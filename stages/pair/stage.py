@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 import numpy as np
 from torch import nn
 
+from stages import parallel
 from stages.artifact import SCRATCH, Artifact
 from stages.config import ConfigError, Train, TristyleError, number
 from stages.engine import fit
@@ -88,6 +89,11 @@ class PairStage:
         metrics |= measure_heldout(data, _style_name(style), painter, reader, out, runtime)
         return metrics | {"reader": reader.id, "size": StoredPhotos(data, "train", "photo", "mask").size}
 
+    def join(self, inputs: dict[str, Artifact], out: Path, runtime: Runtime) -> None:
+        """The training alone, which writes nothing: for all processes of a torchrun but the first."""
+        if not parallel.first(0):  # the first one knows whether there is a translator yet
+            self._train(inputs["data"], inputs["style"], load_reader(runtime.device), out, runtime)
+
     def shards(self, inputs: dict[str, Artifact]) -> int:
         """How many shards there are to write: `part=range(0,N)` launches them all."""
         count = len(StoredPhotos(inputs["data"], "train", "photo", "mask").ids)
@@ -98,7 +104,7 @@ class PairStage:
         """The translator of this place, trained unless it is there. Always read from its file: every process that
         writes shards works with the same bits, in the same layout."""
         file = out / "translator.safetensors"
-        if not file.exists():
+        if not parallel.first(int(file.exists())):
             if runtime.part not in (None, "train"):
                 raise TristyleError(f"{out}: has no translator yet. Run with part=train first.")
             save_network(file, self._train(data, style, reader, out, runtime))
