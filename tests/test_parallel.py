@@ -15,13 +15,15 @@ from typing import Any
 import pytest
 import torch
 from pair_toys import heads
-from tiny_pairs import toys
+from tiny_pairs import STYLE, data_artifact, pair_artifact, toys
 from torch import Tensor
 
 from stages import parallel
+from stages.artifact import SCRATCH, open_artifact
+from stages.checkpoint import load_checkpoint
 from stages.config import ConfigError, Train, TristyleError
 from stages.engine import Batches, Task, fit
-from stages.io import read_jsonl
+from stages.io import load_network, read_jsonl
 from stages.losses import path_length_penalty
 from stages.networks.stylegan2 import Discriminator, Generator, minibatch_std
 from stages.pair.ugatit import Translator, unpaired_batches
@@ -29,9 +31,11 @@ from stages.pair.ugatit import Weights as PairWeights
 from stages.runtime import Runtime
 from stages.student.pix2pix import Pix2Pix, pair_batches
 from stages.student.pix2pix import Weights as StudentWeights
-from stages.style.stage import Images
+from stages.student.stage import StudentStage
+from stages.style.sample import Sampling
+from stages.style.stage import Images, StyleStage
 from stages.style.transfer import Ada, Recipe, StyleGAN2
-from stages.tracking import Tracker
+from stages.tracking import Silent, Tracker
 
 Toy = tuple[Task, Batches, Train]
 
@@ -70,6 +74,11 @@ def student() -> Toy:
     return task, pair_batches(*arrays, seed=5), length
 
 
+def student_stage() -> StudentStage:
+    model = Pix2Pix(tier="nano", discriminator_width=4, weights=StudentWeights())
+    return StudentStage(student=model, train=Train(images=8, batch=4, lr=1e-3), target=STYLE)
+
+
 TOYS: dict[str, Callable[[], Toy]] = {"style": style, "pair": pair, "student": student}
 
 
@@ -100,7 +109,7 @@ def apart(one: dict[str, Tensor], two: dict[str, Tensor], start: dict[str, Tenso
         return float(sum((a[key].double() - b[key].double()).square().sum() for key in keys)) ** 0.5
 
     nets = {key.partition(".")[0] for key in one} - {"sign_sum", "sign_count"}  # of which only the ratio counts
-    groups = [[key for key in one if key.partition(".")[0] == net and "tracked" not in key] for net in nets]
+    groups = [[key for key in one if key.partition(".")[0] == net] for net in nets]
     return max(length(one, two, keys) / length(one, start, keys) for keys in groups)
 
 
@@ -119,12 +128,19 @@ def join(rank: int, port: int, folder: Path) -> None:
         (folder / f"refusal{rank}.txt").write_text(str(error))
     with parallel.alone():
         assert parallel.world() == 1 and parallel.rank() == 0
+    stage = student_stage()
+    inputs = {kind: open_artifact(folder / kind, kind) for kind in ("data", "pair")}
+    track = Silent() if rank else Tracker(folder / "stage")
+    (stage.join if rank else stage.run)(inputs, folder / "stage", Runtime("cpu", 1, track))
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where two processes have left their states and logs."""
     path = tmp_path_factory.mktemp("two")
+    (path / "stage").mkdir()
+    data_artifact(path / "data", 32)
+    pair_artifact(path / "pair", 32)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -134,7 +150,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for worker in workers:
         worker.start()
     for worker in workers:
-        worker.join(300)
+        worker.join(600)
         worker.kill()
     assert [worker.exitcode for worker in workers] == [0, 0]
     return path
@@ -184,6 +200,23 @@ def test_a_batch_that_does_not_divide_is_refused_by_every_process(folder: Path) 
     for rank in range(2):
         text = (folder / f"refusal{rank}.txt").read_text()
         assert "train.batch=12" in text and "multiple of 8" in text and "\n" not in text
+
+
+def test_the_second_process_joins_a_stage_and_writes_nothing(folder: Path, tmp_path: Path) -> None:
+    inputs = {kind: open_artifact(folder / kind, kind) for kind in ("data", "pair")}
+    student_stage().join(inputs, tmp_path, Runtime("cpu", 1, Silent()))
+    state = load_checkpoint(tmp_path / SCRATCH / "student.ckpt")  # this one is alone, so it keeps its state
+    assert state is not None and [entry.name for entry in tmp_path.iterdir()] == [SCRATCH]
+    both = load_network(folder / "stage" / "student.safetensors").state_dict()
+    for name, value in both.items():
+        torch.testing.assert_close(value, state["task"][f"student_ema.{name}"], rtol=1e-3, atol=1e-4)
+
+
+def test_micro_batches_of_the_style_training_hold_whole_groups() -> None:
+    settings = {"start": "scratch", "target": "photo", "recipe": Recipe(r1_gamma=1.0), "sampling": Sampling(count=1)}
+    StyleStage(train=Train(images=8, batch=8, lr=0.1, accumulate=2), **settings)
+    with pytest.raises(ConfigError, match="not a multiple of 16. Choose a multiple of 16"):
+        StyleStage(train=Train(images=8, batch=8, lr=0.1, accumulate=4), **settings)
 
 
 def test_accumulate_refuses_what_cannot_be() -> None:

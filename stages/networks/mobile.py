@@ -52,9 +52,11 @@ class BatchNorm2d(nn.BatchNorm2d):
         variance = parallel.differentiable_mean(centred.square().mean(dim=(0, 2, 3)))
         with torch.no_grad():
             count = x.numel() // x.shape[1] * parallel.world()
-            assert self.momentum is not None and self.running_mean is not None and self.running_var is not None
+            assert self.momentum is not None and self.running_mean is not None
+            assert self.running_var is not None and self.num_batches_tracked is not None
             self.running_mean.lerp_(mean, self.momentum)
             self.running_var.lerp_(variance * count / (count - 1), self.momentum)
+            self.num_batches_tracked.add_(1)
         scale = self.weight * (variance + self.eps).rsqrt()
         return centred * scale[:, None, None] + self.bias[:, None, None]
 
