@@ -94,14 +94,18 @@ def scatter(
             )
             for kind, colour in colours.items()
         ]
-    parts += [_cross(point, across, up, colours[point.kind]) for point in good.values()]
+    crosses = [(span, point) for point in good.values() for span in _spans(point, across, up)]
+    parts += [
+        _path(span, f'class="span" stroke="{colours[point.kind]}" stroke-width="1.5" opacity=".75"')
+        for span, point in crosses
+    ]
     for index, point in good.items():
         (cx, cy), extra = places[index], "".join(_said(*pair) for pair in ((x, point.across), (y, point.up)))
         ring = f'<circle class="ring" cx="{cx:.1f}" cy="{cy:.1f}" r="10"/>' if index == chosen else ""
         hover = f"{point.title}: {_short(x)} {number(point.x)}, {_short(y)} {number(point.y)}{extra}"
         title = f"<title>{escape(hover)}</title>"
         parts.append(f'{ring}<circle cx="{cx:.1f}" cy="{cy:.1f}" r="5" fill="{colours[point.kind]}">{title}</circle>')
-    parts += _tags([(*places[index], point.label) for index, point in good.items()])
+    parts += _tags([(*places[index], point.label) for index, point in good.items()], [span for span, _ in crosses])
     return _card("".join(parts), f"{_short(y)} against {_short(x)}", kinds)
 
 
@@ -123,18 +127,18 @@ def _path(places: Sequence[Span], style: str) -> str:
     return f'<polyline {style} fill="none" points="{line}"/>' if len(places) > 1 else ""
 
 
-def _cross(point: Point, across: Axis, up: Axis, colour: str) -> str:
-    """The point's intervals as two thin lines through it."""
+def _spans(point: Point, across: Axis, up: Axis) -> list[list[Span]]:
+    """Where the point's intervals lie, as two lines through it: [(x, y) of the ends] each, [] for none."""
     cx, cy = _px(across, point.x), _py(up, point.y)
     level = [(_px(across, value), cy) for value in _ends(point.across)]
-    plumb = [(cx, _py(up, value)) for value in _ends(point.up)]
-    style = f'class="span" stroke="{colour}" stroke-width="1.5" opacity=".75"'
-    return _path(level, style) + _path(plumb, style)
+    return [level, [(cx, _py(up, value)) for value in _ends(point.up)]]
 
 
-def _tags(labels: Sequence[tuple[float, float, str]]) -> list[str]:
-    """Labels beside their dots, each where it covers the fewest dots and labels drawn before."""
+def _tags(labels: Sequence[tuple[float, float, str]], spans: Sequence[Sequence[Span]]) -> list[str]:
+    """Labels beside their dots, each where it covers least of the dots, the spans and the labels drawn before."""
     taken = [(x - 6, y - 6, x + 6, y + 6) for x, y, _ in labels]
+    for xs, ys in (zip(*span, strict=True) for span in spans if len(span) > 1):
+        taken.append((min(xs) - 2, min(ys) - 2, max(xs) + 2, max(ys) + 2))
     parts = []
     for x, y, label in labels:
         if not label:
@@ -207,8 +211,8 @@ def distribution(name: str, parts: Mapping[str, Sequence[float]], limit: float |
     """One histogram stacked of parts, a dashed line at `limit`; "" when there is nothing to count.
 
     Args:
-        parts: legend's entry -> values, three at most; those that are not finite are left out. The far ends (half a percent) fall
-            into the outermost bars.
+        parts: legend's entry -> values, three at most; those that are not finite are left out. The far ends (half a
+            percent) fall into the outermost bars.
         limit: drawn across all bars, and within the picture.
     """
     values = {part: np.array([v for v in given if isfinite(v)], np.float64) for part, given in parts.items()}
