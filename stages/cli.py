@@ -18,7 +18,8 @@ tristyle: photographs and a handful of style pictures in, a real-time portrait s
 
   tristyle                              run the whole chain with experiment=painted-64
   tristyle stage=STAGE                  run one stage: data | style | pair | student | export
-  tristyle -m pair=mask,plain           run the variants side by side
+  tristyle -m pair=mask,plain           run the variants one after another, compare them on a page
+  tristyle -m stage=pair part=0,1 launch=joblib    write shards of pairs side by side
   tristyle data=folders data.path=DIR   your own photo/ and style/<name>/ pictures
   tristyle style.train.images=20000     change any setting
   tristyle --cfg job                    print all settings
