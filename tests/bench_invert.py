@@ -18,11 +18,11 @@ import torch
 from stages import io
 from stages.datasets.person import HELDOUT_PEOPLE
 from stages.faces.reader import load_reader
+from stages.networks.latents import latents, load_encoder
 from stages.networks.stylegan2 import Generator
-from stages.style.encode import likeness, load_encoder, paint_photos
+from stages.style.encode import likeness, paint_photos
 from stages.style.fuse import Fusion, fuse
 from stages.style.invert import decode, project, refinement
-from stages.style.sample import latents
 
 KEYS = ("yaw", "pitch", "smile", "identity")
 

@@ -9,6 +9,7 @@ import torch
 from stages import io
 from stages.config import ConfigError, TristyleError
 from stages.faces.reader import Reader, load_reader
+from stages.networks.latents import decode, latents
 from stages.networks.stylegan2 import Generator
 from stages.style.edit import (
     ATTRIBUTES,
@@ -27,7 +28,7 @@ from stages.style.edit import (
     save_directions,
     sefa,
 )
-from stages.style.sample import Sampling, Seeds, decode, latents
+from stages.style.sample import Sampling, Seeds
 
 
 @pytest.fixture(scope="module")

@@ -9,9 +9,10 @@ import pytest
 import torch
 
 from stages.config import ConfigError, TristyleError
+from stages.networks.latents import latents
 from stages.networks.stylegan2 import Generator
 from stages.style.fuse import Fusion, Part, between, blend, fuse, position, relative_distance, with_part
-from stages.style.sample import Sampling, draw, latents
+from stages.style.sample import Sampling, draw
 
 
 @pytest.fixture(scope="module")

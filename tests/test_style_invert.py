@@ -17,10 +17,11 @@ from stages import io
 from stages.config import ConfigError, Train, TristyleError
 from stages.faces.reader import Reader, load_reader
 from stages.networks.encoder import Encoder, LatentDiscriminator, compose
+from stages.networks.latents import generator_id, load_encoder
 from stages.networks.stylegan2 import Generator
 from stages.runtime import Runtime
-from stages.style.e4e import POOL, Encode, Encoding, begin_with, generator_id, photo_batches, train_encoder
-from stages.style.encode import Invert, invert_photos, likeness, load_encoder, paint_photos
+from stages.style.e4e import POOL, Encode, Encoding, begin_with, photo_batches, train_encoder
+from stages.style.encode import Invert, invert_photos, likeness, paint_photos
 from stages.style.invert import (
     Distance,
     Project,

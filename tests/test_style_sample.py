@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from stages import io
 from stages.config import ConfigError, TristyleError
 from stages.faces.reader import Reader, load_reader
+from stages.networks.latents import latents
 from stages.networks.stylegan2 import Generator
 from stages.runtime import Runtime
 from stages.style import collect
@@ -24,7 +25,7 @@ from stages.style.collect import BatchWriter, write_style_set
 from stages.style.compare import background_variety, compare
 from stages.style.distribution import Distribution
 from stages.style.reject import References, Reject, judge, least_bad
-from stages.style.sample import Inverted, Painter, Sampling, Seeds, draw, latents
+from stages.style.sample import Inverted, Painter, Sampling, Seeds, draw
 from stages.tracking import Tracker
 
 NOTHING = Reject(quality=False, memorised=False, duplicates=False)

@@ -13,10 +13,11 @@ import torch
 from stages import io
 from stages.artifact import seal
 from stages.config import TristyleError
+from stages.networks.latents import latents
 from stages.networks.stylegan2 import Generator
 from stages.style.edit import Direction, Edit, draw_edited
 from stages.style.fuse import Fusion, fuse
-from stages.style.sample import draw, latents
+from stages.style.sample import draw
 from stages.style.sheet import GAP, PAD, Row, edited_rows, fused_row, heading, layout, main, style_sheet, text
 
 

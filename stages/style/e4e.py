@@ -9,7 +9,6 @@ are regressed.
 from __future__ import annotations
 
 import copy
-import hashlib
 from dataclasses import dataclass
 from math import cos, pi
 from pathlib import Path
@@ -26,6 +25,7 @@ from stages.engine import Batches, Phase, Task, ema_update, epoch_order, fit, up
 from stages.faces.reader import Reader
 from stages.losses import discriminator_logistic, generator_logistic, r1_penalty
 from stages.networks.encoder import Encoder, LatentDiscriminator, compose
+from stages.networks.latents import generator_id
 from stages.networks.stylegan2 import Generator
 from stages.runtime import Runtime
 from stages.style.invert import decode, perceptual_distance, pixel_distance, w_statistics
@@ -272,14 +272,6 @@ def photo_batches(photos: np.ndarray, seed: int, mirror: bool) -> Batches:
         return {"images": io.to_tensor(chosen)}
 
     return batches
-
-
-def generator_id(generator: Generator) -> str:
-    """Digest of a generator's weights in half precision, so that it survives being stored: 16 hex digits."""
-    digest = hashlib.sha256()
-    for name, value in sorted(generator.state_dict().items()):
-        digest.update(name.encode() + value.detach().cpu().half().contiguous().numpy().tobytes())
-    return digest.hexdigest()[:16]
 
 
 def train_encoder(

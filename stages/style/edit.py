@@ -26,8 +26,9 @@ from torch import Tensor
 from stages import io
 from stages.config import ConfigError, TristyleError, choice, number
 from stages.faces.reader import FaceReading, Reader
+from stages.networks.latents import decode, latents
 from stages.networks.stylegan2 import Generator
-from stages.style.sample import Candidates, decode, latents
+from stages.style.sample import Candidates
 
 ATTRIBUTES = (
     "yaw", "pitch", "smile", "mouth_open", "eye_open",

@@ -25,13 +25,12 @@ from stages.datasets.person import HELDOUT_PEOPLE, TRAIN_PEOPLE, sample_person, 
 from stages.faces.reader import Reader, load_reader
 from stages.metrics.geometry import correspondence
 from stages.networks.encoder import Encoder
+from stages.networks.latents import SHIPPED_ENCODER, load_encoder
 from stages.networks.stylegan2 import Generator
 from stages.runtime import Runtime
-from stages.style.e4e import Encode, generator_id, train_encoder
+from stages.style.e4e import Encode, train_encoder
 from stages.style.invert import Project, decode, perceptual_distance, pixel_distance, project, refinement
 from stages.tracking import Tracker
-
-SHIPPED = "encoder64.safetensors"
 
 
 @dataclass(kw_only=True)
@@ -51,19 +50,6 @@ class Invert:
     def __post_init__(self) -> None:
         number("steps", self.steps, 0, 100_000, integer=True)
         number("steps_alone", self.steps_alone, 1, 100_000, integer=True)
-
-
-def load_encoder(generator: Generator, path: Path | None = None) -> Encoder | None:
-    """The encoder at `path` (default: the shipped one) if it was made for `generator`, in eval mode; None if not.
-
-    Raises:
-        TristyleError: the file is damaged or holds another kind of network.
-    """
-    path = io.data_file(SHIPPED) if path is None else path
-    encoder = io.load_network(path)
-    if not isinstance(encoder, Encoder):
-        raise TristyleError(f"{path}: holds {type(encoder).__name__}, no encoder. Give a file of stages.style.encode.")
-    return encoder.requires_grad_(False) if encoder.generator == generator_id(generator) else None
 
 
 def invert_photos(
@@ -240,7 +226,7 @@ def _base() -> Generator:
 def main(arguments: list[str] | None = None) -> None:
     """Command line: see `--help`."""
     parser = argparse.ArgumentParser(prog="python -m stages.style.encode", description=__doc__)
-    parser.add_argument("--out", default=f"data/{SHIPPED}", help="weights to write; the card lies beside them")
+    parser.add_argument("--out", default=f"data/{SHIPPED_ENCODER}", help="weights to write; the card lies beside them")
     parser.add_argument("--work", default="runs/encoder", help="folder for painted photos, log and training state")
     parser.add_argument("--people", type=int, default=6000, help="people painted for training")
     parser.add_argument("--heldout", type=int, default=256, help="other people, for the scores")

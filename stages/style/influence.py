@@ -18,9 +18,10 @@ from torch import Tensor
 from stages import io
 from stages.config import choice
 from stages.faces.reader import SIZE, Reader
+from stages.networks.latents import latents
 from stages.networks.stylegan2 import Generator
 from stages.style.fuse import REGIONS, Part, check_family, layer_names, lookup
-from stages.style.sample import draw, latents
+from stages.style.sample import draw
 
 LABELS = dict(zip(REGIONS, (0, 1, 2, 3, 4, 5, 6, 8, 9), strict=True))  # of the reader's parsing
 LEAST_AREA = 6  # pixels of 64 x 64 below which a region is not counted in a picture

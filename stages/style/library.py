@@ -21,6 +21,7 @@ from stages import io
 from stages.artifact import Artifact, open_artifact
 from stages.config import ConfigError, TristyleError, number
 from stages.faces.reader import load_reader, reader_file
+from stages.networks.latents import latents, load_generator
 from stages.networks.stylegan2 import Generator
 from stages.runtime import Runtime
 from stages.style.collect import write_style_set
@@ -28,7 +29,7 @@ from stages.style.fuse import Fusion, Part, blend, check_family, check_names, fu
 from stages.style.influence import resolve_part
 from stages.style.lineage import describe, lineage, of_artifact
 from stages.style.pareto import headed
-from stages.style.sample import Sampling, draw, latents, load_generator
+from stages.style.sample import Sampling, draw
 from stages.style.score import score
 
 SHOWN = 8  # latents on fusion.png

@@ -24,10 +24,11 @@ from stages.faces.reader import CHUNK, FaceReading, Reader, load_reader
 from stages.metrics.kid import HeadKid, polynomial_kid
 from stages.metrics.quality import QualityGate
 from stages.metrics.richness import intra_cluster_distance, precision_recall, richness
+from stages.networks.latents import latents
 from stages.networks.stylegan2 import Generator
 from stages.runtime import Runtime
 from stages.style.candidates import CANDIDATES, Candidate, parse
-from stages.style.sample import draw, latents
+from stages.style.sample import draw
 
 LINE = 14  # px of a line of text
 PICTURES = 6  # latents shown on the contact sheet

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -14,6 +13,7 @@ from torch import Tensor
 
 from stages import io
 from stages.config import ConfigError, TristyleError, choice, number
+from stages.networks.latents import decode, latents
 from stages.networks.stylegan2 import Generator
 from stages.style.distribution import Distribution
 from stages.style.reject import Reject
@@ -76,24 +76,6 @@ class Sampling:
 # Candidates
 
 
-def latents(z_dim: int, seeds: Sequence[int]) -> Tensor:
-    """z [N, z_dim] of the given seeds, the same as the official image generator's."""
-    rows = [np.random.RandomState(seed).randn(z_dim) for seed in seeds]
-    return torch.from_numpy(np.stack(rows)).float()
-
-
-def load_generator(path: Path) -> Generator:
-    """The generator in a weights file of a style artifact, in eval mode.
-
-    Raises:
-        TristyleError: missing, damaged, or another network.
-    """
-    network = io.load_network(path)
-    if not isinstance(network, Generator):
-        raise TristyleError(f"{path}: holds {type(network).__name__}, not a generator. Run stage=style again.")
-    return network
-
-
 @torch.no_grad()
 def draw(generator: Generator, z: Tensor, psi: float, batch: int = 32, cutoff: int | None = None) -> np.ndarray:
     """Images uint8 [N, R, R, 3] of latents z [N, z_dim], with the stored noise."""
@@ -102,12 +84,6 @@ def draw(generator: Generator, z: Tensor, psi: float, batch: int = 32, cutoff: i
     return np.concatenate(
         [decode(generator, generator.mapping(part.to(device), psi, cutoff)) for part in z.split(batch)]
     )
-
-
-@torch.no_grad()
-def decode(generator: Generator, ws: Tensor) -> np.ndarray:
-    """Images uint8 [N, R, R, 3] of latents ws [N, num_ws, w_dim], with the stored noise."""
-    return io.to_uint8(generator.synthesis(ws, noise_mode="const"))
 
 
 class Candidates(Protocol):

@@ -21,10 +21,11 @@ from stages import io
 from stages.artifact import Artifact, open_artifact
 from stages.config import TristyleError, number
 from stages.faces.reader import load_reader
+from stages.networks.latents import latents, load_generator
 from stages.networks.stylegan2 import Generator
 from stages.style.edit import ATTRIBUTES, Direction, Edit, draw_edited, find_directions
 from stages.style.fuse import Fusion, fuse
-from stages.style.sample import draw, latents, load_generator
+from stages.style.sample import draw
 
 FUSION_ALPHAS = (0.0, 0.25, 0.5, 0.75, 1.0)
 EDIT_ALPHAS = (-3.0, -1.5, 0.0, 1.5, 3.0)

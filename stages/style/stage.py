@@ -16,12 +16,13 @@ from stages.artifact import SCRATCH, Artifact
 from stages.config import ConfigError, Train, TristyleError, number
 from stages.engine import epoch_order, fit, keep_state, update_seed
 from stages.faces.reader import Reader, load_reader, reader_file
+from stages.networks.latents import SHIPPED_ENCODER, decode, latents, load_generator
 from stages.networks.stylegan2 import Discriminator, Generator
 from stages.runtime import Runtime
 from stages.style.collect import SetSummary, write_style_set
 from stages.style.compare import compare
 from stages.style.edit import Edit, Edited, find_directions, save_directions
-from stages.style.encode import SHIPPED, Invert, invert_photos
+from stages.style.encode import Invert, invert_photos
 from stages.style.formats import open_pair, partner
 from stages.style.fuse import Fusion, fuse, relative_distance
 from stages.style.grow import grow
@@ -31,7 +32,7 @@ from stages.style.lineage import Lineage, lineage, of_artifact, of_file
 from stages.style.pareto import Sweep, run_sweep, write_sweep
 from stages.style.recolour import Recolour, finisher
 from stages.style.reject import References
-from stages.style.sample import Candidates, Inverted, Sampling, Seeds, decode, draw, latents, load_generator
+from stages.style.sample import Candidates, Inverted, Sampling, Seeds, draw
 from stages.style.score import load, score
 from stages.style.sheet import EDIT_ALPHAS, Row, edited_rows, layout
 from stages.style.transfer import Ada, Recipe, StyleGAN2
@@ -135,7 +136,7 @@ class StyleStage:
         """The networks to start from, the face reader, which scores, and the encoder where photos are inverted."""
         found = reader_file()
         if self.sampling.source == "invert":
-            found["encoder"] = io.data_file(SHIPPED)
+            found["encoder"] = io.data_file(SHIPPED_ENCODER)
         if self.start == "base":
             for generator in map(io.data_file, BASES.values()):
                 found |= {f"start.{file.stem}": file for file in (generator, partner(generator))}
