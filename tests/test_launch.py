@@ -1,18 +1,21 @@
-"""Stage pair in parts, by Hydra's launchers: what comes out is what one process would have written."""
+"""Stage pair in parts, by Hydra's launchers and by torchrun: what comes out is what one process would have written."""
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
+import subprocess
 import sys
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 
 from stages import cli
 from stages.artifact import open_artifact, seal
-from stages.io import read_jsonl, write_image, write_jsonl
+from stages.io import load_network, read_jsonl, write_image, write_jsonl
 from tests.pair_toys import heads
 
 TINY = [
@@ -128,6 +131,40 @@ def test_submitit_writes_a_shard_and_leaves_its_logs_in_the_run(
     assert files(out) == whole
     cost = open_artifact(pair_place(out), "pair").manifest["cost"]
     assert cost["cpu_seconds"] > sum(row["cpu_seconds"] for row in spent)
+
+
+def test_two_processes_of_a_torchrun_train_one_translator(started: Path, trained: Path, tmp_path: Path) -> None:
+    out = copied(started, tmp_path)
+    command = [Path(sys.executable).with_name("torchrun"), "--standalone", "--nproc-per-node", "2", "-m", "stages.cli"]
+    done = subprocess.run(
+        [*command, "stage=pair", "part=train", f"out={out}", *TINY], capture_output=True, text=True, timeout=300,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.count("running") == done.stdout.count("ready") == 1  # the second process has nothing to say
+    assert not (out / "reports" / "pair").exists()
+    one, two = (load_network(pair_place(place) / "translator.safetensors", "cpu") for place in (trained, out))
+    for name, weight in two.state_dict().items():
+        assert weight.allclose(one.state_dict()[name], atol=1e-4), name
+
+
+@pytest.mark.parametrize("error", ["joblib.externals.loky.process_executor.TerminatedWorkerError",
+                                   "submitit.core.utils.UncompletedJobError"])  # fmt: skip
+def test_a_job_that_is_killed_ends_in_one_line(
+    error: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import hydra
+
+    module, name = error.rsplit(".", 1)
+
+    def lose(*_: object, **__: object) -> None:
+        raise getattr(import_module(module), name)("the worker is gone")
+
+    monkeypatch.setattr(hydra, "main", lose)
+    with pytest.raises(SystemExit) as stop:
+        tristyle("-m")
+    line = capsys.readouterr().err
+    assert stop.value.code == 2 and "killed, or out of memory" in line and line.count("\n") == 1
 
 
 @pytest.mark.parametrize(
