@@ -39,6 +39,8 @@ MEASURES = (
     Measure(r".*kid.*", "MMD²", "lower", "held-out real style pictures, heads on one grey, degree 3, unbiased"),
     Measure(r".*fid.*", "", "lower", "Fréchet distance to held-out style pictures; stands beside KID"),
     Measure(r"reader|extractor", "", "", "the face reader behind KID, identity and pose, by its weights' hash"),
+    Measure(r"unreadable", "", "lower", "photos that could not be read"),
+    Measure(r"shards", "", "", "shards written"),
     Measure(r"train_.*", "", "", "mean over all photos to train on, before curation"),
     Measure(
         r"twin_identity", "cosine", "", "the reader's embeddings of photo and true twin: what is left in the style"
