@@ -150,7 +150,7 @@ def test_generated_pictures_carry_their_sources_mask() -> None:
         assert set(wall_real.unique().tolist()) == set(wall_fake.unique().tolist())  # one colour for both
 
 
-@pytest.mark.parametrize("translator", [MASK, PLAIN], ids=["mask", "plain"])
+@pytest.mark.parametrize("translator", [MASK, PLAIN, replace(PLAIN, light=False)], ids=["mask", "plain", "full"])
 def test_every_parameter_gets_a_gradient_from_its_own_phase(translator: Translator) -> None:
     task = translator.task(32, TRAIN)
     data = batch()

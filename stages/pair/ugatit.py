@@ -41,6 +41,8 @@ from stages.faces.recognise import Recogniser, open_recogniser
 from stages.io import grid, mask_tensor, to_tensor, to_uint8
 from stages.networks.ugatit import Discriminator, ResnetGenerator, clip_rho, discriminator_layers
 
+FULL_POOL = 16  # cells a side that a full generator's modulation sees: the published 64 at 256 px, over four
+
 
 @dataclass(kw_only=True)
 class Weights:
@@ -74,6 +76,8 @@ class Translator:
     Args:
         width: channels of the generators' first layer.
         blocks: residual blocks on each side of the generators' attention.
+        light: the generators' modulation follows from pooled features; false ("full"): from the map, averaged to
+            FULL_POOL cells a side, so that the weights do not depend on the pictures' size.
         judge_width: channels of the discriminators' first layer.
         judge_limit: the most channels of any discriminator layer.
         judge_rate: factor on the discriminators' learning rate.
@@ -93,6 +97,7 @@ class Translator:
 
     width: int = 16
     blocks: int = 4
+    light: bool = True
     judge_width: int = 16
     judge_limit: int = 512
     judge_rate: float = 1.0
@@ -153,7 +158,14 @@ class TranslationTask(Task):
         super().__init__()
         self.translator, self.weights = translator, translator.weights
         self.to_style, self.to_photo = (
-            ResnetGenerator(translator.width, translator.blocks, size, light=True, mask=translator.mask_head)
+            ResnetGenerator(
+                translator.width,
+                translator.blocks,
+                size,
+                translator.light,
+                translator.mask_head,
+                full_pool=None if translator.light else FULL_POOL,
+            )  # fmt: skip
             for _ in range(2)
         )
         self.ema = copy.deepcopy(self.to_style).requires_grad_(False)
