@@ -68,7 +68,7 @@ def test_every_tristyle_command_composes(command: list[str], tmp_path: Path, mon
         return
     for word in arguments:  # folders and files of the reader's own, such as data.path=my_pictures
         name, _, value = word.partition("=")
-        for place in re.findall(r"[\w./]+", value) if re.search(r"\.(path|start|parents)$", name) else []:
+        for place in re.findall(r"[\w./]+", value) if re.search(r"\.(path|start|parents|photos)$", name) else []:
             (tmp_path / place / "photo").mkdir(parents=True)
             (tmp_path / place / "training.ckpt").touch()
     parsed = OverridesParser.create().parse_overrides(arguments)
@@ -89,7 +89,7 @@ def test_every_stylize_command_parses() -> None:
 
 
 def test_every_program_is_one_that_is_installed() -> None:
-    programs = {"make", ".", "tristyle", "stylize", "wandb", "python"}
+    programs = {"make", ".", "tristyle", "torchrun", "stylize", "wandb", "python"}
     assert {command[0] for command in COMMANDS} <= programs
     modules = [command[2] for command in COMMANDS if command[:2] == ["python", "-m"]]
     assert modules and all((ROOT / f"{module.replace('.', '/')}.py").exists() for module in modules)
