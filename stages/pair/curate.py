@@ -116,7 +116,7 @@ def beyond(row: dict[str, float | None], name: str, limit: float) -> float:
     return 0.0 if value is None else (limit - value) * SCORES[name] / max(abs(limit), 1e-6)
 
 
-@torch.no_grad()
+@torch.inference_mode()
 def score(
     photo: np.ndarray, raw: np.ndarray, mask: np.ndarray, painted: np.ndarray | None, reader: Reader, device: str
 ) -> Scores:
@@ -131,9 +131,9 @@ def score(
     cover = mask_tensor(mask).to(device)
     boxes = head_boxes(cover)
     heads = torch.cat([crop(before, boxes), crop(after, boxes)]) * 2 - 1
-    reading = reader(heads.contiguous(memory_format=torch.channels_last))
-    first, second = reading.identity.chunk(2)
-    points, moved = reading.landmarks.chunk(2)
+    identity, landmarks = reader.recognise(heads.contiguous(memory_format=torch.channels_last))
+    first, second = identity.chunk(2)
+    points, moved = landmarks.chunk(2)
     if painted is None:
         agreement = torch.full([len(photo)], float("nan"))
     else:

@@ -275,7 +275,7 @@ def translator_painter(generator: nn.Module, device: str) -> Painter:
     generator.to(memory_format=torch.channels_last)
     turn = nullcontext() if device == "cpu" else Lock()
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def paint(photos: np.ndarray) -> Painting:
         raw: list[np.ndarray] = []
         masks: list[np.ndarray] = []
