@@ -87,7 +87,8 @@ class Bench:
             shutil.rmtree(place, ignore_errors=True)
         write = Write(format=form, per_shard=min(256, self.count // 2))
         place.mkdir(exist_ok=True)
-        write_pairs(self.candidates, place, CURATE, write, self.reader, Runtime("cpu", 1, Silent(), part))
+        curate = CURATE if part is None else Curate()  # no pilot, whose pictures one part would find and another not
+        write_pairs(self.candidates, place, curate, write, self.reader, Runtime("cpu", 1, Silent(), part))
 
 
 def best(arms: dict[str, Callable[[], None]], rounds: int) -> dict[str, float]:

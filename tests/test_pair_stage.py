@@ -20,6 +20,7 @@ from stages.pair import stage as module
 from stages.pair.curate import Curate, Limit, composite, feathered, reasons
 from stages.pair.stage import PairStage
 from stages.pair.ugatit import Translator, Weights
+from stages.pair.write import Write
 from stages.runtime import Runtime
 from stages.tracking import Tracker
 
@@ -135,6 +136,31 @@ def test_a_killed_training_resumes_to_the_same_bits(tmp_path: Path, monkeypatch:
     stage().run(given, torn, runtime(torn))
     assert (whole / "translator.safetensors").read_bytes() == (torn / "translator.safetensors").read_bytes()
     assert (whole / "records.jsonl").read_bytes() == (torn / "records.jsonl").read_bytes()
+
+
+def test_the_stage_in_parts_is_the_stage_in_one_go_over_any_photos(tmp_path: Path) -> None:
+    given, whole, parts = inputs(tmp_path), tmp_path / "whole", tmp_path / "parts"
+    more, masks = heads(5, 7, False, 48)
+    for i in range(5):
+        write_image(tmp_path / f"own/photo/{i}.png", more[i])
+        write_image(tmp_path / f"own/mask/{i}.png", masks[i])
+    made = stage(write=Write(format="tar", per_shard=8, photos=str(tmp_path / "own/photo")))
+    assert set(made.files()) == {"reader", "write.photos", "write.masks"} and made.shards(given) == 3
+    metrics = made.run(given, whole, runtime(whole))
+
+    def part(name: str | None) -> dict[str, object]:
+        parts.mkdir(exist_ok=True)
+        return made.run(given, parts, replace(runtime(parts), part=name))
+
+    with pytest.raises(TristyleError, match="no translator yet. Run with part=train first"):
+        part("0")
+    assert part("train") == {"done": 0, "shards": 3}
+    assert [part(name)["done"] for name in ("2", "0", "1")] == [1, 2, 3]
+    assert part(None) == metrics and metrics["pairs"] == 17
+    assert {row["id"]: row.get("source") for row in read_jsonl(parts / "records.jsonl")}["p000000004"] == "4.png"
+    for file in (*whole.glob("shards/*"), *whole.glob("*.*"), *whole.glob("heldout/*.png")):
+        if file.is_file() and file.name != "log.jsonl":
+            assert (parts / file.relative_to(whole)).read_bytes() == file.read_bytes(), file
 
 
 def test_style_pictures_of_another_size_are_refused(tmp_path: Path) -> None:
