@@ -247,13 +247,6 @@ class _MovedBuffers:
         return list(moved.values())
 
 
-@contextmanager
-def _same_draws(device: torch.device, again: bool) -> Iterator[None]:
-    """Torch's generators are as they were after the block, so that the next micro-batch draws the same (if `again`)."""
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else [], enabled=again):
-        yield
-
-
 def _gradients(
     task: Task, phase: Phase, batches: list[dict[str, Tensor]], kept: list[dict[str, Any]]
 ) -> list[dict[str, Tensor]]:
@@ -269,7 +262,9 @@ def _gradients(
         before = dict(vars(task))
         device = next(iter(batch.values())).device
         index = place * parallel.world() + parallel.rank()
-        with parallel.micro_batch(index, count * parallel.world()), _same_draws(device, place + 1 < count):
+        # all micro-batches draw from one state of the generators; the last one leaves them as a whole batch would
+        draws = torch.random.fork_rng([device] if device.type == "cuda" else [], enabled=place + 1 < count)
+        with parallel.micro_batch(index, count * parallel.world()), draws:
             terms = task.losses(phase.name, batch)
             if terms:
                 total = torch.stack([value for name, value in terms.items() if not name.startswith("_")]).sum()

@@ -96,6 +96,35 @@ def test_phase_moves_only_its_own_parameters(tmp_path: Path) -> None:
     assert all(parameter.grad is None for parameter in toy.right.parameters())
 
 
+class Handing(Toy):
+    """Leaves a draw of its own in one phase for the next, and a buffer that losses move."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(4))
+        self.phases = self.phases[:2]
+        self.left_over, self.found = torch.empty(0), []
+
+    def losses(self, phase: str, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        x = batch["x"]
+        self.mean.lerp_(x.mean(dim=0), 0.5)
+        if phase == "left":
+            self.left_over = x
+            return {"size": self.left(x).square().mean()}
+        self.found.append(torch.equal(self.left_over, x))
+        return {"score": self.right(self.left(self.left_over).detach()).square().mean()}
+
+
+def test_micro_batches_keep_their_own_and_together_are_the_batch(tmp_path: Path) -> None:
+    whole, cut = Handing(), Handing()
+    fit(whole, batches, train=train(16), scratch=tmp_path / "a", runtime=runtime(tmp_path), label="toy")
+    length = Train(images=16, batch=4, lr=0.01, accumulate=4)
+    fit(cut, batches, train=length, scratch=tmp_path / "b", runtime=runtime(tmp_path), label="toy")
+    assert len(cut.found) == 4 * len(whole.found) and all(cut.found)
+    for name, value in whole.state_dict().items():
+        torch.testing.assert_close(cut.state_dict()[name], value)
+
+
 def test_losses_are_logged_and_underscored_terms_only_logged(tmp_path: Path) -> None:
     fit(Toy(), batches, train=train(8), scratch=tmp_path, runtime=runtime(tmp_path), label="toy")
     rows = read_jsonl(tmp_path / "log.jsonl")
