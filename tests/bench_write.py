@@ -134,6 +134,7 @@ def main() -> None:
             print(f"{name:<8} {1000 * seconds / options.count:7.2f} CPU ms a pair  {options.count / seconds:7.1f} /s")
         slower = max(found["forward"], found["codec"])
         print(f"writer at {slower / found['writer']:.0%} of the slower of forward and codec (target 80 %)")
+        print(f"forward and codec are {(found['forward'] + found['codec']) / found['writer']:.0%} of the writer's work")
         bench.writer(out=bench.folder / "shared", part="train")
         one, two = ([], [])
         for _ in range(options.rounds):

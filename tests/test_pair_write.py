@@ -172,6 +172,12 @@ def test_limits_that_nothing_meets_are_told_before_the_shards(tmp_path: Path, re
     assert not (tmp_path / "limits.json").exists() and not (tmp_path / "shards").exists()
 
 
+def test_values_that_nothing_meets_are_told_with_the_sheet_of_rejects(tmp_path: Path, reader: Reader) -> None:
+    with pytest.raises(TristyleError, match=r"pair.curate .*rejects\.png shows them") as refused:
+        write_pairs(candidates(4), tmp_path, Curate(clarity=Limit(value=1e6)), TAR, reader, runtime(tmp_path))
+    assert (tmp_path / "rejects.png").exists() and "\n" not in str(refused.value)
+
+
 @pytest.mark.parametrize(("codec", "suffix"), [("jpeg", "jpg"), ("webp", "webp")])
 def test_a_lossy_codec_leaves_the_masks_exact(tmp_path: Path, reader: Reader, codec: str, suffix: str) -> None:
     write = Write(codec=codec, quality=90)

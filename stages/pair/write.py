@@ -148,7 +148,7 @@ def write_pairs(
         return {"done": sum(map(job.done, range(job.shards))), "shards": job.shards}
     metrics = gather(out, map(job.listing, range(job.shards)), job.limits())
     if not metrics["pairs"]:
-        raise TristyleError(NO_PAIR)
+        raise TristyleError(f"{NO_PAIR} {out / 'rejects.png'} shows them.")
     return metrics | {"shards": float(job.shards)}
 
 
