@@ -93,6 +93,24 @@ class _Convolution(torch.autograd.Function):
         return grad_x, grad_w, grad_bias, None, None, None, None, None
 
 
+def weight_gradient(wide: Tensor, narrow: Tensor, k: int, stride: Pair, padding: Pair) -> Tensor:
+    """The gradient of a k x k kernel, by whichever way is fast here; it does not differentiate further.
+
+    `wide` [N, I, H, W] is the side that strides step over, `narrow` [N, O, h, w] the other one; returns [O, I, k, k].
+    """
+    large = min(wide.shape[1], narrow.shape[1]) >= 16 and narrow[0, 0].numel() >= 256
+    on_cpu = wide.device.type == "cpu" and wide.dtype == torch.float32
+    if _AS_PRODUCTS and large and on_cpu and stride[0] == stride[1]:
+        if k == 3 and stride[0] == 1 and narrow.shape[3] % 2 == 0:
+            return _minimal_weight_gradient(wide, narrow, padding)
+        return _unfolded_weight_gradient(wide, narrow, k, stride[0], padding)
+    w = wide.new_empty(narrow.shape[1], wide.shape[1], k, k)  # read for its shape alone
+    w = w.contiguous(memory_format=torch.channels_last)
+    operands = (narrow, wide, w, None, stride, padding, (1, 1), False, (0, 0), 1, [False, True, False])
+    result: Tensor = torch.ops.aten.convolution_backward(*operands)[1]
+    return result
+
+
 class _WeightGradient(torch.autograd.Function):
     """From `wide`, the side that strides step over, and `narrow`, the other one: [narrow's C, wide's C, k, k]."""
 
@@ -100,16 +118,7 @@ class _WeightGradient(torch.autograd.Function):
     def forward(ctx: Any, wide: Tensor, narrow: Tensor, k: int, stride: Pair, padding: Pair) -> Tensor:
         ctx.save_for_backward(wide, narrow)
         ctx.arguments = stride, padding
-        large = min(wide.shape[1], narrow.shape[1]) >= 16 and narrow[0, 0].numel() >= 256
-        if _AS_PRODUCTS and large and wide.dtype == torch.float32 and stride[0] == stride[1]:
-            if k == 3 and stride[0] == 1 and narrow.shape[3] % 2 == 0:
-                return _minimal_weight_gradient(wide, narrow, padding)
-            return _unfolded_weight_gradient(wide, narrow, k, stride[0], padding)
-        w = wide.new_empty(narrow.shape[1], wide.shape[1], k, k)  # read for its shape alone
-        w = w.contiguous(memory_format=torch.channels_last)
-        mask = [False, True, False]
-        operands = (narrow, wide, w, None, stride, padding, (1, 1), False, (0, 0), 1, mask)
-        return torch.ops.aten.convolution_backward(*operands)[1]
+        return weight_gradient(wide, narrow, k, stride, padding)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:

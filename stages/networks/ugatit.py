@@ -9,10 +9,11 @@ State-dict names are those of the authors' PyTorch code, so its weights load as 
     published holds 268 of 279 M parameters and takes one size only;
   * an optional mask head: out = m R + (1 - m) x (the photo passes where m = 0 bit for bit). Beside it the content R is
     tanh(head + artanh x) with a small initial head, so that a short training starts from the picture and not from grey;
-  * the two normalisations share one pass over the feature map (sum and sum of squares), and the blend of eq. 2 becomes
-    one multiply-add per value: the same numbers to rounding, in any memory format, without ``torch.var``'s cost;
+  * the two normalisations share their passes over the feature map, and the blend of eq. 2 becomes one multiply-add per
+    value: the same numbers to rounding, in any memory format, without ``torch.var``'s cost. Together with the padded
+    convolutions of `stages/networks/reflect.py` half of the memory of a training iteration;
   * spectral normalisation is written out (buffers under the names of the hook based version), one power iteration per
-    forward pass in training mode;
+    forward pass in training mode, and divides what the convolution gives instead of its weight;
   * the discriminator's width can be capped (``max_width``): most of its 53 M parameters sit in the last two layers;
   * its depth follows from the image size (`discriminator_layers`): as published, 7 layers fail below 96 px.
 As in that code the discriminator's attention multiplies by the *un-normalised* ``weight_orig``.
@@ -25,6 +26,8 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from stages.networks.reflect import LayerInstanceNorm, reflect_conv, row_order, rows, spectral_conv
 
 CONTRAST = 0.97  # of the input within the painted content: keeps its inverse tanh finite
 START = 0.005  # greatest initial weight of the content head beside a mask head: it begins as the input
@@ -48,79 +51,42 @@ class Verdict(NamedTuple):
     heatmap: Tensor  # [N, 1, h + 1, w + 1]
 
 
-class _Sums(torch.autograd.Function):
-    """Sum and sum of squares over the pixels of each channel: [N, C, H, W] -> 2 x [N, C].
-
-    Accumulated in float32 (float64 for float64), whatever the input; the backward pass is one multiply-add.
-    """
-
-    @staticmethod
-    def forward(ctx, x: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[no-untyped-def]
-        ctx.save_for_backward(x)
-        wide = x if x.dtype == torch.float64 else x.float()
-        return wide.sum((2, 3)), (wide * wide).sum((2, 3))
-
-    @staticmethod
-    def backward(ctx, total: Tensor, square: Tensor) -> Tensor:  # type: ignore[no-untyped-def]
-        (x,) = ctx.saved_tensors
-        return torch.addcmul(total.to(x.dtype)[:, :, None, None], x, (2 * square).to(x.dtype)[:, :, None, None])
-
-
-def _affine(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
-    """x * scale + shift with scale and shift [N, C] per channel."""
-    return torch.addcmul(shift.to(x.dtype)[:, :, None, None], x, scale.to(x.dtype)[:, :, None, None])
+def _normalise(x: Tensor, rho: Tensor | None, gamma: Tensor, beta: Tensor, eps: float, relu: bool) -> Tensor:
+    out: Tensor = LayerInstanceNorm.apply(x, rho, gamma, beta, eps, relu)
+    return out
 
 
 class InstanceNorm(nn.Module):
-    """Instance normalisation without parameters (biased variance): ``nn.InstanceNorm2d`` by sums."""
+    """Instance normalisation without parameters (biased variance), followed by ReLU if `relu`."""
+
+    def __init__(self, relu: bool = False) -> None:
+        super().__init__()
+        self.relu = relu
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, C, H, W] -> [N, C, H, W]."""
-        total, square = _Sums.apply(x)
-        mean = total / x[0, 0].numel()
-        rstd = torch.rsqrt((square / x[0, 0].numel() - mean * mean).clamp_min(0) + 1e-5)
-        return _affine(x, rstd, -mean * rstd)
+        return _normalise(x, None, x.new_empty(0), x.new_empty(0), 1e-5, self.relu)
 
 
-class ReflectionPad(nn.ReflectionPad2d):
-    """Reflection padding that keeps bfloat16 under autocast (which would widen it to float32 and back)."""
+class ReflectConv(nn.Conv2d):
+    """Convolution without bias over a reflection-padded map that keeps its size (halves it with stride 2)."""
+
+    def __init__(self, inputs: int, outputs: int, kernel: int, stride: int = 1, bias: bool = False) -> None:
+        super().__init__(inputs, outputs, kernel, stride, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[N, C, H, W] -> [N, C, H + 2 p, W + 2 p]."""
-        with torch.autocast(x.device.type, enabled=False):
-            return super().forward(x)
+        """[N, inputs, H, W] -> [N, outputs, H / stride, W / stride]."""
+        out = reflect_conv(x, self.weight, self.stride[0], self.kernel_size[0] // 2)
+        return out if self.bias is None else out + self.bias.to(out.dtype)[:, None, None]
 
 
 class Upsample(nn.Module):
-    """Nearest-neighbour doubling, likewise in the type of its input."""
+    """Nearest-neighbour doubling that keeps bfloat16 under autocast (which would widen it to float32 and back)."""
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, C, H, W] -> [N, C, 2 H, 2 W]."""
         with torch.autocast(x.device.type, enabled=False):
             return F.interpolate(x, scale_factor=2.0, mode="nearest")
-
-
-def _moments(x: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Mean and 1/std per instance and channel, then per instance over all channels: [N, C], [N, C], [N, 1], [N, 1].
-
-    Unbiased variances.
-    """
-    total, square = _Sums.apply(x)
-    c, m = x.shape[1], x[0, 0].numel()
-    mean = total / m
-    var = (square - total * mean).clamp_min(0) / max(m - 1, 1)
-    mean_all = total.sum(1, keepdim=True) / (m * c)
-    var_all = (square.sum(1, keepdim=True) - mean_all * mean_all * (m * c)).clamp_min(0) / (m * c - 1)
-    return mean, torch.rsqrt(var + eps), mean_all, torch.rsqrt(var_all + eps)
-
-
-def _blend(x: Tensor, rho: Tensor, gamma: Tensor, beta: Tensor, eps: float) -> Tensor:
-    """Eq. 1: gamma (rho IN(x) + (1 - rho) LN(x)) + beta, as one affine map per instance and channel."""
-    mean, rstd, mean_all, rstd_all = _moments(x, eps)
-    r = rho.flatten(1)  # [1, C]
-    scale = gamma * (r * rstd + (1 - r) * rstd_all)  # [N, C]
-    shift = beta - gamma * (r * rstd * mean + (1 - r) * rstd_all * mean_all)
-    return _affine(x, scale, shift)
 
 
 class AdaILN(nn.Module):
@@ -131,24 +97,25 @@ class AdaILN(nn.Module):
         self.eps = eps
         self.rho = nn.Parameter(torch.full((1, channels, 1, 1), 0.9))
 
-    def forward(self, x: Tensor, gamma: Tensor, beta: Tensor) -> Tensor:
-        """[N, C, H, W], [N, C], [N, C] -> [N, C, H, W]."""
-        return _blend(x, self.rho, gamma, beta, self.eps)
+    def forward(self, x: Tensor, gamma: Tensor, beta: Tensor, relu: bool = False) -> Tensor:
+        """[N, C, H, W], [N, C], [N, C] -> [N, C, H, W], followed by ReLU if `relu`."""
+        return _normalise(x, self.rho.flatten(1), gamma, beta, self.eps, relu)
 
 
 class ILN(nn.Module):
-    """Layer-instance normalisation with its own affine parameters (the up-sampling path)."""
+    """Layer-instance normalisation with its own affine parameters (the up-sampling path); ReLU follows if `relu`."""
 
-    def __init__(self, channels: int, eps: float = 1e-5) -> None:
+    def __init__(self, channels: int, eps: float = 1e-5, relu: bool = False) -> None:
         super().__init__()
-        self.eps = eps
+        self.eps, self.relu = eps, relu
         self.rho = nn.Parameter(torch.zeros(1, channels, 1, 1))
         self.gamma = nn.Parameter(torch.ones(1, channels, 1, 1))
         self.beta = nn.Parameter(torch.zeros(1, channels, 1, 1))
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, C, H, W] -> [N, C, H, W]."""
-        return _blend(x, self.rho, self.gamma.flatten(1), self.beta.flatten(1), self.eps)
+        affine = self.gamma.flatten(1), self.beta.flatten(1)
+        return _normalise(x, self.rho.flatten(1), *affine, self.eps, self.relu)
 
 
 @torch.no_grad()
@@ -159,19 +126,19 @@ def clip_rho(module: nn.Module) -> None:
             m.rho.clamp_(0.0, 1.0)
 
 
+def _published(layers: dict[int, nn.Module]) -> nn.Sequential:
+    """Layers at their positions in the published code, whose paddings and activations they do themselves."""
+    return nn.Sequential(*(layers.get(position, nn.Identity()) for position in range(max(layers) + 1)))
+
+
 class ResnetBlock(nn.Module):
     """Residual block of the encoder: two padded 3x3 convolutions with instance normalisation, no ReLU after the sum."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.conv_block = nn.Sequential(
-            ReflectionPad(1),
-            nn.Conv2d(channels, channels, 3, bias=False),
-            InstanceNorm(),
-            nn.ReLU(True),
-            ReflectionPad(1),
-            nn.Conv2d(channels, channels, 3, bias=False),
-            InstanceNorm(),
+        self.conv_block = _published(
+            {1: ReflectConv(channels, channels, 3), 2: InstanceNorm(relu=True)}
+            | {5: ReflectConv(channels, channels, 3), 6: InstanceNorm()}
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -184,16 +151,15 @@ class ResnetAdaILNBlock(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.pad = ReflectionPad(1)
-        self.conv1 = nn.Conv2d(channels, channels, 3, bias=False)
+        self.conv1 = ReflectConv(channels, channels, 3)
         self.norm1 = AdaILN(channels)
-        self.conv2 = nn.Conv2d(channels, channels, 3, bias=False)
+        self.conv2 = ReflectConv(channels, channels, 3)
         self.norm2 = AdaILN(channels)
 
     def forward(self, x: Tensor, gamma: Tensor, beta: Tensor) -> Tensor:
         """[N, C, H, W], [N, C], [N, C] -> [N, C, H, W]."""
-        out = F.relu(self.norm1(self.conv1(self.pad(x)), gamma, beta))
-        return x + self.norm2(self.conv2(self.pad(out)), gamma, beta)
+        out = self.norm1(self.conv1(x), gamma, beta, relu=True)
+        return x + self.norm2(self.conv2(out), gamma, beta)
 
 
 def _attend(x: Tensor, gap_logit: nn.Module, gmp_logit: nn.Module, gap: Tensor, gmp: Tensor) -> tuple[Tensor, Tensor]:
@@ -236,11 +202,10 @@ class ResnetGenerator(nn.Module):
         }
         self.cells = 1 if light else full_pool or img_size // 4  # a side of the map that the MLP sees
         c = 4 * ngf
-        down: list[nn.Module] = [ReflectionPad(3), nn.Conv2d(3, ngf, 7, bias=False), InstanceNorm(), nn.ReLU(True)]
-        for width in (ngf, 2 * ngf):
-            down += [ReflectionPad(1), nn.Conv2d(width, 2 * width, 3, stride=2, bias=False)]
-            down += [InstanceNorm(), nn.ReLU(True)]
-        self.DownBlock = nn.Sequential(*down, *(ResnetBlock(c) for _ in range(n_blocks)))
+        down: dict[int, nn.Module] = {1: ReflectConv(3, ngf, 7), 2: InstanceNorm(relu=True)}
+        for at, width in ((5, ngf), (9, 2 * ngf)):
+            down |= {at: ReflectConv(width, 2 * width, 3, stride=2), at + 1: InstanceNorm(relu=True)}
+        self.DownBlock = _published(down | {12 + i: ResnetBlock(c) for i in range(n_blocks)})
         self.gap_fc = nn.Linear(c, 1, bias=False)
         self.gmp_fc = nn.Linear(c, 1, bias=False)
         self.conv1x1 = nn.Conv2d(2 * c, c, 1)
@@ -251,14 +216,13 @@ class ResnetGenerator(nn.Module):
         self.beta = nn.Linear(c, c, bias=False)
         for i in range(n_blocks):
             setattr(self, f"UpBlock1_{i + 1}", ResnetAdaILNBlock(c))  # the published names
-        up: list[nn.Module] = []
-        for width in (c, c // 2):
-            up += [Upsample(), ReflectionPad(1)]
-            up += [nn.Conv2d(width, width // 2, 3, bias=False), ILN(width // 2), nn.ReLU(True)]
-        self.trunk_end = len(up)
-        head = nn.Conv2d(ngf, 3, 7, bias=False)
-        self.UpBlock2 = nn.Sequential(*up, ReflectionPad(3), head, nn.Tanh())
-        self.mask = nn.Sequential(ReflectionPad(1), nn.Conv2d(ngf, 1, 3)) if mask else None
+        up: dict[int, nn.Module] = {}
+        for at, width in ((0, c), (5, c // 2)):
+            up |= {at: Upsample(), at + 2: ReflectConv(width, width // 2, 3), at + 3: ILN(width // 2, relu=True)}
+        self.trunk_end = 10
+        head = ReflectConv(ngf, 3, 7)
+        self.UpBlock2 = _published(up | {11: head, 12: nn.Tanh()})
+        self.mask = _published({1: ReflectConv(ngf, 1, 3, bias=True)}) if mask else None
         if mask:
             nn.init.uniform_(head.weight, -START, START)
 
@@ -305,20 +269,31 @@ class _Spectral(nn.Module):
         self.register_buffer("weight_u", F.normalize(torch.randn(flat.shape[0]), dim=0, eps=1e-12))
         self.register_buffer("weight_v", F.normalize(torch.randn(flat.shape[1]), dim=0, eps=1e-12))
 
-    def normalised(self) -> Tensor:
-        """The weight over its spectral norm; in training mode first updates the estimates u and v."""
-        flat = self.weight_orig.flatten(1)
+    @torch.no_grad()
+    def estimate(self) -> tuple[Tensor, Tensor, Tensor]:
+        """u, v and the spectral norm u^T W v; in training mode first updates the estimates u and v."""
+        w: Tensor = self.weight_orig
+        if w.ndim == 2:
+            flat, v = w, self.weight_v
+        else:
+            flat, v = rows(w), row_order(self.weight_v, w)
         if self.training:
-            with torch.no_grad():
-                self.weight_v.copy_(F.normalize(flat.t().mv(self.weight_u), dim=0, eps=1e-12))
-                self.weight_u.copy_(F.normalize(flat.mv(self.weight_v), dim=0, eps=1e-12))
+            v = F.normalize(flat.t().mv(self.weight_u), dim=0, eps=1e-12)
+            self.weight_v.copy_(v if w.ndim == 2 else v.view(*w.shape[2:], w.shape[1]).permute(2, 0, 1).flatten())
+        product = flat.mv(v)
+        if self.training:
+            self.weight_u.copy_(F.normalize(product, dim=0, eps=1e-12))
         # clones: a later forward pass overwrites the buffers before this one's backward pass has read them
-        sigma = torch.dot(self.weight_u.clone(), flat.mv(self.weight_v.clone()))
-        return self.weight_orig / sigma
+        return self.weight_u.clone(), self.weight_v.clone(), torch.dot(self.weight_u, product)
+
+    def normalised(self) -> Tensor:
+        """The weight over its norm, differentiable; a power iteration like any other pass."""
+        u, v, _ = self.estimate()
+        return self.weight_orig / torch.dot(u, self.weight_orig.flatten(1).mv(v))
 
 
 class SpectralConv2d(_Spectral):
-    """4x4 convolution with a spectrally normalised weight."""
+    """4x4 convolution over a map padded by one reflected pixel, with a spectrally normalised weight."""
 
     def __init__(self, inputs: int, outputs: int, stride: int, bias: bool = True) -> None:
         super().__init__()
@@ -328,8 +303,8 @@ class SpectralConv2d(_Spectral):
         self.bias = conv.bias
 
     def forward(self, x: Tensor) -> Tensor:
-        """[N, C, H, W] -> [N, outputs, (H - 4) // stride + 1, ...]."""
-        return F.conv2d(x, self.normalised(), self.bias, stride=self.stride)
+        """[N, C, H, W] -> [N, outputs, (H - 2) // stride + 1, ...]."""
+        return spectral_conv(x, self.weight_orig, self.bias, *self.estimate(), stride=self.stride)
 
 
 class SpectralLinear(_Spectral):
@@ -369,17 +344,16 @@ class Discriminator(nn.Module):
         widths = [ndf * 2**i for i in range(n_layers - 1)]
         if max_width is not None:
             widths = [min(width, max_width) for width in widths]
-        layers: list[nn.Module] = []
+        layers: dict[int, nn.Module] = {}
         before = 3
         for i, width in enumerate(widths):
             stride = 1 if i == len(widths) - 1 else 2
-            layers += [ReflectionPad(1), SpectralConv2d(before, width, stride), nn.LeakyReLU(0.2, True)]
+            layers |= {3 * i + 1: SpectralConv2d(before, width, stride), 3 * i + 2: nn.LeakyReLU(0.2, True)}
             before = width
-        self.model = nn.Sequential(*layers)
+        self.model = _published(layers)
         self.gap_fc = SpectralLinear(before, 1)
         self.gmp_fc = SpectralLinear(before, 1)
         self.conv1x1 = nn.Conv2d(2 * before, before, 1)
-        self.pad = ReflectionPad(1)
         self.conv = SpectralConv2d(before, 1, stride=1, bias=False)
 
     def forward(self, x: Tensor) -> Verdict:
@@ -387,4 +361,4 @@ class Discriminator(nn.Module):
         h = self.model(x)
         cam_logit, h = _attend(h, self.gap_fc, self.gmp_fc, self.gap_fc.weight_orig, self.gmp_fc.weight_orig)
         h = F.leaky_relu(self.conv1x1(h), 0.2)
-        return Verdict(self.conv(self.pad(h)), cam_logit, h.sum(1, keepdim=True))
+        return Verdict(self.conv(h), cam_logit, h.sum(1, keepdim=True))
