@@ -26,6 +26,8 @@ lint: setup
 bench: setup
 	$(BIN)/python -m tests.bench_style
 	$(BIN)/python -m tests.bench_sample
+	$(BIN)/python -m tests.bench_pair
+	$(BIN)/python -m tests.bench_write
 
 clean:
 	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .import_linter_cache
