@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from skimage import data
 
-from stages.metrics.clarity import checker, clarity, clarity_ratios, grey, laplacian, noise
+from stages.metrics.clarity import checker, clarity, clarity_ratios, edge_clarity, grey, laplacian, noise
 
 
 @pytest.fixture(scope="module")
@@ -92,3 +92,9 @@ def test_ratios_are_paired_and_region_bound(reference: np.ndarray) -> None:
     assert ratios["clarity_sum_ratio"] == pytest.approx(1)
     with pytest.raises(ValueError, match="one shape"):
         clarity(reference, reference[:100])
+
+
+def test_edge_clarity_alone_is_that_of_all_measures(reference: np.ndarray) -> None:
+    region = np.zeros(reference.shape[:2], bool)
+    region[40:200, 60:180] = True
+    assert edge_clarity(reference, region) == clarity(reference, reference, region).edge_clarity > 0

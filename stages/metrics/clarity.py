@@ -85,6 +85,21 @@ def edge_slope(image_grey: np.ndarray, where: np.ndarray) -> float:
     return float(np.median(slope[where] / np.maximum(spread[where], 1.0))) if where.any() else 0.0
 
 
+def edge_clarity(image: np.ndarray, region: np.ndarray) -> float:
+    """`clarity(image, image, region).edge_clarity` without the other measures: a picture on its own edges.
+
+    image: uint8 [H, W, 3] RGB; region: bool [H, W].
+    """
+    luma = grey(image)
+    return _above_noise(luma, laplacian(luma), edges(image)[1] & region)
+
+
+def _above_noise(luma: np.ndarray, second: np.ndarray, on_edges: np.ndarray) -> float:
+    """RMS of the Laplacian `second` on the edges, less what the noise of `luma` adds there."""
+    squares = float(np.mean(second[on_edges] ** 2)) if on_edges.any() else 0.0
+    return float(np.sqrt(max(squares - NOISE_GAIN * noise(luma) ** 2, 0.0)))
+
+
 def clarity(image: np.ndarray, target: np.ndarray, region: np.ndarray | None = None) -> Clarity:
     """All measures of a picture whose edges are the target's.
 
@@ -103,11 +118,10 @@ def clarity(image: np.ndarray, target: np.ndarray, region: np.ndarray | None = N
     thin, wide = edges(target)
     on_edges = wide & inside
     flat = inside & ~on_edges
-    squares = float(np.mean(second[on_edges] ** 2)) if on_edges.any() else 0.0
     return Clarity(
         clarity_sum=float(np.abs(second[inside]).sum()),
         clarity_mean=float(np.abs(second[inside]).mean()) if inside.any() else 0.0,
-        edge_clarity=float(np.sqrt(max(squares - NOISE_GAIN * noise(luma) ** 2, 0.0))),
+        edge_clarity=_above_noise(luma, second, on_edges),
         flat_energy=float(np.sqrt(np.mean(second[flat] ** 2))) if flat.any() else 0.0,
         edge_slope=edge_slope(luma, thin & inside),
         checker=checker(luma),

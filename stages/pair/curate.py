@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from stages.config import number
 from stages.faces.reader import Reader
 from stages.io import mask_tensor, to_tensor, unit
-from stages.metrics.clarity import clarity
+from stages.metrics.clarity import edge_clarity
 from stages.metrics.geometry import landmark_error
 from stages.metrics.identity import crop, head_boxes
 from stages.metrics.pixel import background_error, head_iou
@@ -138,7 +138,7 @@ def score(
         agreement = torch.full([len(photo)], float("nan"))
     else:
         agreement = head_iou(mask_tensor(painted).to(device), cover)
-    sharp = [clarity(image, image, head > 127).edge_clarity for image, head in zip(raw, mask, strict=True)]
+    sharp = [edge_clarity(image, head > 127) for image, head in zip(raw, mask, strict=True)]
     measured = {
         "identity": F.cosine_similarity(first, second, dim=1),
         "landmarks": landmark_error(moved, points),
