@@ -103,6 +103,18 @@ def test_reflect_conv_and_its_derivatives(layout, inputs, outputs, height, width
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
+def test_doubling_before_the_convolution(layout: torch.memory_format) -> None:
+    torch.manual_seed(5)
+    x = torch.randn(2, 3, 5, 4).double().to(memory_format=layout).requires_grad_()
+    w = torch.randn(4, 3, 3, 3).double().requires_grad_()
+    agree(
+        lambda x, w: reflect_conv(x, w, double=True),
+        lambda x, w: F.conv2d(F.pad(F.interpolate(x, scale_factor=2.0), (1,) * 4, mode="reflect"), w),
+        [x, w],
+    )
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize(("inputs", "outputs", "size", "stride"), [(3, 8, 12, 2), (128, 96, 6, 1)])
 def test_spectral_conv_is_a_convolution_with_the_normalised_weight(layout, inputs, outputs, size, stride) -> None:
     torch.manual_seed(4)

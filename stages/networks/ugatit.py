@@ -69,24 +69,21 @@ class InstanceNorm(nn.Module):
 
 
 class ReflectConv(nn.Conv2d):
-    """Convolution without bias over a reflection-padded map that keeps its size (halves it with stride 2)."""
+    """Convolution over a reflection-padded map that keeps its size (halves it with stride 2).
 
-    def __init__(self, inputs: int, outputs: int, kernel: int, stride: int = 1, bias: bool = False) -> None:
+    `double` first doubles the map by nearest neighbours.
+    """
+
+    def __init__(
+        self, inputs: int, outputs: int, kernel: int, stride: int = 1, bias: bool = False, double: bool = False
+    ) -> None:
         super().__init__(inputs, outputs, kernel, stride, bias=bias)
+        self.double = double
 
     def forward(self, x: Tensor) -> Tensor:
-        """[N, inputs, H, W] -> [N, outputs, H / stride, W / stride]."""
-        out = reflect_conv(x, self.weight, self.stride[0], self.kernel_size[0] // 2)
+        """[N, inputs, H, W] -> [N, outputs, H / stride, W / stride], or twice that."""
+        out = reflect_conv(x, self.weight, self.stride[0], self.kernel_size[0] // 2, self.double)
         return out if self.bias is None else out + self.bias.to(out.dtype)[:, None, None]
-
-
-class Upsample(nn.Module):
-    """Nearest-neighbour doubling that keeps bfloat16 under autocast (which would widen it to float32 and back)."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[N, C, H, W] -> [N, C, 2 H, 2 W]."""
-        with torch.autocast(x.device.type, enabled=False):
-            return F.interpolate(x, scale_factor=2.0, mode="nearest")
 
 
 class AdaILN(nn.Module):
@@ -217,8 +214,8 @@ class ResnetGenerator(nn.Module):
         for i in range(n_blocks):
             setattr(self, f"UpBlock1_{i + 1}", ResnetAdaILNBlock(c))  # the published names
         up: dict[int, nn.Module] = {}
-        for at, width in ((0, c), (5, c // 2)):
-            up |= {at: Upsample(), at + 2: ReflectConv(width, width // 2, 3), at + 3: ILN(width // 2, relu=True)}
+        for at, width in ((2, c), (7, c // 2)):
+            up |= {at: ReflectConv(width, width // 2, 3, double=True), at + 1: ILN(width // 2, relu=True)}
         self.trunk_end = 10
         head = ReflectConv(ngf, 3, 7)
         self.UpBlock2 = _published(up | {11: head, 12: nn.Tanh()})
