@@ -68,7 +68,7 @@ def reference_instance_norm(self: networks.InstanceNorm, x: Tensor) -> Tensor:
 
 
 def reference_conv(self: networks.ReflectConv, x: Tensor) -> Tensor:
-    x = F.interpolate(x, scale_factor=2.0) if self.double else x
+    x = F.interpolate(x, scale_factor=2.0) if self.doubles else x
     return F.conv2d(F.pad(x, (self.kernel_size[0] // 2,) * 4, mode="reflect"), self.weight, self.bias, self.stride)
 
 

@@ -108,7 +108,7 @@ def test_doubling_before_the_convolution(layout: torch.memory_format) -> None:
     x = torch.randn(2, 3, 5, 4).double().to(memory_format=layout).requires_grad_()
     w = torch.randn(4, 3, 3, 3).double().requires_grad_()
     agree(
-        lambda x, w: reflect_conv(x, w, double=True),
+        lambda x, w: reflect_conv(x, w, doubles=True),
         lambda x, w: F.conv2d(F.pad(F.interpolate(x, scale_factor=2.0), (1,) * 4, mode="reflect"), w),
         [x, w],
     )

@@ -93,14 +93,14 @@ class LayerInstanceNorm(torch.autograd.Function):
 # Convolution
 
 
-def reflect_conv(x: Tensor, w: Tensor, stride: int = 1, padding: int = 1, double: bool = False) -> Tensor:
+def reflect_conv(x: Tensor, w: Tensor, stride: int = 1, padding: int = 1, doubles: bool = False) -> Tensor:
     """Convolve the reflection-padded [N, I, H, W] with w [O, I, k, k]; no bias.
 
-    `double` first doubles x by nearest neighbours, which is not kept either.
+    `doubles` first doubles x by nearest neighbours, which is not kept either.
     """
     x, w = _cast(x, w)
     with torch.autocast(x.device.type, enabled=False):  # it would widen the padding to float32 and back
-        out: Tensor = _ReflectConv.apply(x, w, stride, padding, double)
+        out: Tensor = _ReflectConv.apply(x, w, stride, padding, doubles)
     return out
 
 
@@ -136,18 +136,18 @@ def _cast(x: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
     return x.to(dtype), w.to(dtype)
 
 
-def _pad(x: Tensor, padding: int, double: bool = False) -> Tensor:
-    x = F.interpolate(x, scale_factor=2.0, mode="nearest") if double else x
+def _pad(x: Tensor, padding: int, doubles: bool = False) -> Tensor:
+    x = F.interpolate(x, scale_factor=2.0, mode="nearest") if doubles else x
     return F.pad(x, (padding,) * 4, mode="reflect") if padding else x
 
 
-def _unpad(grad: Tensor, x: Tensor, padding: int, double: bool = False) -> Tensor:
-    """The gradient of x from that of `_pad(x, padding, double)`."""
-    times = 2 if double else 1
+def _unpad(grad: Tensor, x: Tensor, padding: int, doubles: bool = False) -> Tensor:
+    """The gradient of x from that of `_pad(x, padding, doubles)`."""
+    times = 2 if doubles else 1
     size = [*x.shape[:2], times * x.shape[2], times * x.shape[3]]
     if padding:
         grad = torch.ops.aten.reflection_pad2d_backward(grad, grad.new_empty(1).expand(size), (padding,) * 4)
-    return torch.ops.aten.upsample_nearest2d_backward(grad, size[2:], x.shape, 2.0, 2.0) if double else grad
+    return torch.ops.aten.upsample_nearest2d_backward(grad, size[2:], x.shape, 2.0, 2.0) if doubles else grad
 
 
 def _as_product(out: torch.Size, w: Tensor, many: int) -> bool:
@@ -200,21 +200,21 @@ def _weight_gradient(x: Tensor, w: Tensor, grad: Tensor, stride: int) -> Tensor:
 
 class _ReflectConv(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, w: Tensor, stride: int, padding: int, double: bool) -> Tensor:
+    def forward(ctx: Any, x: Tensor, w: Tensor, stride: int, padding: int, doubles: bool) -> Tensor:
         ctx.save_for_backward(x, w)
-        ctx.arguments = stride, padding, double
-        return _forward(_pad(x, padding, double), w, stride)
+        ctx.arguments = stride, padding, doubles
+        return _forward(_pad(x, padding, doubles), w, stride)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        (x, w), (stride, padding, double) = ctx.saved_tensors, ctx.arguments
-        padded = _pad(x, padding, double)
+        (x, w), (stride, padding, doubles) = ctx.saved_tensors, ctx.arguments
+        padded = _pad(x, padding, doubles)
         grad_x = grad_w = None
         if ctx.needs_input_grad[1]:
             grad_w = _weight_gradient(padded, w, grad, stride)
         if ctx.needs_input_grad[0]:
-            grad_x = _unpad(_input_gradient(padded, w, grad, stride), x, padding, double)
+            grad_x = _unpad(_input_gradient(padded, w, grad, stride), x, padding, doubles)
         return grad_x, grad_w, None, None, None
 
 

@@ -71,18 +71,18 @@ class InstanceNorm(nn.Module):
 class ReflectConv(nn.Conv2d):
     """Convolution over a reflection-padded map that keeps its size (halves it with stride 2).
 
-    `double` first doubles the map by nearest neighbours.
+    `doubles`: the map is first doubled by nearest neighbours.
     """
 
     def __init__(
-        self, inputs: int, outputs: int, kernel: int, stride: int = 1, bias: bool = False, double: bool = False
+        self, inputs: int, outputs: int, kernel: int, stride: int = 1, bias: bool = False, doubles: bool = False
     ) -> None:
         super().__init__(inputs, outputs, kernel, stride, bias=bias)
-        self.double = double
+        self.doubles = doubles
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, inputs, H, W] -> [N, outputs, H / stride, W / stride], or twice that."""
-        out = reflect_conv(x, self.weight, self.stride[0], self.kernel_size[0] // 2, self.double)
+        out = reflect_conv(x, self.weight, self.stride[0], self.kernel_size[0] // 2, self.doubles)
         return out if self.bias is None else out + self.bias.to(out.dtype)[:, None, None]
 
 
@@ -215,7 +215,7 @@ class ResnetGenerator(nn.Module):
             setattr(self, f"UpBlock1_{i + 1}", ResnetAdaILNBlock(c))  # the published names
         up: dict[int, nn.Module] = {}
         for at, width in ((2, c), (7, c // 2)):
-            up |= {at: ReflectConv(width, width // 2, 3, double=True), at + 1: ILN(width // 2, relu=True)}
+            up |= {at: ReflectConv(width, width // 2, 3, doubles=True), at + 1: ILN(width // 2, relu=True)}
         self.trunk_end = 10
         head = ReflectConv(ngf, 3, 7)
         self.UpBlock2 = _published(up | {11: head, 12: nn.Tanh()})
