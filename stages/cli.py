@@ -139,8 +139,9 @@ def _connected() -> bool:
 def _first_lines(error: Exception) -> str:
     """Hydra's message on one line: what is wrong, and the options it knows."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    kept = [line for line in lines if not line.startswith(("full_key", "object_type", "reference_type", "To append"))]
-    text = "; ".join(kept[:4])
+    noise = ("full_key", "object_type", "reference_type", "To append", "Config search path", "provider=")
+    kept = [line for line in lines if not line.startswith(noise)]
+    text = "; ".join(kept[:20]).replace(":; ", ": ").rstrip(".")
     if "hydra/launcher" in text:
         return f"{text}. Install the launchers: pip install 'tristyle[launch]'"
     return text + (". Check the spelling; `tristyle --help` lists the settings." if "ould not" in text else "")
