@@ -132,6 +132,19 @@ def test_spectral_conv_is_a_convolution_with_the_normalised_weight(layout, input
     )
 
 
+@pytest.mark.parametrize("doubles", [False, True])
+@pytest.mark.parametrize(("inputs", "size"), [(8, 16), (256, 4)])
+def test_the_layout_lasts_both_ways(inputs: int, size: int, doubles: bool) -> None:
+    """A single map in another layout would slow down every layer before it."""
+    x = torch.randn(1, inputs, size, size).to(memory_format=torch.channels_last).requires_grad_()
+    w = torch.randn(256, inputs, 4, 4).to(memory_format=torch.channels_last).requires_grad_()
+    y = reflect_conv(x, w, doubles=doubles)
+    z = LayerInstanceNorm.apply(y, torch.rand(1, 256), torch.ones(1, 256), torch.zeros(1, 256), 1e-5, True)
+    grads = torch.autograd.grad(z.square().sum(), (x, w, y))
+    for name, tensor in zip(("y", "z", "x", "w", "dy"), (y, z, *grads), strict=True):
+        assert tensor.is_contiguous(memory_format=torch.channels_last), name
+
+
 def test_frozen_weights_cost_no_gradient_and_frozen_inputs_none() -> None:
     x, w = torch.randn(1, 3, 8, 8), torch.randn(4, 3, 3, 3)
     reflect_conv(x.requires_grad_(), w).sum().backward()

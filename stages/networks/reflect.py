@@ -143,11 +143,14 @@ def _pad(x: Tensor, padding: int, doubles: bool = False) -> Tensor:
 
 def _unpad(grad: Tensor, x: Tensor, padding: int, doubles: bool = False) -> Tensor:
     """The gradient of x from that of `_pad(x, padding, doubles)`."""
-    times = 2 if doubles else 1
-    size = [*x.shape[:2], times * x.shape[2], times * x.shape[3]]
-    if padding:
-        grad = torch.ops.aten.reflection_pad2d_backward(grad, grad.new_empty(1).expand(size), (padding,) * 4)
-    return torch.ops.aten.upsample_nearest2d_backward(grad, size[2:], x.shape, 2.0, 2.0) if doubles else grad
+    if not doubles:
+        return torch.ops.aten.reflection_pad2d_backward(grad, x, (padding,) * 4) if padding else grad
+    size = [*x.shape[:2], 2 * x.shape[2], 2 * x.shape[3]]
+    if padding:  # the operator reads shape and layout of what was padded
+        layout = torch.channels_last if x.is_contiguous(memory_format=torch.channels_last) else torch.contiguous_format
+        wide = torch.empty(size, dtype=x.dtype, device=x.device, memory_format=layout)
+        grad = torch.ops.aten.reflection_pad2d_backward(grad, wide, (padding,) * 4)
+    return torch.ops.aten.upsample_nearest2d_backward(grad, size[2:], x.shape, 2.0, 2.0)
 
 
 def _as_product(out: torch.Size, w: Tensor, many: int) -> bool:
@@ -173,7 +176,7 @@ def _forward(x: Tensor, w: Tensor, stride: int) -> Tensor:
 
 def _input_gradient(x: Tensor, w: Tensor, grad: Tensor, stride: int) -> Tensor:
     """Of the padded input, which is read for its shape."""
-    if not _as_product(grad.shape, w, many=1 << 17):
+    if not _as_product(grad.shape, w, many=1 << 20):
         arguments = (None, (stride,) * 2, (0, 0), (1, 1), False, (0, 0), 1, (True, False, False))
         result: Tensor = torch.ops.aten.convolution_backward(grad, x, w, *arguments)[0]
         return result
@@ -190,10 +193,14 @@ def _input_gradient(x: Tensor, w: Tensor, grad: Tensor, stride: int) -> Tensor:
 
 def _weight_gradient(x: Tensor, w: Tensor, grad: Tensor, stride: int) -> Tensor:
     k, narrow = w.shape[-1], min(w.shape[:2])
-    unfolded = grad[:, 0].numel() * k * k * w.shape[1]
     minimal = k == 3 and stride == 1 and narrow >= 128
-    if minimal or narrow < 16 or unfolded > _UNFOLDED or w.device.type != "cpu":
-        return weight_gradient(x, grad, k, (stride, stride), (0, 0))
+    small = narrow >= 16 and grad[:, 0].numel() * k * k * w.shape[1] <= _UNFOLDED
+    if minimal or not small or w.device.type != "cpu":
+        if narrow >= 64:
+            return weight_gradient(x, grad, k, (stride, stride), (0, 0))
+        arguments = (None, (stride,) * 2, (0, 0), (1, 1), False, (0, 0), 1, (False, True, False))
+        result: Tensor = torch.ops.aten.convolution_backward(grad, x, w, *arguments)[1]
+        return result
     total = grad.permute(1, 0, 2, 3).flatten(1) @ _windows(x, k, stride)
     return total.view(len(w), k, k, -1).permute(0, 3, 1, 2)
 
