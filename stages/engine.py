@@ -284,13 +284,13 @@ def _update(task: Task, batches: list[dict[str, Tensor]], step: int, means: _Mea
     for phase in task.phases:
         if step % phase.every:
             continue
-        phase.optimizer.zero_grad(set_to_none=True)
         with only(phase.params, everything):
             rows = _gradients(task, phase, batches, kept)
         for terms in rows:
             means.add(phase.name, terms)
         if rows:
             phase.optimizer.step()
+        phase.optimizer.zero_grad(set_to_none=True)  # one phase's gradients need not wait through the others
 
 
 def _own_rows(batch: dict[str, Tensor], accumulate: int, device: torch.device) -> list[dict[str, Tensor]]:

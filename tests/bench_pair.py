@@ -19,10 +19,9 @@ import argparse
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
-from unittest import mock
 
 import torch
 import torch.nn.functional as F
@@ -33,6 +32,7 @@ from stages.config import Train
 from stages.networks import ugatit as networks
 from stages.pair.reference import Reference, published
 from stages.pair.ugatit import TranslationTask, Translator, Weights
+from tests.formulation import formulated
 
 CAP = 512
 ARMS = ("reference", "ours")
@@ -82,24 +82,15 @@ def reference_spectral_conv(self: networks.SpectralConv2d, x: Tensor) -> Tensor:
     return F.conv2d(F.pad(x, (1, 1, 1, 1), mode="reflect"), weight, self.bias, self.stride)
 
 
-@contextmanager
-def reference_formulation() -> Iterator[None]:
+def reference_formulation() -> AbstractContextManager[None]:
     """Within the block, the networks compute as published; their parameters are untouched."""
-    swaps = [
+    return formulated(
         (networks.AdaILN, reference_adailn),
         (networks.ILN, reference_iln),
         (networks.InstanceNorm, reference_instance_norm),
         (networks.ReflectConv, reference_conv),
         (networks.SpectralConv2d, reference_spectral_conv),
-    ]
-    patches = [mock.patch.object(kind, "forward", function) for kind, function in swaps]
-    for patch in patches:
-        patch.start()
-    try:
-        yield
-    finally:
-        for patch in patches:
-            patch.stop()
+    )
 
 
 # Measuring

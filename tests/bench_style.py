@@ -20,10 +20,9 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from math import sqrt
-from unittest import mock
 
 import torch
 import torch.nn.functional as F
@@ -32,6 +31,7 @@ from torch import Tensor
 from stages.engine import only
 from stages.networks import stylegan2 as sg
 from stages.style.transfer import Ada, Recipe, StyleGAN2, compute_dtype
+from tests.formulation import formulated
 
 NARROW = {"channel_base": 4096, "channel_max": 128}
 WIDE = {"channel_base": 8192, "channel_max": 256}
@@ -119,24 +119,15 @@ def reference_discriminator(self: sg.Discriminator, img: Tensor) -> Tensor:
     return self.b4(x)
 
 
-@contextmanager
-def reference_formulation() -> Iterator[None]:
+def reference_formulation() -> AbstractContextManager[None]:
     """Within the block, the networks compute as the reference does; their parameters are untouched."""
-    swaps = [
+    return formulated(
         (sg.SynthesisLayer, reference_synthesis_layer),
         (sg.ToRGBLayer, reference_torgb),
         (sg.SynthesisBlock, reference_block),
         (sg.Conv2dLayer, reference_conv_layer),
         (sg.Discriminator, reference_discriminator),
-    ]
-    patches = [mock.patch.object(kind, "forward", function) for kind, function in swaps]
-    for patch in patches:
-        patch.start()
-    try:
-        yield
-    finally:
-        for patch in patches:
-            patch.stop()
+    )
 
 
 # Measuring

@@ -3,6 +3,17 @@
 from __future__ import annotations
 
 import numpy as np
+import torch
+
+from stages.faces.reader import Reader
+
+
+def small_reader() -> Reader:
+    """A small untrained reader to stand in place of the shipped one."""
+    torch.manual_seed(0)
+    reader = Reader(widths=(8, 8, 8, 8), lateral=8).eval()
+    reader.id = "reader-test"
+    return reader
 
 
 def heads(count: int, seed: int, style: bool, size: int = 32) -> tuple[np.ndarray, np.ndarray]:

@@ -6,8 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
-from pair_toys import heads
+from pair_toys import heads, small_reader
 
 from stages import io
 from stages.artifact import Artifact, hash_path, seal
@@ -27,9 +26,7 @@ SIZE, PAIRS = 32, 12
 @pytest.fixture(autouse=True)
 def reader(monkeypatch: pytest.MonkeyPatch) -> Reader:
     """A small untrained reader in place of the shipped one."""
-    torch.manual_seed(0)
-    small = Reader(widths=(8, 8, 8, 8), lateral=8).eval()
-    small.id = "reader-test"
+    small = small_reader()
     monkeypatch.setattr(module, "load_reader", lambda device: small)
     return small
 

@@ -20,15 +20,14 @@ import torch
 from stages.artifact import Artifact
 from stages.config import ConfigError, TristyleError, choice, number
 from stages.faces.reader import Reader, load_reader, reader_file
-from stages.io import data_file, load_images, load_masks, mask_tensor, read_jsonl, to_tensor, unit
-from stages.metrics.kid import HeadKid
+from stages.io import data_file, load_images, read_jsonl, to_tensor
 from stages.networks.encoder import Encoder
 from stages.networks.latents import SHIPPED_ENCODER, decode, latents, load_encoder, load_generator
 from stages.networks.stylegan2 import Generator
 from stages.pair.curate import Curate
 from stages.pair.given import OnDisk, refuse_photos
 from stages.pair.photos import CHUNK, Painter, Painting, StoredPhotos, pictures_below, read_masks
-from stages.pair.score import measure_heldout
+from stages.pair.score import add_pictures, measure_heldout, style_kid
 from stages.pair.stage import all_photos, photo_files
 from stages.pair.write import Candidates, Painted, Translated, Write, write_pairs
 from stages.runtime import Runtime
@@ -246,16 +245,10 @@ def inverting_painter(encoder: Encoder, fused: Generator, device: str) -> Painte
 
 def pairs_kid(candidates: Candidates, data: Artifact, style: str, reader: Reader, runtime: Runtime) -> dict[str, float]:
     """`pairs_kid`: KID of the first pairs' raw style pictures to the held-out ones, heads on grey; {} without those."""
-    real = sorted((data.path / "heldout" / "style" / style).glob("*.png"))
+    kid, real = style_kid(data, style, reader, runtime)
     shown = candidates(range(min(len(candidates.ids), MEASURED)))
-    if min(len(real), len(shown.raw)) < 2:
+    if min(real, len(shown.raw)) < 2:
         return {}
-    images = load_images(real, runtime.workers)
-    covers = [data.path / "heldout" / "style_mask" / style / path.name for path in real]
-    given = all(path.exists() for path in covers)
-    cover = load_masks(covers, runtime.workers) if given else read_masks(reader, images, runtime.device)
-    kid = HeadKid(reader)
-    for add, pictures, masks in ((kid.add_real, images, cover), (kid.add_fake, shown.raw, shown.mask)):
-        add(unit(to_tensor(pictures)).to(runtime.device), mask_tensor(masks).to(runtime.device))
+    add_pictures(kid.add_fake, shown.raw, shown.mask, runtime.device)
     found = kid.compute()
     return {"pairs_kid": float(found["kid"]), "pairs_kid_sd": float(found["kid_sd"])}

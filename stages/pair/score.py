@@ -243,36 +243,48 @@ def _auc(people: list[str], photo: Tensor, raw: Tensor) -> dict[str, float]:
     }
 
 
+def style_kid(data: Artifact, style: str, reader: Reader, runtime: Runtime) -> tuple[HeadKid, int]:
+    """KID with the held-out style pictures as its real side, heads on one grey, and how many there are.
+
+    Masks that the data does not have come from the reader.
+    """
+    kid = HeadKid(reader)
+    real = sorted((data.path / "heldout" / "style" / style).glob("*.png"))
+    if not real:
+        return kid, 0
+    images = load_images(real, runtime.workers)
+    given = [data.path / "heldout" / "style_mask" / style / path.name for path in real]
+    there = all(path.exists() for path in given)
+    cover = load_masks(given, runtime.workers) if there else read_masks(reader, images, runtime.device)
+    add_pictures(kid.add_real, images, cover, runtime.device)
+    return kid, len(real)
+
+
 def _kid(
     data: Artifact, style: str, people: HeldOut, raw: np.ndarray, draws: np.ndarray,
     reader: Reader, out: Path, runtime: Runtime,
 ) -> dict[str, float]:  # fmt: skip
     """KID of paintings, untouched photos and twins to the held-out style pictures; {} without any."""
-    real = sorted((data.path / "heldout" / "style" / style).glob("*.png"))
-    if min(len(real), len(people.ids)) < 2:
+    kid, real = style_kid(data, style, reader, runtime)
+    if min(real, len(people.ids)) < 2:
         return {}
-    images = load_images(real, runtime.workers)
-    given = [data.path / "heldout" / "style_mask" / style / path.name for path in real]
-    there = all(path.exists() for path in given)
-    cover = load_masks(given, runtime.workers) if there else read_masks(reader, images, runtime.device)
-    kid = HeadKid(reader)
-    _add(kid.add_real, images, cover, runtime.device)
     found: dict[str, float] = {}
     for name, pictures in (("twin_kid", people.twin), ("photo_kid", people.photo), ("kid", raw)):
         if pictures is None:
             continue
         kid.clear_fake()
-        _add(kid.add_fake, pictures, people.mask, runtime.device)
+        add_pictures(kid.add_fake, pictures, people.mask, runtime.device)
         result = kid.compute()
         found |= {name: float(result["kid"]), f"{name}_sd": float(result["kid_sd"])}
     replicates = kid.resampled(draws)
     kept = {"people": len(people.ids), "seed": SEED, "value": found["kid"], "kid": [_plain(kid) for kid in replicates]}
     write_json(out / "heldout" / "resampled.json", kept)
     found["kid_ratio"] = found["kid"] / found["photo_kid"] if found["photo_kid"] > 0 else float("nan")
-    return found | _bounds("kid", interval(found["kid"], replicates)) | {"kid_style_images": float(len(real))}
+    return found | _bounds("kid", interval(found["kid"], replicates)) | {"kid_style_images": float(real)}
 
 
-def _add(add: Callable[[Tensor, Tensor], None], images: np.ndarray, masks: np.ndarray, device: str) -> None:
+def add_pictures(add: Callable[[Tensor, Tensor], None], images: np.ndarray, masks: np.ndarray, device: str) -> None:
+    """Feed one side of KID: uint8 [N, H, W, 3] pictures and their heads' coverage uint8 [N, H, W]."""
     for start in range(0, len(images), BATCH):
         part = slice(start, start + BATCH)
         add(unit(to_tensor(images[part])).to(device), mask_tensor(masks[part]).to(device))
