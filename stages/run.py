@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -125,11 +125,11 @@ def _make(
     if parallel.first(int(_finished(place, settings))):
         say(f"{kind:<8} already done  {place}")
         return open_artifact(place, kind, verify=parallel.rank() == 0)
-    if parallel.rank():
-        _join(stage, inputs, place, settings)
-    else:
-        with locked(place, shared=settings.shard):
-            if not _finished(place, settings):  # by the process that held the lock until now
+    with nullcontext() if parallel.rank() else locked(place, shared=settings.shard):
+        if not parallel.first(int(_finished(place, settings))):  # by the run that held the lock until now
+            if parallel.rank():
+                _join(stage, inputs, place, settings)
+            else:
                 _work(kind, stage, config, inputs, place, settings)
     parallel.barrier()
     return open_artifact(place, kind, verify=False) if settings.part is None else None
