@@ -1,0 +1,5 @@
+"""`python -m stages.apply`: the same as `stylize`."""
+
+from stages.apply.cli import main
+
+main()
