@@ -12,8 +12,9 @@ from torch import nn
 
 from stages import losses
 from stages.config import ConfigError, Train
+from stages.datasets.pictures import edge_blurred
 from stages.networks.ugatit import AdaILN, Discriminator, InstanceNorm, ResnetGenerator, clip_rho, discriminator_layers
-from stages.pair.ugatit import TranslationTask, Translator, Weights, edge_blurred, unpaired_batches
+from stages.pair.ugatit import TranslationTask, Translator, Weights, unpaired_batches
 
 MASK = Translator(
     width=4, blocks=1, judge_width=4, precision="float32", weights=Weights(cam=10.0, mask=1.0, smooth=0.2)

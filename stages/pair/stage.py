@@ -17,6 +17,7 @@ from torch import nn
 from stages import parallel
 from stages.artifact import SCRATCH, Artifact
 from stages.config import ConfigError, Train, TristyleError, number
+from stages.datasets.pictures import edge_blurred
 from stages.engine import fit
 from stages.faces.reader import Reader, load_reader, reader_file
 from stages.io import load_images, load_network, save_network
@@ -33,7 +34,7 @@ from stages.pair.photos import (
     translator_painter,
 )
 from stages.pair.score import measure_heldout
-from stages.pair.ugatit import Translator, edge_blurred, unpaired_batches
+from stages.pair.ugatit import Translator, unpaired_batches
 from stages.pair.write import Translated, Write, write_pairs
 from stages.runtime import Runtime
 

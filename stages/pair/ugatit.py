@@ -29,7 +29,6 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import cv2
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -344,21 +343,6 @@ def _adam(params: list[nn.Parameter], lr: float) -> torch.optim.Adam:
     return torch.optim.Adam(params, lr=lr, betas=(0.5, 0.999), weight_decay=1e-4, fused=True)
 
 
-def edge_blurred(images: np.ndarray) -> np.ndarray:
-    """Pictures whose edges are softened, uint8 [N, H, W, 3]: negatives of edge promotion (CartoonGAN, section 3.2.1).
-
-    Canny edges (100, 200), dilated; there a Gaussian blur takes the picture's place. Both reach 5 px at 256 px, in
-    proportion at other sizes (3 px at least).
-    """
-    reach = max(3, 2 * round(5 * images.shape[1] / 512) + 1)
-    around = np.ones((reach, reach), np.uint8)
-    blurred = np.empty_like(images)
-    for picture, out in zip(images, blurred, strict=True):
-        edges = cv2.dilate(cv2.Canny(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY), 100, 200), around)
-        out[:] = np.where(edges[..., None] > 0, cv2.GaussianBlur(picture, (reach, reach), 0), picture)
-    return blurred
-
-
 def unpaired_batches(
     photo: np.ndarray,
     photo_mask: np.ndarray,
@@ -371,7 +355,7 @@ def unpaired_batches(
     """Batches of both domains in independent orders, each picture mirrored or not by its place in the order.
 
     Args: uint8 [N, H, W, 3] pictures and uint8 [N, H, W] masks of each domain; `seed` of both orders; `source` as
-    `style`, the same faces before the transfer; `blurred` as `style`, edges softened (:func:`edge_blurred`).
+    `style`, the same faces before the transfer; `blurred` as `style`, edges softened (`stages.datasets.pictures.edge_blurred`).
     """
     styles = {"style": style, "style_mask": style_mask, "source": source, "style_blurred": blurred}
     domains = {"photo": photo, "photo_mask": photo_mask}, {k: v for k, v in styles.items() if v is not None}
