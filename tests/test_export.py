@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ import torch
 from tiny_pairs import STYLE, data_artifact
 
 from stages.artifact import Artifact, seal
-from stages.config import TristyleError
+from stages.config import ConfigError, TristyleError
 from stages.io import read_image, save_network, sha256_file
 from stages.networks.mobile import MobileStudent
 from stages.runtime import Runtime
@@ -21,8 +22,11 @@ onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
 
-from stages.export.onnx import cpu_milliseconds, largest_difference, open_session, strip  # noqa: E402
-from stages.export.stage import ExportStage  # noqa: E402
+from stages.export.compare import agreement, expected, milliseconds  # noqa: E402
+from stages.export.onnx import Exported, Onnx, export_onnx, open_session, strip  # noqa: E402
+from stages.export.stage import ExportStage, check_photos, time_key  # noqa: E402
+
+PRECISIONS = ["fp32", "fp16", "int8"]
 
 
 def trained_looking_student() -> MobileStudent:
@@ -49,23 +53,28 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Artifact]:
     return {"data": data, "student": student}
 
 
+def stage(**changes: Any) -> ExportStage:
+    return ExportStage(**{"runtime": Onnx(precisions=["fp32"]), "photos": 2, "calibration": 4, "repeats": 2} | changes)
+
+
 @pytest.fixture(scope="module")
 def exported(inputs: dict[str, Artifact], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, float]]:
     out = tmp_path_factory.mktemp("export")
-    metrics = ExportStage(photos=2, repeats=3).run(inputs, out, Runtime("cpu", 1, Tracker(out)))
+    metrics = stage(runtime=Onnx(precisions=PRECISIONS)).run(inputs, out, Runtime("cpu", 1, Tracker(out)))
     return out, metrics
 
 
 def test_it_agrees_with_torch_at_sizes_it_was_not_traced_at(exported: tuple[Path, dict[str, float]]) -> None:
     out, metrics = exported
-    session, student = open_session(out / "student.onnx"), trained_looking_student()
+    run, student = Onnx(precisions=["fp32"]).open(out / "student.onnx", 1), trained_looking_student()
     sizes = [(32, 32), (64, 64), (40, 128), (256, 256)]
     photos = [torch.rand(1, 3, *size) * 2 - 1 for size in sizes]
-    assert largest_difference(student, session, photos) < 1e-5
+    found = agreement(run, photos, expected(student, photos))
+    assert found["max_error"] < 1e-5 and found["psnr"] > 100
     assert 0 < metrics["max_error"] < 1e-5
     with torch.no_grad():
         student.paint.weight.mul_(1.01)
-    assert largest_difference(student, session, photos) > 1e-4  # the check can fail
+    assert agreement(run, photos, expected(student, photos))["max_error"] > 1e-4  # the check can fail
 
 
 def test_norms_are_folded_and_no_trace_of_the_machine_is_left(exported: tuple[Path, dict[str, float]]) -> None:
@@ -99,23 +108,126 @@ def test_the_card_says_how_to_feed_it(exported: tuple[Path, dict[str, float]], i
     assert 0 <= found[1].min() and found[1].max() <= 1
 
 
-def test_a_model_that_disagrees_is_not_passed_on(inputs: dict[str, Artifact], tmp_path: Path, monkeypatch) -> None:  # type: ignore[no-untyped-def]
-    from stages.export import stage
+def test_agreement_by_hand() -> None:
+    """0.1 off everywhere: 10 log10(4 / 0.01) dB; twice the contrast, twice the edges; NaN is never agreement."""
+    photo, truth = torch.zeros(1, 3, 32, 32), np.zeros((1, 3, 32, 32), np.float32)
+    truth[..., 16:] = 0.4
+    alpha = np.zeros((1, 1, 32, 32), np.float32)
+    found = agreement(lambda _: (truth + np.float32(0.1), None), [photo], [(truth, alpha)])
+    assert found["psnr"] == pytest.approx(26.02, abs=0.01) and found["max_error"] == pytest.approx(0.1)
+    assert agreement(lambda _: (2 * truth, alpha), [photo], [(truth, alpha)])["edge_clarity"] == pytest.approx(2, 0.05)
+    assert agreement(lambda _: (truth, alpha + 0.5), [photo], [(truth, alpha)])["max_error"] == pytest.approx(0.5)
+    broken = agreement(lambda _: (truth * np.nan, alpha), [photo], [(truth, alpha)])
+    assert np.isnan(broken["psnr"]) and np.isnan(broken["max_error"])
 
-    def other(student: MobileStudent, path: Path, notes: dict[str, str]) -> None:
-        path.write_bytes(b"")
 
-    monkeypatch.setattr(stage, "export_onnx", other)
-    monkeypatch.setattr(stage, "open_session", lambda path: None)
-    monkeypatch.setattr(stage, "largest_difference", lambda *_: 0.01)
-    with pytest.raises(TristyleError, match="differs from torch by 0.01"):
-        ExportStage().run(inputs, tmp_path, Runtime("cpu", 1, Tracker(tmp_path)))
+def test_every_precision_is_measured_and_described(exported: tuple[Path, dict[str, float]]) -> None:
+    out, metrics = exported
+    rows = [json.loads(line) for line in (out / "records.jsonl").read_text().splitlines()]
+    assert [row["file"] for row in rows] == ["student.onnx", "student.fp16.onnx", "student.int8.onnx"]
+    assert json.loads((out / "card.json").read_text())["files"] == rows
+    for row, precision in zip(rows, PRECISIONS, strict=True):
+        path = out / row["file"]
+        assert (row["runtime"], row["precision"]) == ("onnx", precision)
+        assert (row["bytes"], row["sha256"]) == (path.stat().st_size, sha256_file(path))
+        assert all(row[time_key(side, threads)] > 0 for side in (256, 512) for threads in (1, 2))
+        notes = {item.key: item.value for item in onnx.load(path).metadata_props}
+        assert notes == {"tristyle.size": "64", "tristyle.style": STYLE}
+        assert all(trace not in path.read_bytes() for trace in (b"site-packages", b"stack_trace", str(out).encode()))
+        assert {item.domain for item in onnx.load(path).opset_import} == {""}  # no operator of one runtime alone
+    full, half, eighth = rows
+    assert half["bytes"] < 0.55 * full["bytes"] and eighth["bytes"] < 0.4 * full["bytes"]
+    assert full["psnr"] > 100 and half["psnr"] > 60 and eighth["psnr"] > 35
+    assert eighth["edge_clarity"] == pytest.approx(1, abs=0.05)
+    assert metrics["int8_psnr"] == eighth["psnr"] and metrics["cpu_ms_256"] == full["ms_256_1"]
+
+
+class Shifted(Onnx):
+    """onnxruntime, but that every picture comes out lighter."""
+
+    shift = np.float32(0.01)
+
+    def open(self, path: Path, threads: int) -> Any:
+        run = super().open(path, threads)
+        return lambda photo: (run(photo)[0] + self.shift, None)
+
+
+def test_a_file_that_disagrees_is_not_passed_on(inputs: dict[str, Artifact], tmp_path: Path) -> None:
+    runtime = Runtime("cpu", 1, Tracker(tmp_path))
+    with pytest.raises(TristyleError, match=r"student\.onnx: differs from torch by 0\.01"):
+        stage(runtime=Shifted(precisions=["fp32"])).run(inputs, tmp_path, runtime)
+    Shifted.shift = np.float32(0.3)
+    with pytest.raises(TristyleError, match="Leave fp16 out of export.runtime.precisions"):
+        stage(runtime=Shifted(precisions=["fp16"])).run(inputs, tmp_path, runtime)
+
+
+class Elsewhere(Onnx):
+    """A runtime that converts here and runs on other machines, at one size."""
+
+    name, runs_here, side = "elsewhere", False, 96
+
+    def open(self, path: Path, threads: int) -> Any:
+        raise TristyleError("cannot run here")
+
+
+def test_what_cannot_run_here_is_described_and_not_measured(inputs: dict[str, Artifact], tmp_path: Path) -> None:
+    made = stage(runtime=Elsewhere(precisions=["fp32"])).run(inputs, tmp_path, Runtime("cpu", 1, Tracker(tmp_path)))
+    assert set(made) == {"bytes"}
+    card = json.loads((tmp_path / "card.json").read_text())
+    assert card["files"][0]["checked"] == "not run here" and card["files"][0]["psnr"] is None
+    assert card["input"]["shape"] == [1, 3, 96, 96] and card["input"]["height"]["only"] == 96
+
+
+def test_photos_of_the_check_fit_the_runtime(inputs: dict[str, Artifact]) -> None:
+    assert [tuple(photo.shape[2:]) for photo in check_photos(inputs["data"], 1)] == [(64, 64), (80, 104)]
+    assert [tuple(photo.shape[2:]) for photo in check_photos(inputs["data"], 2, 96)] == [(96, 96), (96, 96)]
+
+
+def test_the_matte_can_be_left_out(tmp_path: Path) -> None:
+    student = trained_looking_student()
+    export_onnx(student, tmp_path / "plain.onnx", {}, alpha=False)
+    session = open_session(tmp_path / "plain.onnx")
+    assert [item.name for item in session.get_outputs()] == ["output"]
+    photo = torch.rand(1, 3, 40, 48) * 2 - 1
+    (found,) = Exported(student, alpha=False)(photo)
+    assert np.abs(session.run(None, {"photo": photo.numpy()})[0] - found.detach().numpy()).max() < 1e-5
+    run = Onnx(precisions=["fp32"]).open(tmp_path / "plain.onnx", 1)
+    assert run(photo.numpy())[1] is None
+
+
+@pytest.mark.parametrize(
+    ("make", "named"),
+    [
+        (lambda: Onnx(precisions=[]), "precisions: "),
+        (lambda: Onnx(precisions=["fp32", "fp32"]), "precisions: "),
+        (lambda: Onnx(precisions=["fp8"]), "Choose one of: fp32, fp16, int8"),
+        (lambda: stage(alpha="yes"), "alpha: "),
+        (lambda: stage(photos=0), "photos: "),
+        (lambda: stage(calibration=0), "calibration: "),
+        (lambda: stage(least_psnr=-1.0), "least_psnr: "),
+        (lambda: stage(repeats=0), "repeats: "),
+    ],
+)
+def test_settings_out_of_range_are_refused(make: Any, named: str) -> None:
+    with pytest.raises(ConfigError, match=named):
+        make()
+
+
+def test_a_converter_that_aborts_is_one_line() -> None:
+    from stages.export.contract import in_child, require
+
+    in_child("platform", [], "nothing")
+    with pytest.raises(TristyleError, match="export: a thing failed with status 2 .*no_such.*") as error:
+        in_child("json.tool", ["--no_such"], "a thing")
+    assert len(str(error.value).splitlines()) == 1
+    with pytest.raises(TristyleError, match=r"pip install 'tristyle\[mnn\]'"):
+        require("no_such_runtime", "mnn")
 
 
 def test_time_is_measured_and_strip_keeps_the_numbers(exported: tuple[Path, dict[str, float]]) -> None:
     out, metrics = exported
-    session = open_session(out / "student.onnx")
-    assert 0 < cpu_milliseconds(session, 64, 3) < cpu_milliseconds(session, 512, 3)
+    run = Onnx(precisions=["fp32"]).open(out / "student.onnx", 1)
+    assert 0 < milliseconds(run, 64, 1, 3) < milliseconds(run, 512, 1, 3)
     assert metrics["cpu_ms_256"] > 0
     model = onnx.load(out / "student.onnx")
     before = model.SerializeToString(deterministic=True)

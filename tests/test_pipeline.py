@@ -15,7 +15,7 @@ TINY = [
     "workers=1", "device=cpu", "data.count=24", "data.heldout=8", "data.style_count=16", "data.heldout_style=12",
     "style.train.images=32", "style.sampling.count=16", "pair.train.images=8", "student.train.images=32",
     "student.train.batch=8",
-    "export.photos=2", "export.repeats=2", "export.size=64",
+    "export.photos=2", "export.repeats=2", "export.calibration=4",
 ]  # fmt: skip
 
 

@@ -45,8 +45,12 @@ def toys(first: int, count: int, size: int) -> tuple[np.ndarray, np.ndarray, np.
 
 
 def data_artifact(path: Path, size: int, people: int = 6) -> Artifact:
-    """A sealed data set of toy people with held-out twins and style pictures."""
+    """A sealed data set of toy people with held-out twins and style pictures, and as many photos to train on."""
     rows = []
+    about = {"style": None, "attributes": {}, "source": "toy", "licence": "Apache-2.0", "licence_class": "free"}
+    for i in range(people):
+        write_image(path / "photo" / f"{i:06d}.png", toy(i, size)[0])
+        rows.append({"id": f"{i:06d}", "split": "train", "person": i, "photo": f"photo/{i:06d}.png"} | about)
     for i, (photo, twin, mask) in enumerate(toy(1000 + i, size) for i in range(people)):
         name = f"{i:06d}"
         other_twin, other_mask = toy(2000 + i, size)[1:]
@@ -54,8 +58,8 @@ def data_artifact(path: Path, size: int, people: int = 6) -> Artifact:
         pictures[f"style_mask/{STYLE}"] = other_mask
         for kind, picture in pictures.items():
             write_image(path / "heldout" / kind / f"{name}.png", picture)
-        row = {"id": name, "split": "heldout", "person": 1000 + i, "photo": f"heldout/photo/{name}.png", "style": None}
-        rows.append(row | {"attributes": {}, "source": "toy", "licence": "Apache-2.0", "licence_class": "free"})
+        row = {"id": name, "split": "heldout", "person": 1000 + i, "photo": f"heldout/photo/{name}.png"}
+        rows.append(row | about)
     write_jsonl(path / "records.jsonl", rows)
     return seal(path, "data", config={"size": size}, inputs={}, metrics={"size": size})
 

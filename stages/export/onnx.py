@@ -1,4 +1,4 @@
-"""Student -> ONNX, and what onnxruntime makes of it: agreement with torch and CPU time.
+"""Student -> ONNX: the source of most other runtimes' files, and a runtime of its own in three precisions.
 
 onnx, onnxruntime and onnxscript are the optional extra `onnx`; they are imported when a stage exports.
 """
@@ -6,36 +6,85 @@ onnx, onnxruntime and onnxscript are the optional extra `onnx`; they are importe
 from __future__ import annotations
 
 import logging
-import time
+import shutil
+import tempfile
 import warnings
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from stages.config import TristyleError
+from stages.export.contract import LARGEST, SMALLEST, STEP, Run, Source, check_precisions, require
 from stages.networks.mobile import MobileStudent, blend
 
-STEP = 8  # height and width are multiples of this
-SMALLEST, LARGEST = 32, 4096  # pixels a side
 OPSET = 18
 
 
-class _Exported(nn.Module):
-    """The student with its matte as a second output."""
+class Exported(nn.Module):
+    """The student as every runtime gets it: photo -> output, and its matte as a second output unless `alpha` is off."""
 
-    def __init__(self, student: MobileStudent) -> None:
+    def __init__(self, student: MobileStudent, alpha: bool = True) -> None:
         super().__init__()
-        self.student = student
+        self.student, self.alpha = student, alpha
 
-    def forward(self, photo: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, photo: Tensor) -> tuple[Tensor, ...]:
+        """[1, 3, H, W] in [-1, 1] -> output (same), alpha [1, 1, H, W] in [0, 1]."""
         layers = self.student.layers(photo)
-        return blend(photo, layers), layers.alpha
+        output = blend(photo, layers)
+        return (output, layers.alpha) if self.alpha else (output,)
 
 
-def export_onnx(student: MobileStudent, path: Path, notes: dict[str, str]) -> None:
+@dataclass(kw_only=True)
+class Onnx:
+    """onnxruntime on the CPU.
+
+    Args:
+        precisions: of fp32, fp16 (halves the file; the arithmetic stays 32 bits wide where a CPU has no other) and
+            int8 (static, calibrated on photos).
+    """
+
+    name: ClassVar[str] = "onnx"
+    tolerance: ClassVar[float] = 1e-4
+    runs_here: ClassVar[bool] = True
+    packages: ClassVar[tuple[str, ...]] = ("onnxruntime", "onnx")
+    side: ClassVar[int | None] = None
+    precisions: list[str]
+
+    def __post_init__(self) -> None:
+        check_precisions(self.precisions)
+
+    def check(self) -> None:
+        """Raises TristyleError: the extra `onnx` is not installed."""
+        for module in ("onnx", "onnxruntime", "onnxscript"):
+            require(module, "onnx")
+
+    def convert(self, source: Source, precision: str, out: Path) -> Path:
+        """student.onnx, student.fp16.onnx or student.int8.onnx in `out`."""
+        path = out / ("student.onnx" if precision == "fp32" else f"student.{precision}.onnx")
+        if precision == "fp32":
+            shutil.copyfile(source.onnx, path)
+        elif precision == "fp16":
+            write_half(source.onnx, path)
+        else:
+            write_int8(source.onnx, path, source.calibration)
+        return path
+
+    def open(self, path: Path, threads: int) -> Run:
+        """An onnxruntime session as a function."""
+        session = open_session(path, threads)
+        name, several = session.get_inputs()[0].name, len(session.get_outputs()) > 1
+
+        def run(photo: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+            found = session.run(None, {name: photo})
+            return found[0], found[1] if several else None
+
+        return run
+
+
+def export_onnx(student: MobileStudent, path: Path, notes: dict[str, str], alpha: bool = True) -> None:
     """Write `student` as ONNX: photo [1, 3, height, width] -> output (same), alpha [1, 1, height, width].
 
     Height and width are dynamic multiples of 8 from 32 to 4096. BatchNorm is folded. The exporter's metadata is
@@ -44,19 +93,19 @@ def export_onnx(student: MobileStudent, path: Path, notes: dict[str, str]) -> No
     Raises:
         TristyleError: the extra `onnx` is not installed.
     """
-    onnx = _require("onnx")
-    _require("onnxscript")
+    onnx = require("onnx", "onnx")
+    require("onnxscript", "onnx")
     sizes = {2: STEP * torch.export.Dim("rows", min=SMALLEST // STEP, max=LARGEST // STEP)}
     sizes[3] = STEP * torch.export.Dim("columns", min=SMALLEST // STEP, max=LARGEST // STEP)
     example = torch.zeros(1, 3, 8 * STEP, 9 * STEP)  # two sizes that differ, so that neither is taken for the other
     with warnings.catch_warnings(), _quiet("torch.onnx", "onnxscript", "onnx_ir"):
         warnings.simplefilter("ignore")
         program = torch.onnx.export(
-            _Exported(student).eval(),
+            Exported(student, alpha).eval(),
             (example,),
             dynamo=True,
             input_names=["photo"],
-            output_names=["output", "alpha"],
+            output_names=["output", "alpha"] if alpha else ["output"],
             opset_version=OPSET,
             dynamic_shapes={"photo": sizes},
             verbose=False,
@@ -72,11 +121,73 @@ def export_onnx(student: MobileStudent, path: Path, notes: dict[str, str]) -> No
     path.write_bytes(model.SerializeToString(deterministic=True))
 
 
+def write_half(source: Path, path: Path) -> None:
+    """Store the weights of an fp32 ONNX file as float16; inputs and outputs stay float32.
+
+    The file halves. Where a CPU has no 16-bit arithmetic, onnxruntime computes in float32 again: the time stays.
+    """
+    onnx = require("onnx", "onnx")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of weights below float16's least value: they become zero
+        model = require("onnxruntime.transformers.float16", "onnx").convert_float_to_float16(
+            onnx.load(source), keep_io_types=True, disable_shape_infer=False
+        )
+    notes = {item.key: item.value for item in model.metadata_props}
+    strip(model)
+    onnx.helper.set_model_props(model, notes)
+    path.write_bytes(model.SerializeToString(deterministic=True))
+
+
+def write_int8(source: Path, path: Path, calibration: Path) -> None:
+    """Quantise an fp32 ONNX file statically: 8-bit activations, 8-bit weights per output channel (QDQ).
+
+    Convolutions and what lies between them run in integers; the blend over the photo stays in float, where rounding
+    would show as bands.
+
+    Args:
+        calibration: .npy, float32 [N, 3, S, S], photos on which the ranges of the activations are found.
+    """
+    onnx = require("onnx", "onnx")
+    quantization = require("onnxruntime.quantization", "onnx")
+    photos = np.load(calibration)
+
+    class Photos(quantization.CalibrationDataReader):  # type: ignore[name-defined]
+        def __init__(self) -> None:
+            self.left = iter(photos)
+
+        def get_next(self) -> dict[str, np.ndarray] | None:
+            photo = next(self.left, None)
+            return None if photo is None else {"photo": photo[None]}
+
+    with tempfile.TemporaryDirectory(dir=source.parent) as folder, _quiet("root"):
+        prepared = Path(folder) / "prepared.onnx"
+        quantization.quant_pre_process(str(source), str(prepared), skip_symbolic_shape=True)
+        quantization.quantize_static(
+            str(prepared),
+            str(path),
+            Photos(),
+            quant_format=quantization.QuantFormat.QDQ,
+            per_channel=True,
+            activation_type=quantization.QuantType.QUInt8,
+            weight_type=quantization.QuantType.QInt8,
+        )
+    model = onnx.load(path)
+    notes = {item.key: item.value for item in onnx.load(source).metadata_props}
+    strip(model)
+    onnx.helper.set_model_props(model, notes)
+    path.write_bytes(model.SerializeToString(deterministic=True))
+
+
 def strip(model: Any) -> None:
-    """Remove doc strings, metadata and inner shapes from an ONNX model, in place; numbers stay as they are."""
+    """Remove doc strings, metadata, inner shapes and unused domains from an ONNX model, in place; not its numbers."""
     graph = model.graph
     del graph.value_info[:]
     del model.functions[:]
+    used = {node.domain for node in graph.node}
+    versions = [(item.domain, item.version) for item in model.opset_import if item.domain in used]
+    del model.opset_import[:]
+    for domain, number in versions:
+        model.opset_import.add(domain=domain, version=number)
     for item in [model, graph, *graph.node, *graph.input, *graph.output, *graph.initializer]:
         item.doc_string = ""
         if hasattr(item, "metadata_props"):
@@ -85,48 +196,12 @@ def strip(model: Any) -> None:
 
 def open_session(path: Path, threads: int = 1) -> Any:
     """An onnxruntime CPU session. Raises TristyleError when onnxruntime is not installed."""
-    runtime = _require("onnxruntime")
+    runtime = require("onnxruntime", "onnx")
     options = runtime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
     return runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-
-
-@torch.no_grad()
-def largest_difference(student: MobileStudent, session: Any, photos: list[Tensor]) -> float:
-    """max |torch - onnxruntime| over both outputs, in units of [-1, 1], on photos [1, 3, H, W] of any sizes."""
-    worst = 0.0
-    for photo in photos:
-        layers = student.layers(photo)
-        expected = blend(photo, layers), layers.alpha
-        found = session.run(["output", "alpha"], {"photo": photo.numpy()})
-        for a, b in zip(expected, found, strict=True):
-            worst = max(worst, float(np.abs(a.numpy() - b).max()))
-    return worst
-
-
-def cpu_milliseconds(session: Any, size: int, repeats: int) -> float:
-    """Least CPU time of one picture of size x size, in ms, after three warm-up runs.
-
-    The least, for other work on the machine can only add to it.
-    """
-    photo = np.random.default_rng(0).uniform(-1, 1, (1, 3, size, size)).astype(np.float32)
-    times = []
-    for _ in range(3 + repeats):
-        begun = time.process_time()
-        session.run(None, {"photo": photo})
-        times.append(time.process_time() - begun)
-    return 1000 * min(times[3:])
-
-
-def _require(name: str) -> Any:
-    import importlib
-
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        raise TristyleError(f"export: {name} cannot be imported ({error}). Run: pip install 'tristyle[onnx]'") from None
 
 
 class _quiet:
