@@ -1,23 +1,26 @@
-"""Growing a trained StyleGAN2 pair to twice the resolution without losing what it knows.
+"""Growing a trained StyleGAN2 pair to twice the resolution, and to more channels, without losing what it knows.
 
 Source: progressive growing (Karras et al., arXiv 1710.10196) and function-preserving initialisation (Chen et al.,
 arXiv 1511.05641). What differs from both: nothing is faded in. The grown generator starts as the old one enlarged (the
 new block adds nothing to the image yet), and the grown discriminator as the old one on the halved image, exactly: its
 new block carries x as lrelu(x) and lrelu(-x), from which x = (lrelu(x) - lrelu(-x)) / (1 + slope) comes back. So the
-game goes on from its balance, and only the fine detail is left to learn.
+game goes on from its balance, and only the fine detail is left to learn. Channels are added as in Net2Net's wider
+networks, but the new ones are drawn afresh and nobody listens to them yet: what reads them starts at zero.
 """
 
 from __future__ import annotations
 
 from math import sqrt
-from typing import cast
+from typing import TypeVar, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from stages.networks.stylegan2 import LRELU_SLOPE, Conv2dLayer, Discriminator, DiscriminatorBlock, Generator
 
 CARRIED = 6  # channels that hold red, green, blue and their negatives
+
+Network = TypeVar("Network", Generator, Discriminator)
 
 
 def grow(generator: Generator, discriminator: Discriminator) -> tuple[Generator, Discriminator]:
@@ -29,6 +32,33 @@ def grow(generator: Generator, discriminator: Discriminator) -> tuple[Generator,
         ValueError: fewer than six channels at the new resolution, which cannot carry an image.
     """
     return _grow_generator(generator), _grow_discriminator(discriminator)
+
+
+@torch.no_grad()
+def widen(old: Network, channel_base: int) -> Network:
+    """The same function with the channels that `channel_base` allows, new weights from torch's current seed.
+
+    Raises:
+        ValueError: fewer channels than before, or more at 4 px, where the minibatch statistic has its place.
+    """
+    before, most = old.arguments["channel_base"], old.arguments["channel_max"]
+    if channel_base < before or min(channel_base // 4, most) != min(before // 4, most):
+        raise ValueError(f"channel_base {before} cannot be widened to {channel_base}")
+    new = type(old)(**old.arguments | {"channel_base": channel_base})
+    state = new.state_dict()
+    for name, value in old.state_dict().items():
+        module = name.rpartition(".")[0]
+        gains = [getattr(network.get_submodule(module), "weight_gain", 1.0) for network in (old, new)]
+        _widen(value, state[name], gains[0] / gains[1] if name.endswith(".weight") else 1.0)
+    new.load_state_dict(state)
+    return new
+
+
+def _widen(old: Tensor, new: Tensor, factor: float) -> None:
+    """Lay `old`, times `factor`, over the first places of `new`; old outputs do not listen to new inputs."""
+    if old.ndim == 4:
+        new[: len(old), old.shape[1] :] = 0.0
+    new[tuple(slice(side) for side in old.shape)] = old * factor
 
 
 @torch.no_grad()

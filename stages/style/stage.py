@@ -25,7 +25,7 @@ from stages.style.edit import Edit, Edited, find_directions, save_directions
 from stages.style.encode import Invert, invert_photos
 from stages.style.formats import open_pair, partner
 from stages.style.fuse import Fusion, fuse, relative_distance
-from stages.style.grow import grow
+from stages.style.grow import grow, widen
 from stages.style.leak import detect
 from stages.style.library import strip
 from stages.style.lineage import Lineage, lineage, of_artifact, of_file
@@ -37,7 +37,7 @@ from stages.style.score import load, score
 from stages.style.sheet import EDIT_ALPHAS, Row, edited_rows, layout
 from stages.style.transfer import Ada, Recipe, StyleGAN2
 
-BASES = {64: "base64_generator.safetensors", 128: "base128_generator.safetensors"}
+BASES = {size: f"base{size}_generator.safetensors" for size in (64, 128)}
 STATE = "training.ckpt"
 STRIP_ALPHAS = (0.25, 0.5, 0.75)
 SHOWN = 8  # latents on fusion.png
@@ -75,14 +75,14 @@ class StyleStage:
     """Data -> style set.
 
     Args:
-        start: ``base`` (the shipped generator of painted photos, 64 or 128 px), ``scratch``, the folder of a style
+        start: ``base`` (the shipped generator of painted photos, 64, 128 or 256 px), ``scratch``, the folder of a style
             artifact, or a weights file: an official `.pkl`, rosinality's `.pt` or our `.safetensors`.
         resume: go on with the training of the artifact `start` as if it had not stopped: optimisers, ADA's p, path
             length mean and images seen; `train.images` counts from that training's beginning.
         keep_state: leave the state that `resume` needs in the artifact (three to four times the networks' size).
         grow: start from a pair of half the data's resolution, grown by one level (`stages.style.grow`).
         target: ``photo``, or the name of a style in the data: what to train on.
-        network: sizes for ``scratch``.
+        network: sizes for ``scratch``; a start that grows takes more channels where `channel_base` allows them.
         train, recipe, ada: the training; `ada` null for none.
         mirror: train on mirrored images too.
         fusion: how the result is fused with its source (not for `start: scratch` or `target: photo`).
@@ -218,7 +218,11 @@ class StyleStage:
                 f"Set data.size={fitting}, style.grow={str(generator.img_resolution * 2 == size).lower()}, "
                 "or style.start=scratch."
             )
-        return grow(generator, discriminator) if self.grow else (generator, discriminator)
+        if not self.grow:
+            return generator, discriminator
+        grown = grow(generator, discriminator)
+        wider = max(self.network.channel_base, generator.arguments["channel_base"])
+        return widen(grown[0], wider), widen(grown[1], wider)
 
     def _parents(self, size: int) -> list[Lineage]:
         """Lineages of what the weights started from."""
