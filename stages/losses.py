@@ -127,6 +127,55 @@ def matte_loss(alpha: Tensor, change: Tensor) -> Tensor:
     return (alpha * (1 - change)).mean()
 
 
+def random_similarities(draws: Tensor, shift: float, turn: float, zoom: float) -> Tensor:
+    """Maps of a picture's pixels about its centre, float [N, 2, 3]: half of them whole-pixel shifts, half anything.
+
+    draws: uniform [N, 5] in [0, 1]. shift: largest shift in pixels; turn: in radians; zoom: share of the size. A
+    whole-pixel shift resamples nothing, so that a loss over it cannot be lowered by blurring.
+    """
+    signed = 2 * draws - 1
+    whole = draws[:, 0] < 0.5
+    angle = torch.where(whole, 0, turn * signed[:, 1])
+    scale = torch.where(whole, 1, 1 + zoom * signed[:, 2])
+    move = shift * signed[:, 3:5]
+    move = torch.where(whole[:, None], move.round(), move)
+    cosine, sine = scale * angle.cos(), scale * angle.sin()
+    turns = torch.stack([torch.stack([cosine, -sine], -1), torch.stack([sine, cosine], -1)], 1)
+    return torch.cat([turns, move[..., None]], dim=2)
+
+
+def moved(images: Tensor, maps: Tensor) -> tuple[Tensor, Tensor]:
+    """Pictures seen through `maps`: out(c + x) = picture(c + A x + b), bicubic, and where that lies inside them.
+
+    images: [N, C, H, W]; maps: [N, 2, 3] = (A, b) in pixels about the centre c. Returns [N, C, H, W] and the valid
+    pixels, float [N, 1, H, W]; outside the border repeats.
+    """
+    height, width = images.shape[2:]
+    half = images.new_tensor([width / 2, height / 2])
+    # grid_sample's coordinates are -1..1 from border to border, each axis in halves of its own length
+    turn = maps[:, :, :2] * half / half[:, None]
+    theta = torch.cat([turn, (maps[:, :, 2] / half)[..., None]], dim=2)
+    grid = F.affine_grid(theta, [len(images), 1, height, width], align_corners=False)
+    seen = F.grid_sample(images, grid, mode="bicubic", padding_mode="border", align_corners=False)
+    valid = (grid.abs() <= 1 - 1 / half).all(dim=3)  # at least half a pixel from the border
+    return seen, valid[:, None].to(images.dtype)
+
+
+def equivariance(output: Tensor, output_of_moved: Tensor, maps: Tensor) -> Tensor:
+    """Mean |G * (output of the moved photo - moved output)| over what both show, scalar: steadiness without a video.
+
+    The temporal term of VToonify (Yang et al. 2022, arXiv 2209.11224, section 4.3), there over crops and squared. G is
+    the 3x3 binomial: a resampled hard edge differs from a painted one by less than that, and must not be punished.
+
+    output, output_of_moved: [N, 3, H, W], of the photos and of `moved(photos, maps)`; maps: [N, 2, 3], see `moved`.
+    """
+    wanted, valid = moved(output, maps)
+    line = output.new_tensor([0.25, 0.5, 0.25])
+    kernel = (line[:, None] * line).expand(output.shape[1], 1, 3, 3)
+    difference = F.conv2d(F.pad(output_of_moved - wanted, (1, 1, 1, 1), mode="replicate"), kernel, groups=len(kernel))
+    return (difference.abs() * valid).mean()
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Unpaired translation: least squares (arXiv 1611.04076 eq. 2), CAM classification (1907.10830 eq. 6), regions and masks
 

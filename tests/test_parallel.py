@@ -29,7 +29,8 @@ from stages.networks.stylegan2 import Discriminator, Generator, minibatch_std
 from stages.pair.ugatit import Translator, unpaired_batches
 from stages.pair.ugatit import Weights as PairWeights
 from stages.runtime import Runtime
-from stages.student.pix2pix import Pix2Pix, pair_batches
+from stages.student.batches import pair_batches
+from stages.student.pix2pix import Pix2Pix
 from stages.student.pix2pix import Weights as StudentWeights
 from stages.student.stage import StudentStage
 from stages.style.sample import Sampling
@@ -65,13 +66,13 @@ def pair() -> Toy:
 
 
 def student() -> Toy:
-    """Flips, batch norms, and the discriminator after the warm-up."""
+    """Flips, batch norms, the discriminator after the warm-up, and photos that move and are noisy."""
     length = Train(images=12, batch=4, lr=1e-3, seed=5, checkpoint_images=8)
     arrays = toys(0, 12, 32)
     model = Pix2Pix(tier="nano", discriminator_width=4, warm_up=0.3, ema_images=20, weights=StudentWeights())
     task = model.task(length, {})
     task.preview = dict  # type: ignore[method-assign]
-    return task, pair_batches(*arrays, seed=5), length
+    return task, pair_batches(*arrays, seed=5, blurred=True), length
 
 
 def student_stage() -> StudentStage:

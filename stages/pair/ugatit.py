@@ -355,7 +355,7 @@ def unpaired_batches(
     """Batches of both domains in independent orders, each picture mirrored or not by its place in the order.
 
     Args: uint8 [N, H, W, 3] pictures and uint8 [N, H, W] masks of each domain; `seed` of both orders; `source` as
-    `style`, the same faces before the transfer; `blurred` as `style`, edges softened (`stages.datasets.pictures.edge_blurred`).
+    `style`, the same faces before the transfer; `blurred` as `style`, edges softened (`edge_blurred`).
     """
     styles = {"style": style, "style_mask": style_mask, "source": source, "style_blurred": blurred}
     domains = {"photo": photo, "photo_mask": photo_mask}, {k: v for k, v in styles.items() if v is not None}

@@ -1,9 +1,10 @@
 """Pix2pix training of the mobile student on photo-style pairs.
 
 Isola et al. 2017 (arXiv 1611.07004), eq. 3-4 (conditional GAN + L1), with feature matching (Wang et al. 2018,
-arXiv 1711.11585, eq. 3), L1 weighted towards the target's edges, a chroma term and a matte term for its own alpha.
-What differs: a content-only warm-up (as CartoonGAN and AnimeGAN do), hinge loss, EMA weights are what is kept
-(StyleGAN's practice), and the pairs are flipped at random.
+arXiv 1711.11585, eq. 3), edge-blurred targets among the critic's negatives (CartoonGAN, CVPR 2018, eq. 3), L1 weighted
+towards the target's edges, a chroma term, a matte term for its own alpha, and equivariance (VToonify, arXiv 2209.11224,
+section 4.3) for steadiness in a video. What differs: a content-only warm-up (as CartoonGAN and AnimeGAN do), hinge
+loss, EMA weights are what is kept (StyleGAN's practice), and the pairs are flipped at random.
 """
 
 from __future__ import annotations
@@ -15,12 +16,28 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from stages import parallel
 from stages.config import Train, number
-from stages.engine import Batches, Phase, Task, ema_update, epoch_order
-from stages.io import grid, mask_tensor, to_tensor, to_uint8
-from stages.losses import chroma_l1, edge_weighted_l1, feature_matching, matte_loss, patch_hinge, student_hinge
+from stages.engine import Phase, Task, ema_update
+from stages.io import grid, to_uint8
+from stages.losses import (
+    chroma_l1,
+    edge_weighted_l1,
+    equivariance,
+    feature_matching,
+    matte_loss,
+    moved,
+    patch_hinge,
+    random_similarities,
+    student_hinge,
+)
 from stages.networks.mobile import MobileStudent, blend
 from stages.networks.patchgan import PatchGAN
+from stages.student.batches import prepared
+
+STRIDE = 8.0  # px, of the student's coarsest layer: shifts beyond it bring nothing new
+TURN, ZOOM = 0.05, 0.05  # of the equivariance: radians, share of the size
+GRAIN = 0.01  # noise of the moved photos, on [-1, 1]: a sensor's
 
 
 @dataclass(kw_only=True)
@@ -34,6 +51,9 @@ class Weights:
         features: feature matching.
         adversarial: hinge loss of the patch discriminator.
         matte: alpha outside the dilated head mask.
+        blurred: edge-blurred targets in the critic's loss, beside its 1 for outputs.
+        equivariance: a photo moved by a few pixels must give its output moved alike. It rises from 0 over the third
+            quarter of the training.
     """
 
     l1: float = 20.0
@@ -42,6 +62,8 @@ class Weights:
     features: float = 10.0
     adversarial: float = 1.0
     matte: float = 10.0
+    blurred: float = 0.5
+    equivariance: float = 20.0
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
@@ -85,7 +107,7 @@ class Pix2Pix:
 class Pix2PixTask(Task):
     """Student, its moving average and the discriminator.
 
-    A batch holds photo, style [N, 3, H, W] in [-1, 1] and mask [N, 1, H, W] in [0, 1] (1 = may be painted over).
+    A batch is one of `stages.student.batches.pair_batches`, with `blurred` where that has a weight.
     """
 
     def __init__(self, settings: Pix2Pix, train: Train, preview: dict[str, Tensor]) -> None:
@@ -97,43 +119,75 @@ class Pix2PixTask(Task):
         self.discriminator = PatchGAN(settings.discriminator_width, settings.discriminator_layers)
         self.student_ema = MobileStudent(settings.tier).requires_grad_(False)
         self.student_ema.load_state_dict(self.student.state_dict())
-        self.seen: Tensor  # images; a buffer, so that it is in the checkpoint
+        self.images, self.total = 0, train.images
+        self.seen: Tensor  # `images` as a buffer, so that it is in the checkpoint
         self.register_buffer("seen", torch.zeros((), dtype=torch.int64))
+        self.register_load_state_dict_post_hook(lambda task, _: setattr(task, "images", int(task.seen)))
         # A fifth faster on CPU: the convolutions need not reorder their inputs.
         self.to(memory_format=torch.channels_last)
         self.phases = [
             self._phase("student", self.student, train.lr),
             self._phase("discriminator", self.discriminator, train.lr * settings.discriminator_lr),
         ]
-        self.fake = torch.empty(0)  # the student's output in this update, for the discriminator's phase after it
+        # this update's pairs and the student's output, for the discriminator's phase after it
+        self.pairs: dict[str, Tensor] = {}
+        self.fake = torch.empty(0)
 
     @staticmethod
     def _phase(name: str, module: torch.nn.Module, lr: float) -> Phase:
         params = list(module.parameters())
         return Phase(name, params, torch.optim.Adam(params, lr=lr, betas=(0.5, 0.999)))
 
+    @property
+    def warming(self) -> bool:
+        """Whether the critic has not come in yet."""
+        return self.images < self.warm_up_images
+
+    @property
+    def ramp(self) -> float:
+        """Share of the equivariance's weight: 0 in the first half, then rising, 1 in the last quarter."""
+        return min(max(4 * self.images / self.total - 2, 0.0), 1.0)
+
     def losses(self, phase: str, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Terms of the student (eq. 4 and the additions above) or of the discriminator."""
-        warming = int(self.seen) < self.warm_up_images
         if phase == "discriminator":
-            if warming:  # it learns from the first real contest on; a zero gradient leaves it as it is
-                return {"hinge": 0.0 * torch.stack([p.sum() for p in self.discriminator.parameters()]).sum()}
-            # The output before the student's step: as in pix2pix, one forward serves both phases.
-            real = self.discriminator(batch["photo"], batch["style"]).logits
-            fake = self.discriminator(batch["photo"], self.fake).logits
-            return {"hinge": patch_hinge(real, fake)}
-        photo, style = batch["photo"], batch["style"]
-        layers = self.student.layers(photo)
-        output = blend(photo, layers)
+            return self._judge()
+        self.pairs = prepared(batch)
+        return self._paint(**{name: self.pairs[name] for name in ("photo", "style", "mask")})
+
+    def _judge(self) -> dict[str, Tensor]:
+        """The critic's loss, on the output before the student's step: as in pix2pix, one forward serves both phases."""
+        if self.warming:  # it learns from the first real contest on; a zero gradient leaves it as it is
+            return {"hinge": 0.0 * torch.stack([p.sum() for p in self.discriminator.parameters()]).sum()}
+        photo, weight = self.pairs["photo"], self.settings.weights.blurred
+        pictures = [self.pairs["style"], self.fake, *([self.pairs["blurred"]] if weight else [])]
+        logits = self.discriminator(photo.repeat(len(pictures), 1, 1, 1), torch.cat(pictures)).logits
+        real, fake, *blurred = logits.chunk(len(pictures))
+        terms = {"hinge": patch_hinge(real, fake)}
+        if weight:
+            terms["blurred"] = weight * F.relu(1 + blurred[0]).mean()
+        return terms
+
+    def _paint(self, photo: Tensor, style: Tensor, mask: Tensor) -> dict[str, Tensor]:
+        """The student's terms."""
+        weights, ramp = self.settings.weights, self.ramp
+        maps = self._maps(photo) if ramp * weights.equivariance else None
+        # one forward for both: the norms must not tell a photo from its moved copy
+        seen = photo if maps is None else torch.cat([photo, self._moved(photo, maps)])
+        layers = self.student.layers(seen)
+        outputs = blend(seen, layers)
+        output, alpha = outputs[: len(photo)], layers.alpha[: len(photo)]
         self.fake = output.detach()
-        weights = self.settings.weights
         terms = {
             "l1": weights.l1 * edge_weighted_l1(output, style, weights.edge),
             "chroma": weights.chroma * chroma_l1(output, style),
-            "matte": weights.matte * matte_loss(layers.alpha, batch["mask"]),
+            "matte": weights.matte * matte_loss(alpha, mask),
             "_plain_l1": F.l1_loss(output.detach(), style),
         }
-        if not warming:
+        if maps is not None:
+            steady = equivariance(output, outputs[len(photo) :], maps)
+            terms["equivariance"] = ramp * weights.equivariance * steady
+        if not self.warming:
             fake = self.discriminator(photo, output)
             with torch.no_grad():
                 real = self.discriminator(photo, style)
@@ -141,8 +195,21 @@ class Pix2PixTask(Task):
             terms["adversarial"] = weights.adversarial * student_hinge(fake.logits)
         return terms
 
+    @staticmethod
+    def _maps(photo: Tensor) -> Tensor:
+        """Small motions, one a photo: [N, 2, 3]."""
+        draws = parallel.own(lambda n: torch.rand(n, 5, device=photo.device), len(photo))
+        return random_similarities(draws, STRIDE, TURN, ZOOM)
+
+    @staticmethod
+    def _moved(photo: Tensor, maps: Tensor) -> Tensor:
+        """The photos in motion, seen by a sensor: [N, 3, H, W], channels last."""
+        noisy = moved(photo, maps)[0] + GRAIN * parallel.own_normal(photo)
+        return noisy.contiguous(memory_format=torch.channels_last)
+
     def after_update(self, images: int, batch: int) -> dict[str, float]:
         """Moves the average: half of it is younger than `ema_images`, sooner at the start (StyleGAN's ramp-up)."""
+        self.images = images
         self.seen.fill_(images)
         half_life = min(self.settings.ema_images, 0.05 * images)
         decay = 0.5 ** (batch / half_life) if half_life > 0 else 0.0
@@ -167,28 +234,3 @@ def sheet(student: MobileStudent, samples: dict[str, Tensor]) -> np.ndarray:
     student.train(training)
     rows = torch.stack([samples["photo"], samples["style"], output], dim=1).flatten(0, 1)
     return grid(to_uint8(rows), 6)
-
-
-def paintable(masks: Tensor) -> Tensor:
-    """Head coverage [N, 1, H, W] -> where the student may paint: > 0.02, grown by 2 % of the width."""
-    radius = max(1, round(0.02 * masks.shape[-1]))
-    return (F.max_pool2d(masks, 2 * radius + 1, stride=1, padding=radius) > 0.02).float()
-
-
-def pair_batches(photo: np.ndarray, style: np.ndarray, mask: np.ndarray, seed: int) -> Batches:
-    """Flipped pairs in an endless shuffled order.
-
-    photo, style: uint8 [N, H, W, 3]; mask: uint8 [N, H, W] head coverage. Each image count has its own flip.
-    """
-    if not len(photo) == len(style) == len(mask):
-        raise ValueError(f"{len(photo)} photos, {len(style)} styles and {len(mask)} masks are not pairs")
-
-    def batch(start: int, count: int) -> dict[str, Tensor]:
-        chosen = epoch_order(len(photo), seed, start, count)
-        flip = torch.from_numpy(np.random.default_rng([seed, 1, start]).random(count) < 0.5)
-        arrays = to_tensor(photo[chosen]), to_tensor(style[chosen]), paintable(mask_tensor(mask[chosen]))
-        values = (torch.where(flip.view(-1, 1, 1, 1), array.flip(3), array) for array in arrays)
-        values = (value.contiguous(memory_format=torch.channels_last) for value in values)
-        return dict(zip(("photo", "style", "mask"), values, strict=True))
-
-    return batch

@@ -12,14 +12,19 @@ from torch import Tensor, nn
 
 from stages.artifact import Artifact
 from stages.config import TristyleError
+from stages.datasets.motion import moving
+from stages.datasets.painter import SIZES
+from stages.datasets.person import HELDOUT_PEOPLE
 from stages.faces.reader import Reader
-from stages.io import load_images, load_masks, mask_tensor, to_tensor, unit
+from stages.io import load_images, load_masks, mask_tensor, to_tensor, to_uint8, unit
 from stages.metrics.clarity import clarity_ratios
+from stages.metrics.flicker import flicker
 from stages.metrics.identity import identity_cosine
 from stages.metrics.kid import HeadKid
 from stages.metrics.pixel import background_error, face_error, mean_defined, ssim
 
 BATCH = 64
+MOVING, FRAMES = 8, 8  # people in motion and frames of each, for the flicker
 
 
 @dataclass(kw_only=True)
@@ -82,7 +87,8 @@ def score(output: Tensor, people: HeldOut, reader: Reader) -> tuple[dict[str, An
 
     Returns:
         (means and what they rest on, the per-picture values behind them). Errors are L1 in [0, 1]; beside each stands
-        the untouched photo's value (`photo_...`).
+        the untouched photo's value (`photo_...`), and where there are the translator's pictures, its own
+        (`teacher_...`). Clarity is over that of the target, in the head and, as `frame_...`, in the whole frame.
     """
     result, mask, photo = unit(output), mask_tensor(people.mask), unit(to_tensor(people.photo))
     rows = {"background_error": background_error(result, photo, mask)}
@@ -93,7 +99,10 @@ def score(output: Tensor, people: HeldOut, reader: Reader) -> tuple[dict[str, An
         rows["face_error"] = face_error(result, twin, mask)
         rows["photo_face_error"] = face_error(photo, twin, mask)
         rows["ssim_twin"] = ssim(result, twin)
-        means["face_ratio"] = mean_defined(rows["face_error"]) / mean_defined(rows["photo_face_error"])
+        means["face_ratio"] = _ratio(rows["face_error"], rows["photo_face_error"])
+        if people.teacher is not None:
+            rows["teacher_face_error"] = face_error(unit(to_tensor(people.teacher)), twin, mask)
+            means["face_to_teacher"] = _ratio(rows["face_error"], rows["teacher_face_error"])
     if people.teacher is not None:
         # What the student was asked for: the translator's picture laid over the photo by the mask.
         teacher = photo * (1 - mask) + unit(to_tensor(people.teacher)) * mask
@@ -101,11 +110,33 @@ def score(output: Tensor, people: HeldOut, reader: Reader) -> tuple[dict[str, An
         wanted = (teacher * 255).round().byte().permute(0, 2, 3, 1).numpy()
         own = (result * 255).round().byte().permute(0, 2, 3, 1).numpy()
         means |= clarity_ratios(own, wanted, people.mask > 127)
+        means |= {f"frame_{name}": value for name, value in clarity_ratios(own, wanted).items()}
     if people.style is not None and people.style_mask is not None and min(len(people.style), len(result)) >= 2:
         means |= _kid(result, photo, mask, people.style, people.style_mask, reader)
     means["reader"] = reader.id
     means = {name: mean_defined(values) for name, values in rows.items()} | means
     return means, {name: values.numpy() for name, values in rows.items()}
+
+
+def _ratio(values: Tensor, others: Tensor) -> float:
+    """One mean over another; NaN where that is 0."""
+    below = mean_defined(others)
+    return mean_defined(values) / below if below > 0 else float("nan")
+
+
+def steadiness(student: nn.Module, size: int, device: str, first: int = HELDOUT_PEOPLE) -> dict[str, float]:
+    """Flicker of a student's heads on painted motion with known flow; {} at a size that the painter does not reach.
+
+    The same painted people whatever was trained on, from number `first`: two students are compared on one film.
+    """
+    if not SIZES[0] <= size <= SIZES[1]:
+        return {}
+    values = []
+    for person in range(first, first + MOVING):
+        film = moving(person, size, FRAMES)
+        shown = to_uint8(apply_student(student, film.frames, device))
+        values.append(flicker(list(film.frames), list(shown), list(film.flows), list(film.heads[1:])))
+    return {"flicker": float(np.mean(values))}
 
 
 def _kid(

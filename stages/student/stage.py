@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
 import numpy as np
-from torch import Tensor
 
 from stages.artifact import SCRATCH, Artifact
 from stages.config import ConfigError, Train, TristyleError, number
-from stages.engine import Batches, fit
+from stages.engine import fit
 from stages.faces.reader import load_reader, reader_file
 from stages.io import (
     grid,
-    mask_tensor,
     save_network,
     to_tensor,
     to_uint8,
@@ -26,8 +23,9 @@ from stages.io import (
 from stages.networks.mobile import MobileStudent, count_macs, count_parameters
 from stages.runtime import Runtime
 from stages.shards import Pictures, pictures
-from stages.student.pix2pix import Pix2Pix, paintable, pair_batches
-from stages.student.score import HeldOut, apply_student, held_out, score
+from stages.student.batches import pair_batches, read_ahead
+from stages.student.pix2pix import Pix2Pix
+from stages.student.score import HeldOut, apply_student, held_out, score, steadiness
 
 SHEET = 8  # held-out people on the sheet
 IN_MEMORY = 2 << 30  # bytes of pairs that are held in memory; more are read as they are needed
@@ -72,6 +70,7 @@ class StudentStage:
             write_image(out / "heldout" / f"{name}.png", picture)
         write_image(out / "preview" / "heldout.png", comparison(people, pictures))
         means, rows = score(output, people, reader)
+        means |= steadiness(student, pictures.shape[1], runtime.device)
         write_jsonl(out / "records.jsonl", records(people.ids, rows))
         return means | {
             "pairs": len(pairs[0]),
@@ -87,11 +86,10 @@ class StudentStage:
     def _train(self, pairs: list[np.ndarray] | list[Pictures], out: Path, runtime: Runtime) -> MobileStudent:
         photo, style, mask = cast("list[np.ndarray]", pairs)  # what is indexed like an array will do
         shown = slice(0, 8)
-        samples = {"photo": to_tensor(photo[shown]), "style": to_tensor(style[shown])}
-        samples["mask"] = paintable(mask_tensor(mask[shown]))
-        task = self.student.task(self.train, samples)
-        batches = pair_batches(photo, style, mask, self.train.seed)
-        batches = batches if isinstance(photo, np.ndarray) else read_ahead(batches)
+        task = self.student.task(self.train, {"photo": to_tensor(photo[shown]), "style": to_tensor(style[shown])})
+        batches = pair_batches(photo, style, mask, self.train.seed, blurred=self.student.weights.blurred > 0)
+        # a GPU must not wait for the next batch, nor anybody for a disk
+        batches = batches if isinstance(photo, np.ndarray) and runtime.device == "cpu" else read_ahead(batches)
         fit(task, batches, train=self.train, scratch=out / SCRATCH, runtime=runtime, label="student")
         return task.student_ema.eval()
 
@@ -110,19 +108,6 @@ def load_pairs(pair: Artifact, workers: int, most: int = IN_MEMORY) -> list[np.n
     if sum(kind.nbytes for kind in found) > most:
         return found
     return [kind[:] for kind in found]
-
-
-def read_ahead(batches: Batches) -> Batches:
-    """The same batches; a thread reads the next one while the training is at this one."""
-    pool, ahead = ThreadPoolExecutor(1), dict[tuple[int, int], Future[dict[str, Tensor]]]()
-
-    def batch(start: int, count: int) -> dict[str, Tensor]:
-        found = ahead.pop((start, count), None) or pool.submit(batches, start, count)
-        ahead.clear()
-        ahead[start + count, count] = pool.submit(batches, start + count, count)
-        return found.result()
-
-    return batch
 
 
 def records(ids: list[str], rows: dict[str, np.ndarray]) -> list[dict[str, Any]]:

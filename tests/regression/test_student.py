@@ -25,7 +25,8 @@ from stages.io import mask_tensor, read_jsonl, to_tensor, unit
 from stages.metrics.clarity import clarity_ratios
 from stages.metrics.pixel import background_error, face_error
 from stages.runtime import Runtime
-from stages.student.pix2pix import Pix2Pix, Weights, paintable, pair_batches
+from stages.student.batches import paintable, pair_batches
+from stages.student.pix2pix import Pix2Pix, Weights
 from stages.tracking import Tracker
 
 RECORDED = Path(__file__).with_name("student.json")
@@ -55,7 +56,7 @@ def train(
     samples = {"photo": to_tensor(arrays[0][:1]), "style": to_tensor(arrays[1][:1])}
     task = model.task(settings, samples)
     (folder / ".scratch").mkdir(parents=True)
-    batches = pair_batches(*arrays, seed=5)
+    batches = pair_batches(*arrays, seed=5, blurred=True)
     runtime = Runtime("cpu", 1, Tracker(folder))
     fit(task, batches, train=settings, scratch=folder / ".scratch", runtime=runtime, label="student")
     rows = read_jsonl(folder / "log.jsonl")

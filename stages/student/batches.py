@@ -1,0 +1,84 @@
+"""What the student trains on: flipped pairs as 8-bit batches, made floating point where the training computes.
+
+A batch crosses to the device as bytes and is flipped and converted there: at 256 px the conversion on one CPU core
+would cost more than the training on a GPU.
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from stages.datasets.pictures import edge_blurred
+from stages.engine import Batches, epoch_order
+
+
+class EdgeBlurred:
+    """`edge_blurred` of pictures that do not fit into memory: made when they are asked for, indexed like an array."""
+
+    def __init__(self, pictures: Any) -> None:
+        self.pictures = pictures
+
+    def __getitem__(self, which: Any) -> np.ndarray:
+        """Pictures by index array or slice: uint8 [N, H, W, 3]."""
+        return edge_blurred(self.pictures[which])
+
+
+def paintable(masks: Tensor) -> Tensor:
+    """Head coverage [N, 1, H, W] -> where the student may paint: > 0.02, grown by 2 % of the width."""
+    radius = max(1, round(0.02 * masks.shape[-1]))
+    return (F.max_pool2d(masks, 2 * radius + 1, stride=1, padding=radius) > 0.02).float()
+
+
+def pair_batches(photo: np.ndarray, style: np.ndarray, mask: np.ndarray, seed: int, blurred: bool = False) -> Batches:
+    """Pairs in an endless shuffled order, and which of them are to be flipped; each image count has its own flips.
+
+    photo, style: uint8 [N, H, W, 3]; mask: uint8 [N, H, W] head coverage; anything indexed like an array will do.
+    A batch holds them as uint8 [N, C, H, W], with `blurred` also `blurred` (`style` with its edges softened), and
+    `flip`, bool [N]; see `prepared`.
+    """
+    if not len(photo) == len(style) == len(mask):
+        raise ValueError(f"{len(photo)} photos, {len(style)} styles and {len(mask)} masks are not pairs")
+    colours: dict[str, Any] = {"photo": photo, "style": style}
+    if blurred:
+        colours["blurred"] = edge_blurred(style) if isinstance(style, np.ndarray) else EdgeBlurred(style)
+
+    def batch(start: int, count: int) -> dict[str, Tensor]:
+        chosen = epoch_order(len(photo), seed, start, count)
+        flip = torch.from_numpy(np.random.default_rng([seed, 1, start]).random(count) < 0.5)
+        found = {name: torch.from_numpy(pictures[chosen]).permute(0, 3, 1, 2) for name, pictures in colours.items()}
+        return found | {"mask": torch.from_numpy(mask[chosen])[:, None], "flip": flip}
+
+    return batch
+
+
+def prepared(batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A batch as the training sees it, on the device that it is on: flipped, pictures in [-1, 1].
+
+    photo, style (and blurred): float32 [N, 3, H, W], channels last; mask: [N, 1, H, W], 1 = may be painted over.
+    """
+    flip = batch["flip"].view(-1, 1, 1, 1)
+    turned = {name: torch.where(flip, value.flip(3), value) for name, value in batch.items() if name != "flip"}
+    mask = paintable(turned.pop("mask").float().div_(255.0))
+    pictures = {name: value.float().div_(127.5).sub_(1.0) for name, value in turned.items()}
+    return {
+        name: value.contiguous(memory_format=torch.channels_last) for name, value in (pictures | {"mask": mask}).items()
+    }
+
+
+def read_ahead(batches: Batches) -> Batches:
+    """The same batches; a thread reads the next one while the training is at this one."""
+    pool, ahead = ThreadPoolExecutor(1), dict[tuple[int, int], Future[dict[str, Tensor]]]()
+
+    def batch(start: int, count: int) -> dict[str, Tensor]:
+        found = ahead.pop((start, count), None) or pool.submit(batches, start, count)
+        ahead.clear()
+        ahead[start + count, count] = pool.submit(batches, start + count, count)
+        return found.result()
+
+    return batch
