@@ -1,0 +1,166 @@
+"""`stylize serve`: a page on this machine that runs the student in the browser, on the camera or on pictures.
+
+The server answers this machine only and knows a fixed list of addresses (`stages.web.site`). For a phone, forward the
+port (`adb reverse tcp:8000 tcp:8000`) or put what `export=web` writes on any host with https: browsers give the camera
+to https pages and to localhost alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import json
+import sys
+from contextlib import suppress
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from stages.config import TristyleError
+from stages.web import ISOLATION, File, Model, site
+
+HOST = "127.0.0.1"
+PORT = 8000
+SIZE = 256  # px, for a model that does not tell what it was trained at
+PRECISIONS = ("fp16", "int8")  # as file names of an export tell them; float32 goes without saying
+
+
+def arguments() -> argparse.ArgumentParser:
+    """The command line. Nothing heavy is imported to answer --help."""
+    parser = argparse.ArgumentParser(
+        prog="stylize serve", description="Serve a page, to this machine only, that stylises the camera or pictures."
+    )
+    parser.add_argument("--port", type=int, default=PORT, help=f"default: {PORT}; 0 takes any free one")
+    parser.add_argument(
+        "--model",
+        type=Path,
+        nargs="+",
+        metavar="MODEL",
+        help=".onnx files or folders of exports; default: the last one in runs/export, else the shipped one",
+    )
+    return parser
+
+
+def page_models(given: list[Path] | None) -> list[Model]:
+    """The models for the page's chooser, each opened once to see that it can be.
+
+    A folder of an export stands for every precision in it. A name is made of style, tier, precision, as far as they are
+    known; where two are the same, the path is added.
+
+    Raises:
+        TristyleError: a file is missing or no student; the line names it.
+    """
+    from stages.apply.model import model_path
+
+    paths: list[Path] = []
+    for item in list[Path | None](given or [None]):
+        first = model_path(item)
+        others = sorted(first.parent.glob("student.*.onnx")) if item is not None and item.is_dir() else []
+        paths += [path for path in [first, *others] if path not in paths]
+    models = [_described(path) for path in paths]
+    names = [model.name for model in models]
+    return [
+        model if names.count(model.name) == 1 else Model(model.path, f"{model.name} ({path})", model.size, model.style)
+        for model, path in zip(models, paths, strict=True)
+    ]
+
+
+def _described(path: Path) -> Model:
+    from stages.apply.model import open_model
+
+    notes = open_model(path).get_modelmeta().custom_metadata_map
+    size, style = notes.get("tristyle.size", ""), notes.get("tristyle.style", "")
+    precision = next((name for name in PRECISIONS if f".{name}." in path.name), "")
+    name = ", ".join(part for part in (style, _tier(path), precision) if part)
+    return Model(path, name or path.stem, int(size) if size.isdigit() else SIZE, style)
+
+
+def _tier(path: Path) -> str:
+    """The tier that the card beside a model tells; "" where there is no such card."""
+    for card in (path.with_suffix(".json"), path.parent / "card.json"):
+        with suppress(OSError, ValueError, KeyError, TypeError):
+            return str(json.loads(card.read_text())["tier"])
+    return ""
+
+
+class _Handler(BaseHTTPRequestHandler):
+    """Answers GET and HEAD from `files`."""
+
+    protocol_version = "HTTP/1.1"
+    server_version = "tristyle"
+    sys_version = ""
+    files: dict[str, File]
+
+    def do_GET(self) -> None:
+        """One file of the site, gzipped where it is kept so and the browser takes it; else 404."""
+        name = unquote(urlsplit(self.path).path).removeprefix("/") or "index.html"
+        file = self.files.get(name)
+        if file is None:
+            self._answer(HTTPStatus.NOT_FOUND, File(b"Not here. The page is at /\n", "text/plain; charset=utf-8"))
+        else:
+            self._answer(HTTPStatus.OK, file)
+
+    do_HEAD = do_GET
+
+    def _answer(self, status: HTTPStatus, file: File) -> None:
+        packed = file.packed and "gzip" in self.headers.get("Accept-Encoding", "")
+        data = file.data if packed else file.unpacked()
+        self.send_response(status)
+        headers = {"Content-Type": file.kind, "Content-Length": str(len(data)), "Cache-Control": "no-cache"}
+        headers |= {"X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer", **ISOLATION}
+        if file.packed:
+            headers["Vary"] = "Accept-Encoding"
+        if packed:
+            headers["Content-Encoding"] = "gzip"
+        for name, value in headers.items():
+            self.send_header(name, value)
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(data)
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Nothing: a terminal full of requests helps nobody."""
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    allow_reuse_address = sys.platform != "win32"  # on Windows that would share a port with another program
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """A browser that hangs up is no news."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)  # type: ignore[arg-type]
+
+
+def open_server(port: int, models: list[Model]) -> ThreadingHTTPServer:
+    """A server for the page, bound to this machine's port (0: any free one); `serve_forever` starts it.
+
+    Raises:
+        TristyleError: the port is taken or not allowed.
+    """
+    handler = type("Handler", (_Handler,), {"files": site(models)})
+    try:
+        return _Server((HOST, port), handler)
+    except OverflowError:
+        raise TristyleError(f"--port {port}: out of range. Give 0 to 65535.") from None
+    except OSError as error:
+        reason = "is taken" if error.errno == errno.EADDRINUSE else f"cannot be used ({error.strerror})"
+        raise TristyleError(f"--port {port}: {reason}. Choose another one, or 0 for any free one.") from None
+
+
+def main(argv: list[str] | None = None) -> None:
+    """`stylize serve`. Mistakes end with one line on stderr and exit code 2; Ctrl-C ends it."""
+    options = arguments().parse_args(argv)
+    try:
+        server = open_server(options.port, page_models(options.model))
+    except TristyleError as error:
+        print(f"stylize serve: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+    print(f"http://{HOST}:{server.server_address[1]}/   (Ctrl-C ends it)", flush=True)
+    try:
+        server.serve_forever()
+    except KeyboardInterrupt:
+        print()
+    finally:
+        server.server_close()

@@ -1,0 +1,102 @@
+"""The page that runs students in a browser: its files, and what they become when models are put beside them.
+
+Plain files without a build step: index.html, style.css, ES modules, one painted picture, and ONNX Runtime Web in
+vendor/ (three files of one release, gzipped; NOTICE.txt names it). `stylize serve` sends them, `export=web` writes
+them.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from stages.io import write_bytes
+
+FOLDER = Path(__file__).resolve().parent
+KINDS = {
+    ".html": "text/html; charset=utf-8",
+    ".css": "text/css; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+    ".mjs": "text/javascript; charset=utf-8",
+    ".json": "application/json",
+    ".wasm": "application/wasm",
+    ".jpg": "image/jpeg",
+    ".txt": "text/plain; charset=utf-8",
+    ".onnx": "application/octet-stream",
+}
+RUNTIME = "onnxruntime-web 1.30.0"
+ISOLATION = {
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Embedder-Policy": "require-corp",
+    "Cross-Origin-Resource-Policy": "same-origin",
+}  # with these a browser shares memory between threads; without them the page works on one
+
+
+@dataclass(frozen=True)
+class Model:
+    """One student in the page's chooser.
+
+    Attributes:
+        path: its ONNX file.
+        name: what the chooser shows.
+        size: side in px it was trained at.
+        style: name of its style, "" when it is not known.
+    """
+
+    path: Path
+    name: str
+    size: int
+    style: str = ""
+
+
+@dataclass(frozen=True)
+class File:
+    """One file of the site: its bytes as they are kept, their MIME type, and whether they are gzipped."""
+
+    data: bytes
+    kind: str
+    packed: bool = False
+
+    def unpacked(self) -> bytes:
+        """The bytes that a browser is to see."""
+        return gzip.decompress(self.data) if self.packed else self.data
+
+
+def site(models: Sequence[Model]) -> dict[str, File]:
+    """Every file of the page for these models, by its address below the page's own; "index.html" is the page.
+
+    Nothing else can be asked for: whoever serves this looks addresses up here and never touches a path.
+    """
+    files = {}
+    for path in sorted(FOLDER.rglob("*")):
+        name = path.relative_to(FOLDER).as_posix()
+        packed = name.endswith(".gz")
+        name = name.removesuffix(".gz")
+        if path.is_file() and Path(name).suffix in KINDS:
+            files[name] = File(path.read_bytes(), KINDS[Path(name).suffix], packed)
+    entries = []
+    for model in models:
+        data = model.path.read_bytes()
+        digest = hashlib.sha256(data).hexdigest()
+        address = f"models/{digest[:12]}.onnx"  # by content: two files named student.onnx do not meet
+        files[address] = File(data, KINDS[".onnx"])
+        entry = {"name": model.name, "style": model.style, "size": model.size}
+        entries.append({**entry, "file": address, "bytes": len(data), "sha256": digest})
+    listed = json.dumps({"runtime": RUNTIME, "models": entries}, indent=1) + "\n"
+    files["models.json"] = File(listed.encode(), KINDS[".json"])
+    return files
+
+
+def write_site(folder: Path, models: Sequence[Model]) -> None:
+    """Write the page for these models into `folder`, for any static host: everything unpacked.
+
+    `_headers` asks the hosts that read such a file for the isolation headers; others serve the page on one thread.
+    """
+    for name, file in site(models).items():
+        write_bytes(folder / name, file.unpacked())
+    rules = "".join(f"  {name}: {value}\n" for name, value in ISOLATION.items())
+    write_bytes(folder / "_headers", f"/*\n{rules}".encode())

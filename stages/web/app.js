@@ -1,0 +1,307 @@
+/* The page: wires camera, pictures, network and controls together. No setting is stored, nothing is sent. */
+import { closeCamera, openCamera } from './camera.js';
+import { compose, natural } from './compose.js';
+import { Engine } from './engine.js';
+import { Grabber, layout, show } from './frame.js';
+import { markedPng } from './mark.js';
+import { describeDevice, measure } from './measure.js';
+
+const SIZES = [256, 384, 512]; // px offered beside the size that a model was trained at
+const LARGEST_FILE = 64e6; // pixels, as for `stylize`
+const REMEMBERED = 30; // frames that the frame rate is taken over
+
+const page = Object.fromEntries([...document.querySelectorAll('[id]')].map((element) => [element.id, element]));
+const grabber = new Grabber();
+let engine, models, runtime;
+let model = null; // the loaded one, null while none is
+let video = null; // the open camera
+let picture = null; // the picture on show, a canvas; null while the camera runs
+let frames = []; // of the camera: {at, whole} in ms
+let busy = false, fresh = false; // a frame is being worked on; a newer one is there
+let measuring = null; // AbortController
+let figures = null; // the last measurement
+
+function say(text = '', bad = false) {
+  page.message.textContent = text;
+  page.message.hidden = !text;
+  page.message.classList.toggle('bad', bad);
+}
+
+function tell(...parts) {
+  page.numbers.replaceChildren(...parts.map((part) => (typeof part === 'string' ? part : Object.assign(document.createElement('b'), { textContent: part }))));
+}
+
+const threads = () => (engine.threads === 1 ? 'one thread' : `${engine.threads} threads`);
+const size = (of = model) => (page.size.value === 'own' ? of.size : Number(page.size.value));
+
+/* ---------------------------------------------------------------- models */
+
+function fillModels() {
+  page.model.replaceChildren(...models.map(({ name }, index) => new Option(name, index)));
+  page.modelField.hidden = models.length < 2;
+}
+
+function fillSizes(chosen) {
+  const chosenBefore = page.size.value;
+  const larger = SIZES.filter((value) => value > chosen.size);
+  page.size.replaceChildren(new Option(`${chosen.size} px, trained`, 'own'), ...larger.map((value) => new Option(`${value} px`, value)));
+  if (larger.includes(Number(chosenBefore))) page.size.value = chosenBefore;
+}
+
+async function chooseModel() {
+  const chosen = models[page.model.value];
+  model = null;
+  say(`Loading ${chosen.name} …`);
+  try {
+    await engine.load(chosen.file);
+  } catch (error) {
+    if (chosen === models[page.model.value]) {
+      say(`The model “${chosen.name}” could not be loaded (${error.message}). Export it again, or choose another one.`, true);
+    }
+    return;
+  }
+  if (chosen !== models[page.model.value]) return; // another one was chosen meanwhile
+  model = chosen;
+  fillSizes(chosen);
+  page.styleName.textContent = chosen.style || 'stylised';
+  say();
+  enable();
+  await refresh();
+}
+
+function enable() {
+  for (const control of [page.camera, page.open, page.save, page.model, page.size, page.measure]) control.disabled = !!measuring;
+  page.openLabel.classList.toggle('off', !!measuring);
+}
+
+/* ---------------------------------------------------------------- pictures */
+
+/** Show a picture's result; `image` is a bitmap, an <img> or a canvas. */
+async function openPicture(image) {
+  stopCamera();
+  picture = natural(image);
+  await refresh();
+}
+
+async function openFile(file) {
+  if (measuring) return;
+  let bitmap;
+  try {
+    bitmap = await createImageBitmap(file);
+  } catch {
+    say(`“${file.name}” is no picture that this browser can read. Use a PNG, JPEG or WebP file.`, true);
+    return;
+  }
+  if (bitmap.width * bitmap.height > LARGEST_FILE) {
+    say(`“${file.name}” has ${bitmap.width} × ${bitmap.height} pixels, more than ${LARGEST_FILE / 1e6} million. Shrink it.`, true);
+  } else {
+    page.photoName.textContent = file.name;
+    say();
+    await openPicture(bitmap);
+  }
+  bitmap.close();
+}
+
+/** Run the picture on show again: after another model or size was chosen. */
+async function refresh() {
+  if (!picture || !model || measuring) return;
+  const shown = picture;
+  try {
+    const place = layout(shown.width, shown.height, size(), true);
+    const { image, matte, milliseconds } = await engine.run(grabber.grab(shown, place, { smooth: 'high' }), true);
+    if (shown !== picture) return;
+    const result = shown.width === place.width && shown.height === place.height ? image : compose(shown, grabber.canvas, image, matte);
+    present(shown, result);
+    tell(`${place.width} × ${place.height} px · network `, Math.round(milliseconds), ` ms · ${threads()}`);
+  } catch (error) {
+    say(`The network failed (${error.message}). Choose a smaller size or another model.`, true);
+  }
+}
+
+function present(photo, result) {
+  page.stage.style.setProperty('--ratio', photo.width / photo.height);
+  show(page.photo, photo);
+  show(page.styled, result);
+}
+
+/* ---------------------------------------------------------------- camera */
+
+async function startCamera() {
+  page.camera.disabled = true;
+  try {
+    say('Waiting for the camera …');
+    video = await openCamera();
+  } catch (error) {
+    say(error.message, true);
+    return;
+  } finally {
+    page.camera.disabled = false;
+  }
+  const opened = video;
+  opened.srcObject.getVideoTracks()[0].onended = () => {
+    if (video !== opened) return;
+    stopCamera();
+    say('The camera stopped. Connect it and press the button again, or open a picture.', true);
+  };
+  say();
+  picture = null;
+  frames = [];
+  document.body.dataset.camera = 'on';
+  page.camera.textContent = 'Stop camera';
+  page.photoName.textContent = 'camera';
+  watch(opened);
+}
+
+/** Note every new frame of this camera until it is closed. */
+function watch(opened) {
+  if (video !== opened) return;
+  fresh = true;
+  pump();
+  if (opened.requestVideoFrameCallback) opened.requestVideoFrameCallback(() => watch(opened));
+  else requestAnimationFrame(() => watch(opened));
+}
+
+/** Work on the newest frame; the ones that arrive meanwhile are passed over but for the last. */
+async function pump() {
+  if (busy || !fresh || !video || !model || measuring) return;
+  [busy, fresh] = [true, false];
+  const opened = video;
+  try {
+    const begun = performance.now();
+    const place = layout(opened.videoWidth, opened.videoHeight, size(), page.framing.value === 'whole');
+    const { image } = await engine.run(grabber.grab(opened, place, { mirrored: page.mirror.checked }));
+    if (video === opened) {
+      present(grabber.canvas, image); // the photo beside it is the frame that the network saw
+      const now = performance.now();
+      frames = [...frames.slice(1 - REMEMBERED), { at: now, whole: now - begun }];
+    }
+  } catch (error) {
+    stopCamera();
+    say(`The network failed (${error.message}). Choose a smaller size or another model.`, true);
+  }
+  busy = false;
+  pump();
+}
+
+function tellRate() {
+  if (!video || frames.length < 5) return;
+  const mean = frames.reduce((sum, { whole }) => sum + whole, 0) / frames.length;
+  const rate = (1000 * (frames.length - 1)) / (frames.at(-1).at - frames[0].at);
+  tell(Math.round(rate), ' frames/s · ', Math.round(mean), ` ms from frame to drawn · ${threads()}`);
+}
+
+/** Close the camera and keep its last frame as a picture. */
+function stopCamera() {
+  if (!video) return;
+  closeCamera(video);
+  video = null;
+  picture = natural(page.photo);
+  page.photoName.textContent = 'last frame';
+  delete document.body.dataset.camera;
+  page.camera.textContent = 'Start camera';
+  tell('\u00a0');
+}
+
+/* ---------------------------------------------------------------- results */
+
+function download(blob, name) {
+  const link = Object.assign(document.createElement('a'), { href: URL.createObjectURL(blob), download: name });
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
+}
+
+const stamp = () => new Date().toISOString().slice(0, 19).replace('T', '-').replaceAll(':', '');
+
+async function save() {
+  download(await markedPng(page.styled, model.sha256), `tristyle-${model.style || 'result'}-${stamp()}.png`);
+}
+
+async function runMeasure() {
+  if (measuring) {
+    measuring.abort();
+    return;
+  }
+  stopCamera();
+  measuring = new AbortController();
+  enable();
+  page.measure.disabled = false;
+  page.measure.textContent = 'Stop';
+  try {
+    const progress = (text) => { page.progress.textContent = text; };
+    const rows = await measure({ models, source: picture, size, canvas: page.styled, progress, signal: measuring.signal });
+    const device = await describeDevice(page.device.value.trim());
+    figures = { kind: 'tristyle measurement', version: 1, made: new Date().toISOString(), runtime, device, models: rows };
+    page.progress.textContent = device.isolated ? 'Done.' : 'Done. One thread only: this address sends no isolation headers.';
+    page.report.disabled = false;
+    tabulate(rows);
+  } catch (error) {
+    page.progress.textContent = error.name === 'AbortError' ? 'Stopped.' : `Not measured: ${error.message}.`;
+  }
+  measuring = null;
+  page.measure.textContent = 'Measure';
+  enable();
+  await refresh();
+}
+
+function tabulate(rows) {
+  const cell = (value, number = true) => Object.assign(document.createElement('td'), { textContent: value, className: number ? 'num' : '' });
+  page.figures.hidden = false;
+  page.figures.tBodies[0].replaceChildren(...rows.map((row) => {
+    const line = document.createElement('tr');
+    line.append(cell(row.model, false), cell(row.size), cell(row.threads), ...[row.frame_to_drawn_ms, row.network_ms]
+      .flatMap(({ median, p95 }) => [cell(median.toFixed(1)), cell(p95.toFixed(1))]));
+    return line;
+  }));
+}
+
+/* ---------------------------------------------------------------- events */
+
+page.camera.onclick = () => (video ? stopCamera() : startCamera());
+page.open.onchange = () => {
+  if (page.open.files[0]) openFile(page.open.files[0]);
+  page.open.value = ''; // so that the same file can be opened again
+};
+page.save.onclick = save;
+page.model.onchange = chooseModel;
+page.size.onchange = refresh;
+page.measure.onclick = runMeasure;
+page.report.onclick = () => {
+  const text = `${JSON.stringify(figures, null, 1)}\n`;
+  download(new Blob([text], { type: 'application/json' }), `tristyle-measure-${stamp()}.json`);
+};
+
+const carriesFiles = (event) => event.dataTransfer?.types.includes('Files');
+addEventListener('dragover', (event) => {
+  if (!carriesFiles(event)) return;
+  event.preventDefault();
+  page.drop.hidden = false;
+});
+addEventListener('dragleave', (event) => { if (!event.relatedTarget) page.drop.hidden = true; });
+addEventListener('drop', (event) => {
+  if (!carriesFiles(event)) return;
+  event.preventDefault();
+  page.drop.hidden = true;
+  openFile(event.dataTransfer.files[0]);
+});
+addEventListener('paste', (event) => { if (event.clipboardData.files[0]) openFile(event.clipboardData.files[0]); });
+setInterval(tellRate, 500);
+
+async function start() {
+  try {
+    ({ models, runtime } = await (await fetch('models.json')).json());
+  } catch {
+    say('models.json is missing beside this page. Make the folder again (tristyle stage=export export=web).', true);
+    return;
+  }
+  fillModels();
+  engine = new Engine();
+  const sample = new Image();
+  sample.src = 'sample.jpg';
+  await sample.decode();
+  page.photoName.textContent = 'photo, painted by a program';
+  picture = natural(sample);
+  present(picture, picture);
+  await chooseModel();
+}
+
+start();

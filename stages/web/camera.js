@@ -1,0 +1,41 @@
+/* The camera: open, close, and what to tell a person when it does not open. */
+
+/** -> a <video> that plays the camera. Rejects with an Error whose message is a plain sentence with the remedy. */
+export async function openCamera() {
+  if (!navigator.mediaDevices?.getUserMedia) {
+    throw new Error('Browsers give the camera only to https pages and to this machine’s own (localhost). Put the page on '
+      + 'https, or forward the port to the phone (adb reverse tcp:8000 tcp:8000). Pictures work here.');
+  }
+  let stream;
+  try {
+    const wanted = { facingMode: 'user', width: { ideal: 640 }, height: { ideal: 480 }, frameRate: { ideal: 30 } };
+    stream = await navigator.mediaDevices.getUserMedia({ video: wanted, audio: false });
+  } catch (error) {
+    throw new Error(sentence(error));
+  }
+  const video = document.createElement('video');
+  video.muted = true;
+  video.playsInline = true; // or an iPhone shows it full screen
+  video.srcObject = stream;
+  await video.play();
+  return video;
+}
+
+export function closeCamera(video) {
+  for (const track of video.srcObject.getTracks()) track.stop();
+  video.srcObject = null;
+}
+
+function sentence(error) {
+  switch (error.name) {
+    case 'NotAllowedError':
+      return 'The camera was not allowed. Allow it beside the page’s address (or in the system’s privacy settings) and '
+        + 'press the button again, or open a picture.';
+    case 'NotFoundError':
+      return 'No camera was found. Connect one and press the button again, or open a picture.';
+    case 'NotReadableError':
+      return 'Another program holds the camera. Close it and press the button again, or open a picture.';
+    default:
+      return `The camera did not open (${error.message || error.name}). Try again, or open a picture.`;
+  }
+}

@@ -1,0 +1,50 @@
+/* A picture's result at the picture's own size, as `stylize` makes it: where nothing is painted the photo stays sharp. */
+
+const LARGEST = 2048; // px of the longer side that are kept: a phone holds four such canvases
+
+/** The photo at its own size, or reduced to LARGEST. -> canvas */
+export function natural(photo) {
+  const scale = Math.min(1, LARGEST / Math.max(photo.width, photo.height));
+  return enlarged(photo, Math.max(1, Math.round(photo.width * scale)), Math.max(1, Math.round(photo.height * scale)));
+}
+
+/** up(o) + (1 - up(a)) (p - up(s)): p the photo, s what the network saw, o its output, a its matte (null: all painted).
+
+    photo, seen: canvases; output: ImageData; matte: Float32Array of the output's size, or null. -> ImageData */
+export function compose(photo, seen, output, matte) {
+  const { width, height } = photo;
+  const read = (image) => pixels(enlarged(image, width, height));
+  const result = read(canvasOf(output));
+  if (!matte) return result;
+  const grey = new ImageData(output.width, output.height);
+  grey.data.fill(255);
+  for (let i = 0; i < matte.length; i++) grey.data[4 * i] = 255 * matte[i]; // red is enough
+  const [alpha, small, large] = [read(canvasOf(grey)).data, read(seen).data, pixels(photo).data];
+  for (let i = 0; i < alpha.length; i += 4) {
+    const shown = 1 - alpha[i] / 255;
+    for (let c = i; c < i + 3; c++) result.data[c] += shown * (large[c] - small[c]);
+  }
+  return result;
+}
+
+function enlarged(image, width, height) {
+  const canvas = document.createElement('canvas');
+  canvas.width = width;
+  canvas.height = height;
+  const context = canvas.getContext('2d', { alpha: false, willReadFrequently: true });
+  context.fillStyle = '#fff';
+  context.fillRect(0, 0, width, height);
+  context.imageSmoothingQuality = 'high';
+  context.drawImage(image, 0, 0, width, height);
+  return canvas;
+}
+
+function canvasOf(image) {
+  const canvas = document.createElement('canvas');
+  canvas.width = image.width;
+  canvas.height = image.height;
+  canvas.getContext('2d').putImageData(image, 0, 0);
+  return canvas;
+}
+
+const pixels = (canvas) => canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height);

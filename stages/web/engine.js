@@ -1,0 +1,58 @@
+/* The network as the page sees it: load a model, run it on an ImageData. The work is done in worker.js. */
+
+/** What this page may use: one thread where it is not isolated (no shared memory), else as many as there are cores. */
+export const THREADS = globalThis.crossOriginIsolated ? navigator.hardwareConcurrency || 1 : 1;
+
+/** More than four gain nothing for networks this small, and a phone's small cores would hold the large ones up. */
+export const USUAL_THREADS = Math.min(THREADS, 4);
+
+export class Engine {
+  #worker;
+  #waiting = new Map();
+  #next = 0;
+
+  constructor(threads = USUAL_THREADS) {
+    this.threads = threads;
+    this.#worker = new Worker(new URL('./worker.js', import.meta.url), { type: 'module' });
+    this.#worker.onmessage = ({ data }) => {
+      const { resolve, reject } = this.#waiting.get(data.id);
+      this.#waiting.delete(data.id);
+      if (data.error) reject(new Error(data.error));
+      else resolve(data);
+    };
+    this.#worker.onerror = (event) => this.#fail(new Error(event.message || 'its scripts could not be loaded'));
+    this.#ask('open', { threads }).catch(() => {}); // a failure shows when a model is loaded
+  }
+
+  /** Fetch and open a model. Rejects with the reason in a few words. */
+  async load(url) {
+    await this.#ask('load', { url: new URL(url, document.baseURI).href });
+  }
+
+  /** image: ImageData whose sides are multiples of 8; its buffer is taken away, not copied.
+      -> {image: ImageData, matte: Float32Array in 0..1 or null, milliseconds of the network alone} */
+  async run(image, matte = false) {
+    const { width, height } = image;
+    const pixels = image.data.buffer;
+    const answer = await this.#ask('run', { pixels, width, height, matte }, [pixels]);
+    return { ...answer, image: new ImageData(new Uint8ClampedArray(answer.pixels), width, height) };
+  }
+
+  close() {
+    this.#worker.terminate();
+    this.#fail(new Error('stopped'));
+  }
+
+  #ask(action, values, transfer = []) {
+    const id = this.#next++;
+    return new Promise((resolve, reject) => {
+      this.#waiting.set(id, { resolve, reject });
+      this.#worker.postMessage({ id, action, ...values }, transfer);
+    });
+  }
+
+  #fail(error) {
+    for (const { reject } of this.#waiting.values()) reject(error);
+    this.#waiting.clear();
+  }
+}
