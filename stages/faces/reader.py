@@ -117,7 +117,8 @@ class Reader(nn.Module):
         self.register_buffer("feature_std", torch.ones(count))
 
     def encode(self, images: Tensor) -> list[Tensor]:
-        """[N, 3, H, W] in [-1, 1] -> feature maps at 32, 16, 8 and 4 pixels a side."""
+        """[N, 3, H, W] in [-1, 1] -> feature maps at 32, 16, 8 and 4 pixels a side, on the reader's device."""
+        images = images.to(self.feature_mean.device)
         if images.shape[-2:] != (SIZE, SIZE):
             images = F.interpolate(images, (SIZE, SIZE), mode="bilinear", align_corners=False, antialias=True)
         maps = [self.stem(images)]
@@ -193,14 +194,15 @@ class Reader(nn.Module):
         """Read any number of pictures, without gradients, 64 at a time.
 
         Args:
-            images: [N >= 1, 3, H, W] in [-1, 1], any size.
+            images: [N >= 1, 3, H, W] in [-1, 1], any size, on any device; what was read is on the same.
         """
         parts = [self(chunk) for chunk in images.split(CHUNK)]
-        return FaceReading(**{f.name: torch.cat([getattr(p, f.name) for p in parts]) for f in fields(FaceReading)})
+        names = [field.name for field in fields(FaceReading)]
+        return FaceReading(**{n: torch.cat([getattr(p, n) for p in parts]).to(images.device) for n in names})
 
     def features(self, images: Tensor) -> Tensor:
-        """Standardised features for KID: [N, 3, H, W] in [-1, 1] -> [N, 272]; differentiable."""
-        return self.standardise(self.raw_features(self.encode(images)))
+        """Standardised features for KID: [N, 3, H, W] in [-1, 1] -> [N, 272] where images are; differentiable."""
+        return self.standardise(self.raw_features(self.encode(images))).to(images.device)
 
     def identity(self, images: Tensor) -> Tensor:
         """Embeddings of unit length: [N, 3, H, W] in [-1, 1] -> [N, 64]; differentiable."""
