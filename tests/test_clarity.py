@@ -11,9 +11,15 @@ from stages.metrics.clarity import checker, clarity, clarity_ratios, edge_clarit
 
 
 @pytest.fixture(scope="module")
-def reference() -> np.ndarray:
+def photo() -> np.ndarray:
+    """The portrait as it was taken. uint8 [256, 256, 3]."""
+    return cv2.resize(data.astronaut(), (256, 256), interpolation=cv2.INTER_AREA)
+
+
+@pytest.fixture(scope="module")
+def reference(photo: np.ndarray) -> np.ndarray:
     """A cartooned portrait: bilateral filtering leaves strong edges between flat areas. uint8 [256, 256, 3]."""
-    image = cv2.resize(data.astronaut(), (256, 256), interpolation=cv2.INTER_AREA)
+    image = photo
     for _ in range(4):
         image = cv2.bilateralFilter(image, 9, 40, 5)
     return image
@@ -22,6 +28,73 @@ def reference() -> np.ndarray:
 def noisy(image: np.ndarray, deviation: float) -> np.ndarray:
     grain = np.random.default_rng(0).normal(0, deviation, image.shape[:2])[..., None]
     return np.clip(np.rint(image + grain), 0, 255).astype(np.uint8)
+
+
+def rounded(values: np.ndarray) -> np.ndarray:
+    return np.clip(np.rint(values), 0, 255).astype(np.uint8)
+
+
+def blurred(image: np.ndarray, sigma: float) -> np.ndarray:
+    return cv2.GaussianBlur(image, (0, 0), sigma)
+
+
+def jpeg(image: np.ndarray, quality: int) -> np.ndarray:
+    data = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
+    return np.ascontiguousarray(cv2.imdecode(data, cv2.IMREAD_COLOR)[..., ::-1])
+
+
+def board(image: np.ndarray, height: float) -> np.ndarray:
+    rows, columns = np.indices(image.shape[:2])
+    return rounded(image + height * (1 - 2 * ((rows + columns) & 1))[..., None])
+
+
+# What each damage does to a picture: its measures over the undamaged picture's.
+# + above 1.03, - below 0.97, = within 8 %, . whatever: (sum, edge_clarity, flat_energy, edge_slope, checker)
+DAMAGES = {
+    "blur 0.7": (lambda image: blurred(image, 0.7), "- - - - ."),
+    "blur 1.5": (lambda image: blurred(image, 1.5), "- - - - ."),
+    "noise 3": (lambda image: noisy(image, 3), "+ = + - ."),
+    "noise 8": (lambda image: noisy(image, 8), "+ = + - +"),
+    "blur 1.5 and noise 8": (lambda image: noisy(blurred(image, 1.5), 8), "+ - + - ."),
+    "jpeg 30": (lambda image: jpeg(image, 30), ". - + - -"),
+    "checkerboard": (lambda image: board(image, 4), "+ - + - +"),
+    "unsharp": (lambda image: rounded(2.0 * image - blurred(image, 1.0)), "+ + + = +"),
+    "contrast": (lambda image: rounded((image.astype(float) - 128) * 1.3 + 128), "+ + + = +"),
+}
+
+
+def ratios(image: np.ndarray, target: np.ndarray) -> dict[str, float]:
+    own, wanted = clarity(image, target).as_dict(), clarity(target, target).as_dict()
+    return {name: own[name] / wanted[name] for name in own}
+
+
+def passes(found: dict[str, float]) -> bool:
+    """The gate of the student: sharp enough, not too sharp, acute, and quiet away from its edges."""
+    return (
+        0.9 <= found["edge_clarity"] <= 1.25
+        and found["edge_slope"] >= 0.9
+        and found["flat_energy"] <= 1.15
+        and found["checker"] <= 1.15
+    )
+
+
+@pytest.mark.parametrize("name", DAMAGES)
+def test_each_damage_moves_the_measures_as_it_should(reference: np.ndarray, name: str) -> None:
+    """The sum rises with noise, ringing, checkerboards and contrast; the robust measures together refuse all of it."""
+    damage, signs = DAMAGES[name]
+    found = ratios(damage(reference), reference)
+    holds = {"+": lambda x: x > 1.03, "-": lambda x: x < 0.97, "=": lambda x: 0.92 < x < 1.08, ".": lambda x: True}
+    for key, sign in zip(
+        ("clarity_sum", "edge_clarity", "flat_energy", "edge_slope", "checker"), signs.split(), strict=True
+    ):
+        assert holds[sign](found[key]), (key, found[key])
+    assert not passes(found) and passes(ratios(reference, reference))
+
+
+def test_an_untouched_photo_beats_its_cartoon_in_the_sum_alone(photo: np.ndarray, reference: np.ndarray) -> None:
+    found = ratios(photo, reference)
+    assert found["clarity_sum"] > 1.05 and found["flat_energy"] > 1.5
+    assert found["edge_clarity"] < 0.9 and found["edge_slope"] < 0.9
 
 
 def test_the_raw_sum_is_fooled_and_edge_clarity_is_not(reference: np.ndarray) -> None:

@@ -131,7 +131,7 @@ class Pix2PixTask(Task):
         ]
         # this update's pairs and the student's output, for the discriminator's phase after it
         self.pairs: dict[str, Tensor] = {}
-        self.fake = torch.empty(0)
+        self.output = torch.empty(0)
 
     @staticmethod
     def _phase(name: str, module: torch.nn.Module, lr: float) -> Phase:
@@ -160,7 +160,7 @@ class Pix2PixTask(Task):
         if self.warming:  # it learns from the first real contest on; a zero gradient leaves it as it is
             return {"hinge": 0.0 * torch.stack([p.sum() for p in self.discriminator.parameters()]).sum()}
         photo, weight = self.pairs["photo"], self.settings.weights.blurred
-        pictures = [self.pairs["style"], self.fake, *([self.pairs["blurred"]] if weight else [])]
+        pictures = [self.pairs["style"], self.output.detach(), *([self.pairs["blurred"]] if weight else [])]
         logits = self.discriminator(photo.repeat(len(pictures), 1, 1, 1), torch.cat(pictures)).logits
         real, fake, *blurred = logits.chunk(len(pictures))
         terms = {"hinge": patch_hinge(real, fake)}
@@ -177,7 +177,7 @@ class Pix2PixTask(Task):
         layers = self.student.layers(seen)
         outputs = blend(seen, layers)
         output, alpha = outputs[: len(photo)], layers.alpha[: len(photo)]
-        self.fake = output.detach()
+        self.output = output
         terms = {
             "l1": weights.l1 * edge_weighted_l1(output, style, weights.edge),
             "chroma": weights.chroma * chroma_l1(output, style),
