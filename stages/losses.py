@@ -157,7 +157,7 @@ def moved(images: Tensor, maps: Tensor) -> tuple[Tensor, Tensor]:
     theta = torch.cat([turn, (maps[:, :, 2] / half)[..., None]], dim=2)
     grid = F.affine_grid(theta, [len(images), 1, height, width], align_corners=False)
     seen = F.grid_sample(images, grid, mode="bicubic", padding_mode="border", align_corners=False)
-    valid = (grid.abs() <= 1 - 1 / half).all(dim=3)  # at least half a pixel from the border
+    valid = (grid.abs() < 1 - 0.49 / half).all(dim=3)  # up to the centres of the outermost pixels
     return seen, valid[:, None].to(images.dtype)
 
 

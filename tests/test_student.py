@@ -12,7 +12,17 @@ from tiny_pairs import STYLE, data_artifact, pair_artifact, toys
 from stages.config import ConfigError, Train, TristyleError
 from stages.faces.reader import Reader
 from stages.io import load_network, mask_tensor, to_tensor
-from stages.losses import edge_strength, edge_weighted_l1, feature_matching, matte_loss, patch_hinge
+from stages.losses import (
+    chroma_l1,
+    edge_strength,
+    edge_weighted_l1,
+    equivariance,
+    feature_matching,
+    matte_loss,
+    moved,
+    patch_hinge,
+    random_similarities,
+)
 from stages.networks.mobile import MobileStudent, count_parameters
 from stages.runtime import Runtime
 from stages.student import stage as student_stage
@@ -32,6 +42,47 @@ def test_losses_by_hand() -> None:
     assert float(feature_matching(real, fake)) == pytest.approx(2.0)
     change = torch.tensor([[[[1.0, 0.0]]]])
     assert float(matte_loss(torch.tensor([[[[0.9, 0.4]]]]), change)) == pytest.approx(0.2)
+
+
+def test_chroma_is_that_of_yuv() -> None:
+    """U = 0.492 (B - Y), V = 0.877 (R - Y) with Rec. 601's Y, on [-1, 1]; an equal offset is no colour."""
+    output, target = torch.rand(2, 1, 3, 4, 4) * 2 - 1
+    red, green, blue = (output - target).unbind(1)
+    luma = 0.299 * red + 0.587 * green + 0.114 * blue
+    by_hand = torch.stack([0.492 * (blue - luma), 0.877 * (red - luma)]).abs().mean()
+    assert float(chroma_l1(output, target)) == pytest.approx(float(by_hand), rel=2e-3)
+    assert float(chroma_l1(target + 0.3, target)) < 1e-3
+
+
+def test_a_whole_pixel_motion_is_exact_and_half_of_the_draws_are() -> None:
+    maps = random_similarities(torch.rand(400, 5), 8.0, 0.05, 0.05)
+    whole = (maps[:, :, :2] == torch.eye(2)).all(dim=(1, 2)) & (maps[..., 2] == maps[..., 2].round()).all(dim=1)
+    assert 160 < whole.sum() < 240 and maps[..., 2].abs().max() <= 8
+    assert ((torch.linalg.det(maps[:, :, :2]).sqrt() - 1).abs() <= 0.0501).all()
+    picture = torch.rand(1, 3, 16, 24) * 2 - 1
+    seen, valid = moved(picture, torch.tensor([[[1.0, 0.0, 3.0], [0.0, 1.0, -2.0]]]))
+    assert torch.allclose(seen[..., 2:, :-3], picture[..., :-2, 3:], atol=1e-5)
+    assert valid[0, 0, 2:, :-3].all() and not valid[0, 0, :2].any() and not valid[..., -3:].any()
+
+
+def test_a_motion_turns_about_the_centre_and_keeps_its_shape() -> None:
+    """A quarter turn of a square is torch's; in a frame that is not square a turn does not shear."""
+    picture = torch.rand(1, 3, 8, 8)
+    quarter = torch.tensor([[[0.0, -1.0, 0.0], [1.0, 0.0, 0.0]]])
+    assert torch.allclose(moved(picture, quarter)[0], picture.rot90(1, (2, 3)), atol=1e-5)
+    wide = torch.zeros(1, 1, 9, 25)
+    wide[..., 4, 16] = 1.0  # 4 px right of the centre
+    assert moved(wide, quarter)[0][0, 0].argmax() == 0 * 25 + 12  # 4 px above it
+
+
+def test_equivariance_is_kept_by_what_moves_along_and_not_by_what_stays() -> None:
+    generator = torch.Generator().manual_seed(0)
+    photo = torch.nn.functional.interpolate(torch.rand(4, 3, 8, 8, generator=generator), (64, 64), mode="bicubic")
+    maps = random_similarities(torch.rand(4, 5, generator=generator), 8.0, 0.05, 0.05)
+    along = moved(photo, maps)[0]
+    assert float(equivariance(photo, along, maps)) < 1e-6
+    assert float(equivariance(1 - photo, 1 - along, maps)) < 1e-6  # any change of each pixel by itself
+    assert float(equivariance(photo, photo, maps)) > 0.02  # a picture that stays behind
 
 
 def test_batches_are_a_pure_function_and_flip_pairs_together() -> None:
@@ -102,6 +153,7 @@ def test_the_stage_writes_weights_pictures_and_scores(run: tuple[Path, dict[str,
     assert isinstance(student, MobileStudent)
     assert sorted(path.name for path in (out / "heldout").iterdir()) == [f"{i:06d}.png" for i in range(6)]
     wanted = {"face_error", "photo_face_error", "face_ratio", "background_error", "kid", "photo_kid", "ssim_twin"}
+    wanted |= {"frame_edge_clarity_ratio", "frame_flat_energy_ratio", "teacher_face_error", "flicker"}
     wanted |= {"edge_clarity_ratio", "clarity_sum_ratio", "identity", "parameters", "macs_256", "size", "reader"}
     assert wanted <= set(metrics)
     assert (metrics["parameters"], metrics["size"]) == (count_parameters(MobileStudent("nano")), 32)
@@ -126,6 +178,33 @@ def test_a_perfect_student_scores_perfectly(tmp_path: Path) -> None:
     assert np.isfinite(rows["face_error"]).all()
     photos, _ = score(to_tensor(people.photo), people, Reader((4, 4, 8, 8, 8), 4).eval())
     assert photos["face_ratio"] == pytest.approx(1)
+
+
+def test_the_critic_refuses_blurred_edges_and_the_steadiness_rises_late() -> None:
+    photo, style, mask = toys(0, 4, 32)
+    batch = pair_batches(photo, style, mask, seed=0, blurred=True)(0, 4)
+    train = Train(images=80, batch=4, lr=1e-3)
+    task = Pix2Pix(tier="nano", warm_up=0.0, weights=Weights()).task(train, batch)
+    assert "equivariance" not in task.losses("student", batch)
+    assert set(task.losses("discriminator", batch)) == {"hinge", "blurred"}
+    steady = {}
+    for images in (40, 44, 60, 76):
+        task.images = images
+        torch.manual_seed(0)
+        steady[images] = task.losses("student", batch).get("equivariance", torch.zeros(())).item()
+    assert steady[40] == 0 < steady[44] < steady[60] == pytest.approx(steady[76])
+    plain = Pix2Pix(tier="nano", warm_up=0.0, weights=Weights(blurred=0, equivariance=0)).task(train, batch)
+    batch = pair_batches(photo, style, mask, seed=0)(0, 4)
+    plain.images = 76
+    assert "equivariance" not in plain.losses("student", batch)
+    assert set(plain.losses("discriminator", batch)) == {"hinge"}
+
+
+def test_a_resumed_task_knows_how_far_it_is() -> None:
+    task, other = (Pix2Pix(tier="nano", weights=Weights()).task(Train(images=8, batch=4, lr=1e-3), {}) for _ in "ab")
+    task.after_update(4, 4)
+    other.load_state_dict(task.state_dict())
+    assert other.images == 4 == int(other.seen)
 
 
 def test_nothing_kept_is_said_in_one_line(tmp_path: Path) -> None:
