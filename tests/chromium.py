@@ -151,18 +151,18 @@ class Chromium:
             time.sleep(0.05)
         return value
 
-    def pixels(self, canvas: str) -> np.ndarray:
-        """uint8 [H, W, 3] of a canvas, named by its id."""
-        script = f"""(() => {{
-            const {{ width, height }} = {canvas};
-            const data = document.getElementById('{canvas}').getContext('2d').getImageData(0, 0, width, height).data;
+    def pixels(self, *canvases: str) -> list[np.ndarray]:
+        """uint8 [H, W, 3] of canvases, named by their ids, all of one moment: no script runs in between."""
+        script = """(names) => names.map((name) => {
+            const canvas = document.getElementById(name);
+            const data = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data;
             let text = '';
             for (let i = 0; i < data.length; i += 32768) text += String.fromCharCode(...data.subarray(i, i + 32768));
-            return {{ width, height, data: btoa(text) }};
-        }})()"""
-        value = self.run(script)
-        flat = np.frombuffer(base64.b64decode(value["data"]), np.uint8)
-        return flat.reshape(value["height"], value["width"], 4)[..., :3].copy()
+            return [canvas.height, canvas.width, btoa(text)];
+        })"""
+        read = self.run(f"({script})({json.dumps(canvases)})")
+        flat = [(height, width, np.frombuffer(base64.b64decode(text), np.uint8)) for height, width, text in read]
+        return [data.reshape(height, width, 4)[..., :3].copy() for height, width, data in flat]
 
     def viewport(self, width: int, height: int, dark: bool = False, scale: float = 1, phone: bool = False) -> None:
         """Size of the page in CSS px, its colour scheme, and how many pixels a CSS px has."""

@@ -12,6 +12,7 @@ import errno
 import json
 import sys
 from contextlib import suppress
+from dataclasses import replace
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -46,7 +47,7 @@ def page_models(given: list[Path] | None) -> list[Model]:
     """The models for the page's chooser, each opened once to see that it can be.
 
     A folder of an export stands for every precision in it. A name is made of style, tier, precision, as far as they are
-    known; where two are the same, the path is added.
+    known; where two are the same, folder and file are added.
 
     Raises:
         TristyleError: a file is missing or no student; the line names it.
@@ -54,14 +55,15 @@ def page_models(given: list[Path] | None) -> list[Model]:
     from stages.apply.model import model_path
 
     paths: list[Path] = []
-    for item in list[Path | None](given or [None]):
+    wanted: list[Path | None] = [*given] if given else [None]
+    for item in wanted:
         first = model_path(item)
         others = sorted(first.parent.glob("student.*.onnx")) if item is not None and item.is_dir() else []
         paths += [path for path in [first, *others] if path not in paths]
     models = [_described(path) for path in paths]
     names = [model.name for model in models]
     return [
-        model if names.count(model.name) == 1 else Model(model.path, f"{model.name} ({path})", model.size, model.style)
+        model if names.count(model.name) == 1 else replace(model, name=f"{model.name} ({path.parent.name}/{path.stem})")
         for model, path in zip(models, paths, strict=True)
     ]
 
