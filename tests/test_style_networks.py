@@ -10,7 +10,7 @@ from stages.engine import only
 from stages.networks import convolution
 from stages.networks.augment import PIPES, AugmentPipe
 from stages.networks.convolution import convolve
-from stages.networks.resample import setup_filter, upfirdn2d
+from stages.networks.resample import grid_sample, setup_filter, upfirdn2d
 from stages.networks.stylegan2 import Discriminator, Generator, resolutions
 from stages.style.transfer import Ada, Recipe, StyleGAN2, compute_dtype, lazy_adam
 
@@ -367,3 +367,17 @@ def test_training_without_noise_keeps_its_strengths_at_zero() -> None:
         phase.optimizer.step()
     strengths = [p for name, p in task.generator.named_parameters() if name.endswith("noise_strength")]
     assert strengths and all(float(p.detach()) == 0 for p in strengths)
+
+
+def test_sampling_has_second_derivatives_of_its_own_that_agree_with_finite_differences() -> None:
+    torch.manual_seed(0)
+    images = torch.randn(2, 3, 5, 6, dtype=torch.float64, requires_grad=True)
+    grid = torch.rand(2, 4, 7, 2, dtype=torch.float64) * 2.6 - 1.3  # some of it outside
+    assert torch.equal(grid_sample(images, grid), torch.nn.functional.grid_sample(images, grid, align_corners=False))
+    weights = torch.randn(2, 3, 4, 7, dtype=torch.float64)
+
+    def smooth(x: torch.Tensor) -> torch.Tensor:  # so that there is a curvature to find
+        return (grid_sample(x, grid).tanh() * weights).sum()
+
+    assert torch.autograd.gradcheck(smooth, images)
+    assert torch.autograd.gradgradcheck(smooth, images)

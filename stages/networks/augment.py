@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stages import parallel
-from stages.networks.resample import downsample2d, setup_filter, upsample2d
+from stages.networks.resample import downsample2d, grid_sample, setup_filter, upsample2d
 
 # Daubechies' least asymmetric wavelets, decomposition lowpass (unit norm).
 SYM2 = (-0.12940952255092145, 0.22414386804185735, 0.836516303737469, 0.48296291314469025)
@@ -268,7 +268,7 @@ class AugmentPipe(nn.Module):
         inverse = _scale2d(2 / images.shape[3], 2 / images.shape[2], n, images) @ inverse
         inverse = inverse @ _scale2d(shape[3] / 2, shape[2] / 2, n, images)
         grid = F.affine_grid(inverse[:, :2], shape, align_corners=False)
-        images = F.grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+        images = grid_sample(images, grid)
         return self._reduce(shape[2]).t() @ (images @ self._reduce(shape[3]))
 
     # Along one axis the resampling steps are linear maps; as matrix products they cost a tenth of the convolutions.

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import sqrt
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -174,3 +175,53 @@ def conv2d_resample(
     if x0 == x1 and y0 == y1 and min(x0, y0) >= 0:
         return convolve(x, w, bias, padding=(y0, x0))
     return convolve(F.pad(x, margins), w, bias)
+
+
+def grid_sample(images: Tensor, grid: Tensor) -> Tensor:
+    """Bilinear `F.grid_sample`, zeros outside, corners not aligned; any number of times differentiable in `images`.
+
+    torch before 2.13 has no second derivative of it, which R1 of augmented pictures takes. Sampling is linear in the
+    images, so the derivative of its transpose is sampling again. The grid gets no gradient.
+
+    Args:
+        images: [N, C, H, W].
+        grid: [N, h, w, 2] in [-1, 1].
+
+    Returns:
+        [N, C, h, w].
+    """
+    sampled: Tensor = _GridSample.apply(images, grid.detach())
+    return sampled
+
+
+class _GridSample(torch.autograd.Function):
+    """images -> samples."""
+
+    @staticmethod
+    def forward(ctx: Any, images: Tensor, grid: Tensor) -> Tensor:
+        ctx.save_for_backward(grid)
+        ctx.size = images.shape
+        return F.grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        (grid,) = ctx.saved_tensors
+        return _GridScatter.apply(gradient, grid, ctx.size), None
+
+
+class _GridScatter(torch.autograd.Function):
+    """The transpose of `_GridSample`: samples -> what each pixel got of them."""
+
+    @staticmethod
+    def forward(ctx: Any, samples: Tensor, grid: Tensor, size: torch.Size) -> Tensor:
+        ctx.save_for_backward(grid)
+        like = samples.new_zeros(1).expand(size)  # read for its size alone
+        scattered: Tensor = torch.ops.aten.grid_sampler_2d_backward(
+            samples.contiguous(), like, grid, 0, 0, False, [True, False]
+        )[0]
+        return scattered
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        (grid,) = ctx.saved_tensors
+        return _GridSample.apply(gradient, grid), None, None
