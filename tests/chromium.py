@@ -76,6 +76,7 @@ class Chromium:
         os.close(to_write)
         self._answers: dict[int, dict[str, Any]] = {}
         self._news = threading.Condition()
+        self._shots: list[dict[str, Any]] = []
         self.console: list[str] = []
         self._closed = False
         threading.Thread(target=self._listen, daemon=True).start()
@@ -110,6 +111,8 @@ class Chromium:
                         self._answers[message["id"]] = message
                     elif message["method"] in ("Runtime.exceptionThrown", "Log.entryAdded"):
                         self.console.append(json.dumps(message["params"]))
+                    elif message["method"] == "Page.screencastFrame":
+                        self._shots.append(message["params"])
                     self._news.notify_all()
         with self._news:
             self._closed = True
@@ -178,3 +181,18 @@ class Chromium:
         if path is not None:
             path.write_bytes(data)
         return data
+
+    def film(self, seconds: float) -> list[tuple[float, bytes]]:
+        """What is visible, whenever it changes: (time in s, PNG), in order, as fast as the browser can tell."""
+        self._shots.clear()
+        self.send("Page.startScreencast", format="png")
+        shots, end = [], time.monotonic() + seconds
+        while (left := end - time.monotonic()) > 0:
+            with self._news:
+                self._news.wait_for(lambda: self._shots or self._closed, left)
+                fresh, self._shots = self._shots, []
+            for shot in fresh:
+                self.send("Page.screencastFrameAck", sessionId=shot["sessionId"])
+                shots.append((shot["metadata"]["timestamp"], base64.b64decode(shot["data"])))
+        self.send("Page.stopScreencast")
+        return shots

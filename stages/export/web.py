@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from stages.export.contract import Run, Source, check_precisions
+from stages.export.contract import Run, Source
 from stages.export.onnx import Onnx
 from stages.web import Model, write_site
 
 
 @dataclass(kw_only=True)
-class Web:
+class Web(Onnx):
     """The page as static files, one folder a precision.
 
     Args:
@@ -26,24 +26,12 @@ class Web:
     """
 
     name: ClassVar[str] = "web"
-    tolerance: ClassVar[float] = 1e-4
-    runs_here: ClassVar[bool] = True
-    packages: ClassVar[tuple[str, ...]] = ("onnxruntime", "onnx")
-    side: ClassVar[int | None] = None
-    precisions: list[str]
-
-    def __post_init__(self) -> None:
-        check_precisions(self.precisions)
-
-    def check(self) -> None:
-        """Raises TristyleError: the extra `onnx` is not installed."""
-        Onnx(precisions=self.precisions).check()
 
     def convert(self, source: Source, precision: str, out: Path) -> Path:
         """The folder student.<precision>.web in `out`: index.html and all that it needs."""
         folder = out / f"student.{precision}.web"
         with tempfile.TemporaryDirectory() as scratch:
-            model = Onnx(precisions=self.precisions).convert(source, precision, Path(scratch))
+            model = super().convert(source, precision, Path(scratch))
             shown = [source.style, _tier(source.student), "" if precision == "fp32" else precision]
             name = ", ".join(part for part in shown if part)
             write_site(folder, [Model(model, name, source.size, source.style)])
@@ -51,7 +39,7 @@ class Web:
 
     def open(self, path: Path, threads: int) -> Run:
         """The page's model in onnxruntime."""
-        return Onnx(precisions=self.precisions).open(next((path / "models").glob("*.onnx")), threads)
+        return super().open(next((path / "models").glob("*.onnx")), threads)
 
 
 def _tier(weights: Path) -> str:
