@@ -26,7 +26,7 @@ PEOPLE = (918, 914, 923)  # of the held-out painted people: no network was train
 SIDE = 480  # px of the camera's frames
 CAMERA_RATE, FILM_RATE = 24, 8  # frames a second
 SECONDS = 1  # a person
-VIEW = (840, 620)  # CSS px
+VIEW = (800, 660)  # CSS px; the film ends below the buttons
 
 
 def performance(person: int, frames: int) -> list[np.ndarray]:
@@ -43,8 +43,8 @@ def performance(person: int, frames: int) -> list[np.ndarray]:
     return shots
 
 
-def record(models: list[Path] | None, camera: Path, dark: bool) -> list[tuple[float, bytes]]:
-    """Film the page while it stylises the camera, a little longer than the camera's loop."""
+def record(models: list[Path] | None, camera: Path, dark: bool) -> tuple[list[tuple[float, bytes]], int]:
+    """Film the page while it stylises the camera, a little longer than the camera's loop; how far down it is shown."""
     server = serve.open_server(0, serve.page_models(models))
     threading.Thread(target=server.serve_forever, daemon=True).start()
     with Chromium(camera) as browser:
@@ -55,17 +55,22 @@ def record(models: list[Path] | None, camera: Path, dark: bool) -> list[tuple[fl
         browser.until("numbers.textContent.includes('frames/s')")
         browser.film(2 * SECONDS)  # until the frame rate has settled
         shots = browser.film(len(PEOPLE) * SECONDS + 0.5)
+        bottom = browser.run("save.getBoundingClientRect().bottom")
     server.shutdown()
-    return shots
+    return shots, int(bottom) + 18
 
 
-def on_the_beat(shots: list[tuple[float, bytes]]) -> list[Image.Image]:
-    """One shot for every FILM_RATE-th of a second over one loop of the camera: the last one shown at that time."""
+def on_the_beat(shots: list[tuple[float, bytes]], height: int) -> list[Image.Image]:
+    """One shot for every FILM_RATE-th of a second over one loop of the camera: the last one shown at that time.
+
+    height: px that are kept of it.
+    """
     begun = shots[0][0]
     frames = []
     for beat in range(len(PEOPLE) * SECONDS * FILM_RATE):
         shown = [data for at, data in shots if at <= begun + beat / FILM_RATE + 1e-6]
-        frames.append(Image.open(io.BytesIO(shown[-1])).convert("RGB"))
+        shot = Image.open(io.BytesIO(shown[-1])).convert("RGB")
+        frames.append(shot.crop((0, 0, shot.width, height)))
     return frames
 
 
@@ -100,8 +105,9 @@ def main() -> None:
     people = [HELDOUT_PEOPLE + number for number in PEOPLE]
     played = [frame for person in people for frame in performance(person, SECONDS * CAMERA_RATE)]
     with tempfile.TemporaryDirectory() as folder:
-        shots = record(options.model, write_camera(Path(folder) / "camera.y4m", played, CAMERA_RATE), options.dark)
-    frames = on_the_beat(shots)
+        film = write_camera(Path(folder) / "camera.y4m", played, CAMERA_RATE)
+        shots, height = record(options.model, film, options.dark)
+    frames = on_the_beat(shots, height)
     write_film(options.out, frames)
     told = f"{len(frames)} frames from {len(shots)} shots, {frames[0].width}x{frames[0].height}"
     print(f"{options.out}: {told}, {options.out.stat().st_size / 1e6:.2f} MB")

@@ -1,5 +1,5 @@
 /* The page: wires camera, pictures, network and controls together. No setting is stored, nothing is sent. */
-import { closeCamera, openCamera } from './camera.js';
+import { cameraFacts, closeCamera, listCameras, openCamera } from './camera.js';
 import { compose, natural } from './compose.js';
 import { Engine } from './engine.js';
 import { Grabber, layout, show } from './frame.js';
@@ -57,6 +57,7 @@ async function chooseModel() {
   } catch (error) {
     if (chosen === models[page.model.value]) {
       say(`The model “${chosen.name}” could not be loaded (${error.message}). Export it again, or choose another one.`, true);
+      enable();
     }
     return;
   }
@@ -70,8 +71,9 @@ async function chooseModel() {
 }
 
 function enable() {
-  for (const control of [page.camera, page.open, page.save, page.model, page.size, page.measure]) control.disabled = !!measuring;
-  page.openLabel.classList.toggle('off', !!measuring);
+  page.model.disabled = !!measuring;
+  for (const control of [page.camera, page.open, page.save, page.size, page.measure]) control.disabled = !!measuring || !model;
+  page.openLabel.classList.toggle('off', page.open.disabled);
 }
 
 /* ---------------------------------------------------------------- pictures */
@@ -84,7 +86,7 @@ async function openPicture(image) {
 }
 
 async function openFile(file) {
-  if (measuring) return;
+  if (page.open.disabled) return;
   let bitmap;
   try {
     bitmap = await createImageBitmap(file);
@@ -126,11 +128,11 @@ function present(photo, result) {
 
 /* ---------------------------------------------------------------- camera */
 
-async function startCamera() {
+async function startCamera(id = '') {
   page.camera.disabled = true;
   try {
     say('Waiting for the camera …');
-    video = await openCamera();
+    video = await openCamera(id);
   } catch (error) {
     say(error.message, true);
     return;
@@ -149,7 +151,12 @@ async function startCamera() {
   document.body.dataset.camera = 'on';
   page.camera.textContent = 'Stop camera';
   page.photoName.textContent = 'camera';
+  page.mirror.checked = !cameraFacts(opened).away;
   watch(opened);
+  const cameras = await listCameras();
+  page.lens.replaceChildren(...cameras.map((camera) => new Option(camera.name, camera.id)));
+  page.lens.value = cameraFacts(opened).id;
+  page.lensField.hidden = cameras.length < 2;
 }
 
 /** Note every new frame of this camera until it is closed. */
@@ -257,6 +264,10 @@ function tabulate(rows) {
 /* ---------------------------------------------------------------- events */
 
 page.camera.onclick = () => (video ? stopCamera() : startCamera());
+page.lens.onchange = () => {
+  stopCamera(); // a phone opens one at a time
+  startCamera(page.lens.value);
+};
 page.open.onchange = () => {
   if (page.open.files[0]) openFile(page.open.files[0]);
   page.open.value = ''; // so that the same file can be opened again

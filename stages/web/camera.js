@@ -1,14 +1,16 @@
 /* The camera: open, close, and what to tell a person when it does not open. */
 
-/** -> a <video> that plays the camera. Rejects with an Error whose message is a plain sentence with the remedy. */
-export async function openCamera() {
+/** -> a <video> that plays the camera of this id, or the one that looks at the person. Rejects with an Error whose
+    message is a plain sentence with the remedy. */
+export async function openCamera(id = '') {
   if (!navigator.mediaDevices?.getUserMedia) {
     throw new Error('Browsers give the camera only to https pages and to this machine’s own (localhost). Put the page on '
       + 'https, or forward the port to the phone (adb reverse tcp:8000 tcp:8000). Pictures work here.');
   }
   let stream;
   try {
-    const wanted = { facingMode: 'user', width: { ideal: 640 }, height: { ideal: 480 }, frameRate: { ideal: 30 } };
+    const which = id ? { deviceId: { exact: id } } : { facingMode: 'user' };
+    const wanted = { ...which, width: { ideal: 640 }, height: { ideal: 480 }, frameRate: { ideal: 30 } };
     stream = await navigator.mediaDevices.getUserMedia({ video: wanted, audio: false });
   } catch (error) {
     throw new Error(sentence(error));
@@ -24,6 +26,19 @@ export async function openCamera() {
 export function closeCamera(video) {
   for (const track of video.srcObject.getTracks()) track.stop();
   video.srcObject = null;
+}
+
+/** The cameras there are, {id, name}; their names are known once one of them was allowed. */
+export async function listCameras() {
+  const devices = await navigator.mediaDevices.enumerateDevices();
+  const cameras = devices.filter(({ kind }) => kind === 'videoinput');
+  return cameras.map(({ deviceId, label }, index) => ({ id: deviceId, name: label || `camera ${index + 1}` }));
+}
+
+/** What an open camera tells of itself: {id, away: whether it looks away from the person}. */
+export function cameraFacts(video) {
+  const { deviceId, facingMode } = video.srcObject.getVideoTracks()[0].getSettings();
+  return { id: deviceId, away: facingMode === 'environment' };
 }
 
 function sentence(error) {
