@@ -36,7 +36,12 @@ def arguments() -> argparse.ArgumentParser:
 
 def main(argv: list[str] | None = None) -> None:
     """Entry point of the console script `stylize`. Mistakes end with one line on stderr and exit code 2."""
-    options = arguments().parse_args(argv)
+    words = sys.argv[1:] if argv is None else argv
+    if words[:1] == ["serve"]:
+        from stages.apply import serve
+
+        return serve.main(words[1:])
+    options = arguments().parse_args(words)
     try:
         if options.out.suffix.lower() not in SUFFIXES:
             raise TristyleError(f"{options.out}: unknown kind of picture. End -o in one of {', '.join(SUFFIXES)}.")
