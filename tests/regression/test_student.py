@@ -22,6 +22,7 @@ from tiny_pairs import toys
 from stages.config import Train
 from stages.engine import fit
 from stages.io import mask_tensor, read_jsonl, to_tensor, unit
+from stages.losses import equivariance, moved, random_similarities
 from stages.metrics.clarity import clarity_ratios
 from stages.metrics.pixel import background_error, face_error
 from stages.runtime import Runtime
@@ -41,18 +42,24 @@ TOLERANCE = {
     "score_alpha": 0.2,
     "score_ema_gap": 0.7,  # 1 with the average off
     "score_clarity": 0.15,
+    "score_unsteady": 0.25,
 }
 
 Arrays = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 def train(
-    folder: Path, *, lr: float = 2e-3, ema_images: int = 80, corrupt: Callable[[Arrays], Arrays] = lambda arrays: arrays
+    folder: Path,
+    *,
+    lr: float = 2e-3,
+    ema_images: int = 80,
+    corrupt: Callable[[Arrays], Arrays] = lambda arrays: arrays,
+    **weights: float,
 ) -> dict[str, list[float]]:
     """One tiny training; its plain L1 and hinge curves in five stretches, and scores on held-out toys."""
     arrays = corrupt(toys(0, PAIRS, SIZE))
     settings = Train(images=IMAGES, batch=BATCH, lr=lr, seed=5, checkpoint_images=10**6, preview_images=10**6)
-    model = Pix2Pix(tier="nano", discriminator_width=8, ema_images=ema_images, warm_up=0.2, weights=Weights())
+    model = Pix2Pix(tier="nano", discriminator_width=8, ema_images=ema_images, warm_up=0.2, weights=Weights(**weights))
     samples = {"photo": to_tensor(arrays[0][:1]), "style": to_tensor(arrays[1][:1])}
     task = model.task(settings, samples)
     (folder / ".scratch").mkdir(parents=True)
@@ -70,6 +77,8 @@ def train(
         layers = task.student_ema.eval().layers(to_tensor(photo))
         output = unit(task.student_ema(to_tensor(photo)))
         gap = unit(task.student.eval()(to_tensor(photo))) - output
+        maps = random_similarities(torch.rand(24, 5, generator=torch.Generator().manual_seed(0)), 8.0, 0.05, 0.05)
+        along = unit(task.student_ema(moved(to_tensor(photo), maps)[0]))
     heads = mask_tensor(mask)
     shown = (output * 255).round().byte().permute(0, 2, 3, 1).numpy()
     scores = {
@@ -77,6 +86,7 @@ def train(
         "score_background": float(background_error(output, unit(to_tensor(photo)), heads).mean()),
         "score_alpha": float((layers.alpha * (1 - paintable(heads))).mean()),
         "score_ema_gap": float(gap.abs().mean()),  # how far the average trails the raw weights
+        "score_unsteady": float(equivariance(output, along, maps)),
         "score_clarity": clarity_ratios(shown, twin, mask > 127)["clarity_mean_ratio"],
     }
     return curves | {name: [value] for name, value in scores.items()}
@@ -128,6 +138,8 @@ def swapped_masks(arrays: Arrays) -> Arrays:
 FAULTS: dict[str, dict[str, object]] = {
     "learning rate doubled": {"lr": 4e-3},
     "EMA off": {"ema_images": 0},
+    "equivariance off": {"equivariance": 0.0},
+    "edge-blurred negatives off": {"blurred": 0.0},
     "targets swapped": {"corrupt": swapped_targets},
     "photo and style swapped": {"corrupt": swapped_domains},
     "masks swapped": {"corrupt": swapped_masks},
