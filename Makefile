@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup demo test lint bench clean lock
+.PHONY: setup demo test lint bench clean lock runtimes locks
 
 setup: .venv/ready
 
@@ -29,8 +29,27 @@ bench: setup
 	$(BIN)/python -m tests.bench_pair
 	$(BIN)/python -m tests.bench_write
 
+RUNTIMES := mnn ncnn litert coreml
+
+# An interpreter for each runtime that `export=` names and this one lacks.
+runtimes: $(RUNTIMES:%=.venv-%/ready)
+
+.venv-%/ready: .ci/locks/%.lock | setup
+	$(BIN)/uv venv -q --allow-existing -p $(BIN)/python $(@D)
+	$(BIN)/uv pip install -q -p $(@D)/bin/python -r $<
+	touch $@
+
 clean:
-	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .import_linter_cache
+	rm -rf .venv $(RUNTIMES:%=.venv-%) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .import_linter_cache
+
+COMPILE := $(BIN)/uv pip compile -q --universal --generate-hashes --no-emit-index-url --no-emit-find-links --no-header -p 3.11
 
 lock: setup
-	$(BIN)/uv pip compile -q --universal --generate-hashes --no-emit-index-url --no-emit-find-links --no-header -p 3.11 --extra onnx --extra launch --extra dev pyproject.toml -o requirements.lock
+	$(COMPILE) --extra onnx --extra launch --extra dev pyproject.toml -o requirements.lock
+
+# Each runtime's own list in pyproject.toml, at the main lock's versions; litert-torch wants an older torch than that.
+locks: setup
+	for name in $(RUNTIMES); do \
+	    $(BIN)/python .ci/extra.py $$name | $(COMPILE) --no-annotate \
+	        $$(test $$name = litert || echo -c requirements.lock) - -o .ci/locks/$$name.lock || exit 1; \
+	done
