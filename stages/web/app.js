@@ -256,7 +256,7 @@ function tabulate(rows) {
   page.figures.tBodies[0].replaceChildren(...rows.map((row) => {
     const line = document.createElement('tr');
     line.append(cell(row.model, false), cell(row.size), cell(row.threads), ...[row.frame_to_drawn_ms, row.network_ms]
-      .flatMap(({ median, p95 }) => [cell(median.toFixed(1)), cell(p95.toFixed(1))]));
+      .map(({ median, p95 }) => cell(`${median.toFixed(1)} (${p95.toFixed(1)})`)));
     return line;
   }));
 }

@@ -14,7 +14,9 @@ function xmp(digest) {
   return `<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>
 <x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">
 <rdf:Description rdf:about="" xmlns:Iptc4xmpExt="http://iptc.org/std/Iptc4xmpExt/2008-02-29/"
- Iptc4xmpExt:DigitalSourceType="${SOURCE_TYPE}"/></rdf:RDF></x:xmpmeta>
+ Iptc4xmpExt:DigitalSourceType="${SOURCE_TYPE}"
+ Iptc4xmpExt:AISystemUsed="tristyle"
+ Iptc4xmpExt:AISystemVersionUsed="sha256:${digest}"/></rdf:RDF></x:xmpmeta>
 <?xpacket end="w"?>`;
 }
 
