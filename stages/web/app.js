@@ -17,7 +17,8 @@ let model = null; // the loaded one, null while none is
 let video = null; // the open camera
 let picture = null; // the picture on show, a canvas; null while the camera runs
 let frames = []; // of the camera: {at, whole} in ms
-let busy = false, fresh = false; // a frame is being worked on; a newer one is there
+let busy = false,
+  fresh = false; // a frame is being worked on; a newer one is there
 let measuring = null; // AbortController
 let figures = null; // the last measurement
 
@@ -28,7 +29,11 @@ function say(text = '', bad = false) {
 }
 
 function tell(...parts) {
-  page.numbers.replaceChildren(...parts.map((part) => (typeof part === 'string' ? part : Object.assign(document.createElement('b'), { textContent: part }))));
+  page.numbers.replaceChildren(
+    ...parts.map((part) =>
+      typeof part === 'string' ? part : Object.assign(document.createElement('b'), { textContent: part }),
+    ),
+  );
 }
 
 const threads = () => (engine.threads === 1 ? 'one thread' : `${engine.threads} threads`);
@@ -44,7 +49,10 @@ function fillModels() {
 function fillSizes(chosen) {
   const chosenBefore = page.size.value;
   const larger = SIZES.filter((value) => value > chosen.size);
-  page.size.replaceChildren(new Option(`${chosen.size} px, trained`, 'own'), ...larger.map((value) => new Option(`${value} px`, value)));
+  page.size.replaceChildren(
+    new Option(`${chosen.size} px, trained`, 'own'),
+    ...larger.map((value) => new Option(`${value} px`, value)),
+  );
   if (larger.includes(Number(chosenBefore))) page.size.value = chosenBefore;
 }
 
@@ -56,7 +64,10 @@ async function chooseModel() {
     await engine.load(chosen.file);
   } catch (error) {
     if (chosen === models[page.model.value]) {
-      say(`The model “${chosen.name}” could not be loaded (${error.message}). Export it again, or choose another one.`, true);
+      say(
+        `The model “${chosen.name}” could not be loaded (${error.message}). Export it again, or choose another one.`,
+        true,
+      );
       enable();
     }
     return;
@@ -72,7 +83,8 @@ async function chooseModel() {
 
 function enable() {
   page.model.disabled = !!measuring;
-  for (const control of [page.camera, page.open, page.save, page.size, page.measure]) control.disabled = !!measuring || !model;
+  for (const control of [page.camera, page.open, page.save, page.size, page.measure])
+    control.disabled = !!measuring || !model;
   page.openLabel.classList.toggle('off', page.open.disabled);
 }
 
@@ -95,7 +107,10 @@ async function openFile(file) {
     return;
   }
   if (bitmap.width * bitmap.height > LARGEST_FILE) {
-    say(`“${file.name}” has ${bitmap.width} × ${bitmap.height} pixels, more than ${LARGEST_FILE / 1e6} million. Shrink it.`, true);
+    say(
+      `“${file.name}” has ${bitmap.width} × ${bitmap.height} pixels, more than ${LARGEST_FILE / 1e6} million. Shrink it.`,
+      true,
+    );
   } else {
     page.photoName.textContent = file.name;
     say();
@@ -112,7 +127,10 @@ async function refresh() {
     const place = layout(shown.width, shown.height, size(), true);
     const { image, matte, milliseconds } = await engine.run(grabber.grab(shown, place, { smooth: 'high' }), true);
     if (shown !== picture) return;
-    const result = shown.width === place.width && shown.height === place.height ? image : compose(shown, grabber.canvas, image, matte);
+    const result =
+      shown.width === place.width && shown.height === place.height
+        ? image
+        : compose(shown, grabber.canvas, image, matte);
     present(shown, result);
     tell(`${place.width} × ${place.height} px · network `, Math.round(milliseconds), ` ms · ${threads()}`);
   } catch (error) {
@@ -234,11 +252,29 @@ async function runMeasure() {
   page.measure.disabled = false;
   page.measure.textContent = 'Stop';
   try {
-    const progress = (text) => { page.progress.textContent = text; };
-    const rows = await measure({ models, source: picture, size, canvas: page.styled, progress, signal: measuring.signal });
+    const progress = (text) => {
+      page.progress.textContent = text;
+    };
+    const rows = await measure({
+      models,
+      source: picture,
+      size,
+      canvas: page.styled,
+      progress,
+      signal: measuring.signal,
+    });
     const device = await describeDevice(page.device.value.trim());
-    figures = { kind: 'tristyle measurement', version: 1, made: new Date().toISOString(), runtime, device, models: rows };
-    page.progress.textContent = device.isolated ? 'Done.' : 'Done. One thread only: this address sends no isolation headers.';
+    figures = {
+      kind: 'tristyle measurement',
+      version: 1,
+      made: new Date().toISOString(),
+      runtime,
+      device,
+      models: rows,
+    };
+    page.progress.textContent = device.isolated
+      ? 'Done.'
+      : 'Done. One thread only: this address sends no isolation headers.';
     page.report.disabled = false;
     tabulate(rows);
   } catch (error) {
@@ -251,14 +287,23 @@ async function runMeasure() {
 }
 
 function tabulate(rows) {
-  const cell = (value, number = true) => Object.assign(document.createElement('td'), { textContent: value, className: number ? 'num' : '' });
+  const cell = (value, number = true) =>
+    Object.assign(document.createElement('td'), { textContent: value, className: number ? 'num' : '' });
   page.figures.hidden = false;
-  page.figures.tBodies[0].replaceChildren(...rows.map((row) => {
-    const line = document.createElement('tr');
-    line.append(cell(row.model, false), cell(row.size), cell(row.threads), ...[row.frame_to_drawn_ms, row.network_ms]
-      .map(({ median, p95 }) => cell(`${median.toFixed(1)} (${p95.toFixed(1)})`)));
-    return line;
-  }));
+  page.figures.tBodies[0].replaceChildren(
+    ...rows.map((row) => {
+      const line = document.createElement('tr');
+      line.append(
+        cell(row.model, false),
+        cell(row.size),
+        cell(row.threads),
+        ...[row.frame_to_drawn_ms, row.network_ms].map(({ median, p95 }) =>
+          cell(`${median.toFixed(1)} (${p95.toFixed(1)})`),
+        ),
+      );
+      return line;
+    }),
+  );
 }
 
 /* ---------------------------------------------------------------- events */
@@ -287,14 +332,18 @@ addEventListener('dragover', (event) => {
   event.preventDefault();
   page.drop.hidden = false;
 });
-addEventListener('dragleave', (event) => { if (!event.relatedTarget) page.drop.hidden = true; });
+addEventListener('dragleave', (event) => {
+  if (!event.relatedTarget) page.drop.hidden = true;
+});
 addEventListener('drop', (event) => {
   if (!carriesFiles(event)) return;
   event.preventDefault();
   page.drop.hidden = true;
   openFile(event.dataTransfer.files[0]);
 });
-addEventListener('paste', (event) => { if (event.clipboardData.files[0]) openFile(event.clipboardData.files[0]); });
+addEventListener('paste', (event) => {
+  if (event.clipboardData.files[0]) openFile(event.clipboardData.files[0]);
+});
 setInterval(tellRate, 500);
 
 async function start() {

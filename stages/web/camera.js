@@ -4,8 +4,10 @@
     message is a plain sentence with the remedy. */
 export async function openCamera(id = '') {
   if (!navigator.mediaDevices?.getUserMedia) {
-    throw new Error('Browsers give the camera only to https pages and to this machine’s own (localhost). Put the page on '
-      + 'https, or forward the port to the phone (adb reverse tcp:8000 tcp:8000). Pictures work here.');
+    throw new Error(
+      'Browsers give the camera only to https pages and to this machine’s own (localhost). Put the page on ' +
+        'https, or forward the port to the phone (adb reverse tcp:8000 tcp:8000). Pictures work here.',
+    );
   }
   let stream;
   try {
@@ -44,8 +46,10 @@ export function cameraFacts(video) {
 function sentence(error) {
   switch (error.name) {
     case 'NotAllowedError':
-      return 'The camera was not allowed. Allow it beside the page’s address (or in the system’s privacy settings) and '
-        + 'press the button again, or open a picture.';
+      return (
+        'The camera was not allowed. Allow it beside the page’s address (or in the system’s privacy settings) and ' +
+        'press the button again, or open a picture.'
+      );
     case 'NotFoundError':
       return 'No camera was found. Connect one and press the button again, or open a picture.';
     case 'NotReadableError':

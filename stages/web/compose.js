@@ -1,4 +1,4 @@
-/* A picture's result at the picture's own size, as `stylize` makes it: where nothing is painted the photo stays sharp. */
+/* A picture's result at the picture's own size: where nothing is painted the photo stays as it is, sharp. */
 
 const LARGEST = 2048; // px of the longer side that are kept: a phone holds four such canvases
 

@@ -3,8 +3,8 @@
 /** What this page may use: one thread where it is not isolated (no shared memory), else as many as there are cores. */
 export const THREADS = globalThis.crossOriginIsolated ? navigator.hardwareConcurrency || 1 : 1;
 
-/** One core is left to the camera and the page. More than four gain nothing for networks this small, and a phone's small
-    cores would hold the large ones up. */
+/** One core is left to the camera and the page. More than four gain nothing for networks this small, and a phone's
+    small cores would hold the large ones up. */
 export const USUAL_THREADS = Math.max(1, Math.min(THREADS - 1, 4));
 
 export class Engine {

@@ -11,13 +11,27 @@ const multiple = (side) => Math.max(SMALLEST, Math.round(side / STEP) * STEP);
 export function layout(width, height, size, whole) {
   if (!whole) {
     const side = Math.min(width, height);
-    return { left: (width - side) / 2, top: (height - side) / 2, across: side, down: side, width: multiple(size), height: multiple(size) };
+    return {
+      left: (width - side) / 2,
+      top: (height - side) / 2,
+      across: side,
+      down: side,
+      width: multiple(size),
+      height: multiple(size),
+    };
   }
   const scale = Math.min(size / Math.min(width, height), LONGEST / Math.max(width, height));
-  return { left: 0, top: 0, across: width, down: height, width: multiple(width * scale), height: multiple(height * scale) };
+  return {
+    left: 0,
+    top: 0,
+    across: width,
+    down: height,
+    width: multiple(width * scale),
+    height: multiple(height * scale),
+  };
 }
 
-/** Draws sources at the network's size and reads them back; the canvas is made once and lives in memory, not on a GPU. */
+/** Draws sources at the network's size and reads them back; the canvas is made once and lives in memory, on no GPU. */
 export class Grabber {
   canvas = document.createElement('canvas');
   #context = this.canvas.getContext('2d', { willReadFrequently: true, alpha: false });

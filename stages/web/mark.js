@@ -1,4 +1,4 @@
-/* A PNG that says it is synthetic, in the words that `stylize` writes (stages/apply/mark.py) and `stylize verify` reads. */
+/* A PNG that says it is synthetic, in the words that `stylize` writes and `stylize verify` reads. */
 
 const SOURCE_TYPE = 'http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia';
 
@@ -7,7 +7,9 @@ export async function markedPng(canvas, digest) {
   const blob = await new Promise((resolve) => canvas.toBlob(resolve, 'image/png'));
   const header = 8 + 25; // signature and IHDR
   const text = `XML:com.adobe.xmp\0\0\0\0\0${xmp(digest)}`; // uncompressed, no language, no translated keyword
-  return new Blob([blob.slice(0, header), chunk('iTXt', new TextEncoder().encode(text)), blob.slice(header)], { type: 'image/png' });
+  return new Blob([blob.slice(0, header), chunk('iTXt', new TextEncoder().encode(text)), blob.slice(header)], {
+    type: 'image/png',
+  });
 }
 
 function xmp(digest) {

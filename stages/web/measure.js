@@ -15,7 +15,16 @@ export function threadCounts() {
     canvas: where results are drawn; progress(text); signal: AbortSignal.
     -> a list of {model, file, sha256, size, threads, load_ms, runs, frame_to_drawn_ms, network_ms}, the last two as
     {median, p95}: from before a frame is read to after its result is on the canvas, and the network alone. */
-export async function measure({ models, source, size, canvas, runs = 60, counts = threadCounts(), progress = () => {}, signal }) {
+export async function measure({
+  models,
+  source,
+  size,
+  canvas,
+  runs = 60,
+  counts = threadCounts(),
+  progress = () => {},
+  signal,
+}) {
   const rows = [];
   for (const model of models) {
     for (const threads of counts) {
@@ -28,7 +37,16 @@ export async function measure({ models, source, size, canvas, runs = 60, counts 
           progress(`${model.name}, ${threads === 1 ? 'one thread' : `${threads} threads`}: ${done} of ${runs}`);
           signal?.throwIfAborted();
         });
-        rows.push({ model: model.name, file: model.file, sha256: model.sha256, size: size(model), threads, load_ms: round(load), runs, ...times });
+        rows.push({
+          model: model.name,
+          file: model.file,
+          sha256: model.sha256,
+          size: size(model),
+          threads,
+          load_ms: round(load),
+          runs,
+          ...times,
+        });
       } finally {
         engine.close();
       }
@@ -40,7 +58,8 @@ export async function measure({ models, source, size, canvas, runs = 60, counts 
 async function timed(engine, source, size, canvas, runs, tick) {
   const grabber = new Grabber();
   const place = layout(source.videoWidth || source.width, source.videoHeight || source.height, size, false);
-  const whole = [], network = [];
+  const whole = [],
+    network = [];
   for (let i = -WARM_UP; i < runs; i++) {
     const begun = performance.now();
     const { image, milliseconds } = await engine.run(grabber.grab(source, place));
@@ -63,12 +82,17 @@ function summary(times) {
 
 /** What the browser tells of the device, beside what its owner says. */
 export async function describeDevice(named) {
-  const hints = await navigator.userAgentData?.getHighEntropyValues(['model', 'platformVersion', 'fullVersionList']).catch(() => null);
+  const hints = await navigator.userAgentData
+    ?.getHighEntropyValues(['model', 'platformVersion', 'fullVersionList'])
+    .catch(() => null);
   return {
     name: named || hints?.model || null,
     model: hints?.model || null,
     platform: hints ? `${hints.platform} ${hints.platformVersion}`.trim() : navigator.platform || null,
-    browser: hints?.fullVersionList?.map(({ brand, version }) => `${brand} ${version}`).filter((name) => !/not.*brand/i.test(name)) ?? null,
+    browser:
+      hints?.fullVersionList
+        ?.map(({ brand, version }) => `${brand} ${version}`)
+        .filter((name) => !/not.*brand/i.test(name)) ?? null,
     user_agent: navigator.userAgent,
     cores: navigator.hardwareConcurrency ?? null,
     memory_gb: navigator.deviceMemory ?? null,

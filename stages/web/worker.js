@@ -27,8 +27,8 @@ const actions = {
     return {};
   },
 
-  /** pixels: ArrayBuffer of RGBA, width and height multiples of 8. -> pixels, matte (Float32Array, or null), milliseconds
-      of the network alone. */
+  /** pixels: ArrayBuffer of RGBA, width and height multiples of 8. -> pixels, matte (Float32Array, or null),
+      milliseconds of the network alone. */
   async run({ pixels, width, height, matte }) {
     const bytes = new Uint8ClampedArray(pixels);
     if (feed?.dims[2] !== height || feed.dims[3] !== width) {
