@@ -1,0 +1,135 @@
+"""The faces of a photo, each through the student at the scale it was trained at, pasted back softly.
+
+The network gets more around the head than it was trained on (`CONTEXT`): it is convolutional, and long hair would
+otherwise be cut at the edge of the square. Back in the photo a painting fades out toward the edge of what the network
+saw, and between two faces each pixel belongs to the nearer one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from stages.apply.faces import Face
+from stages.apply.model import STEP, run_padded, trained_size
+from stages.apply.picture import lay
+
+if TYPE_CHECKING:
+    import numpy as np
+
+CONTEXT = 1.0  # sides of the face's square that the network sees
+FADE = 0.8  # share of the way from centre to edge where the painting begins to fade
+DIVIDE = 24.0  # how sharply two faces divide what lies between them; px at a face's scale go as exp(-DIVIDE * distance)
+UNKNOWN_SIZE = 256  # px, for a model that does not note what it was trained at
+
+
+def paint_heads(
+    session: Any,
+    photo: np.ndarray,
+    faces: Sequence[Face],
+    size: int | None = None,
+    strengths: Sequence[float] | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Stylise the heads of a photo and leave the rest as it is.
+
+    Args:
+        session: see `open_model`.
+        photo: uint8 [H, W, 3] RGB.
+        faces: see `open_finder`.
+        size: px that the side of a face's square has for the network; None = the size noted in the model.
+        strengths: a face each, 0..1: how far it is faded in; all of them wholly without it.
+
+    Returns:
+        uint8 [H, W, 3], and where it was painted, float32 [H, W] in 0..1.
+    """
+    import numpy as np
+
+    wanted = size or trained_size(session) or UNKNOWN_SIZE
+    out = photo.astype(np.float32)
+    matte = np.zeros(photo.shape[:2], np.float32)
+    for index, face in enumerate(faces):
+        rows, columns = _reach(face, photo.shape[:2])
+        region = np.ascontiguousarray(photo[rows, columns])
+        if not region.size:
+            continue
+        painted, alpha = _paint_one(session, region, face, (columns.start, rows.start), wanted)
+        share = _share(faces, index, rows, columns) * (1.0 if strengths is None else strengths[index])
+        out[rows, columns] += share[..., None] * (painted.astype(np.float32) - region)
+        matte[rows, columns] += share * alpha
+    return np.clip(np.rint(out), 0, 255).astype(np.uint8), np.minimum(matte, 1)
+
+
+def _reach(face: Face, shape: tuple[int, int]) -> tuple[slice, slice]:
+    """Rows and columns of the photo that a face's turned square can touch."""
+    import math
+
+    half = face.side * CONTEXT / 2 * (abs(math.cos(face.tilt)) + abs(math.sin(face.tilt)))
+    first = [max(0, math.floor(centre - half)) for centre in (face.y, face.x)]
+    last = [min(most, math.ceil(centre + half) + 1) for centre, most in zip((face.y, face.x), shape, strict=True)]
+    rows, columns = (slice(low, max(low, high)) for low, high in zip(first, last, strict=True))
+    return rows, columns
+
+
+def _paint_one(
+    session: Any, region: np.ndarray, face: Face, corner: tuple[int, int], size: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """One face of a region of the photo whose first pixel is `corner` (x, y): the region painted, and the matte."""
+    import math
+
+    import cv2
+    import numpy as np
+
+    height, width = region.shape[:2]
+    side = round(size * CONTEXT / STEP) * STEP
+    scale = face.side / size  # px of the photo for one of the network
+    # Reduce first, by averaging; the turn then samples what is already of the network's scale.
+    reduced = region
+    if scale > 1:
+        shape = (max(1, round(width / scale)), max(1, round(height / scale)))
+        reduced = cv2.resize(region, shape, interpolation=cv2.INTER_AREA)
+    across, down = width / reduced.shape[1], height / reduced.shape[0]
+    cos, sin = math.cos(face.tilt) * scale, math.sin(face.tilt) * scale
+    middle = (side - 1) / 2
+    x, y = face.x - corner[0], face.y - corner[1]
+    # pixels of the network -> pixels of the region; pixel centres are whole numbers on either side
+    back = np.array([[cos, -sin, x - middle * (cos - sin)], [sin, cos, y - middle * (sin + cos)]])
+    to_reduced = back.copy()
+    to_reduced[:, 2] += 0.5
+    to_reduced /= np.array([[across], [down]])
+    to_reduced[:, 2] -= 0.5
+    inward = cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP
+    small = cv2.warpAffine(reduced, to_reduced, (side, side), flags=inward, borderMode=cv2.BORDER_REFLECT_101)
+    painted, alpha = run_padded(session, small)
+
+    def enlarge(plane: np.ndarray) -> np.ndarray:
+        return cv2.warpAffine(plane, back, (width, height), flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
+
+    return lay(region, small, painted, alpha, enlarge)
+
+
+def _share(faces: Sequence[Face], index: int, rows: slice, columns: slice) -> np.ndarray:
+    """How much of each pixel of a region is this face's: 1 around it, 0 where it fades out and beside nearer faces."""
+    import math
+
+    import numpy as np
+
+    y, x = np.mgrid[rows, columns].astype(np.float32)
+
+    def distance(face: Face) -> np.ndarray:
+        return np.hypot(x - face.x, y - face.y) / face.side
+
+    face = faces[index]
+    cos, sin = math.cos(face.tilt), math.sin(face.tilt)
+    half = face.side * CONTEXT / 2
+    across = np.abs((x - face.x) * cos + (y - face.y) * sin) / half
+    down = np.abs((y - face.y) * cos - (x - face.x) * sin) / half
+    edge = (across**4 + down**4) ** 0.25  # 1 at the edge of a square with round corners
+    inside = np.clip((1 - edge) / (1 - FADE), 0, 1)
+    share = inside * inside * (3 - 2 * inside)
+    own = distance(face)
+    others = np.zeros_like(own)
+    for number, other in enumerate(faces):
+        near = math.hypot(face.x - other.x, face.y - other.y) < (face.side + other.side) * CONTEXT
+        if number != index and near:
+            others += np.exp(np.clip(DIVIDE * (own - distance(other)), -50, 50))
+    return share / (1 + others)
