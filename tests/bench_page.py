@@ -29,10 +29,10 @@ TARGETS = {("nano", 1): 25.0, ("low", 2): 33.0}  # ms at 256 px
 OVERHEAD = 3.0  # ms
 
 
-def tier_models(folder: Path, size: int) -> list[Model]:
+def tier_models(folder: Path, tiers: list[str], size: int) -> list[Model]:
     """One ONNX a tier, with weights that mean nothing."""
     models = []
-    for tier in TIERS:
+    for tier in tiers:
         torch.manual_seed(0)
         path = folder / f"{tier}.onnx"
         export_onnx(MobileStudent(tier).eval(), path, {"tristyle.size": str(size)})
@@ -64,12 +64,13 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=256, help="px a side")
     parser.add_argument("--runs", type=int, default=300, help="frames a pass")
     parser.add_argument("--passes", type=int, default=3)
+    parser.add_argument("--tiers", nargs="+", choices=[*TIERS], default=[*TIERS])
     parser.add_argument("--json", type=Path, help="also write the rows here")
     options = parser.parse_args()
     if find_chromium() is None:
         raise SystemExit("bench_page: no Chromium is installed. Install Debian's package chromium.")
     with tempfile.TemporaryDirectory() as folder:
-        models = tier_models(Path(folder), options.size)
+        models = tier_models(Path(folder), options.tiers, options.size)
         server = serve.open_server(0, models)
         threading.Thread(target=server.serve_forever, daemon=True).start()
         with Chromium(timeout=900) as browser:
