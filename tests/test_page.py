@@ -232,11 +232,21 @@ def test_another_model_can_be_chosen(page: Chromium) -> None:
     page.until("message.hidden && numbers.textContent.includes('network')")
 
 
-def test_what_is_no_picture_is_named_with_the_remedy(page: Chromium, tmp_path: Path) -> None:
+def test_a_picture_that_lies_on_its_side_is_turned(page: Chromium, tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # stored lying, to be turned by 90 degrees
+    Image.fromarray(painted(240, 320)).save(tmp_path / "turned.jpg", exif=exif)
+    give(page, tmp_path / "turned.jpg")
+    page.until("photoName.textContent === 'turned.jpg' && styled.width === 240 && styled.height === 320")
+
+
+@pytest.mark.parametrize(("name", "remedy"), [("notes.txt", "Use a PNG"), ("huge.png", "Shrink it")])
+def test_what_cannot_be_taken_is_named_with_the_remedy(page: Chromium, tmp_path: Path, name: str, remedy: str) -> None:
     (tmp_path / "notes.txt").write_text("no picture")
-    give(page, tmp_path / "notes.txt")
+    Image.new("L", (8192, 8192)).save(tmp_path / "huge.png")
+    give(page, tmp_path / name)
     text = page.until("message.classList.contains('bad') && message.textContent")
-    assert "notes.txt" in text and "Use a PNG" in text
+    assert name in text and remedy in text
 
 
 def test_a_picture_can_be_dropped(page: Chromium) -> None:
