@@ -1,35 +1,77 @@
-"""`stylize photo.png -o out.png`: one photo, whole frame, through an exported student. Needs onnxruntime, not torch.
+"""`stylize`: pictures, folders and videos through an exported student. Needs onnxruntime, not torch.
 
-The network works at the size it was trained at (the shorter side; `--size` changes that). What it changed is then laid
-over the photo at the photo's own size: where the network's matte is 0 the photo stays as it is, sharp.
+    stylize photo.jpg -o out.png        stylize pictures/ -o out/        stylize clip.mp4 -o out.mp4
+    stylize verify out.png              what a file says of its origin
+    stylize serve                       a page that runs the student on the camera, see `stages.apply.serve`
+
+The network works at the size it was trained at (`--size` changes that). What it changed is laid over the photo at the
+photo's own size: where the network's matte is 0 the photo stays as it is, sharp.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
-from stages.apply.mark import write_marked
-from stages.apply.model import SMALLEST, model_path, open_model
-from stages.apply.picture import stylize
+from stages.apply.folder import SKIPPED, VIDEOS, WRITTEN
+from stages.apply.mark import VIDEO_SUFFIXES, verify, write_marked
+from stages.apply.model import SMALLEST, model_path
+from stages.apply.stylizer import FACES, Stylizer, Wishes
 from stages.config import TristyleError
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+LARGEST = 4096  # px: --size
+LISTED = 10  # pictures passed over that are told on the screen
+HELP = """
+stylize verify FILE...  tells what pictures and videos say of their origin; exit code 0 when all say synthetic, else 1.
+stylize serve           starts a page on this machine that runs the model in the browser, on the camera or on pictures.
+
+Exit codes: 0 done; 3 done, but some pictures of a folder were passed over (listed in skipped.txt there); 2 nothing
+could be done, one line says why; 130 stopped with Ctrl-C. A folder run is gone on with by running it again.
+"""
 
 
 def arguments() -> argparse.ArgumentParser:
     """The command line. Nothing heavy is imported to answer --help."""
-    parser = argparse.ArgumentParser(prog="stylize", description="Stylise a photo with an exported student.")
-    parser.add_argument("photo", type=Path, help="PNG, JPEG, WebP, BMP, TIFF or GIF")
-    parser.add_argument("-o", "--out", type=Path, required=True, help="PNG, JPEG or WebP to write")
-    parser.add_argument(
+    parser = argparse.ArgumentParser(
+        prog="stylize",
+        description="Stylise pictures, folders of pictures and videos with an exported student.",
+        epilog=HELP,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("input", type=Path, nargs="+", help="a picture, several pictures, a folder, or a video")
+    add("-o", "--out", type=Path, help="file or folder to write; default: INPUT.stylized beside it")
+    add(
         "--model",
         type=Path,
         help="a .onnx file or the folder of an export; default: the last one in runs/export, else the shipped one",
     )
-    parser.add_argument(
-        "--size", type=int, help="shorter side in px at which the network works; default: the size it was trained at"
+    add(
+        "--faces",
+        choices=FACES,
+        default="auto",
+        help="auto: the faces found, the whole frame where there is none; always: faces only; never: the whole frame",
+    )
+    add(
+        "--weights",
+        type=Path,
+        help="folder with facexlib's weights of RetinaFace, which finds tilted and turned faces too; "
+        "default: $TRISTYLE_WEIGHTS, else scikit-image's cascade",
+    )
+    add("--alpha", action="store_true", help="cut-outs: what was painted, on nothing (PNG or WebP)")
+    add(
+        "--size",
+        type=int,
+        help="px at which the network works: a face's square, or the frame's shorter side; default: as trained",
+    )
+    add("--jobs", type=int, help="processes for a folder, threads for one file; default: one a core")
+    add(
+        "--smooth",
+        type=float,
+        default=0.6,
+        help="0 to 1: how much of the frame before is kept in a video where nothing but noise changed; default: 0.6",
     )
     return parser
 
@@ -41,22 +83,120 @@ def main(argv: list[str] | None = None) -> None:
         from stages.apply import serve
 
         return serve.main(words[1:])
-    options = arguments().parse_args(words)
     try:
-        if options.out.suffix.lower() not in SUFFIXES:
-            raise TristyleError(f"{options.out}: unknown kind of picture. End -o in one of {', '.join(SUFFIXES)}.")
-        if options.out.is_dir():
-            raise TristyleError(f"{options.out}: is a folder. Give -o a file.")
-        if options.size is not None and not SMALLEST <= options.size <= 4096:
-            raise TristyleError(f"--size {options.size}: out of range. Give {SMALLEST} to 4096.")
-        from stages.io import read_image
-
-        photo = read_image(options.photo)
-        if options.out.exists() and options.out.samefile(options.photo):
-            raise TristyleError(f"{options.out}: is the photo itself. Choose another place for -o.")
-        session = open_model(model_path(options.model))
-        write_marked(options.out, stylize(session, photo, options.size))
+        code = _verify(words[1:]) if words[:1] == ["verify"] else _stylize(arguments().parse_args(words))
     except TristyleError as error:
         print(f"stylize: {error}", file=sys.stderr)
         raise SystemExit(2) from None
-    print(options.out)
+    except KeyboardInterrupt:
+        print("\nstylize: stopped. Nothing half-written is left; run it again to go on.", file=sys.stderr)
+        raise SystemExit(130) from None
+    if code:
+        raise SystemExit(code)
+
+
+def _verify(words: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="stylize verify", description="Tell what files say of their origin.")
+    parser.add_argument("file", type=Path, nargs="+", help="PNG, JPEG, WebP, MP4 or MOV")
+    return verify(parser.parse_args(words).file)
+
+
+def _stylize(options: argparse.Namespace) -> int:
+    """Do what the command line asks for; the exit code."""
+    if options.size is not None and not SMALLEST <= options.size <= LARGEST:
+        raise TristyleError(f"--size {options.size}: out of range. Give {SMALLEST} to {LARGEST}.")
+    if options.jobs is not None and options.jobs < 1:
+        raise TristyleError(f"--jobs {options.jobs}: out of range. Give 1 or more.")
+    if not 0 <= options.smooth <= 1:
+        raise TristyleError(f"--smooth {options.smooth}: out of range. Give 0 to 1.")
+    for path in options.input:
+        if not path.exists():
+            raise TristyleError(f"{path}: no such file or folder. Check the path.")
+    first = options.input[0]
+    if len(options.input) > 1 or first.is_dir():
+        return _folder(options)
+    out = options.out or _beside(first, options.alpha)
+    _check_place(first, out)
+    if first.suffix.lower() in VIDEOS or out.suffix.lower() in VIDEO_SUFFIXES:
+        return _video(options, first, out)
+    if out.suffix.lower() not in WRITTEN:
+        raise TristyleError(f"{out}: unknown kind of picture. End -o in one of {', '.join(WRITTEN)}.")
+    if options.alpha and out.suffix.lower() not in (".png", ".webp"):
+        raise TristyleError(f"{out}: keeps no transparency. End -o in .png or .webp for --alpha.")
+    from stages.apply.photo import read_photo
+
+    photo = read_photo(first)
+    stylizer = Stylizer(_wishes(options), options.jobs or 0)
+    try:
+        write_marked(out, stylizer(photo), stylizer.digest)
+    except TristyleError as error:
+        named = str(error) if str(error).startswith(f"{out}: ") else f"{first}: {error}"
+        raise TristyleError(named) from None
+    print(out)
+    return 0
+
+
+def _wishes(options: argparse.Namespace) -> Wishes:
+    return Wishes(model_path(options.model), options.size, options.faces, options.weights, options.alpha)
+
+
+def _beside(source: Path, alpha: bool) -> Path:
+    suffix = source.suffix.lower()
+    if suffix in VIDEOS:
+        return source.with_name(f"{source.stem}.stylized{suffix if suffix in VIDEO_SUFFIXES else '.mp4'}")
+    if suffix not in WRITTEN or alpha and suffix != ".webp":
+        suffix = ".png"
+    return source.with_name(f"{source.stem}.stylized{suffix}")
+
+
+def _check_place(source: Path, out: Path) -> None:
+    if out.is_dir():
+        raise TristyleError(f"{out}: is a folder. Give -o a file.")
+    if out.exists() and out.samefile(source):
+        raise TristyleError(f"{out}: is the input itself. Choose another place for -o.")
+
+
+def _folder(options: argparse.Namespace) -> int:
+    from stages.apply.folder import stylize_folder
+
+    sources, out = options.input, options.out
+    folders = [path for path in sources if path.is_dir()]
+    if len(sources) > 1 and folders:
+        raise TristyleError(f"{folders[0]}: is a folder. Give one folder, or several files.")
+    if out is None and len(sources) > 1:
+        raise TristyleError("several pictures need a folder to go to. Say -o FOLDER.")
+    if out is None:
+        out = sources[0].resolve().with_name(f"{sources[0].resolve().name}.stylized")
+    if out.exists() and not out.is_dir():
+        raise TristyleError(f"{out}: is a file. Give -o a folder.")
+    if folders and out.exists() and out.samefile(folders[0]):
+        raise TristyleError(f"{out}: is the input itself. Choose another folder for -o.")
+    done = stylize_folder(sources, out, _wishes(options), options.jobs or _cores())
+    rate = f" ({done.painted / done.seconds:.1f} a second)" if done.painted and done.seconds else ""
+    parts = [f"{done.painted} stylised{rate}"]
+    parts += [f"{done.kept} there already"] * bool(done.kept)
+    parts += [f"{done.others} other files left alone"] * bool(done.others)
+    parts += [f"{len(done.skipped)} passed over, see {out / SKIPPED}"] * bool(done.skipped)
+    for name, reason in sorted(done.skipped.items())[:LISTED]:
+        print(f"stylize: passed over {name}: {reason}", file=sys.stderr)
+    print(f"{out}: {', '.join(parts)}")
+    if not done.skipped:
+        return 0
+    return 3 if done.painted or done.kept else 2
+
+
+def _cores() -> int:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _video(options: argparse.Namespace, source: Path, out: Path) -> int:
+    if out.suffix.lower() not in VIDEO_SUFFIXES:
+        raise TristyleError(f"{out}: unknown kind of video. End -o in one of {', '.join(VIDEO_SUFFIXES)}.")
+    if options.alpha:
+        raise TristyleError("--alpha: videos are written without transparency. Give pictures, or leave it out.")
+    from stages.apply.video import stylize_video
+
+    told = stylize_video(source, out, _wishes(options), options.smooth, options.jobs or 0)
+    print(f"{out}: {told}")
+    return 0
