@@ -1,4 +1,5 @@
-# make demo: everything, on a fresh machine, in one command.   make test: set up and run the tests (what .ci/run calls).
+# make demo: everything, on a fresh machine, in one command.   make test: set up and run the tests.
+# make test-all: the tests, then those of the runtimes, the page in Chromium and the notebooks (what .ci/run calls).
 PYTHON ?= python3
 BIN := .venv/bin
 
@@ -19,6 +20,17 @@ demo: setup
 
 test: setup
 	$(BIN)/python -m pytest
+
+test-all: test runtimes
+	$(BIN)/python -m pytest -m all
+
+# an interpreter a runtime: their requirements do not go together
+runtimes: $(RUNTIMES:%=.venv-%/ready)
+
+.venv-%/ready: .ci/locks/%.lock | .venv/ready
+	test -x .venv-$*/bin/python || $(PYTHON) -m venv .venv-$*
+	$(BIN)/uv pip install -q -p .venv-$*/bin/python -r .ci/locks/$*.lock
+	touch $@
 
 lint: setup
 	$(BIN)/ruff check && $(BIN)/mypy && $(BIN)/lint-imports
@@ -53,3 +65,6 @@ locks: setup
 	    $(BIN)/python .ci/extra.py $$name | $(COMPILE) --no-annotate \
 	        $$(test $$name = litert || echo -c requirements.lock) - -o .ci/locks/$$name.lock || exit 1; \
 	done
+
+locks: setup
+	for name in $(RUNTIMES); do $(BIN)/python .ci/extra.py $$name | $(BIN)/uv pip compile -q --universal --generate-hashes --no-emit-index-url --no-emit-find-links --no-header -p 3.11 - -o .ci/locks/$$name.lock || exit; done

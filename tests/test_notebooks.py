@@ -15,6 +15,7 @@ from nbclient import NotebookClient
 from stages import io
 from stages.networks.stylegan2 import Generator
 
+pytestmark = pytest.mark.all
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
