@@ -2,8 +2,9 @@
 # make test-all: the tests, then those of the runtimes, the page in Chromium and the notebooks (what .ci/run calls).
 PYTHON ?= python3
 BIN := .venv/bin
+RUNTIMES := mnn ncnn litert coreml
 
-.PHONY: setup demo test lint bench clean lock runtimes locks
+.PHONY: setup demo test test-all lint bench clean lock runtimes locks
 
 setup: .venv/ready
 
@@ -24,14 +25,6 @@ test: setup
 test-all: test runtimes
 	$(BIN)/python -m pytest -m all
 
-# an interpreter a runtime: their requirements do not go together
-runtimes: $(RUNTIMES:%=.venv-%/ready)
-
-.venv-%/ready: .ci/locks/%.lock | .venv/ready
-	test -x .venv-$*/bin/python || $(PYTHON) -m venv .venv-$*
-	$(BIN)/uv pip install -q -p .venv-$*/bin/python -r .ci/locks/$*.lock
-	touch $@
-
 lint: setup
 	$(BIN)/ruff check && $(BIN)/mypy && $(BIN)/lint-imports
 
@@ -40,8 +33,6 @@ bench: setup
 	$(BIN)/python -m tests.bench_sample
 	$(BIN)/python -m tests.bench_pair
 	$(BIN)/python -m tests.bench_write
-
-RUNTIMES := mnn ncnn litert coreml
 
 # An interpreter for each runtime that `export=` names and this one lacks.
 runtimes: $(RUNTIMES:%=.venv-%/ready)
@@ -65,6 +56,3 @@ locks: setup
 	    $(BIN)/python .ci/extra.py $$name | $(COMPILE) --no-annotate \
 	        $$(test $$name = litert || echo -c requirements.lock) - -o .ci/locks/$$name.lock || exit 1; \
 	done
-
-locks: setup
-	for name in $(RUNTIMES); do $(BIN)/python .ci/extra.py $$name | $(BIN)/uv pip compile -q --universal --generate-hashes --no-emit-index-url --no-emit-find-links --no-header -p 3.11 - -o .ci/locks/$$name.lock || exit; done
