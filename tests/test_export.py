@@ -23,7 +23,7 @@ pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
 
 from stages.export.compare import agreement, expected, milliseconds  # noqa: E402
-from stages.export.onnx import Exported, Onnx, export_onnx, open_session, strip  # noqa: E402
+from stages.export.onnx import Exported, Onnx, OnnxRun, export_onnx, open_session, strip  # noqa: E402
 from stages.export.stage import ExportStage, check_photos, time_key  # noqa: E402
 
 PRECISIONS = ["fp32", "fp16", "int8"]
@@ -148,8 +148,12 @@ class Shifted(Onnx):
     shift = np.float32(0.01)
 
     def open(self, path: Path, threads: int) -> Any:
-        run = super().open(path, threads)
-        return lambda photo: (run(photo)[0] + self.shift, None)
+        return Lighter(super().open(path, threads).session)
+
+
+class Lighter(OnnxRun):
+    def __call__(self, photo: np.ndarray) -> tuple[np.ndarray, None]:
+        return super().__call__(photo)[0] + Shifted.shift, None
 
 
 def test_a_file_that_disagrees_is_not_passed_on(inputs: dict[str, Artifact], tmp_path: Path) -> None:

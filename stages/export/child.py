@@ -20,7 +20,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -33,7 +32,7 @@ import numpy as np
 
 from stages.artifact import SCRATCH
 from stages.config import ConfigError, TristyleError
-from stages.export.contract import Source, check_precisions
+from stages.export.contract import Source, check_precisions, timed
 
 PACKAGE = Path(__file__).resolve().parents[1]
 PATIENCE = 1800  # seconds a conversion may take
@@ -235,16 +234,6 @@ class ChildRun:
             self.close()
             raise TristyleError(message)
         return data
-
-
-def timed(call: Callable[[], object], repeats: int) -> list[tuple[float, float]]:
-    """(CPU seconds of this process, wall seconds) of each of `repeats` calls."""
-    found = []
-    for _ in range(repeats):
-        cpu, wall = time.process_time(), time.perf_counter()
-        call()
-        found.append((time.process_time() - cpu, time.perf_counter() - wall))
-    return found
 
 
 # ---------------------------------------------------------------------------------------------------- in the child

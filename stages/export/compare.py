@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Sequence
 
 import numpy as np
@@ -71,10 +70,5 @@ def milliseconds(run: Run, side: int, threads: int, repeats: int) -> float:
     waiting for each other.)
     """
     photo = np.random.default_rng(0).uniform(-1, 1, (1, 3, side, side)).astype(np.float32)
-    clock = time.process_time if threads == 1 else time.perf_counter
-    times = []
-    for _ in range(WARM_UP + repeats):
-        begun = clock()
-        run(photo)
-        times.append(clock() - begun)
-    return 1000 * min(times[WARM_UP:])
+    times = run.times(photo, WARM_UP + repeats)[WARM_UP:]
+    return 1000 * min(cpu if threads == 1 else wall for cpu, wall in times)

@@ -8,7 +8,8 @@ from __future__ import annotations
 import importlib
 import subprocess
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
@@ -51,6 +52,14 @@ class Run(Protocol):
         """One picture; alpha is None where the model was made without it."""
         ...
 
+    def times(self, photo: np.ndarray, repeats: int) -> list[tuple[float, float]]:
+        """(CPU seconds, wall seconds) of each of `repeats` runs, measured in the process that runs the model."""
+        ...
+
+    def close(self) -> None:
+        """Free what the model holds; a second call does nothing."""
+        ...
+
 
 class Runtime(Protocol):
     """Converts the student for one runtime and opens what it converted.
@@ -59,7 +68,7 @@ class Runtime(Protocol):
         name: what the report calls it; also the name of the extra that brings it.
         tolerance: largest |runtime - torch| that is accepted at fp32, in units of [-1, 1].
         runs_here: False where this kind of machine can convert but not run.
-        packages: distributions whose versions the card names.
+        notes: sentences for the card.
         precisions: what to convert to, of PRECISIONS; the first one's measures are the artifact's.
         side: the only side in px that a converted file takes; None where height and width are dynamic.
     """
@@ -67,7 +76,7 @@ class Runtime(Protocol):
     name: ClassVar[str]
     tolerance: ClassVar[float]
     runs_here: ClassVar[bool]
-    packages: ClassVar[tuple[str, ...]]
+    notes: ClassVar[tuple[str, ...]]
     precisions: list[str]
 
     @property
@@ -77,6 +86,10 @@ class Runtime(Protocol):
 
     def check(self) -> None:
         """Raises TristyleError that names the extra to install, before any work."""
+        ...
+
+    def versions(self) -> dict[str, str]:
+        """Distribution -> version, of what makes and runs the files. Raises as `check` does."""
         ...
 
     def convert(self, source: Source, precision: str, out: Path) -> Path:
@@ -105,6 +118,16 @@ def require(module: str, extra: str) -> Any:
         raise TristyleError(
             f"export: {module} cannot be imported ({reason}). Run: pip install 'tristyle[{extra}]'"
         ) from None
+
+
+def timed(call: Callable[[], object], repeats: int) -> list[tuple[float, float]]:
+    """(CPU seconds of this process, wall seconds) of each of `repeats` calls."""
+    found = []
+    for _ in range(repeats):
+        cpu, wall = time.process_time(), time.perf_counter()
+        call()
+        found.append((time.process_time() - cpu, time.perf_counter() - wall))
+    return found
 
 
 def in_child(module: str, arguments: Sequence[str], what: str) -> None:

@@ -94,23 +94,23 @@ def exported(source: Source, named: bool) -> Any:
     """The student as a module of photo -> outputs: a dict by name where `named`, else a tuple."""
     from torch import Tensor, nn
 
+    from stages.export.onnx import Exported
     from stages.io import load_network
-    from stages.networks.mobile import MobileStudent, blend
+    from stages.networks.mobile import MobileStudent
 
     student = load_network(source.student)
     assert isinstance(student, MobileStudent)
 
-    class Student(nn.Module):
-        def __init__(self, student: MobileStudent) -> None:
+    class Named(nn.Module):
+        def __init__(self, inner: Exported) -> None:
             super().__init__()
-            self.student = student
+            self.inner = inner
 
-        def forward(self, photo: Tensor) -> dict[str, Tensor] | tuple[Tensor, ...]:
-            layers = self.student.layers(photo)
-            found = {"output": blend(photo, layers)} | ({"alpha": layers.alpha} if source.alpha else {})
-            return found if named else tuple(found.values())
+        def forward(self, photo: Tensor) -> dict[str, Tensor]:
+            return dict(zip(("output", "alpha"), self.inner(photo), strict=False))
 
-    return Student(student).eval()
+    plain = Exported(student, source.alpha).eval()
+    return Named(plain).eval() if named else plain
 
 
 def convert(source: Source, precision: str, folder: Path, options: dict[str, Any]) -> None:

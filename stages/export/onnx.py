@@ -10,6 +10,7 @@ import shutil
 import tempfile
 import warnings
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -17,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from stages.export.contract import LARGEST, SMALLEST, STEP, Run, Source, check_precisions, require
+from stages.export.contract import LARGEST, SMALLEST, STEP, Run, Source, check_precisions, require, timed
 from stages.networks.mobile import MobileStudent, blend
 
 OPSET = 18
@@ -49,7 +50,7 @@ class Onnx:
     name: ClassVar[str] = "onnx"
     tolerance: ClassVar[float] = 1e-4
     runs_here: ClassVar[bool] = True
-    packages: ClassVar[tuple[str, ...]] = ("onnxruntime", "onnx")
+    notes: ClassVar[tuple[str, ...]] = ()
     side: ClassVar[int | None] = None
     precisions: list[str]
 
@@ -60,6 +61,11 @@ class Onnx:
         """Raises TristyleError: the extra `onnx` is not installed."""
         for module in ("onnx", "onnxruntime", "onnxscript"):
             require(module, "onnx")
+
+    def versions(self) -> dict[str, str]:
+        """Of onnxruntime and onnx. Raises as `check` does."""
+        self.check()
+        return {name: version(name) for name in ("onnxruntime", "onnx")}
 
     def convert(self, source: Source, precision: str, out: Path) -> Path:
         """student.onnx, student.fp16.onnx or student.int8.onnx in `out`."""
@@ -73,15 +79,28 @@ class Onnx:
         return path
 
     def open(self, path: Path, threads: int) -> Run:
-        """An onnxruntime session as a function."""
-        session = open_session(path, threads)
-        name, several = session.get_inputs()[0].name, len(session.get_outputs()) > 1
+        """An onnxruntime session."""
+        return OnnxRun(open_session(path, threads))
 
-        def run(photo: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
-            found = session.run(None, {name: photo})
-            return found[0], found[1] if several else None
 
-        return run
+class OnnxRun:
+    """An onnxruntime session as a Run (stages.export.contract)."""
+
+    def __init__(self, session: Any) -> None:
+        self.session = session
+        self.photo, self.alpha = session.get_inputs()[0].name, len(session.get_outputs()) > 1
+
+    def __call__(self, photo: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+        """One picture; alpha is None where the model was made without it."""
+        found = self.session.run(None, {self.photo: photo})
+        return found[0], found[1] if self.alpha else None
+
+    def times(self, photo: np.ndarray, repeats: int) -> list[tuple[float, float]]:
+        """(CPU seconds, wall seconds) of each of `repeats` runs."""
+        return timed(lambda: self(photo), repeats)
+
+    def close(self) -> None:
+        """Nothing to end: the session goes with this object."""
 
 
 def export_onnx(student: MobileStudent, path: Path, notes: dict[str, str], alpha: bool = True) -> None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -100,13 +101,14 @@ class ExportStage:
         row |= dict.fromkeys(MEASURES) | {time_key(side, threads): None for side, threads in TIMED}
         if not self.runtime.runs_here:
             return row
-        found = agreement(self.runtime.open(path, 1), photos, expected(student, photos))
+        with closing(self.runtime.open(path, 1)) as run:
+            found = agreement(run, photos, expected(student, photos))
         self._accept(path, precision, found)
         row |= {name: _finite(value) for name, value in found.items()}
         for threads in (1, 2):
-            run = self.runtime.open(path, threads)
-            for side in (side for side, many in TIMED if many == threads and self.runtime.side in (None, side)):
-                row[time_key(side, threads)] = milliseconds(run, side, threads, self.repeats)
+            with closing(self.runtime.open(path, threads)) as run:
+                for side in (side for side, many in TIMED if many == threads and self.runtime.side in (None, side)):
+                    row[time_key(side, threads)] = milliseconds(run, side, threads, self.repeats)
         return row
 
     def _accept(self, path: Path, precision: str, found: dict[str, float]) -> None:
@@ -190,7 +192,7 @@ def card(
         "tier": student.arguments["tier"],
         "parameters": count_parameters(student),
         "macs_256": count_macs(student, 256),
-        "runtime": {"name": runtime.name, "made_with": {name: _version(name) for name in ("torch", *runtime.packages)}},
+        "runtime": {"name": runtime.name, "made_with": {"torch": version("torch")} | runtime.versions()},
         "file": first["file"],
         "sha256": first["sha256"],
         "bytes": first["bytes"],
@@ -225,13 +227,7 @@ def card(
             "licences": sorted({str(row.get("licence")) for row in data}),
             "licence_classes": sorted({str(row.get("licence_class")) for row in data}),
         },
+        "notes": list(runtime.notes),
         "licence": "of the weights: what the licences of the pictures allow; of the code: Apache-2.0",
         "use": f"Outputs are synthetic pictures; mark them (IPTC DigitalSourceType {SYNTHETIC}), as `stylize` does.",
     }
-
-
-def _version(name: str) -> str:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return "unknown"
