@@ -24,6 +24,10 @@ MEASURES = (
     Measure(r"photo_same_person_auc", "0.5–1", "", "the untouched photos' same-person AUC: the ceiling"),
     Measure(r".*auc.*", "0.5–1", "higher", "the same person told from others across photo and stylised photo"),
     Measure(r"face_ratio|.*face_error_ratio", "×", "lower", "face error over the untouched photo's"),
+    Measure(r"face_to_teacher", "×", "lower", "face error over the translator's on the same people"),
+    Measure(
+        r".*flicker.*", "L1, 0–1", "lower", "change of the head beyond the warped photo's, painted motion of known flow"
+    ),
     Measure(r"photo_face_error", "L1, 0–1", "", "the untouched photo's face error: what doing nothing gives"),
     Measure(r".*face_error.*", "L1, 0–1", "lower", "raw output to the true twin, mask over 0.5"),
     Measure(r"photo_frame_error", "L1, 0–1", "", "the untouched photo's whole-frame error: what doing nothing gives"),
@@ -76,6 +80,7 @@ MEASURES = (
     Measure(r".*kept.*", "", "higher", "pairs that passed curation"),
     Measure(r".*reject.*", "", "lower", "left out, listed with the reason"),
     Measure(r"(.*_)?ms(_.*)?|.*latency.*", "ms", "lower", "CPU time for one picture, one core"),
+    Measure(r"(.*_)?psnr", "dB", "higher", "the file's pictures to the network's in PyTorch, range 2"),
     Measure(r".*bytes.*", "bytes", "lower", "size of the file"),
     Measure(r".*macs.*", "MACs", "lower", "multiply-accumulates for one picture"),
     Measure(r".*param.*", "", "lower", "weights in the network"),
