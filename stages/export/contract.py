@@ -6,8 +6,6 @@ Nothing heavy is imported here: a converter's child process starts with this mod
 from __future__ import annotations
 
 import importlib
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -128,22 +126,3 @@ def timed(call: Callable[[], object], repeats: int) -> list[tuple[float, float]]
         call()
         found.append((time.process_time() - cpu, time.perf_counter() - wall))
     return found
-
-
-def in_child(module: str, arguments: Sequence[str], what: str) -> None:
-    """Run `python -m module arguments`: what aborts, leaks or prints there does not touch this process.
-
-    Args:
-        what: what is being made, for the error's one line.
-
-    Raises:
-        TristyleError: it failed; the line ends in the last one that it wrote.
-    """
-    command = [sys.executable, "-m", module, *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
-    if done.returncode:
-        lines = [line for line in (done.stdout + "\n" + done.stderr).splitlines() if line.strip()]
-        reason = lines[-1].strip() if lines else "no word of why"
-        raise TristyleError(
-            f"export: {what} failed with status {done.returncode} ({reason}). Leave it out, or report it."
-        )
