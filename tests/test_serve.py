@@ -194,4 +194,5 @@ def test_export_writes_the_page(tmp_path: Path, root: Path) -> None:
     assert folder.name == "student.fp32.web" and (folder / "index.html").is_file()
     assert json.loads((folder / "models.json").read_text())["models"][0]["name"] == "comic, nano"
     output, alpha = runtime.open(folder, 1)(np.zeros((1, 3, 64, 72), np.float32))
+    assert runtime.open(folder, 1).times(np.zeros((1, 3, 64, 72), np.float32), 2) == []  # no browser's times
     assert output.shape == (1, 3, 64, 72) and alpha is not None and alpha.shape == (1, 1, 64, 72)

@@ -63,12 +63,12 @@ def _most(worst: float, *differences: np.ndarray) -> float:
     return float(np.max([worst, *(values.max() for values in differences)]))
 
 
-def milliseconds(run: Run, side: int, threads: int, repeats: int) -> float:
+def milliseconds(run: Run, side: int, threads: int, repeats: int) -> float | None:
     """Least time of one picture of side x side, in ms, after warm-up: CPU time on one thread, wall time on several.
 
     The least, for other work on the machine can only add to it. (CPU time of several threads would count their
-    waiting for each other.)
+    waiting for each other.) None where the model's time on this machine is not the one that counts.
     """
     photo = np.random.default_rng(0).uniform(-1, 1, (1, 3, side, side)).astype(np.float32)
     times = run.times(photo, WARM_UP + repeats)[WARM_UP:]
-    return 1000 * min(cpu if threads == 1 else wall for cpu, wall in times)
+    return 1000 * min(cpu if threads == 1 else wall for cpu, wall in times) if times else None

@@ -51,7 +51,10 @@ class Run(Protocol):
         ...
 
     def times(self, photo: np.ndarray, repeats: int) -> list[tuple[float, float]]:
-        """(CPU seconds, wall seconds) of each of `repeats` runs, measured in the process that runs the model."""
+        """(CPU seconds, wall seconds) of each of `repeats` runs, measured in the process that runs the model.
+
+        [] where that is not the one that counts: a browser's model, checked here by other means.
+        """
         ...
 
     def close(self) -> None:

@@ -12,8 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
+import numpy as np
+
 from stages.export.contract import Run, Source
-from stages.export.onnx import Onnx
+from stages.export.onnx import Onnx, OnnxRun, open_session
 from stages.web import Model, write_site
 
 
@@ -26,6 +28,10 @@ class Web(Onnx):
     """
 
     name: ClassVar[str] = "web"
+    notes: ClassVar[tuple[str, ...]] = (
+        "Not timed here: press Measure on the page, on the device in question.",
+        "ONNX Runtime Web in vendor/ is under the MIT licence (vendor/LICENSE.txt).",
+    )
 
     def convert(self, source: Source, precision: str, out: Path) -> Path:
         """The folder student.<precision>.web in `out`: index.html and all that it needs."""
@@ -38,8 +44,16 @@ class Web(Onnx):
         return folder
 
     def open(self, path: Path, threads: int) -> Run:
-        """The page's model in onnxruntime."""
-        return super().open(next((path / "models").glob("*.onnx")), threads)
+        """The page's model in onnxruntime, without times."""
+        return _Untimed(open_session(next((path / "models").glob("*.onnx")), threads))
+
+
+class _Untimed(OnnxRun):
+    """A session of this machine's onnxruntime: its pictures are the browser's, its times are not."""
+
+    def times(self, photo: np.ndarray, repeats: int) -> list[tuple[float, float]]:
+        """None."""
+        return []
 
 
 def _tier(weights: Path) -> str:
