@@ -11,7 +11,7 @@ from __future__ import annotations
 import importlib.util
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -76,10 +76,10 @@ def _facexlib() -> list[str]:
 # ---------------------------------------------------------------------------------------------------------------------
 # scikit-image's cascade
 
-SIDE = 384  # px, the longer side of what the cascade searches
+SIDE = 320  # px, the longer side of what the cascade searches
 SMALLEST = 24  # px: the cascade's window
-# The square is this many boxes wide and lies so much lower, in boxes: the median over real and painted portraits.
-WIDER, LOWER = 1.82, 0.035
+# The square is this many boxes wide and its centre so much lower, in boxes: between painted and real portraits.
+WIDER, LOWER = 1.82, -0.015
 
 
 def _cascade() -> Finder:
@@ -91,19 +91,26 @@ def _cascade() -> Finder:
         ) from None
     detector = feature.Cascade(data.lbp_frontal_face_cascade_filename())
 
-    def boxes(grey: np.ndarray) -> list[Box]:
+    def boxes(grey: np.ndarray, least: float = 0, most: float = math.inf) -> list[Box]:
         import numpy as np
 
-        most = min(grey.shape)
+        sides = [round(min(max(side, SMALLEST), *grey.shape)) for side in (least, most)]
         found = detector.detect_multi_scale(
             img=np.ascontiguousarray(grey),
             scale_factor=1.15,
             step_ratio=1.5,
-            min_size=(SMALLEST, SMALLEST),
-            max_size=(most, most),
+            min_size=(sides[0], sides[0]),
+            max_size=(sides[1], sides[1]),
             min_neighbor_number=2,
         )
         return [(box["c"], box["r"], box["width"]) for box in found]
+
+    def mirrored(grey: np.ndarray, box: Box) -> list[Box]:
+        """What is found around a box in the mirrored picture, in the picture's own pixels."""
+        left, top = (max(0, int(start - box[2] / 2)) for start in box[:2])
+        part = grey[top : int(box[1] + 1.5 * box[2]), left : int(box[0] + 1.5 * box[2])][:, ::-1]
+        found = boxes(part, box[2] * 0.7, box[2] * 1.4)
+        return [(left + part.shape[1] - x - side, top + y, side) for x, y, side in found]
 
     def find(photo: np.ndarray) -> list[Face]:
         import cv2
@@ -113,9 +120,8 @@ def _cascade() -> Finder:
         size = (max(SMALLEST, round(width * scale)), max(SMALLEST, round(height * scale)))
         small = cv2.resize(photo, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
         grey = cv2.cvtColor(small, cv2.COLOR_RGB2GRAY)
-        mirrored = [(size[0] - left - side, top, side) for left, top, side in boxes(grey[:, ::-1])]
         faces = []
-        for left, top, side in _both(boxes(grey), mirrored):
+        for left, top, side in _largest(_confirmed(box, mirrored(grey, box)) for box in boxes(grey)):
             x, y = (left + side / 2) / scale, (top + side * (0.5 + LOWER)) / scale
             faces.append(Face(x - 0.5, y - 0.5, side * WIDER / scale))
         return faces
@@ -123,17 +129,20 @@ def _cascade() -> Finder:
     return find
 
 
-def _both(one: list[Box], other: list[Box]) -> list[Box]:
-    """The means of boxes (left, top, side) that are in both lists; of those that overlap by half, the largest."""
-    means: list[Box] = []
-    for box in one:
-        best = max(other, key=lambda candidate: _overlap(box, candidate)[0], default=None)
-        if best is not None and _overlap(box, best)[0] > 0.4:
-            means.append(((box[0] + best[0]) / 2, (box[1] + best[1]) / 2, (box[2] + best[2]) / 2))
+def _confirmed(box: Box, others: list[Box]) -> Box | None:
+    """The mean of a box and of the one that overlaps it most; None where none does by 0.4."""
+    best = max(others, key=lambda other: _overlap(box, other)[0], default=None)
+    if best is None or _overlap(box, best)[0] < 0.4:
+        return None
+    return (box[0] + best[0]) / 2, (box[1] + best[1]) / 2, (box[2] + best[2]) / 2
+
+
+def _largest(boxes: Iterable[Box | None]) -> list[Box]:
+    """Of boxes that overlap by half of the smaller one, the largest; in order of size."""
     kept: list[Box] = []
-    for mean in sorted(means, key=lambda box: -box[2]):
-        if all(_overlap(mean, larger)[1] < 0.5 for larger in kept):
-            kept.append(mean)
+    for box in sorted((box for box in boxes if box is not None), key=lambda box: -box[2]):
+        if all(_overlap(box, larger)[1] < 0.5 for larger in kept):
+            kept.append(box)
     return kept
 
 

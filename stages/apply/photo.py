@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 LEAST = 16  # px a side
-FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", "MPO")  # MPO: what phones call a JPEG with a second picture
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF")
 READ = "Give a PNG, JPEG, WebP, BMP or TIFF"
 
 __all__ = ["IMAGE_SUFFIXES", "LEAST", "read_photo"]
