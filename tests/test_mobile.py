@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
+from peers import PEERS, PUBLISHED
 
 from stages.config import ConfigError
 from stages.networks.mobile import TIERS, MobileStudent, blend, count_macs, count_parameters
@@ -11,10 +14,10 @@ from stages.networks.patchgan import PatchGAN
 
 # Deterministic costs; a change here is a change of every latency in the README.
 COSTS = {
-    "nano": (66528, 108396544),
-    "low": (148216, 227082240),
-    "mid": (262192, 388759552),
-    "high": (1085824, 1350696960),
+    "nano": (52384, 145489920),
+    "low": (115432, 293732352),
+    "mid": (277040, 567803904),
+    "high": (990096, 1663303680),
 }
 
 
@@ -23,6 +26,22 @@ def test_costs_are_what_was_measured(tier: str) -> None:
     student = MobileStudent(tier)
     assert (count_parameters(student), count_macs(student, 256)) == COSTS[tier]
     assert student.training
+
+
+def test_tiers_rise() -> None:
+    assert [*TIERS] == ["nano", "low", "mid", "high"]
+    for smaller, larger in itertools.pairwise(COSTS[tier] for tier in TIERS):
+        assert smaller[0] < larger[0] and smaller[1] < 0.7 * larger[1]
+
+
+@pytest.mark.parametrize("name", PEERS)
+def test_the_bench_compares_with_what_was_published(name: str) -> None:
+    """A peer's arm has its parameters and multiply-accumulates within 2 %, and `mid` far fewer of both."""
+    peer = PEERS[name]().eval()
+    cost = count_parameters(peer) / 1e6, count_macs(peer, 256) / 1e9
+    assert cost == pytest.approx(PUBLISHED[name], rel=0.02)
+    assert peer(torch.zeros(1, 3, 32, 48)).shape == (1, 3, 32, 48)
+    assert cost[0] > 4 * COSTS["mid"][0] / 1e6 and cost[1] > 3 * COSTS["mid"][1] / 1e9
 
 
 @pytest.mark.parametrize("tier", TIERS)

@@ -117,7 +117,7 @@ def export_onnx(student: MobileStudent, path: Path, notes: dict[str, str], alpha
     sizes = {2: STEP * torch.export.Dim("rows", min=SMALLEST // STEP, max=LARGEST // STEP)}
     sizes[3] = STEP * torch.export.Dim("columns", min=SMALLEST // STEP, max=LARGEST // STEP)
     example = torch.zeros(1, 3, 8 * STEP, 9 * STEP)  # two sizes that differ, so that neither is taken for the other
-    with warnings.catch_warnings(), _quiet("torch.onnx", "onnxscript", "onnx_ir"):
+    with warnings.catch_warnings(), quiet("torch.onnx", "onnxscript", "onnx_ir"):
         warnings.simplefilter("ignore")
         program = torch.onnx.export(
             Exported(student, alpha).eval(),
@@ -178,7 +178,7 @@ def write_int8(source: Path, path: Path, calibration: Path) -> None:
             photo = next(self.left, None)
             return None if photo is None else {"photo": photo[None]}
 
-    with tempfile.TemporaryDirectory(dir=source.parent) as folder, _quiet("root"):
+    with tempfile.TemporaryDirectory(dir=source.parent) as folder, quiet("root"):
         prepared = Path(folder) / "prepared.onnx"
         quantization.quant_pre_process(str(source), str(prepared), skip_symbolic_shape=True)
         quantization.quantize_static(
@@ -223,7 +223,7 @@ def open_session(path: Path, threads: int = 1) -> Any:
     return runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
-class _quiet:
+class quiet:
     """Silences loggers for a block: the exporter's progress is not news."""
 
     def __init__(self, *names: str) -> None:
