@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stages.apply.faces import Finder, open_finder
+from stages.apply.faces import Face, Finder, open_finder
 from stages.apply.heads import paint_heads
 from stages.apply.model import open_model
 from stages.apply.picture import cut_out, paint_whole
@@ -73,11 +74,16 @@ class Stylizer:
         Raises:
             TristyleError: no face was found where faces alone are wanted.
         """
-        faces = self.find(photo) if self.find else []
-        if faces:
-            image, matte = paint_heads(self.session, photo, faces, self.wishes.size)
-        elif self.wishes.faces == "always":
+        faces = self.find(photo) if self.find else None
+        if not faces and self.wishes.faces == "always":
             raise TristyleError("no face found. Crop it closer, or leave --faces out: the whole frame is painted then")
-        else:
-            image, matte = paint_whole(self.session, photo, self.wishes.size)
+        image, matte = self.paint(photo, faces or None)
         return cut_out(photo, image, matte) if self.wishes.alpha else image
+
+    def paint(
+        self, photo: np.ndarray, faces: Sequence[Face] | None = None, strengths: Sequence[float] | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Paint these faces (see `paint_heads`), or with None the whole frame: uint8 [H, W, 3], float32 [H, W]."""
+        if faces is None:
+            return paint_whole(self.session, photo, self.wishes.size)
+        return paint_heads(self.session, photo, faces, self.wishes.size, strengths)

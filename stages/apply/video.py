@@ -1,0 +1,288 @@
+"""A video, frame by frame: constant memory, its sound kept, smoothed along time, marked, and whole or absent.
+
+Frames keep their times. Sound is copied as it is where MP4 takes its coding, else coded anew as AAC. What a camera
+wrote about place and device is not copied.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from stages.apply.mark import SOURCE_TYPE, mark_video
+from stages.apply.stylizer import Stylizer, Wishes
+from stages.config import TristyleError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+COPIED = ("aac", "mp3", "ac3", "eac3", "alac", "opus")  # codings of sound that players of MP4 take
+ENCODERS = {"libx264": {"crf": "18", "preset": "medium"}, "mpeg4": {"qscale": "3"}}
+PEEKS = 8  # key frames looked at to see whether a video shows faces
+GLANCES = 40  # frames decoded for that, at most
+READ = "Give an MP4, MOV, MKV, WebM or AVI file"
+
+
+def stylize_video(source: Path, out: Path, wishes: Wishes, smooth: float, threads: int = 0) -> str:
+    """Stylise a video into an MP4 or MOV file.
+
+    Args:
+        smooth: see `Steady`.
+        threads: of the network; 0 = one a core.
+
+    Returns:
+        A line that tells frames and flicker.
+
+    Raises:
+        TristyleError: PyAV is missing; `source` is no video, or has no frames or, where they alone are wanted, no
+            faces; `out` cannot be written; or what `Stylizer` raises.
+    """
+    from stages.apply.moving import Moving
+    from stages.tracking import Progress
+
+    av = _av()
+    with _opened(av, source) as reader:
+        stream = _pictures(reader, source)
+        stylizer = Stylizer(wishes, threads)
+        if stylizer.find and wishes.faces == "auto" and not _shows_faces(av, source, stylizer):
+            stylizer.find = None
+        moving = Moving(stylizer, smooth)
+        progress = Progress("stylize", _expected(reader, stream), "frames")
+        with _Writer(av, out, reader, stream) as writer:
+            for frame in _frames(av, reader, stream, writer):
+                writer.write(moving(_upright(frame)), frame)
+                progress.total = max(progress.total, writer.count)
+                progress.update(writer.count)
+            if not writer.count:
+                raise TristyleError(f"{source}: has no frames that can be decoded. {READ}.")
+            if wishes.faces == "always" and not moving.faces:
+                raise TristyleError(f"{source}: no face found. Leave --faces out: the whole frame is painted then.")
+            writer.finish(stylizer.digest)
+        progress.total = writer.count
+        progress.close()
+    before, after = moving.flicker()
+    told = f"{writer.count} frames"
+    if not math.isnan(after):
+        told += f", flicker {after:.2f} of 255"
+        told += f" ({before:.2f} without smoothing)" if smooth else ""
+    return told
+
+
+def _av() -> Any:
+    try:
+        import av
+    except ImportError as error:
+        raise TristyleError(f"PyAV cannot be imported ({error}). Run: pip install 'tristyle[video]'") from None
+    av.logging.set_level(None)
+    return av
+
+
+def _reason(error: Exception) -> str:
+    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return str(text).splitlines()[0]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Reading
+
+
+@contextmanager
+def _opened(av: Any, source: Path) -> Iterator[Any]:
+    try:
+        container = av.open(str(source), metadata_errors="ignore")
+    except (av.error.FFmpegError, OSError, ValueError) as error:
+        raise TristyleError(f"{source}: not a video that can be read ({_reason(error)}). {READ}.") from None
+    with container:
+        yield container
+
+
+def _pictures(container: Any, source: Path) -> Any:
+    """The stream of pictures; a cover of a song is none."""
+    for stream in container.streams.video:
+        if not stream.disposition & type(stream.disposition).attached_pic:
+            stream.thread_type = "AUTO"
+            return stream
+    raise TristyleError(f"{source}: holds no moving pictures. {READ}.")
+
+
+def _expected(container: Any, stream: Any) -> int:
+    """Frames to come, as far as the file tells; 0 where it does not."""
+    if stream.frames:
+        return int(stream.frames)
+    seconds = container.duration / 1_000_000 if container.duration else 0
+    return round(seconds * float(stream.average_rate or 0))
+
+
+def _frames(av: Any, container: Any, stream: Any, writer: _Writer) -> Iterator[Any]:
+    """Decoded pictures in order; sound on the way goes to the writer. A damaged packet is left out."""
+    for packet in container.demux(stream, *writer.sounds):
+        if packet.stream is not stream:
+            writer.sound(packet)
+            continue
+        with suppress(av.error.InvalidDataError):
+            yield from packet.decode()
+
+
+def _shows_faces(av: Any, source: Path, stylizer: Stylizer) -> bool:
+    """Whether a face is found in one of the first key frames."""
+    assert stylizer.find is not None
+    with _opened(av, source) as container:
+        stream = _pictures(container, source)
+        stream.codec_context.skip_frame = "NONKEY"
+        looked = 0
+        with suppress(av.error.FFmpegError):
+            for number, frame in enumerate(container.decode(stream)):
+                if number % max(1, GLANCES // PEEKS) == 0:
+                    looked += 1
+                    if stylizer.find(_upright(frame)):
+                        return True
+                if looked >= PEEKS:
+                    break
+    return False
+
+
+def _upright(frame: Any) -> np.ndarray:
+    """A frame as uint8 RGB [H, W, 3], turned as its player would, with even sides (what H.264 takes)."""
+    import numpy as np
+
+    image = frame.to_ndarray(format="rgb24")
+    turned = np.rot90(image, round(frame.rotation / 90)) if frame.rotation else image
+    height, width = turned.shape[:2]
+    return np.ascontiguousarray(turned[: height // 2 * 2, : width // 2 * 2])
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Writing
+
+
+class _Writer:
+    """Writes the output beside its place and renames it there at the end; left early, it leaves nothing."""
+
+    def __init__(self, av: Any, out: Path, reader: Any, stream: Any) -> None:
+        self.av, self.out, self.stream = av, out, stream
+        self.count, self.last = 0, -1
+        self.temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
+        self.sounds = list(reader.streams.audio)
+        self._tracks: dict[int, tuple[Any, Any]] = {}  # index of a sound -> its output, its resampler
+        self._video: Any = None
+        self._container: Any = None
+        self._waiting: list[Any] = []  # sound that came before the first picture: its size opens the file
+
+    def __enter__(self) -> _Writer:
+        for stale in self.out.parent.glob(f".{self.out.name}.*.tmp"):  # of a process that was killed
+            if not _alive(stale.name.split(".")[-2]):
+                stale.unlink(missing_ok=True)
+        with self._telling():
+            self.out.parent.mkdir(parents=True, exist_ok=True)
+            kind = "mov" if self.out.suffix.lower() == ".mov" else "mp4"
+            options = {"movflags": "+faststart"}
+            self._container = self.av.open(str(self.temporary), "w", format=kind, options=options)
+            self._container.metadata["comment"] = f"Synthetic: {SOURCE_TYPE}"
+            self._video = self._new_video()
+            for sound in self.sounds:
+                self._tracks[sound.index] = self._new_sound(sound)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._container is not None:
+            with suppress(Exception):  # the reason it is left early is the one to tell
+                self._container.close()
+        self.temporary.unlink(missing_ok=True)
+
+    def _new_video(self) -> Any:
+        name = next(name for name in ENCODERS if name in self.av.codecs_available)
+        rate = self.stream.average_rate or self.stream.guessed_rate or Fraction(25)
+        made = self._container.add_stream(name, rate=rate, options=ENCODERS[name])
+        made.pix_fmt = "yuv420p"
+        made.codec_context.time_base = made.time_base = self.stream.time_base
+        made.codec_context.colorspace = made.codec_context.color_primaries = made.codec_context.color_trc = 1  # BT.709
+        made.codec_context.color_range = 1  # limited
+        return made
+
+    def _new_sound(self, sound: Any) -> tuple[Any, Any]:
+        if sound.codec_context.name in COPIED:
+            return self._container.add_stream_from_template(sound), None
+        rate = sound.codec_context.sample_rate or 44100
+        made = self._container.add_stream("aac", rate=rate)
+        return made, self.av.AudioResampler(format="fltp", layout="stereo", rate=rate)
+
+    def write(self, image: np.ndarray, frame: Any) -> None:
+        """Add a picture, uint8 [H, W, 3], at the time of the frame that it was made of."""
+        if not self.count:
+            self._video.height, self._video.width = image.shape[:2]
+            ratio = self.stream.sample_aspect_ratio
+            if ratio:
+                turned = round(frame.rotation / 90) % 2
+                self._video.codec_context.sample_aspect_ratio = 1 / ratio if turned else ratio
+        elif (self._video.height, self._video.width) != image.shape[:2]:
+            import cv2
+
+            image = cv2.resize(image, (self._video.width, self._video.height), interpolation=cv2.INTER_AREA)
+        made = self.av.VideoFrame.from_ndarray(image, format="rgb24")
+        made = made.reformat(format="yuv420p", dst_colorspace="ITU709", dst_color_range="MPEG")
+        self.last = max(self.last + 1, frame.pts if frame.pts is not None else 0)
+        made.pts, made.time_base = self.last, self.stream.time_base
+        with self._telling():
+            self._container.mux(self._video.encode(made))
+        self.count += 1
+        waiting, self._waiting = self._waiting, []
+        for packet in waiting:
+            self.sound(packet)
+
+    def sound(self, packet: Any) -> None:
+        """Add a packet of sound, as it is or coded anew."""
+        if not self.count:
+            self._waiting.append(packet)
+            return
+        made, resampler = self._tracks[packet.stream.index]
+        if resampler is None:
+            if packet.dts is not None:
+                packet.stream = made
+                with self._telling():
+                    self._container.mux(packet)
+            return
+        with suppress(self.av.error.InvalidDataError):
+            for frame in packet.decode():
+                with self._telling():
+                    for part in resampler.resample(frame):
+                        self._container.mux(made.encode(part))
+
+    def finish(self, digest: str) -> None:
+        """Write what the encoders still hold, close, mark, and put the file in its place."""
+        with self._telling():
+            self._container.mux(self._video.encode(None))
+            for made, resampler in self._tracks.values():
+                if resampler is not None:
+                    for part in resampler.resample(None):
+                        self._container.mux(made.encode(part))
+                    self._container.mux(made.encode(None))
+            self._container.close()
+            self._container = None
+            mark_video(self.temporary, digest)
+            with open(self.temporary, "rb+") as file:
+                os.fsync(file.fileno())
+            os.replace(self.temporary, self.out)
+
+    @contextmanager
+    def _telling(self) -> Iterator[None]:
+        try:
+            yield
+        except (self.av.error.FFmpegError, OSError, ValueError) as error:
+            raise TristyleError(
+                f"{self.out}: cannot be written ({_reason(error)}). Make room, or choose another place for -o."
+            ) from None
+
+
+def _alive(process: str) -> bool:
+    try:
+        os.kill(int(process), 0)
+    except (ValueError, ProcessLookupError):
+        return False
+    except PermissionError:
+        pass
+    return True
