@@ -1,4 +1,4 @@
-"""Two published mobile-sized stylisers as latency arms: their layers as their papers and projects list them, no weights.
+"""Two published mobile-sized stylisers as latency arms: the layers that their projects list, without their weights.
 
 An arm is valid when its parameters and multiply-accumulates agree with the published network's within 2 %
 (`PUBLISHED`, checked in test_mobile). Names and wiring are this project's own.
