@@ -63,7 +63,7 @@ class Weights:
     adversarial: float = 1.0
     matte: float = 10.0
     blurred: float = 0.5
-    equivariance: float = 20.0
+    equivariance: float = 30.0
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
