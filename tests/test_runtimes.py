@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tiny_pairs import toys
+from tiny_pairs import STYLE, data_artifact, toys
 
 from stages.config import ConfigError, TristyleError
 from stages.export import child, coreml, litert, mnn, ncnn
@@ -464,3 +464,29 @@ def test_core_ml_is_converted_and_says_that_it_does_not_run_here(source: Source,
     assert weights["fp16"] < 0.55 * weights["fp32"]
     with pytest.raises(TristyleError, match="Apple's systems only"):
         runtime.open(tmp_path / "student.fp32.mlpackage", 1)
+
+
+@pytest.mark.all
+@pytest.mark.parametrize("name", ["mnn", "coreml"])
+def test_the_stage_measures_and_describes(name: str, tmp_path: Path) -> None:
+    from stages.artifact import seal
+    from stages.export.stage import ExportStage
+    from stages.runtime import Runtime
+    from stages.tracking import Tracker
+
+    runtime = made(name, precisions=["fp32", "fp16"])
+    data = data_artifact(tmp_path / "data", SIDE)
+    save_network(tmp_path / "student" / "student.safetensors", student())
+    sealed = {"config": {"target": STYLE}, "inputs": {}, "metrics": {"size": SIDE}}
+    inputs = {"data": data, "student": seal(tmp_path / "student", "student", **sealed)}  # type: ignore[arg-type]
+    stage = ExportStage(runtime=runtime, photos=2, calibration=2, repeats=2)
+    metrics = stage.run(inputs, tmp_path / "out", Runtime("cpu", 1, Tracker(tmp_path)))
+    card = json.loads((tmp_path / "out" / "card.json").read_text())
+    assert card["notes"] == list(runtime.notes) and str(tmp_path) not in json.dumps(card)
+    assert card["runtime"]["made_with"] == {"torch": torch.__version__.split("+")[0]} | runtime.versions()
+    first = card["files"][0]
+    if name == "coreml":
+        assert first["checked"] == "not run here" and first["psnr"] is None and set(metrics) == {"bytes", "fp16_bytes"}
+    else:
+        assert 0 < first["max_error"] < runtime.tolerance and 0 < first["ms_256_1"] < first["ms_512_1"]
+        assert metrics["fp16_psnr"] > 60
