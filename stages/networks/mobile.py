@@ -36,9 +36,9 @@ class Widths(NamedTuple):
 
 
 # Chosen by measured milliseconds (`python -m tests.bench_student`) and not by MACs, and by what the milliseconds buy:
-# at equal cost a wider half, where the outlines are painted, beats deeper blocks. On 64 people painted for this alone, at
-# 128 px (400 pairs, 400 updates) 32-32-64 with 3 blocks had 0.51 of the twins' edge_clarity and 0.44 of the photos'
-# face error, 16-32-64 with 6 blocks 0.43 and 0.47, with 3 blocks (0.7 of the cost) 0.42 and 0.47.
+# at equal cost a wider half, where the outlines are painted, beats deeper blocks. On 64 people painted for this choice
+# alone, at 128 px (400 pairs, 400 updates), 32-32-64 with 3 blocks had 0.51 of the twins' edge_clarity and 0.44 of the
+# photos' face error, 16-32-64 with 6 blocks 0.43 and 0.47, and with 3 blocks (0.7 of the cost) 0.42 and 0.47.
 TIERS: dict[str, Widths] = {
     "nano": Widths(16, 16, 32, 2),
     "low": Widths(24, 24, 48, 2),
