@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -139,7 +140,21 @@ def test_every_precision_is_measured_and_described(exported: tuple[Path, dict[st
     assert half["bytes"] < 0.55 * full["bytes"] and eighth["bytes"] < 0.4 * full["bytes"]
     assert full["psnr"] > 100 and half["psnr"] > 60 and eighth["psnr"] > 35
     assert eighth["edge_clarity"] == pytest.approx(1, abs=0.05)
+    nodes = list(onnx.load(out / "student.int8.onnx").graph.node)
+    kinds = [node.op_type for node in nodes]
+    painting = kinds[len(kinds) - kinds[::-1].index("Conv") - 1 :]  # the last convolution and the blend: in float
+    assert kinds.count("QuantizeLinear") > 10 and not {"QuantizeLinear", "DequantizeLinear"} & set(painting)
     assert metrics["int8_psnr"] == eighth["psnr"] and metrics["cpu_ms_256"] == full["ms_256_1"]
+
+
+@pytest.fixture
+def quick(exported: tuple[Path, dict[str, float]], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The network exported once is exported for all."""
+
+    def copied(student: MobileStudent, path: Path, notes: dict[str, str], alpha: bool = True) -> None:
+        shutil.copyfile(exported[0] / "student.onnx", path)
+
+    monkeypatch.setattr("stages.export.stage.export_onnx", copied)
 
 
 class Shifted(Onnx):
@@ -156,7 +171,7 @@ class Lighter(OnnxRun):
         return super().__call__(photo)[0] + Shifted.shift, None
 
 
-def test_a_file_that_disagrees_is_not_passed_on(inputs: dict[str, Artifact], tmp_path: Path) -> None:
+def test_a_file_that_disagrees_is_not_passed_on(inputs: dict[str, Artifact], tmp_path: Path, quick: None) -> None:
     runtime = Runtime("cpu", 1, Tracker(tmp_path))
     with pytest.raises(TristyleError, match=r"student\.onnx: differs from torch by 0\.01"):
         stage(runtime=Shifted(precisions=["fp32"])).run(inputs, tmp_path, runtime)
@@ -174,7 +189,9 @@ class Elsewhere(Onnx):
         raise TristyleError("cannot run here")
 
 
-def test_what_cannot_run_here_is_described_and_not_measured(inputs: dict[str, Artifact], tmp_path: Path) -> None:
+def test_what_cannot_run_here_is_described_and_not_measured(
+    inputs: dict[str, Artifact], tmp_path: Path, quick: None
+) -> None:
     made = stage(runtime=Elsewhere(precisions=["fp32"])).run(inputs, tmp_path, Runtime("cpu", 1, Tracker(tmp_path)))
     assert set(made) == {"bytes"}
     card = json.loads((tmp_path / "card.json").read_text())
