@@ -14,50 +14,14 @@ from PIL import Image
 from stages import apply
 from stages.io import write_image
 
-onnx = pytest.importorskip("onnx")
+pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
-
-
-def tiny_model(path: Path, size: str = "64") -> Path:
-    """A hand-made student: inverts what is bright. alpha = 1 where red is above 0; output = photo - 2 alpha photo."""
-    helper = onnx.helper
-    dims = [1, 3, "height", "width"]
-    photo = helper.make_tensor_value_info("photo", onnx.TensorProto.FLOAT, dims)
-    output = helper.make_tensor_value_info("output", onnx.TensorProto.FLOAT, dims)
-    alpha = helper.make_tensor_value_info("alpha", onnx.TensorProto.FLOAT, [1, 1, "height", "width"])
-
-    def constant(name: str, values: list[float], kind: int = onnx.TensorProto.FLOAT) -> onnx.TensorProto:
-        return helper.make_tensor(name, kind, [len(values)], values)
-
-    nodes = [
-        helper.make_node("Slice", ["photo", "first", "second", "axis"], ["red"]),
-        helper.make_node("Greater", ["red", "zero"], ["bright"]),
-        helper.make_node("Cast", ["bright"], ["alpha"], to=onnx.TensorProto.FLOAT),
-        helper.make_node("Mul", ["photo", "gain"], ["change"]),
-        helper.make_node("Mul", ["change", "alpha"], ["painted"]),
-        helper.make_node("Add", ["photo", "painted"], ["output"]),
-    ]
-    whole = onnx.TensorProto.INT64
-    constants = [constant("zero", [0.0]), constant("gain", [-2.0])]
-    constants += [constant("first", [0], whole), constant("second", [1], whole), constant("axis", [1], whole)]
-    graph = helper.make_graph(nodes, "tiny", [photo], [output, alpha], constants)
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
-    helper.set_model_props(model, {"tristyle.size": size})
-    onnx.checker.check_model(model)
-    onnx.save(model, path)
-    return path
+from tiny_student import half_bright, tiny_model  # noqa: E402
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_model(tmp_path_factory.mktemp("model") / "student.onnx")
-
-
-def half_bright(height: int, width: int) -> np.ndarray:
-    """Left half bright (to be painted), right half dark with fine grain (to be left alone)."""
-    image = np.random.default_rng(0).integers(0, 100, (height, width, 3), dtype=np.uint8)
-    image[:, : width // 2] = 230
-    return image
 
 
 @pytest.mark.parametrize(("height", "width"), [(64, 64), (65, 71), (200, 301), (20, 33), (33, 90)])

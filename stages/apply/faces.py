@@ -1,9 +1,9 @@
 """Where the faces of a photo are, as the upright squares that a student was trained on.
 
 Two finders: RetinaFace of facexlib, where its weights are (they are never fetched), gives five points a face and so
-its tilt; else the local-binary-pattern cascade that scikit-image ships, which sees upright faces of at least a twelfth
+its tilt; else the local-binary-pattern cascade that scikit-image ships, which sees upright faces of at least an eleventh
 of the frame, from the front, and gives a box. A face of the cascade counts if the mirrored photo shows it too: that
-leaves one false face in some fifty photos, and makes the boxes symmetrical.
+leaves a false face in one of some thirty photos, and makes the boxes symmetrical.
 """
 
 from __future__ import annotations
@@ -77,9 +77,9 @@ def _facexlib() -> list[str]:
 # scikit-image's cascade
 
 SIDE = 320  # px, the longer side of what the cascade searches
-SMALLEST = 24  # px: the cascade's window
+SMALLEST = 28  # px: the smallest box it looks for
 # The square is this many boxes wide and its centre so much lower, in boxes: between painted and real portraits.
-WIDER, LOWER = 1.82, -0.015
+WIDER, LOWER = 1.74, -0.015
 
 
 def _cascade() -> Finder:
@@ -97,8 +97,8 @@ def _cascade() -> Finder:
         sides = [round(min(max(side, SMALLEST), *grey.shape)) for side in (least, most)]
         found = detector.detect_multi_scale(
             img=np.ascontiguousarray(grey),
-            scale_factor=1.15,
-            step_ratio=1.5,
+            scale_factor=1.1,
+            step_ratio=1.4,
             min_size=(sides[0], sides[0]),
             max_size=(sides[1], sides[1]),
             min_neighbor_number=2,

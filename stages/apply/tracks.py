@@ -21,6 +21,7 @@ EVERY = 5  # frames from one search to the next
 PULL = 0.2  # share of the way to what was found that a square goes until the next search
 EARLY = 0.5  # the same for the first sightings
 PATIENCE = 4  # searches in vain before a face fades out
+EAGER = 15  # frames after a cut that are all searched while there is nobody
 FADE = 6  # frames to fade in or out
 
 
@@ -40,11 +41,13 @@ class Tracks:
 
     def __init__(self) -> None:
         self._tracks: list[Track] = []
-        self._since = EVERY
+        self._since = EVERY  # frames since the last search
+        self._age = 0  # frames since the last cut
 
     def due(self, movement: Movement | None) -> bool:
-        """Whether this frame is to be searched: every few frames, and after a cut."""
-        return movement is None or self._since + 1 >= EVERY
+        """Whether to search this frame: every few frames, and `EAGER` ones after a cut while there is nobody."""
+        eager = not self._tracks and self._age < EAGER
+        return movement is None or eager or self._since + 1 >= EVERY
 
     def step(
         self, found: Sequence[Face] | None, movement: Movement | None, shape: tuple[int, int]
@@ -59,6 +62,7 @@ class Tracks:
         Returns:
             The faces, the largest first, and how far each is faded in, 0..1.
         """
+        self._age = 0 if movement is None else self._age + 1
         if movement is None:
             self._tracks = [Track(face, 1.0, seen=2) for face in found or []]
             self._since = 0
