@@ -21,6 +21,7 @@ from stages import io
 from stages.artifact import KINDS, Artifact, open_artifact
 from stages.measures import TARGETS, find, measure
 from stages.page import curves, fit, flat, gallery, note, number, page, picture, section, table, text, tile
+from stages.report_export import export_table, tier_table
 from stages.report_pair import pair_parts, spread, style_name
 from stages.report_plane import Made, planes
 from stages.report_style import style_parts
@@ -245,7 +246,8 @@ def _deployment(artifacts: Mapping[str, Artifact]) -> str:
         f"<details><summary>card.json</summary><pre>{escape(card.read_text())}</pre></details>" if card.exists() else ""
     )
     head = ("", "value", "unit", "what it says")
-    return section("Deployment", "Sizes and latencies", table(head, rows, numeric=(1,), style="stack line"), shown)
+    facts_table = table(head, rows, numeric=(1,), style="stack line")
+    return section("Deployment", "Sizes and latencies", facts_table, export_table([artifacts]), shown)
 
 
 def _cost(artifacts: Mapping[str, Artifact]) -> str:
@@ -349,6 +351,8 @@ def write_index(reports: Sequence[Path], path: Path) -> None:
     beside = table([head[column] for column in known], cut, numeric=range(2, len(known)))
     drawn = planes(made)
     parts = [beside, drawn] if len(known) > 3 or not drawn else [drawn, f"<section>{beside}</section>"]
+    files = [artifacts for _, artifacts in whole]
+    parts.append(section("Deployment", "Files side by side", tier_table(files), export_table(files)))
     io.write_bytes(path, page("tristyle runs", f"<header>{title}</header>{''.join(parts)}").encode())
 
 
