@@ -1,8 +1,8 @@
 """Where the faces of a photo are, as the upright squares that a student was trained on.
 
 Two finders: RetinaFace of facexlib, where its weights are (they are never fetched), gives five points a face and so
-its tilt; else the local-binary-pattern cascade that scikit-image ships, which sees upright faces of at least an eleventh
-of the frame, from the front, and gives a box. A face of the cascade counts if the mirrored photo shows it too: that
+its tilt; else the local-binary-pattern cascade that scikit-image ships, which sees upright faces from the front, of an
+eleventh of the frame or more, and gives a box. A face of the cascade counts if the mirrored photo shows it too: that
 leaves a false face in one of some thirty photos, and makes the boxes symmetrical.
 """
 
