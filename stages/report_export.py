@@ -21,7 +21,7 @@ TIERS = ("nano", "low", "mid", "high")  # the order of rows; other names follow
 RUNTIMES = ("onnx", "mnn", "ncnn", "litert", "coreml", "web")
 PRECISIONS = ("fp32", "fp16", "int8")
 TIMES = ("ms_256_1", "ms_256_2", "ms_512_1", "ms_512_2")
-HEAD = ("tier", "runtime", "precision", "MB", "PSNR dB", "edge clarity ×", "256 px, 1", "2", "512 px, 1", "2 threads")
+HEAD = ("tier", "runtime", "precision", "MB", "PSNR dB", "edge clarity ×", "ms 256, 1", "256, 2", "512, 1", "512, 2")
 ABSENT = '<span style="color:var(--soft)">{}</span>'
 QUALITY: dict[str, str] = {  # measure of a student -> heading
     "edge_clarity_ratio": "edge clarity ×",
@@ -45,7 +45,8 @@ def export_table(runs: Runs) -> str:
     folders = {run["export"].path.resolve().parents[1] / "reports" / "measurements" for run in runs if "export" in run}
     devices = [cells for row in rows for folder in sorted(folders) for cells in _elsewhere(row, folder)]
     said = (
-        "Milliseconds for one picture on this machine, least of several: CPU time on one thread, wall time on two. "
+        "ms: side in px and threads; one picture on this machine, least of several, CPU time on one thread and wall "
+        "time on two. "
         "PSNR (range 2) and edge clarity compare the file's pictures with torch's, on held-out photos. "
     )
     said += (
@@ -60,18 +61,19 @@ def export_table(runs: Runs) -> str:
 
 def tier_table(runs: Runs) -> str:
     """Compute, clarity and stylisation of each student of a sweep; "" for fewer than two."""
-    students = {run["student"].path.resolve(): run for run in runs if "student" in run}
-    made = sorted(students.values(), key=lambda run: _rank(TIERS, _tier(run)))
+    students: dict[Path, list[Mapping[str, Artifact]]] = {}
+    for run in runs:
+        if "student" in run:
+            students.setdefault(run["student"].path.resolve(), []).append(run)
+    made = sorted(students.values(), key=lambda same: _rank(TIERS, _tier(same[0])))
     if len(made) < 2:
         return ""
-    known = {
-        key: name for key, name in QUALITY.items() if any(_finite(run["student"].metrics.get(key)) for run in made)
-    }
+    measures = [same[0]["student"].metrics for same in made]
+    known = {key: name for key, name in QUALITY.items() if any(_finite(found.get(key)) for found in measures)}
     rows = []
-    for run in made:
-        metrics = run["student"].metrics
-        cost = [_scaled(metrics.get("parameters"), 1e-6), _scaled(metrics.get("macs_256"), 1e-9), _time(run)]
-        rows.append((escape(_tier(run)), *cost, *(_scaled(metrics.get(key), 1.0) for key in known)))
+    for same, found in zip(made, measures, strict=True):
+        cost = [_scaled(found.get("parameters"), 1e-6), _scaled(found.get("macs_256"), 1e-9), _time(same)]
+        rows.append((escape(_tier(same[0])), *cost, *(_scaled(found.get(key), 1.0) for key in known)))
     head = ("tier", "M parameters", "GMAC at 256 px", "ms at 512 px", *known.values())
     said = (
         "Clarity is the student's over its teacher's pictures, KID and face error are shares of the untouched photos', "
@@ -121,7 +123,8 @@ def _cells(row: Mapping[str, Any]) -> list[str]:
     times = [_scaled(row.get(name), 1.0) for name in TIMES]
     if not any(times):
         times[0] = ABSENT.format("not measured")
-    return [*_names(row), megabytes, f"{psnr:.0f}", _scaled(clarity, 1.0), *times]
+    sharp = f"{clarity:.3f}" if _finite(clarity) else ""
+    return [*_names(row), megabytes, f"{psnr:.0f}", sharp, *times]
 
 
 def _elsewhere(row: Mapping[str, Any], folder: Path) -> Iterator[list[str]]:
@@ -143,8 +146,8 @@ def _elsewhere(row: Mapping[str, Any], folder: Path) -> Iterator[list[str]]:
             continue  # not what the page saves
 
 
-def _time(run: Mapping[str, Artifact]) -> str:
-    rows = [row for row in _files([run]) if row.get("runtime") == "onnx" and row.get("precision") == "fp32"]
+def _time(runs: Runs) -> str:
+    rows = [row for row in _files(runs) if row.get("runtime") == "onnx" and row.get("precision") == "fp32"]
     return _scaled(rows[0].get("ms_512_1"), 1.0) if rows else ""
 
 
