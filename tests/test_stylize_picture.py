@@ -103,14 +103,20 @@ def test_a_colour_profile_is_obeyed(tmp_path: Path) -> None:
     assert np.abs(seen - [100, 200, 50]).max() <= 3
 
 
-def test_a_cut_out_keeps_the_paint_and_not_the_ground() -> None:
-    photo = np.full((4, 4, 3), 240, np.uint8)
-    matte = np.tile(np.array([0, 0.25, 0.5, 1], np.float32), (4, 1))
-    paint = 40
-    mixed = np.rint(photo * (1 - matte[..., None]) + paint * matte[..., None]).astype(np.uint8)
-    cut = cut_out(photo, mixed, matte)
-    assert cut.shape == (4, 4, 4) and cut[0, :, 3].tolist() == [0, 64, 128, 255]
-    assert np.abs(cut[:, 1:, :3].astype(int) - paint).max() <= 4 and not cut[:, 0].any()
+def test_a_cut_out_is_whole_inside_and_free_of_the_ground_at_its_rim() -> None:
+    rows, columns = np.mgrid[:120, :160]
+    radius = np.hypot(rows - 60, columns - 80)
+    covered = np.clip((40.5 - radius) / 3, 0, 1).astype(np.float32)  # a soft rim of three pixels
+    painted = np.full((120, 160, 3), 200.0) * (1 - covered[..., None]) + np.array([30, 60, 90]) * covered[..., None]
+    uneven = covered * 0.6
+    uneven[radius < 8] = 0  # lips
+    uneven[np.hypot(rows - 10, columns - 10) < 3] = 1  # a speck
+    cut = cut_out(np.rint(painted).astype(np.uint8), uneven)
+    assert cut.shape == (120, 160, 4)
+    assert (cut[radius < 36, 3] == 255).all() and not cut[radius > 46].any()
+    seen = cut[..., 3] > 20
+    assert np.abs(cut[seen][:, :3].astype(int) - [30, 60, 90]).max() <= 12
+    assert not cut_out(np.zeros((20, 20, 3), np.uint8), np.zeros((20, 20), np.float32)).any()
 
 
 @pytest.mark.parametrize(("alpha", "name"), [(False, "photo.stylized.jpg"), (True, "photo.stylized.png")])

@@ -78,7 +78,7 @@ class Stylizer:
         if not faces and self.wishes.faces == "always":
             raise TristyleError("no face found. Crop it closer, or leave --faces out: the whole frame is painted then")
         image, matte = self.paint(photo, faces or None)
-        return cut_out(photo, image, matte) if self.wishes.alpha else image
+        return cut_out(image, matte) if self.wishes.alpha else image
 
     def paint(
         self, photo: np.ndarray, faces: Sequence[Face] | None = None, strengths: Sequence[float] | None = None
