@@ -48,7 +48,7 @@ clean:
 COMPILE := $(BIN)/uv pip compile -q --universal --generate-hashes --no-emit-index-url --no-emit-find-links --no-header -p 3.11
 
 lock: setup
-	$(COMPILE) --extra onnx --extra launch --extra dev pyproject.toml -o requirements.lock
+	$(COMPILE) --extra onnx --extra video --extra launch --extra dev pyproject.toml -o requirements.lock
 
 # Each runtime's own list in pyproject.toml, at the main lock's versions; litert-torch wants an older torch than that.
 locks: setup
