@@ -62,9 +62,13 @@ class ExportStage:
         """The export reads no files beside its inputs."""
         return {}
 
+    def check(self) -> None:
+        """Raises TristyleError that names the extra to install when the runtime is not there."""
+        self.runtime.check()
+
     def run(self, inputs: dict[str, Artifact], out: Path, runtime: Runtime) -> dict[str, Any]:
         """Export, check, time, describe. Raises TristyleError when the runtime disagrees with torch."""
-        self.runtime.check()
+        self.check()
         weights = inputs["student"].path / "student.safetensors"
         student = load_network(weights)
         if not isinstance(student, MobileStudent):
