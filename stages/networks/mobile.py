@@ -40,7 +40,7 @@ class Widths(NamedTuple):
 # alone, at 128 px (400 pairs, 400 updates), 32-32-64 with 3 blocks had 0.51 of the twins' edge_clarity and 0.44 of the
 # photos' face error, 16-32-64 with 6 blocks 0.43 and 0.47, and with 3 blocks (0.7 of the cost) 0.42 and 0.47. The 24
 # channels of `low` fill a phone's 4 lanes and AVX2's 8, but AVX-512's 16 only by three quarters: there it costs nearly
-# what `mid` does, where 16-32-48 with 3 blocks and as many MACs would be a third cheaper, and 0.03 less sharp.
+# what `mid` does, where 16-32-48 with 3 blocks and as many MACs is a third cheaper, and 3 % less sharp.
 TIERS: dict[str, Widths] = {
     "nano": Widths(16, 16, 32, 2),
     "low": Widths(24, 24, 48, 2),
