@@ -36,8 +36,8 @@ def painted(height: int, width: int) -> np.ndarray:
     side = min(height, width)
     wall = np.full((height, width, 3), FLAT, np.uint8)
     top, left = (height - side) // 2, (width - side) // 2
-    portrait = paint(sample_person(PERSON), sample_view(PERSON, 0), side).image
-    wall[top : top + side, left : left + side] = portrait
+    portrait = Image.fromarray(paint(sample_person(PERSON), sample_view(PERSON, 0), min(side, 512)).image)
+    wall[top : top + side, left : left + side] = np.asarray(portrait.resize((side, side)))
     wall[: side // 4] = FLAT
     return wall
 

@@ -113,11 +113,12 @@ def test_models_are_listed_with_size_style_and_digest(port: int, model: Path) ->
 def test_several_models_have_names_of_their_own(model: Path, tmp_path: Path) -> None:
     for name in ("student.onnx", "student.int8.onnx"):
         shutil.copy(model, tmp_path / name)
-    (tmp_path / "card.json").write_text(json.dumps({"tier": "mid"}))
+    (tmp_path / "card.json").write_text(json.dumps({"tier": "wee"}))
     models = serve.page_models([tmp_path, model, tmp_path])
     assert [entry.path for entry in models] == [tmp_path / "student.onnx", tmp_path / "student.int8.onnx", model]
     names = [entry.name for entry in models]
-    assert names[:2] == ["comic, mid", "comic, mid, int8"] and len(set(names)) == 3
+    style = json.loads(model.with_suffix(".json").read_text())["style"]
+    assert names[:2] == [f"{style}, wee", f"{style}, wee, int8"] and len(set(names)) == 3
     shutil.copy(model, tmp_path / "copy.onnx")
     twins = [entry.name for entry in serve.page_models([model, tmp_path / "student.onnx", tmp_path / "copy.onnx"])]
     assert len(set(twins)) == 3
