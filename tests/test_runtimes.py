@@ -271,10 +271,16 @@ def test_mnn_is_called_by_its_extension_alone(tmp_path: Path, monkeypatch: pytes
     mnn.convert(SOURCE, "fp16", tmp_path, {})
     assert calls[0][:3] == ["mnnconvert", "-f", "ONNX"] and calls[0][-1] == "--fp16"
     assert sys.modules["MNN.tools"] is None  # it cannot be imported in the child
+    monkeypatch.setattr(
+        mnn, "operators", lambda path: [("late", "Interp"), ("paint", "Convolution"), ("output", "ADD")]
+    )
     mnn.convert(SOURCE, "int8", tmp_path, {"photos": 5, "side": 64, "keep": ["conv2d_9"]})
     assert "--fp16" not in calls[1] and isinstance(calls[2], list)
     settings = json.loads(Path(calls[2][3]).read_text())
-    assert settings["skip_quant_op_names"] == ["conv2d_9"] and settings["feature_quantize_method"] == "KL"
+    assert (
+        settings["skip_quant_op_names"] == ["conv2d_9", "late", "output"]
+        and settings["feature_quantize_method"] == "KL"
+    )
     assert settings["path"] == f"{tmp_path / 'photos'}/" and settings["used_image_num"] == 5
     sys.modules.pop("MNN.tools", None)
 
@@ -297,6 +303,8 @@ def test_mnn_leaves_convolutions_before_an_upsampling_alone() -> None:
     kept = mnn.before_resize(ROOT / "data" / "student.onnx")
     nodes = onnx.load(ROOT / "data" / "student.onnx").graph.node
     assert len(kept) == sum(node.op_type == "Resize" for node in nodes) == 2
+
+    assert mnn.after_upsampling([("a", "Convolution"), ("b", "ADD")]) == []
 
 
 def test_names_and_ids_are_the_students() -> None:
