@@ -139,3 +139,22 @@ def test_verify_and_help_import_nothing_heavy(tmp_path: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert "carries no mark" in done.stdout and not done.stderr.strip(), done.stderr
+
+
+@pytest.mark.parametrize("shape", [(16, 3000), (3000, 17)])
+def test_a_strip_of_paper_does_not_fill_the_memory(shape: tuple[int, int], model: Path) -> None:
+    from stages.apply.model import open_model
+    from stages.apply.picture import LONGEST, paint_whole
+
+    session, sides = open_model(model), []
+
+    class Spy:
+        def __getattr__(self, name: str) -> object:
+            return getattr(session, name)
+
+        def run(self, names: object, feed: dict[str, np.ndarray]) -> list[np.ndarray]:
+            sides.append(max(next(iter(feed.values())).shape))
+            return session.run(names, feed)
+
+    image, matte = paint_whole(Spy(), half_bright(*shape), 256)
+    assert image.shape == (*shape, 3) and matte.shape == shape and sides[0] <= LONGEST

@@ -76,6 +76,24 @@ def arguments() -> argparse.ArgumentParser:
     return parser
 
 
+def verify_arguments() -> argparse.ArgumentParser:
+    """The command line of `stylize verify`."""
+    parser = argparse.ArgumentParser(prog="stylize verify", description="Tell what files say of their origin.")
+    parser.add_argument("file", type=Path, nargs="+", help="PNG, JPEG, WebP, MP4 or MOV")
+    return parser
+
+
+def parser_for(words: list[str]) -> tuple[argparse.ArgumentParser, list[str]]:
+    """The parser that a command line is for, and the words left for it: `serve`, `verify` or plain `stylize`."""
+    if words[:1] == ["serve"]:
+        from stages.apply import serve
+
+        return serve.arguments(), words[1:]
+    if words[:1] == ["verify"]:
+        return verify_arguments(), words[1:]
+    return arguments(), words
+
+
 def main(argv: list[str] | None = None) -> None:
     """Entry point of the console script `stylize`. Mistakes end with one line on stderr and exit code 2."""
     words = sys.argv[1:] if argv is None else argv
@@ -83,8 +101,10 @@ def main(argv: list[str] | None = None) -> None:
         from stages.apply import serve
 
         return serve.main(words[1:])
+    parser, rest = parser_for(words)
+    options = parser.parse_args(rest)
     try:
-        code = _verify(words[1:]) if words[:1] == ["verify"] else _stylize(arguments().parse_args(words))
+        code = verify(options.file) if words[:1] == ["verify"] else _stylize(options)
     except TristyleError as error:
         print(f"stylize: {error}", file=sys.stderr)
         raise SystemExit(2) from None
@@ -93,12 +113,6 @@ def main(argv: list[str] | None = None) -> None:
         raise SystemExit(130) from None
     if code:
         raise SystemExit(code)
-
-
-def _verify(words: list[str]) -> int:
-    parser = argparse.ArgumentParser(prog="stylize verify", description="Tell what files say of their origin.")
-    parser.add_argument("file", type=Path, nargs="+", help="PNG, JPEG, WebP, MP4 or MOV")
-    return verify(parser.parse_args(words).file)
 
 
 def _stylize(options: argparse.Namespace) -> int:

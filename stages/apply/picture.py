@@ -11,6 +11,9 @@ if TYPE_CHECKING:
     import numpy as np
 
 
+LONGEST = 8192  # px, the longer side at which the network works at most: a strip of paper would fill the memory
+
+
 def stylize(session: Any, photo: np.ndarray, size: int | None = None) -> np.ndarray:
     """Stylise a whole photo: the picture alone of `paint_whole`, uint8 [H, W, 3]."""
     return paint_whole(session, photo, size)[0]
@@ -33,6 +36,7 @@ def paint_whole(session: Any, photo: np.ndarray, size: int | None = None) -> tup
 
     height, width = photo.shape[:2]
     scale = (size or trained_size(session) or min(height, width)) / min(height, width)
+    scale = min(scale, LONGEST / max(height, width))
     if scale == 1:
         output, alpha = run_padded(session, photo)
         return np.clip(np.rint(output), 0, 255).astype(np.uint8), alpha[..., 0]

@@ -174,6 +174,14 @@ class _Writer:
         self._waiting: list[Any] = []  # sound that came before the first picture: its size opens the file
 
     def __enter__(self) -> _Writer:
+        try:
+            self._open()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def _open(self) -> None:
         for stale in self.out.parent.glob(f".{self.out.name}.*.tmp"):  # of a process that was killed
             if not _alive(stale.name.split(".")[-2]):
                 stale.unlink(missing_ok=True)
@@ -186,13 +194,13 @@ class _Writer:
             self._video = self._new_video()
             for sound in self.sounds:
                 self._tracks[sound.index] = self._new_sound(sound)
-        return self
 
     def __exit__(self, *error: object) -> None:
         if self._container is not None:
             with suppress(Exception):  # the reason it is left early is the one to tell
                 self._container.close()
-        self.temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            self.temporary.unlink(missing_ok=True)
 
     def _new_video(self) -> Any:
         name = next(name for name in ENCODERS if name in self.av.codecs_available)
