@@ -70,8 +70,8 @@ def arguments() -> argparse.ArgumentParser:
     add(
         "--smooth",
         type=float,
-        default=0.6,
-        help="0 to 1: how much of the frame before is kept in a video where nothing but noise changed; default: 0.6",
+        default=0.8,
+        help="0 to 1: how much of the frame before is kept in a video where nothing but noise changed; default: 0.8",
     )
     return parser
 

@@ -52,8 +52,9 @@ def paint_heads(
         region = np.ascontiguousarray(photo[rows, columns])
         if not region.size:
             continue
-        painted, alpha = _paint_one(session, region, face, (columns.start, rows.start), wanted)
-        share = _share(faces, index, rows, columns) * (1.0 if strengths is None else strengths[index])
+        painted, alpha, share = _paint_one(session, region, faces, index, (columns.start, rows.start), wanted)
+        if strengths is not None:
+            share *= strengths[index]
         out[rows, columns] += share[..., None] * (painted.astype(np.float32) - region)
         matte[rows, columns] += share * alpha
     return np.clip(np.rint(out), 0, 255).astype(np.uint8), np.minimum(matte, 1)
@@ -71,14 +72,15 @@ def _reach(face: Face, shape: tuple[int, int]) -> tuple[slice, slice]:
 
 
 def _paint_one(
-    session: Any, region: np.ndarray, face: Face, corner: tuple[int, int], size: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """One face of a region of the photo whose first pixel is `corner` (x, y): the region painted, and the matte."""
+    session: Any, region: np.ndarray, faces: Sequence[Face], index: int, corner: tuple[int, int], size: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """One face of a region of the photo whose first pixel is `corner` (x, y): the region painted, matte and share."""
     import math
 
     import cv2
     import numpy as np
 
+    face = faces[index]
     height, width = region.shape[:2]
     side = round(size * CONTEXT / STEP) * STEP
     scale = face.side / size  # px of the photo for one of the network
@@ -104,16 +106,21 @@ def _paint_one(
     def enlarge(plane: np.ndarray) -> np.ndarray:
         return cv2.warpAffine(plane, back, (width, height), flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
 
-    return lay(region, small, painted, alpha, enlarge)
+    v, u = np.mgrid[:side, :side].astype(np.float32)
+    x, y = (row[0] * u + row[1] * v + row[2] + first for row, first in zip(back, corner, strict=True))
+    share = _share(faces, index, x.astype(np.float32), y.astype(np.float32))
+    share = cv2.warpAffine(share, back, (width, height), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    return *lay(region, small, painted, alpha, enlarge), share
 
 
-def _share(faces: Sequence[Face], index: int, rows: slice, columns: slice) -> np.ndarray:
-    """How much of each pixel of a region is this face's: 1 around it, 0 where it fades out and beside nearer faces."""
+def _share(faces: Sequence[Face], index: int, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """How much of places in the photo, float32 [h, w] px, is this face's.
+
+    1 around it, 0 at the edge of its square and beside nearer faces; it changes slowly, so network pixels will do.
+    """
     import math
 
     import numpy as np
-
-    y, x = np.mgrid[rows, columns].astype(np.float32)
 
     def distance(face: Face) -> np.ndarray:
         return np.hypot(x - face.x, y - face.y) / face.side
@@ -123,13 +130,12 @@ def _share(faces: Sequence[Face], index: int, rows: slice, columns: slice) -> np
     half = face.side * CONTEXT / 2
     across = np.abs((x - face.x) * cos + (y - face.y) * sin) / half
     down = np.abs((y - face.y) * cos - (x - face.x) * sin) / half
-    edge = (across**4 + down**4) ** 0.25  # 1 at the edge of a square with round corners
+    edge = np.sqrt(np.sqrt(across**4 + down**4))  # 1 at the edge of a square with round corners
     inside = np.clip((1 - edge) / (1 - FADE), 0, 1)
     share = inside * inside * (3 - 2 * inside)
-    own = distance(face)
-    others = np.zeros_like(own)
+    others = np.zeros_like(share)
     for number, other in enumerate(faces):
         near = math.hypot(face.x - other.x, face.y - other.y) < (face.side + other.side) * CONTEXT
         if number != index and near:
-            others += np.exp(np.clip(DIVIDE * (own - distance(other)), -50, 50))
+            others += np.exp(np.clip(DIVIDE * (distance(face) - distance(other)), -50, 50))
     return share / (1 + others)
