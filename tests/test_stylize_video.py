@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 import time
@@ -104,17 +105,19 @@ def test_faces_are_followed_and_the_rest_is_left(tmp_path: Path, model: Path) ->
     assert change[40:120, 130:190].mean() > 20 and change[:, :60].mean() < 3
 
 
-def test_a_killed_run_leaves_no_half_file(model: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("stop", "code"), [(signal.SIGKILL, -9), (signal.SIGINT, 130)])
+def test_a_stopped_run_leaves_no_half_file(model: Path, tmp_path: Path, stop: signal.Signals, code: int) -> None:
     source, out = tmp_path / "clip.mp4", tmp_path / "out.mp4"
     write_clip(source, [half_bright(240, 320)] * 60)
     words = [str(source), "-o", str(out), "--model", str(model), "--faces", "never"]
-    process = subprocess.Popen([sys.executable, "-m", "stages.apply", *words], stderr=subprocess.DEVNULL)
+    process = subprocess.Popen([sys.executable, "-m", "stages.apply", *words], stderr=subprocess.PIPE, text=True)
     patience = time.monotonic() + 60
     while not list(tmp_path.glob(".out.mp4.*.tmp")) and time.monotonic() < patience:
         time.sleep(0.005)
-    process.kill()
-    process.wait()
-    assert not out.exists() and list(tmp_path.glob(".out.mp4.*.tmp"))
+    process.send_signal(stop)
+    said = process.communicate(timeout=60)[1]
+    assert process.returncode == code and not out.exists() and "Traceback" not in said, said
+    assert len(list(tmp_path.glob(".out.mp4.*.tmp"))) == (stop == signal.SIGKILL)
     write_clip(source, [half_bright(48, 64)] * 2)
     main(words)
     assert decoded(out)[1].shape[0] == 2 and not list(tmp_path.glob(".*.tmp"))
