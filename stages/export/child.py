@@ -191,7 +191,11 @@ class ChildRun:
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.log, env=_environment()
         )
         self._end = weakref.finalize(self, _stop, self.child, self.log)
-        self._answer()
+        try:
+            self._answer()
+        except TristyleError:
+            self.close()
+            raise
 
     def __call__(self, photo: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
         """float32 [1, 3, H, W] in [-1, 1] -> output (same), alpha [1, 1, H, W] in [0, 1] or None.
