@@ -135,3 +135,26 @@ def test_default_is_the_last_finished_export(tmp_path: Path, monkeypatch: pytest
             os.utime(folder / "manifest.json", (1000 - age, 1000 - age))
     assert apply.model_path(None) == Path("runs/export/newest/student.onnx")
     assert apply.model_path(tmp_path / "runs/export/older").parent.name == "older"
+
+
+def test_the_folder_of_an_export_may_hold_one_precision_only(model: Path, tmp_path: Path) -> None:
+    for name in ("student.int8.onnx", "student.fp16.onnx", "student.onnx"):
+        (tmp_path / name).write_bytes(model.read_bytes())
+        expected = name if name == "student.onnx" else min(path.name for path in tmp_path.iterdir())
+        assert apply.model_path(tmp_path).name == expected
+
+
+def test_a_model_without_a_matte_paints_everywhere_and_may_take_half_floats(tmp_path: Path) -> None:
+    import onnx
+    from onnx import TensorProto, helper
+
+    from stages.apply.picture import paint_whole
+
+    dims = [1, 3, "height", "width"]
+    ends = [helper.make_tensor_value_info(end, TensorProto.FLOAT16, dims) for end in ("photo", "output")]
+    graph = helper.make_graph([helper.make_node("Neg", ["photo"], ["output"])], "negative", ends[:1], ends[1:])
+    opsets = [helper.make_opsetid("", 18)]
+    onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=9), tmp_path / "negative.onnx")
+    photo = half_bright(40, 48)
+    image, matte = paint_whole(apply.open_model(tmp_path / "negative.onnx"), photo)
+    assert np.abs(image.astype(int) - (255 - photo.astype(int))).max() <= 1 and (matte == 1).all()
