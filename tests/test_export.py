@@ -241,6 +241,16 @@ def test_a_missing_package_names_its_extra() -> None:
         require("no_such_runtime", "mnn")
 
 
+def test_a_missing_runtime_is_said_before_any_work(inputs: dict[str, Artifact], tmp_path: Path) -> None:
+    class Missing(Onnx):
+        def check(self) -> None:
+            raise TristyleError("export: it cannot be imported. Run: pip install 'tristyle[it]'")
+
+    with pytest.raises(TristyleError, match="pip install"):
+        stage(runtime=Missing(precisions=["fp32"])).run(inputs, tmp_path, Runtime("cpu", 1, Tracker(tmp_path)))
+    assert not list(tmp_path.glob("**/*.onnx"))
+
+
 def test_time_is_measured_and_strip_keeps_the_numbers(exported: tuple[Path, dict[str, float]]) -> None:
     out, metrics = exported
     run = Onnx(precisions=["fp32"]).open(out / "student.onnx", 1)

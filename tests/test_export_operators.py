@@ -119,3 +119,14 @@ def test_a_dearer_operator_costs_more_and_a_folded_one_nothing() -> None:
 def test_a_table_without_a_layer_is_refused(shipped: dict) -> None:
     with pytest.raises(TristyleError, match="the table lacks Operator"):
         predict(shipped["operators"][1:], "nano", 256, "onnx")
+
+
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [(["-o", "no/such/folder.json"], "choose another for -o"), (["-o", "t.json", "--rounds", "0"], "--rounds: 0")],
+)
+def test_bad_arguments_are_one_line(given: list[str], named: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as left:
+        operators.main(given)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert left.value.code == 2 and named in line.lower()

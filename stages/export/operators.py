@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from stages.config import TristyleError
+from stages.config import TristyleError, number
 from stages.export.contract import Run, Runtime, Source, require
 from stages.io import write_json
 
@@ -284,14 +284,17 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--rounds", type=int, default=7)
     options = parser.parse_args(argv)
     try:
+        number("--rounds", options.rounds, 1, integer=True)
+        if options.out.is_dir() or not options.out.absolute().parent.is_dir():
+            raise TristyleError(f"{options.out}: is no place for a file. Choose another for -o.")
         runtimes = [_runtime(name) for name in options.runtimes]
         for runtime in runtimes:
             runtime.check()
         found = table(runtimes, SIZES, options.rounds)
-    except TristyleError as error:
+        write_json(options.out, found)
+    except (TristyleError, OSError) as error:
         print(f"operators: {error}", file=sys.stderr)
         raise SystemExit(2) from None
-    write_json(options.out, found)
     print(show(found))
 
 
