@@ -158,3 +158,13 @@ def test_a_model_without_a_matte_paints_everywhere_and_may_take_half_floats(tmp_
     photo = half_bright(40, 48)
     image, matte = paint_whole(apply.open_model(tmp_path / "negative.onnx"), photo)
     assert np.abs(image.astype(int) - (255 - photo.astype(int))).max() <= 1 and (matte == 1).all()
+
+
+def test_each_command_line_has_its_parser() -> None:
+    for words, named in (
+        (["serve", "--port", "0"], "stylize serve"),
+        (["verify", "a.png", "b.mp4"], "stylize verify"),
+        (["photo.png", "-o", "out.png", "--faces", "never"], "stylize"),
+    ):
+        parser, rest = apply.parser_for(words)
+        assert parser.prog == named and parser.parse_args(rest)
