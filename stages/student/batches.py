@@ -35,6 +35,12 @@ def paintable(masks: Tensor) -> Tensor:
     return (F.max_pool2d(masks, 2 * radius + 1, stride=1, padding=radius) > 0.02).float()
 
 
+def solid(masks: Tensor) -> Tensor:
+    """Head coverage [N, 1, H, W] -> where there is head for certain: > 0.98, shrunk by 2 % of the width."""
+    radius = max(1, round(0.02 * masks.shape[-1]))
+    return 1 - F.max_pool2d((masks <= 0.98).float(), 2 * radius + 1, stride=1, padding=radius)
+
+
 def pair_batches(photo: np.ndarray, style: np.ndarray, mask: np.ndarray, seed: int, blurred: bool = False) -> Batches:
     """Pairs in an endless shuffled order, and which of them are to be flipped; each image count has its own flips.
 
@@ -60,15 +66,15 @@ def pair_batches(photo: np.ndarray, style: np.ndarray, mask: np.ndarray, seed: i
 def prepared(batch: dict[str, Tensor]) -> dict[str, Tensor]:
     """A batch as the training sees it, on the device that it is on: flipped, pictures in [-1, 1].
 
-    photo, style (and blurred): float32 [N, 3, H, W], channels last; mask: [N, 1, H, W], 1 = may be painted over.
+    photo, style (and blurred): float32 [N, 3, H, W], channels last; mask: [N, 1, H, W], 1 = may be painted over;
+    head: likewise, 1 = well inside the head.
     """
     flip = batch["flip"].view(-1, 1, 1, 1)
     turned = {name: torch.where(flip, value.flip(3), value) for name, value in batch.items() if name != "flip"}
-    mask = paintable(turned.pop("mask").float().div_(255.0))
+    cover = turned.pop("mask").float().div_(255.0)
+    masks = {"mask": paintable(cover), "head": solid(cover)}
     pictures = {name: value.float().div_(127.5).sub_(1.0) for name, value in turned.items()}
-    return {
-        name: value.contiguous(memory_format=torch.channels_last) for name, value in (pictures | {"mask": mask}).items()
-    }
+    return {name: value.contiguous(memory_format=torch.channels_last) for name, value in (pictures | masks).items()}
 
 
 def read_ahead(batches: Batches) -> Batches:

@@ -51,6 +51,7 @@ class Weights:
         features: feature matching.
         adversarial: hinge loss of the patch discriminator.
         matte: alpha outside the dilated head mask.
+        solid: 1 - alpha well inside the head, so that alpha is a matte and a cut-out is not see-through.
         blurred: edge-blurred targets in the critic's loss, beside its 1 for outputs.
         equivariance: a photo moved by a few pixels must give its output moved alike. It rises from 0 over the third
             quarter of the training.
@@ -62,6 +63,7 @@ class Weights:
     features: float = 10.0
     adversarial: float = 1.0
     matte: float = 10.0
+    solid: float = 1.0
     blurred: float = 0.5
     equivariance: float = 30.0
 
@@ -182,6 +184,7 @@ class Pix2PixTask(Task):
             "l1": weights.l1 * edge_weighted_l1(output, style, weights.edge),
             "chroma": weights.chroma * chroma_l1(output, style),
             "matte": weights.matte * matte_loss(alpha, mask),
+            "solid": weights.solid * matte_loss(1 - alpha, 1 - self.pairs["head"]),
             "_plain_l1": F.l1_loss(output.detach(), style),
         }
         if maps is not None:
