@@ -58,7 +58,7 @@ def arguments() -> argparse.ArgumentParser:
         "--weights",
         type=Path,
         help="folder with facexlib's weights of RetinaFace, which finds tilted and turned faces too; "
-        "default: $TRISTYLE_WEIGHTS, else scikit-image's cascade",
+        "default: $TRISTYLE_WEIGHTS, else facexlib's own folder, else scikit-image's cascade",
     )
     add("--alpha", action="store_true", help="cut-outs: what was painted, on nothing (PNG or WebP)")
     add(
