@@ -12,7 +12,7 @@ ROW = {"edge_slope_ratio": 1.0, "flat_energy_ratio": 1.0, "checker_ratio": 1.0, 
 
 
 def row(arm: str, **changes: float) -> dict[str, float | str]:
-    return {"arm": arm, "face_error": 0.1, "kid": 2.0, "edge_clarity_ratio": 1.0} | ROW | changes
+    return {"arm": arm, "face_error": 0.1, "kid": 2.0, "kid_blind": 4.0, "edge_clarity_ratio": 1.0} | ROW | changes
 
 
 def test_settings_are_read_into_their_groups() -> None:
@@ -24,11 +24,11 @@ def test_settings_are_read_into_their_groups() -> None:
 def test_the_declared_score_is_a_mean_of_three_shares() -> None:
     base = row("base")
     assert declared(base, base) == pytest.approx(1)  # type: ignore[arg-type]
-    better = row("better", face_error=0.07, kid=1.4)
+    better = row("better", face_error=0.07, kid_blind=2.8)
     assert declared(better, base) == pytest.approx((0.7 + 0.7 + 1) / 3)  # type: ignore[arg-type]
     for ratio in (np.e, 1 / np.e):  # too sharp is as bad as too soft
         assert declared(row("off", edge_clarity_ratio=ratio), base) == pytest.approx(4 / 3)  # type: ignore[arg-type]
-    shown = table([base, better, row("better", face_error=0.07, kid=1.4)]).splitlines()
+    shown = table([base, better, row("better", face_error=0.07, kid_blind=2.8)]).splitlines()
     assert len(shown) == 4 and shown[2].endswith("| +0.0% |") and shown[3].endswith("| +20.0% |")
 
 
