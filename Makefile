@@ -33,6 +33,8 @@ bench: setup
 	$(BIN)/python -m tests.bench_sample
 	$(BIN)/python -m tests.bench_pair
 	$(BIN)/python -m tests.bench_write
+	$(BIN)/python -m tests.bench_student
+	$(BIN)/python -m tests.bench_page
 
 # An interpreter for each runtime that `export=` names and this one lacks.
 runtimes: $(RUNTIMES:%=.venv-%/ready)

@@ -26,7 +26,8 @@ class Stage(Protocol):
     """What every `stages/<kind>/stage.py` offers. `reads` names the artifact kinds it needs.
 
     A stage that trains also has `join`, with the arguments of `run`: the training alone, which writes nothing, for all
-    processes of a torchrun but the first.
+    processes of a torchrun but the first. One that needs what may not be installed has `check`, which raises before
+    any stage runs.
     """
 
     reads: ClassVar[tuple[str, ...]]

@@ -112,7 +112,7 @@ def read_image(path: Path | str) -> np.ndarray:
 
     path = Path(path)
     try:
-        with Image.open(path, formats=("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", "MPO")) as opened:
+        with Image.open(path, formats=("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF")) as opened:
             if opened.width * opened.height > MAX_PIXELS:
                 pixels = f"{opened.width}x{opened.height}"
                 raise ImageError(f"{path}: {pixels} pixels; at most {MAX_PIXELS} are read. Shrink it.")

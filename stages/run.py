@@ -57,6 +57,9 @@ def run(cfg: DictConfig) -> float | None:
         kind: {key: hash_path(Path(path)) for key, path in stage.files().items()} for kind, stage in stages.items()
     }
     _check_out(settings.out)
+    for kind, stage in stages.items():
+        if hasattr(stage, "check") and settings.stage in ("all", kind):
+            stage.check()
     artifacts: dict[str, Artifact] = {}
     for kind, stage in stages.items():
         inputs = {name: artifacts[name] for name in stage.reads}
