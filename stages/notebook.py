@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from stages import io, page, report_pair, report_plane
+from stages import io, page, report_export, report_pair, report_plane
 from stages.artifact import Artifact, ArtifactError, open_artifact
 
 
@@ -164,3 +164,18 @@ def plane() -> Any:
     return frame(
         drawn or page.note("One run alone has no plane; make another with another pair/balance."), 1900 if drawn else 60
     )
+
+
+# ---------------------------------------------------------------------------------------------- stage three
+
+
+def exports() -> Any:
+    """Every file of every export in the runs folder, tier by runtime by precision, and the tiers side by side."""
+    made = []
+    for export in finished("export"):
+        try:
+            made.append({"export": export, "student": source(export, "student")})
+        except ArtifactError as error:
+            print(error)
+    drawn = report_export.export_table(made) + report_export.tier_table(made)
+    return frame(drawn or page.note("No export lists its files."), 160 + 44 * drawn.count("<tr"))
