@@ -110,7 +110,10 @@ def _job(cfg: Any) -> float | None:
 
 @contextmanager
 def _left_together() -> Iterator[None]:
-    """The processes of a torchrun end together, or at once after a failure: torch aborts one that ends connected."""
+    """The processes of a torchrun end together, or at once after a failure: torch aborts one that ends connected.
+
+    They end without Python's own clean-up: now and then a thread of the connection outlives it, which aborts, too.
+    """
     try:
         yield
     except BaseException as error:
@@ -118,14 +121,19 @@ def _left_together() -> Iterator[None]:
             raise
         if not isinstance(error, SystemExit):
             traceback.print_exception(error)
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(int(error.code or 0) if isinstance(error, SystemExit) else 1)
+        _leave(int(error.code or 0) if isinstance(error, SystemExit) else 1)
     if _connected():
         from torch import distributed
 
         parallel.barrier()
         distributed.destroy_process_group()
+        _leave(0)
+
+
+def _leave(code: int) -> None:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def _connected() -> bool:

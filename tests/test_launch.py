@@ -19,6 +19,7 @@ from stages.io import load_network, read_jsonl, write_image, write_jsonl
 from tests.pair_toys import heads
 
 TINY = [
+    "pair.translator.precision=float32",  # two processes round bfloat16 sums otherwise than one
     "workers=1", "device=cpu", "data.size=32", "data.count=9", "data.style_count=1", "data.heldout=4",
     "data.heldout_style=4", "pair.train.images=4", "++pair.write.format=tar", "++pair.write.per_shard=3",
 ]  # fmt: skip

@@ -6,6 +6,7 @@ kills them, and prints what became of each.
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import random
@@ -97,15 +98,15 @@ def work(out: Path, form: str, part: str | None, steps: int | None) -> None:
 
 def die_at(steps: int) -> None:
     """Kill this process at the `steps`-th call that makes something appear or last on disk: before it or after it."""
-    left = [steps]
+    left = itertools.count(steps - 2, -2)  # one number a call, whichever thread it comes from
 
     def counted(real):  # type: ignore[no-untyped-def]
         def call(*arguments):  # type: ignore[no-untyped-def]
-            left[0] -= 2
-            if left[0] == 0:
+            now = next(left)
+            if now == 0:
                 os.kill(os.getpid(), signal.SIGKILL)
             found = real(*arguments)
-            if left[0] == -1:
+            if now == -1:
                 os.kill(os.getpid(), signal.SIGKILL)
             return found
 
