@@ -144,7 +144,7 @@ def load(path: Path, threads: int) -> Call:
     expr = MNN.expr
     settings = {"backend": "CPU", "numThread": threads, "precision": "high"}
     manager = MNN.nn.create_runtime_manager((settings,))
-    # Small Winograd tiles: with MNN's own choice a trained student differs from torch by up to 1e-3, in 0.6 of the time.
+    # Small Winograd tiles: with MNN's own choice a trained student is off by up to 1e-3, in 0.6 of the time.
     manager.set_hint(WINOGRAD_MEMORY_LEVEL, 0)
     try:
         names = MNN.nn.load_module_from_file(str(path), [], []).get_info()["outputNames"]
