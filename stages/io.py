@@ -100,6 +100,22 @@ def data_file(name: str) -> Path:
 # ---------------------------------------------------------------------------------------------------- images
 
 
+def why_unreadable(path: Path, error: Exception) -> str:
+    """Say what a file is that does not open as a picture: a saved error page and an empty download are usual."""
+    with open(path, "rb") as file:
+        head = file.read(64).lstrip().lower()
+    if not head:
+        return "an empty file"
+    if head.startswith((b"<!doctype", b"<html")):
+        return "a web page, not a picture (did the download fail?)"
+    if head.startswith((b"<svg", b"<?xml")):
+        return "a vector drawing"
+    if head[4:8] == b"ftyp" and head[8:12] in (b"heic", b"heix", b"mif1", b"avif", b"hevc"):
+        return "HEIC or AVIF, which is not read here"
+    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    return "not a picture" if "cannot identify" in reason else f"a broken picture ({reason})"
+
+
 def read_image(path: Path | str) -> np.ndarray:
     """Any PNG/JPEG/WebP/BMP/TIFF/GIF (first frame) as uint8 RGB [H, W, 3].
 

@@ -1,6 +1,6 @@
 """Which term of the student's training earns its place? Arms at equal budget on the same pairs, side by side.
 
-    python -m tests.ablation runs/pair/<key> --out /tmp/ablation --arms base no_blurred gram     # see ARMS for all
+    python -m tests.ablation runs/pair/<key> --out ablation --arms base no_blurred gram     # see ARMS for all
     python -m tests.ablation pairs.npz --out ... --arm "soft: weights.l1=10, train.lr=1e-3, extra.gram=2" --device cuda
 
 PAIRS is a pair artifact (its translator is then the teacher that clarity is measured against) or an .npz of `photo`,

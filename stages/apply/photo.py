@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stages.io import IMAGE_SUFFIXES, MAX_PIXELS, ImageError
+from stages.io import IMAGE_SUFFIXES, MAX_PIXELS, ImageError, why_unreadable
 
 if TYPE_CHECKING:
     import numpy as np
@@ -44,7 +44,7 @@ def read_photo(path: Path) -> np.ndarray:
     except ImageError:
         raise
     except Exception as error:  # Pillow raises a dozen types for broken files, SyntaxError among them
-        raise ImageError(f"{path}: {_reason(path, error)}. {READ} that opens elsewhere.") from None
+        raise ImageError(f"{path}: {why_unreadable(path, error)}. {READ} that opens elsewhere.") from None
     finally:
         Image.MAX_IMAGE_PIXELS = limit
 
@@ -93,19 +93,3 @@ def _to_srgb(image: Any, profile: bytes | None) -> Any:
         return ImageCms.profileToProfile(image, embedded, ImageCms.createProfile("sRGB"), outputMode="RGB")
     except (ImageCms.PyCMSError, OSError, ValueError):
         return image
-
-
-def _reason(path: Path, error: Exception) -> str:
-    """Say what the file is instead: a saved error page and an empty download are the usual cases."""
-    with open(path, "rb") as file:
-        head = file.read(64).lstrip().lower()
-    if not head:
-        return "an empty file"
-    if head.startswith((b"<!doctype", b"<html")):
-        return "a web page, not a picture (did the download fail?)"
-    if head.startswith((b"<svg", b"<?xml")):
-        return "a vector drawing"
-    if head[4:8] == b"ftyp" and head[8:12] in (b"heic", b"heix", b"mif1", b"avif", b"hevc"):
-        return "HEIC or AVIF, which is not read here"
-    text = str(error).splitlines()[0] if str(error) else type(error).__name__
-    return "not a picture" if "cannot identify" in text else f"a broken picture ({text})"

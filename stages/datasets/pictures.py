@@ -51,22 +51,8 @@ def read_whole(path: Path) -> np.ndarray:
     except Image.DecompressionBombError:
         raise io.ImageError(f"{path}: too many pixels for a picture. Shrink it.") from None
     except Exception as error:
-        raise io.ImageError(f"{path}: {_unreadable(path, error)}") from None
+        raise io.ImageError(f"{path}: {io.why_unreadable(path, error)}") from None
     return io.read_image(path)
-
-
-def _unreadable(path: Path, error: Exception) -> str:
-    """Say what the file is instead: a saved error page and an empty download are the usual cases."""
-    with open(path, "rb") as file:
-        head = file.read(64).lstrip().lower()
-    if not head:
-        return "an empty file"
-    if head.startswith((b"<!doctype", b"<html")):
-        return "a web page, not a picture; did the download fail?"
-    if head.startswith((b"<svg", b"<?xml")):
-        return "a vector drawing; save it as PNG"
-    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-    return "not a picture" if "cannot identify" in reason else f"broken ({reason})"
 
 
 def read_mask(path: Path, labels: Sequence[int] | None = None) -> np.ndarray:
