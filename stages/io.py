@@ -11,7 +11,9 @@ import importlib
 import json
 import math
 import os
+import struct
 import tempfile
+import zlib
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -153,13 +155,28 @@ def read_image(path: Path | str) -> np.ndarray:
 
 def encode_png(image: np.ndarray) -> bytes:
     """uint8 [H, W, 3] RGB or [H, W] -> PNG bytes (level 1: three times faster than level 6, 10 % larger)."""
-    import cv2
-
+    try:
+        import cv2
+    except ModuleNotFoundError:  # a machine that only trains: previews are all it writes
+        return _plain_png(image)
     ordered = image[..., ::-1] if image.ndim == 3 else image
     done, data = cv2.imencode(".png", np.ascontiguousarray(ordered), [cv2.IMWRITE_PNG_COMPRESSION, 1])
     if not done:
         raise ImageError(f"cannot encode an array of shape {image.shape} as PNG")
     return data.tobytes()
+
+
+def _plain_png(image: np.ndarray) -> bytes:
+    """PNG (ISO/IEC 15948) of unfiltered rows, by the standard library alone."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    height, width = image.shape[:2]
+    header = struct.pack(">IIBBBBB", width, height, 8, 2 if image.ndim == 3 else 0, 0, 0, 0)
+    rows = np.pad(image.reshape(height, -1), ((0, 0), (1, 0)))  # each begins with its filter: 0, none
+    body = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows.tobytes(), 1)) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + body
 
 
 def write_image(path: Path | str, image: np.ndarray) -> None:
