@@ -2,10 +2,13 @@
 
 `identity_cosine` compares a photo with its own stylised picture inside one crop (the photo's), and `same_person_auc`
 asks how well photo A is told to belong to the stylised photo B of the same person among pairs of different people.
+Where people have several photos each, `person_pairs` and `resampled_auc` give it an interval over people.
 """
 
+from collections.abc import Sequence
 from typing import Protocol
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -133,3 +136,52 @@ def same_person_auc(
     if not (same & counted).any() or same.all():
         raise ValueError("pairs of the same and of different people are both needed")
     return area_under_curve(scores[same & counted], scores[~same])
+
+
+def person_pairs(
+    people: Sequence[str], sessions: Sequence[str] | None = None, probes: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Which cells of a score matrix photo x stylised photo are same-person pairs, and which of different people.
+
+    Args:
+        people: whom each of N photos shows.
+        sessions: when each was taken; pairs of one session are then not counted, for frames of one clip share light,
+            clothes and expression. A photo and what was painted of it are never a pair.
+        probes: bool [N], only these stylised photos are asked; all by default.
+
+    Returns:
+        (same bool [N, N], different bool [N, N])
+    """
+    names = np.asarray(people, str)
+    same = names[:, None] == names[None]
+    apart = ~np.eye(len(names), dtype=bool)
+    if sessions is not None:
+        taken = np.asarray(sessions, str)
+        apart &= taken[:, None] != taken[None]
+    asked = np.ones(len(names), bool) if probes is None else probes
+    return same & apart & asked[None], ~same & asked[None]
+
+
+def resampled_auc(scores: np.ndarray, same: np.ndarray, different: np.ndarray, draws: np.ndarray) -> np.ndarray:
+    """Same-person AUC in each resample of the people: float64 [R]; `draws` of ones [1, N] gives the plain value.
+
+    A person who was drawn twice counts as two people who are never compared: such a pair would be of one person and
+    of different people at once.
+
+    Args:
+        scores: [N, N] likeness of photo (row) and stylised photo (column).
+        same, different: bool [N, N] (`person_pairs`).
+        draws: int [R, N], how often each picture counts, the same for all of a person's (`bootstrap.draw`).
+
+    Returns:
+        NaN for a resample without a pair of either kind.
+    """
+    times = draws.astype(np.float64)
+    won = np.zeros(len(draws))
+    for row, column in np.argwhere(same):
+        beaten = ((scores[row, column] > scores) + 0.5 * (scores[row, column] == scores)) * different
+        won += times[:, row] * ((times @ beaten) * times).sum(1)
+    positive = times @ same.sum(1)  # pairs of one person count as often as the person
+    negative = ((times @ different) * times).sum(1)
+    total = positive * negative
+    return np.where(total > 0, won / np.where(total > 0, total, 1), np.nan)
