@@ -39,20 +39,22 @@ def chance(n: int, p: float, device: torch.device) -> Tensor:
     return torch.rand(n, device=device) < p
 
 
-def affine(n: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Random similarity transforms with a mirror in half of them.
+def affine(
+    n: int, device: torch.device, scale: float = MOST_SCALE, shift: float = MOST_SHIFT, turn: float = MOST_TURN
+) -> tuple[Tensor, Tensor]:
+    """Random similarity transforms with a mirror in half of them, up to these amounts.
 
     Returns:
         (theta [n, 2, 3]: output position -> input position in -1..1, mirrored: bool [n])
     """
-    scale = torch.exp((torch.rand(n, device=device) * 2 - 1) * MOST_SCALE)
-    angle = (torch.rand(n, device=device) * 2 - 1) * math.radians(MOST_TURN)
-    shift = (torch.rand(n, 2, device=device) * 2 - 1) * 2 * MOST_SHIFT
+    factor = torch.exp((torch.rand(n, device=device) * 2 - 1) * scale)
+    angle = (torch.rand(n, device=device) * 2 - 1) * math.radians(turn)
+    move = (torch.rand(n, 2, device=device) * 2 - 1) * 2 * shift
     mirrored = chance(n, 0.5, device)
     sign = torch.where(mirrored, -1.0, 1.0)
-    cos, sin = angle.cos() / scale, angle.sin() / scale
+    cos, sin = angle.cos() / factor, angle.sin() / factor
     linear = torch.stack([torch.stack([cos * sign, -sin * sign], 1), torch.stack([sin, cos], 1)], 1)  # [n, 2, 2]
-    return torch.cat([linear, -(linear @ shift[:, :, None])], dim=2), mirrored
+    return torch.cat([linear, -(linear @ move[:, :, None])], dim=2), mirrored
 
 
 def move_landmarks(landmarks: Tensor, theta: Tensor, mirrored: Tensor) -> Tensor:
@@ -114,10 +116,10 @@ def recolour(images: Tensor) -> Tensor:
     return images * torch.exp(normal(0.13)) * torch.exp(normal(0.04, 3)) + normal(0.09)
 
 
-def soften(images: Tensor) -> Tensor:
-    """Loss of detail and noise: some pictures reduced to 16-48 pixels and back (one size a batch), some with noise."""
+def soften(images: Tensor, low: int = 16, high: int = 48) -> Tensor:
+    """Loss of detail and noise: some pictures reduced to low..high pixels and back (one size a batch), some noisy."""
     n, device = len(images), images.device
-    side = int(torch.randint(16, 49, ()))
+    side = int(torch.randint(low, high + 1, ()))
     small = F.interpolate(images, (side, side), mode="bilinear", align_corners=False, antialias=True)
     soft = F.interpolate(small, images.shape[-2:], mode="bilinear", align_corners=False)
     images = torch.where(chance(n, 0.4, device)[:, None, None, None], soft, images)

@@ -1,0 +1,172 @@
+"""Which pixels of an aligned portrait are skin, hair, eyes...: the face parsers, behind one shape.
+
+    parser = open_parser("parser.safetensors")       # trained by `python -m stages.faces.train_parser`
+    parser = open_parser("parsing_bisenet.pth")      # facexlib's BiSeNet
+    parser = open_parser(None)                       # the shipped face reader: fewer labels, 64 pixels a side
+    parser.labels(images), parser.head(images)       # uint8 [N, H, W] each
+
+Labels are those of CelebAMask-HQ in its order (`stages.networks.parser.LABELS`), whichever parser speaks.
+"""
+
+from __future__ import annotations
+
+import sys
+from abc import ABC, abstractmethod
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from stages import io
+from stages.config import TristyleError
+from stages.faces.reader import Reader, load_reader
+from stages.networks.parser import HEAD, LABELS, FaceParser
+
+CHUNK = 32  # pictures at a time
+REMEDY = (
+    "Give a file of `python -m stages.faces.train_parser`, facexlib's parsing_bisenet.pth, or none for the face reader."
+)
+# What facexlib's (zllrunning's) BiSeNet calls 0..18, in CelebAMask-HQ's numbers: skin, l_brow, r_brow, l_eye, r_eye,
+# glasses, l_ear, r_ear, earring, nose, mouth, u_lip, l_lip, neck, necklace, cloth, hair, hat.
+BISENET = (0, 1, 6, 7, 4, 5, 3, 8, 9, 15, 2, 10, 11, 12, 17, 16, 18, 13, 14)
+# The face reader's labels (background skin brow eye nose mouth hair ear neck cloth glasses hat beard): brows, eyes and
+# ears take their side from where they lie, lips are mouth, a beard is skin (so are beards in CelebAMask-HQ's pictures).
+READER = (0, 1, 6, 4, 2, 10, 13, 8, 17, 18, 3, 14, 1)
+SIDED = (4, 6, 8)  # labels of the person's left, on the right of the picture; the other side's number is one more
+
+
+class Parser(ABC):
+    """Parses portraits of any size, FFHQ-aligned or nearly so.
+
+    Attributes:
+        id: kind and the first 8 hex digits of the weights' sha256; belongs beside every number made with it.
+    """
+
+    id: str
+    device: str
+
+    @abstractmethod
+    def shares(self, images: Tensor) -> Tensor:
+        """Probabilities: [N, 3, H, W] in [-1, 1] on the parser's device -> [N, 19, h, w] at the network's own size."""
+
+    @torch.no_grad()
+    def labels(self, images: np.ndarray) -> np.ndarray:
+        """The likeliest label of each pixel: uint8 RGB [N, H, W, 3] -> uint8 [N, H, W] in CelebAMask-HQ's order."""
+        return np.concatenate([self._resized(part).argmax(1).byte().cpu().numpy() for part in _parts(images)])
+
+    @torch.no_grad()
+    def head(self, images: np.ndarray) -> np.ndarray:
+        """How much of each pixel is head (`HEAD`): uint8 RGB [N, H, W, 3] -> uint8 [N, H, W], 255 = all of it."""
+        return np.concatenate([self._head(part) for part in _parts(images)])
+
+    def _resized(self, images: np.ndarray) -> Tensor:
+        shares = self.shares(io.to_tensor(images).to(self.device))
+        return F.interpolate(shares, images.shape[1:3], mode="bilinear", align_corners=False, antialias=True)
+
+    def _head(self, images: np.ndarray) -> np.ndarray:
+        coverage = self._resized(images)[:, HEAD.start : HEAD.stop].sum(1)
+        return coverage.mul(255).round().clamp(0, 255).byte().cpu().numpy()
+
+
+def _parts(images: np.ndarray) -> list[np.ndarray]:
+    if images.ndim != 4 or images.shape[3] != 3 or images.dtype != np.uint8 or not len(images):
+        raise ValueError(f"uint8 [N >= 1, H, W, 3] is needed, not {images.dtype} {list(images.shape)}")
+    return [images[start : start + CHUNK] for start in range(0, len(images), CHUNK)]
+
+
+def _sized(images: Tensor, side: int) -> Tensor:
+    return F.interpolate(images, (side, side), mode="bilinear", align_corners=False, antialias=True)
+
+
+class OwnParser(Parser):
+    """A `FaceParser` of this repository's recipe."""
+
+    def __init__(self, network: FaceParser, id: str, device: str) -> None:
+        self.network, self.id, self.device = network, id, device
+
+    def shares(self, images: Tensor) -> Tensor:
+        """As `Parser.shares`: [N, 19, 128, 128]."""
+        return self.network(_sized(images, self.network.size)).softmax(1)
+
+
+class BiSeNetParser(Parser):
+    """facexlib's BiSeNet (Yu et al., 2018, arXiv 1808.00897): 512 pixels a side, ImageNet-normalised."""
+
+    MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+    def __init__(self, network: nn.Module, id: str, device: str) -> None:
+        self.network, self.id, self.device = network, id, device
+        self.order = torch.tensor(BISENET, device=device).argsort()  # CelebAMask-HQ's number -> BiSeNet's
+        self.mean = torch.tensor(self.MEAN, device=device)[:, None, None]
+        self.std = torch.tensor(self.STD, device=device)[:, None, None]
+
+    def shares(self, images: Tensor) -> Tensor:
+        """As `Parser.shares`: [N, 19, 512, 512]."""
+        logits = self.network((_sized(images, 512) / 2 + 0.5 - self.mean) / self.std)[0]
+        return logits[:, self.order].softmax(1)
+
+
+class ReaderParser(Parser):
+    """The shipped face reader's 13 labels in CelebAMask-HQ's numbers; lips, jewellery and more it does not know."""
+
+    def __init__(self, reader: Reader, device: str) -> None:
+        self.reader, self.id, self.device = reader, reader.id, device
+
+    def shares(self, images: Tensor) -> Tensor:
+        """As `Parser.shares`: [N, 19, 64, 64]."""
+        reading = self.reader.read(images)
+        known = reading.parsing.softmax(1)
+        shares = known.new_zeros(len(known), len(LABELS), *known.shape[2:])
+        shares.index_add_(1, torch.tensor(READER, device=known.device), known)
+        across = (torch.arange(known.shape[3], device=known.device) + 0.5) / known.shape[3]
+        middle = reading.landmarks[:, 27:31, 0].mean(1)  # the bridge of the nose
+        turned = (across[None] < middle[:, None])[:, None, :]  # [N, 1, W]: the picture's left, the person's right
+        for label in SIDED:
+            shares[:, label + 1] = shares[:, label] * turned
+            shares[:, label] = shares[:, label] * ~turned
+        return shares
+
+
+def open_parser(path: Path | str | None = None, device: str = "cpu") -> Parser:
+    """A frozen parser, ready to use.
+
+    Args:
+        path: `.safetensors` of this repository's recipe or facexlib's `parsing_bisenet.pth`; None: the face reader.
+
+    Raises:
+        TristyleError: no such file, damaged, the weights of something else, or facexlib is missing; one line.
+    """
+    if path is None:
+        return ReaderParser(load_reader(device), device)
+    path = Path(path)
+    if path.suffix != ".safetensors":
+        return BiSeNetParser(_bisenet(path).to(device), f"bisenet-{io.sha256_file(path)[:8]}", device)
+    network = io.load_network(path, device)
+    if not isinstance(network, FaceParser):
+        raise TristyleError(f"{path}: holds {type(network).__name__}, not a face parser. {REMEDY}")
+    return OwnParser(network.requires_grad_(False), f"parser-{io.sha256_file(path)[:8]}", device)
+
+
+def _bisenet(path: Path) -> nn.Module:
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise TristyleError(f"{path}: no such file. {REMEDY}") from None
+    except Exception:  # torch raises a dozen types for damaged archives and for pickles that hold more than tensors
+        raise TristyleError(f"{path}: damaged, or holds more than tensors, which is never executed. {REMEDY}") from None
+    try:
+        from facexlib.parsing.bisenet import BiSeNet
+    except Exception as error:  # its package imports much else, and breaks in as many ways
+        raise TristyleError(
+            f"{path}: BiSeNet needs facexlib, which does not load here ({type(error).__name__}: {error}). "
+            f"Run: {sys.executable} -m pip install facexlib"
+        ) from None
+    network: nn.Module = BiSeNet(num_class=len(LABELS))
+    try:
+        network.load_state_dict(state, strict=True)
+    except (RuntimeError, AttributeError, TypeError) as error:
+        first = next(iter(str(error).splitlines()[1:]), str(error)).strip()
+        raise TristyleError(f"{path}: does not fit BiSeNet ({first}). {REMEDY}") from None
+    return network.float().eval().requires_grad_(False)
