@@ -21,18 +21,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from stages import imagefile
 from stages.config import TristyleError
+from stages.imagefile import ImageError
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-MAX_PIXELS = 64_000_000  # refused by the header, before anything is decoded
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif")
 _NETWORK_MODULES = ("stages.networks.", "stages.faces.")
-
-
-class ImageError(TristyleError):
-    """A picture that cannot be read; the message names the file and the reason."""
 
 
 # ---------------------------------------------------------------------------------------------------- bytes
@@ -102,55 +99,13 @@ def data_file(name: str) -> Path:
 # ---------------------------------------------------------------------------------------------------- images
 
 
-def why_unreadable(path: Path, error: Exception) -> str:
-    """Say what a file is that does not open as a picture: a saved error page and an empty download are usual."""
-    with open(path, "rb") as file:
-        head = file.read(64).lstrip().lower()
-    if not head:
-        return "an empty file"
-    if head.startswith((b"<!doctype", b"<html")):
-        return "a web page, not a picture (did the download fail?)"
-    if head.startswith((b"<svg", b"<?xml")):
-        return "a vector drawing"
-    if head[4:8] == b"ftyp" and head[8:12] in (b"heic", b"heix", b"mif1", b"avif", b"hevc"):
-        return "HEIC or AVIF, which is not read here"
-    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-    return "not a picture" if "cannot identify" in reason else f"a broken picture ({reason})"
-
-
 def read_image(path: Path | str) -> np.ndarray:
-    """Any PNG/JPEG/WebP/BMP/TIFF/GIF (first frame) as uint8 RGB [H, W, 3].
-
-    EXIF orientation is applied, alpha composited on white, grey and 16-bit scaled to 8 bits.
+    """A picture file as it looks, transparent parts white: uint8 sRGB [H, W, 3]; see `imagefile.decode`.
 
     Raises:
-        ImageError: not an image, broken, truncated, or more than MAX_PIXELS pixels; names file and reason.
+        ImageError: names file, reason and remedy.
     """
-    from PIL import Image, ImageOps
-
-    path = Path(path)
-    try:
-        with Image.open(path, formats=("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF")) as opened:
-            if opened.width * opened.height > MAX_PIXELS:
-                pixels = f"{opened.width}x{opened.height}"
-                raise ImageError(f"{path}: {pixels} pixels; at most {MAX_PIXELS} are read. Shrink it.")
-            opened.load()
-            upright = ImageOps.exif_transpose(opened)
-            if upright.mode in ("I", "I;16", "I;16B", "I;16L", "F"):
-                grey = np.asarray(upright).astype(np.float64)
-                scale = 255.0 if grey.max(initial=0.0) <= 1.0 and upright.mode == "F" else 255.0 / 65535.0
-                return np.repeat(np.clip(np.rint(grey * scale), 0, 255).astype(np.uint8)[..., None], 3, axis=2)
-            if upright.mode in ("RGBA", "LA", "PA") or "transparency" in upright.info:
-                white = Image.new("RGBA", upright.size, (255, 255, 255, 255))
-                upright = Image.alpha_composite(white, upright.convert("RGBA"))
-            return np.array(upright.convert("RGB"))
-    except ImageError:
-        raise
-    except FileNotFoundError:
-        raise ImageError(f"{path}: no such file. Check the path.") from None
-    except Exception as error:  # Pillow raises a dozen types for broken files, SyntaxError among them
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ImageError(f"{path}: not a readable picture ({reason}). Replace or remove it.") from None
+    return imagefile.read(path).pixels
 
 
 def encode_png(image: np.ndarray) -> bytes:

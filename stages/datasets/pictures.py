@@ -7,52 +7,49 @@ from pathlib import Path
 
 import numpy as np
 
-from stages import io
+from stages import imagefile
+from stages.imagefile import WHITE, ImageError
 
 
 def read_square(
-    path: Path, mask_path: Path | None, size: int, labels: Sequence[int] | None = None
+    path: Path,
+    mask_path: Path | None,
+    size: int,
+    labels: Sequence[int] | None = None,
+    background: Sequence[int] = WHITE,
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """A photo and its head mask, if one is given, cut to their centre square: uint8 [size, size, 3] and [size, size].
 
     Args:
         labels: the values of a label mask that are head, see `read_mask`.
+        background: RGB behind what is transparent.
 
     Raises:
-        ImageError: unreadable, under half of `size`, or a mask of another shape; names file and reason.
+        ImageError: unreadable, under half of `size`, or a mask of another shape; names file, reason and remedy.
     """
-    if not path.is_file():  # a folder, a pipe, a dangling link: opening some of these would block
-        raise io.ImageError(f"{path}: not a regular file")
-    photo = read_whole(path)
+    return squared(imagefile.read(path, background).pixels, path, mask_path, size, labels)
+
+
+def squared(
+    photo: np.ndarray, path: Path, mask_path: Path | None, size: int, labels: Sequence[int] | None = None
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """`read_square` of a photo that has been read from `path` already, uint8 [H, W, 3]."""
     height, width = photo.shape[:2]
     if min(height, width) < size // 2:
-        raise io.ImageError(f"{path}: {width}x{height} px is under half of data.size={size}")
+        small = f"{width}x{height} px is under half of data.size={size}"
+        raise ImageError(f"{path}: {small}. Give a larger picture, or a smaller data.size.")
     if mask_path is None:
         return square(photo, size), None
     mask = read_mask(mask_path, labels)
     if abs(mask.shape[1] / mask.shape[0] - width / height) > 0.02:
         shapes = f"{mask.shape[1]}x{mask.shape[0]} on a picture of {width}x{height}"
-        raise io.ImageError(f"{mask_path}: the mask's shape is not its picture's ({shapes})")
+        raise ImageError(f"{mask_path}: the mask's shape is not its picture's ({shapes}). Mend or remove it.")
     return square(photo, size), square(mask, size)
 
 
 def read_whole(path: Path) -> np.ndarray:
-    """`io.read_image`, refusing also a PNG whose end or a checksum is missing (its pixels may still decode).
-
-    Raises:
-        ImageError: names file and reason.
-    """
-    from PIL import Image
-
-    try:
-        with Image.open(path) as opened:
-            if opened.format == "PNG":
-                opened.verify()
-    except Image.DecompressionBombError:
-        raise io.ImageError(f"{path}: too many pixels for a picture. Shrink it.") from None
-    except Exception as error:
-        raise io.ImageError(f"{path}: {io.why_unreadable(path, error)}") from None
-    return io.read_image(path)
+    """A picture as it looks, uint8 sRGB [H, W, 3]; errors as of `imagefile.read`."""
+    return imagefile.read(path).pixels
 
 
 def read_mask(path: Path, labels: Sequence[int] | None = None) -> np.ndarray:
@@ -62,26 +59,21 @@ def read_mask(path: Path, labels: Sequence[int] | None = None) -> np.ndarray:
     an 8-bit or colour mask is coverage by its brightness.
 
     Raises:
-        ImageError: names file and reason; an empty mask too.
+        ImageError: names file, reason and remedy; an empty mask too.
     """
-    from PIL import Image
-
-    if not path.is_file():
-        raise io.ImageError(f"{path}: not a regular file")
-    image = read_whole(path)
-    with Image.open(path) as opened:
-        # Stored values, not colours, tell the labels of a palette mask; a mask carries no EXIF turn worth obeying.
-        stored = np.array(opened) if opened.mode in ("P", "L", "1") else None
+    data = imagefile.file_bytes(path)
+    image = imagefile.decode(data, path).pixels
+    stored, palette = imagefile.stored_values(data)
     if labels is not None:
         values = stored if stored is not None else image[..., 0]
         mask = np.isin(values, labels).astype(np.uint8) * 255
-    elif stored is not None and (opened.mode == "P" or stored.max(initial=0) <= 1):
+    elif stored is not None and (palette or stored.max(initial=0) <= 1):
         mask = (stored > 0).astype(np.uint8) * 255
     else:
         mask = image.max(axis=2)
     if mask.max(initial=0) < 128:
         none = "the mask shows no head" if labels is None else "the mask holds none of data.mask_labels"
-        raise io.ImageError(f"{path}: {none}")
+        raise ImageError(f"{path}: {none}. Mend or remove it.")
     return mask
 
 

@@ -1,0 +1,294 @@
+"""Picture files from anywhere -> uint8 sRGB: the one place where such a file is opened, judged and decoded.
+
+The header is judged first: kind of file (a short list, each parser being a way in), size, frames. Then decoded whole or
+refused: libjpeg and cv2 fill up what a broken download lacks with grey and say nothing. Looks are kept: EXIF turn,
+colour profile, 16 bits and transparency count. OpenCV decodes the ordinary JPEG and PNG (a third to two thirds of
+Pillow's time at equal pixels), Pillow the rest.
+"""
+
+from __future__ import annotations
+
+import io as memory
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from stages.config import TristyleError
+
+MAX_PIXELS = 64_000_000  # refused by the header, before anything is decoded
+MAX_BYTES = 512 * 1024**2  # of a file; 64 million pixels of 16 bits are 384 million bytes
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF")
+WHITE = (255, 255, 255)
+
+_KINDS = {"PNG": (".png", ".apng"), "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"), "WEBP": (".webp",)}
+_KINDS |= {"BMP": (".bmp", ".dib"), "GIF": (".gif",), "TIFF": (".tif", ".tiff")}
+_OTHERS = {  # first bytes, lower case -> what is not read
+    (b"<svg", b"<?xml"): "a vector drawing",
+    (b"ii*\0", b"mm\0*", b"ii+\0", b"mm\0+"): "TIFF",
+    (b"8bps",): "a Photoshop document",
+    (b"%!ps", b"\xc5\xd0\xd3\xc6", b"%pdf"): "PostScript or PDF",
+    (b"\xff\x0a", b"\0\0\0\x0cjxl ", b"\0\0\0\x0cjp  ", b"\xff\x4f\xff\x51"): "JPEG XL or JPEG 2000",
+}
+_END = b"\xff\xd9"  # JPEG's end marker
+_DEEP = ("I", "I;16", "I;16B", "I;16L", "I;16N", "F")
+_opening = threading.Lock()
+
+
+class ImageError(TristyleError):
+    """A picture that cannot be used; the message names the file, the reason and the remedy."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture as it looks.
+
+    Attributes:
+        pixels: uint8 sRGB [H, W, 3].
+        notes: what was accepted but should be known, a phrase each.
+        frames: 1, or of an animation how many there are; the pixels are those of the first.
+    """
+
+    pixels: np.ndarray
+    notes: tuple[str, ...] = ()
+    frames: int = 1
+
+
+def read(path: Path | str, background: Sequence[int] = WHITE, formats: Sequence[str] = FORMATS) -> Picture:
+    """Read a picture file; arguments and errors as of `decode` and `file_bytes`."""
+    return decode(file_bytes(path), path, background, formats)
+
+
+def file_bytes(path: Path | str) -> bytes:
+    """All bytes of a regular file.
+
+    Raises:
+        ImageError: missing, a folder, a pipe (opening one would block), not permitted, empty or over MAX_BYTES.
+    """
+    path = Path(path)
+    try:
+        if not path.is_file():
+            if not path.exists():
+                missing = "a link to nothing" if path.is_symlink() else "no such file"
+                raise ImageError(f"{_line(path)}: {missing}. Check the path.")
+            raise ImageError(f"{_line(path)}: not a regular file. Give a picture.")
+        if (size := path.stat().st_size) > MAX_BYTES:
+            raise ImageError(
+                f"{_line(path)}: {size / 1024**2:.0f} MiB; at most {MAX_BYTES // 1024**2} are read. Shrink it."
+            )
+        data = path.read_bytes()
+    except OSError as error:
+        raise ImageError(f"{_line(path)}: cannot be read ({error.strerror}). Check its permissions.") from None
+    if not data:
+        raise ImageError(f"{_line(path)}: an empty file. Copy or download it again.")
+    return data
+
+
+def decode(
+    data: bytes, path: Path | str, background: Sequence[int] = WHITE, formats: Sequence[str] = FORMATS
+) -> Picture:
+    """A file's bytes -> the picture as it looks, first frame of an animation.
+
+    EXIF orientation is applied, a colour profile turned into sRGB, CMYK and grey into RGB, 16 bits scaled to 8, and
+    what is transparent laid on `background` (RGB, 0..255). The bytes tell the format, not the name.
+
+    Args:
+        path: for the messages.
+        formats: Pillow's names of those that are read.
+
+    Raises:
+        ImageError: not a picture, another format, broken, cut, or more than MAX_PIXELS pixels.
+    """
+    path = Path(path)
+    try:
+        opened = _open(data, formats)
+        width, height = opened.size
+        if width * height > MAX_PIXELS:
+            most = MAX_PIXELS // 1_000_000
+            raise ImageError(f"{_line(path)}: {width}x{height} pixels; at most {most} million are read. Shrink it.")
+        return _decoded(data, opened, path, background)
+    except ImageError:
+        raise
+    except Exception as error:  # Pillow raises a dozen types for broken files, SyntaxError among them
+        raise ImageError(f"{_line(path)}: {why_unreadable(data, error)}") from None
+
+
+def stored_values(data: bytes) -> tuple[np.ndarray | None, bool]:
+    """Of a picture that `decode` takes: its values as stored if there is one a pixel, [H, W], and whether by palette.
+
+    They, and not the colours, tell the labels of a mask. EXIF is not obeyed: no camera writes masks.
+    """
+    opened = _open(data, FORMATS)
+    return (np.array(opened) if opened.mode in ("P", "L", "1") else None), opened.mode == "P"
+
+
+def _line(path: Path | str) -> str:
+    """A path as it stands in a message of one line."""
+    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in str(path))
+
+
+def why_unreadable(data: bytes, error: Exception) -> str:
+    """Say what bytes are that do not open as a picture, and the remedy; a saved error page is usual."""
+    head = data[:64].lstrip().lower()
+    if head.startswith((b"<!doctype", b"<html")):
+        return "a web page, not a picture (did the download fail?). Download it again."
+    if head[4:8] == b"ftyp" and head[8:12] in (b"heic", b"heix", b"mif1", b"avif", b"hevc"):
+        return "HEIC or AVIF, which is not read here. Convert it to JPEG or PNG."
+    for starts, what in _OTHERS.items():
+        if head.startswith(starts) and "cannot identify" in str(error):
+            return f"{what}, which is not read here. Convert it to JPEG or PNG."
+    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    if "cannot identify" in reason:
+        return "not a picture. Give a PNG, JPEG or WebP."
+    if "ecompressed data too large" in reason:
+        return "its text unpacks to far more than a picture's (a decompression bomb). Remove it."
+    return f"a broken picture ({reason.rstrip('.')}). Copy or download it again."
+
+
+# ------------------------------------------------------------------------------------------------------- decoding
+
+
+def _open(data: bytes, formats: Sequence[str]) -> Any:
+    """The header, by Pillow; its own limit of pixels is set aside, which is higher and says less."""
+    from PIL import Image
+
+    with _opening:
+        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        try:
+            return Image.open(memory.BytesIO(data), formats=tuple(formats))
+        finally:
+            Image.MAX_IMAGE_PIXELS = limit
+
+
+def _decoded(data: bytes, opened: Any, path: Path, background: Sequence[int]) -> Picture:
+    notes = []
+    kind = "JPEG" if opened.format == "MPO" else opened.format  # a phone's JPEG with a second picture behind the first
+    frames = opened.n_frames if kind in ("GIF", "PNG", "WEBP") else 1
+    if path.suffix and path.suffix.lower() not in _KINDS[kind]:
+        notes.append(f"a {kind} file under a name that ends in {path.suffix}")
+    if frames > 1:
+        notes.append(f"animated, {frames} frames; the first is used")
+    if kind == "PNG":  # Pillow would show a PNG without its end or with a wrong checksum
+        opened.verify()
+        opened = _open(data, (kind,))
+    whole = kind != "JPEG" or _has_end(data)
+    profile = opened.info.get("icc_profile")
+    transform, fault = _transform(profile, _profiled(opened.mode)) if profile else (None, "")
+    if fault:
+        notes.append(fault)
+    turn = _orientation(opened)
+    plain = opened.mode in ("RGB", "L") and "transparency" not in opened.info and frames == 1 and transform is None
+    pixels = _fast(data) if plain and whole and kind in ("JPEG", "PNG") else None
+    if pixels is None:
+        try:
+            opened.load()
+        except OSError:
+            if whole or not (opened := _completed(data)):
+                raise
+            notes.append("its last bytes are missing; all of the picture is there")
+        pixels = _pixels(opened, transform, background)
+    return Picture(np.ascontiguousarray(_turned(pixels, turn)), tuple(notes), frames)
+
+
+def _fast(data: bytes) -> np.ndarray | None:
+    """A plain JPEG or PNG -> uint8 RGB [H, W, 3] as stored; None where OpenCV refuses."""
+    import cv2
+
+    try:
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+    except cv2.error:
+        return None
+    return None if image is None else np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB, image))
+
+
+def _has_end(data: bytes) -> bool:
+    """Whether a JPEG's end marker follows its first scan; that of a thumbnail, before it, is not its own."""
+    place = 2
+    while data[place : place + 1] == b"\xff":
+        marker = data[place + 1 : place + 2]
+        if marker == b"\xda":
+            return _END in data[place:]
+        place += 1 if marker == b"\xff" else 2 + int.from_bytes(data[place + 2 : place + 4], "big")
+    return False
+
+
+def _completed(data: bytes) -> Any:
+    """A loaded JPEG that lacks its end marker alone, else None: bytes put after its last one must not change a pixel.
+
+    Were a part of the picture missing, they would be taken for it.
+    """
+    body = data.rstrip(b"\xff")
+    loaded = [_open(body + tail + _END, ("JPEG",)) for tail in (b"", b"\x5a\xc3\x1d\xa7" * 32, b"\xb4\x2e" * 64)]
+    shown = [np.asarray(opened) for opened in loaded]
+    return loaded[0] if all(np.array_equal(shown[0], other) for other in shown[1:]) else None
+
+
+def _pixels(opened: Any, transform: Any, background: Sequence[int]) -> np.ndarray:
+    """A loaded picture of any of Pillow's modes -> uint8 sRGB [H, W, 3] as stored, not turned."""
+    if opened.mode in _DEEP:
+        grey = np.asarray(opened).astype(np.float32)
+        scale = 255.0 if opened.mode == "F" and grey.max(initial=0.0) <= 1.0 else 255.0 / 65535.0
+        return np.repeat(np.clip(np.rint(grey * scale), 0, 255).astype(np.uint8)[..., None], 3, axis=2)
+    clear = opened.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in opened.info
+    alpha = np.asarray(opened.convert("RGBA"))[..., 3:] if clear else None
+    colours = opened.convert(_profiled(opened.mode))
+    if transform is not None:
+        colours = transform.apply(colours)
+    pixels = np.array(colours.convert("RGB"))
+    if alpha is None:
+        return pixels
+    covered = alpha.astype(np.uint32)
+    ground = np.asarray(background, np.uint32)
+    return ((pixels * covered + ground * (255 - covered) + 127) // 255).astype(np.uint8)
+
+
+def _orientation(opened: Any) -> int:
+    """The EXIF turn, 1..8; 1 where there is none, or one that means nothing."""
+    try:
+        return int(opened.getexif().get(0x0112, 1))
+    except Exception:  # broken EXIF, of which there is much: a dozen types
+        return 1
+
+
+def _turned(pixels: np.ndarray, turn: int) -> np.ndarray:
+    """[H, W, 3] upright, by the EXIF orientation (Exif 2.3, table of tag 0x0112)."""
+    if turn in (3, 4, 6, 7):
+        pixels = pixels[::-1]
+    if turn in (2, 3, 7, 8):
+        pixels = pixels[:, ::-1]
+    return pixels.swapaxes(0, 1) if turn in (5, 6, 7, 8) else pixels
+
+
+# --------------------------------------------------------------------------------------------------------- colour
+
+
+def _profiled(mode: str) -> str:
+    """The mode in which a colour profile is applied to a picture of Pillow's `mode`."""
+    return mode if mode in ("L", "CMYK") else "RGB"
+
+
+@lru_cache(maxsize=16)
+def _transform(profile: bytes, mode: str) -> tuple[Any, str]:
+    """LittleCMS's transform of a profile's colours to sRGB and "", or None and why the profile is left aside.
+
+    None and "" where it would change next to nothing: most cameras' pictures say that they are sRGB.
+    """
+    from PIL import Image, ImageCms
+
+    try:
+        embedded = ImageCms.ImageCmsProfile(memory.BytesIO(profile))
+        transform = ImageCms.buildTransform(embedded, ImageCms.createProfile("sRGB"), mode, "RGB")
+    except (ImageCms.PyCMSError, OSError, ValueError):
+        return None, "its colour profile is broken or of another kind of colour, and was ignored"
+    if mode != "CMYK":
+        ramp = np.linspace(0, 255, 9).astype(np.uint8)
+        probe = np.stack(np.meshgrid(ramp, ramp, ramp), axis=-1).reshape(27, 27, 3)
+        shown = Image.fromarray(probe if mode == "RGB" else np.arange(256, dtype=np.uint8)[None])
+        change = np.asarray(transform.apply(shown)).astype(int) - np.asarray(shown.convert("RGB"))
+        if np.abs(change).max() <= 2:
+            return None, ""
+    return transform, ""
