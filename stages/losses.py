@@ -115,11 +115,10 @@ def edge_weighted_l1(output: Tensor, target: Tensor, gain: float = 4.0) -> Tenso
 
 
 def chroma_l1(output: Tensor, target: Tensor) -> Tensor:
-    """L1 of the U and V planes (Rec. 601, kornia) of [N, 3, H, W] in [-1, 1], scalar: hues must not average to grey."""
-    from kornia.color import rgb_to_yuv
-
-    # U and V are linear in RGB and ignore equal offsets, so [-1, 1] only doubles them.
-    return F.l1_loss(rgb_to_yuv(output)[:, 1:], rgb_to_yuv(target)[:, 1:])
+    """L1 of the U and V planes (Rec. 601) of [N, 3, H, W] in [-1, 1], scalar: hues must not average to grey."""
+    # U and V are linear in RGB and ignore equal offsets: [-1, 1] only doubles them, and they are taken of a difference.
+    weights = output.new_tensor([[-0.147, -0.289, 0.436], [0.615, -0.515, -0.100]])
+    return F.conv2d(output - target, weights[:, :, None, None]).abs().mean()
 
 
 def matte_loss(alpha: Tensor, change: Tensor) -> Tensor:

@@ -5,7 +5,6 @@ All are L1 in [0, 1] RGB on the raw network output, before any compositing with 
 
 import torch
 import torch.nn.functional as F
-from kornia.metrics import ssim as kornia_ssim
 from torch import Tensor
 
 BACKGROUND_BELOW = 0.02  # mask values that count as background
@@ -114,7 +113,30 @@ def ssim(output: Tensor, target: Tensor) -> Tensor:
     Returns:
         [N] in [-1, 1], mean over channels and over the pixels whose whole window lies inside.
     """
+    from kornia.metrics import ssim as kornia_ssim  # half a second, where a start need not wait for it
+
     return kornia_ssim(output, target, 11, 1.0, padding="valid").mean(dim=(1, 2, 3))
+
+
+def background_ssim(output: Tensor, photo: Tensor, mask: Tensor) -> Tensor:
+    """Structural similarity to the photo over the background (see `background_region`); higher is better.
+
+    Windows reach over the border of the region and of the picture (mirrored there): what was painted next to the head
+    counts where it shows.
+
+    Args:
+        output, photo: [N, 3, H, W] in [0, 1].
+        mask: [N, 1, H, W], head coverage in [0, 1].
+
+    Returns:
+        [N]; NaN for a picture without background.
+    """
+    from kornia.metrics import ssim as kornia_ssim  # slow to import
+
+    _check(output, photo, mask)
+    weight = background_region(mask).to(output.dtype)
+    similar = kornia_ssim(output, photo, 11, 1.0, padding="same").mean(dim=1, keepdim=True)
+    return (similar * weight).sum(dim=(1, 2, 3)) / weight.sum(dim=(1, 2, 3))
 
 
 def mean_defined(values: Tensor) -> float:

@@ -17,7 +17,6 @@ from math import log2
 from pathlib import Path
 from typing import Any
 
-import kornia
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -149,11 +148,13 @@ def attributes(images: Tensor, reading: FaceReading) -> dict[str, Tensor]:
     Args:
         images: [N, 3, H, W] in [-1, 1], as they were read.
     """
+    from kornia.color import rgb_to_lab  # half a second, which a command that edits nothing does not pay
+
     share = reading.parsing.softmax(1)
     area = share.mean(dim=(2, 3))
     size = share.shape[-2:]
     small = images if images.shape[-2:] == size else F.interpolate(images, size, mode="area")
-    lightness = kornia.color.rgb_to_lab(io.unit(small))[:, 0]
+    lightness = rgb_to_lab(io.unit(small))[:, 0]
 
     def tone(label: int) -> Tensor:
         return (share[:, label] * lightness).mean(dim=(1, 2)) / area[:, label].clamp(min=1e-4)

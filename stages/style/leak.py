@@ -22,7 +22,6 @@ from __future__ import annotations
 import numpy as np
 import torch
 import torch.nn.functional as F
-from scipy.optimize import nnls
 from torch import Tensor
 
 from stages import io
@@ -169,6 +168,8 @@ def _shrunk(images: np.ndarray) -> Tensor:
 
 def _confirmed_shares(found: np.ndarray, base: np.ndarray, augmented: list[np.ndarray], seed: int) -> np.ndarray:
     """Lower ends [kinds] of the bootstrapped shares. Rows of the sets are pictures, columns statistics."""
+    from scipy.optimize import nnls  # half a second, where a start need not wait for it
+
     rng = np.random.default_rng(seed)
     found, base, *augmented = (values - np.median(values, axis=0) for values in (found, base, *augmented))
     marks = np.linspace(0, 1, LEVELS + 2)[1:-1]

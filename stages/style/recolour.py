@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import cv2
-import kornia
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -79,13 +78,15 @@ def region_masks(images: Tensor, reading: FaceReading, regions: Iterable[str] = 
     Args:
         images: [N, 3, H, W] in [-1, 1], as they were read.
     """
+    from kornia.filters import gaussian_blur2d
+
     size = images.shape[-2:]
     shares = _by_colour(images, reading.parsing)
     masks = {}
     for region in regions:
         share = shares[:, LABELS[region]].sum(dim=1, keepdim=True)
         if region != "iris":  # an eye is a few pixels wide; what lies around it must not be washed in
-            share = kornia.filters.gaussian_blur2d(share, (3, 3), (BLUR, BLUR))
+            share = gaussian_blur2d(share, (3, 3), (BLUR, BLUR))
         mask = _smoothstep(share, *FEATHER)
         if region == "lips":
             mask = _without_teeth(images, mask * (1 - _polygon(reading.landmarks[:, INNER_LIPS], size)))
@@ -106,7 +107,7 @@ def _by_colour(images: Tensor, parsing: Tensor) -> Tensor:
     if parsing.shape[-2:] != size:
         parsing = F.interpolate(parsing, size, mode="bilinear", align_corners=False)
     prior = parsing.log_softmax(1)
-    lab = kornia.color.rgb_to_lab(io.unit(images)).flatten(2)  # [N, 3, HW]
+    lab = _lab(io.unit(images)).flatten(2)  # [N, 3, HW]
     sure = prior.exp().square().flatten(2)  # [N, 13, HW]; unsure pixels hardly count
     sure = sure / sure.sum(dim=2, keepdim=True).clamp(min=1e-6)
     mean = sure @ lab.transpose(1, 2)  # [N, 13, 3]
@@ -117,6 +118,13 @@ def _by_colour(images: Tensor, parsing: Tensor) -> Tensor:
     fit = -0.5 * (distance + spread.log().sum(dim=2, keepdim=True))
     fit = (fit - fit.amax(dim=1, keepdim=True)).clamp(min=-COLOUR_SAY)
     return (prior + fit.view_as(prior)).softmax(1)
+
+
+def _lab(rgb: Tensor) -> Tensor:
+    """CIE L*a*b* [N, 3, H, W] of RGB in [0, 1]."""
+    from kornia.color import rgb_to_lab  # half a second, which a command that recolours nothing does not pay
+
+    return rgb_to_lab(rgb)
 
 
 def _smoothstep(x: Tensor, low: float, high: float) -> Tensor:
@@ -141,7 +149,7 @@ def _polygon(points: Tensor, size: Sequence[int]) -> Tensor:
 
 def _without_teeth(images: Tensor, mouth: Tensor) -> Tensor:
     """The mask without what is far brighter than its mean: at 64 px the landmarks alone do not keep teeth out."""
-    light = kornia.color.rgb_to_lab(io.unit(images))[:, :1]
+    light = _lab(io.unit(images))[:, :1]
     mean = (light * mouth).sum(dim=(2, 3), keepdim=True) / mouth.sum(dim=(2, 3), keepdim=True).clamp(min=1e-6)
     return mouth * (1 - _smoothstep(light - mean, *TEETH))
 
@@ -152,7 +160,7 @@ def _irises(images: Tensor, eyes: Tensor, landmarks: Tensor) -> Tensor:
     Their size follows the area of the coloured and the dark; white (sclera, catch-lights) is left out.
     """
     height, width = images.shape[-2:]
-    lab = kornia.color.rgb_to_lab(io.unit(images))
+    lab = _lab(io.unit(images))
     y, x = torch.meshgrid(
         torch.arange(height, device=images.device) + 0.5, torch.arange(width, device=images.device) + 0.5, indexing="ij"
     )
@@ -197,7 +205,7 @@ def recolour(images: Tensor, reading: FaceReading, settings: Recolour) -> Tensor
         target = torch.tensor(colour, device=images.device).view(1, 3, 1, 1) / 255
         mask = masks[region]
         there = mask.mean(dim=(2, 3), keepdim=True) > SMALLEST
-        painted = _shift(images, mask, kornia.color.rgb_to_lab(target), settings.lightness)
+        painted = _shift(images, mask, _lab(target), settings.lightness)
         share = mask * (settings.strength * there)
         images = torch.where(share > 0, images.lerp(painted, share), images)
     return images
@@ -215,7 +223,9 @@ def finisher(reader: Reader, settings: Recolour) -> Callable[[Tensor], Tensor]:
 
 def _shift(images: Tensor, mask: Tensor, target: Tensor, lightness: float) -> Tensor:
     """The whole picture moved so that the mean under `mask` becomes `target` [1, 3, 1, 1] in Lab; [-1, 1]."""
-    lab = kornia.color.rgb_to_lab(io.unit(images))
+    from kornia.color import lab_to_rgb
+
+    lab = _lab(io.unit(images))
     weight = mask / mask.sum(dim=(2, 3), keepdim=True).clamp(min=1e-6)
 
     def mean(values: Tensor) -> Tensor:
@@ -229,7 +239,7 @@ def _shift(images: Tensor, mask: Tensor, target: Tensor, lightness: float) -> Te
     # The darkest and the brightest can hold little chroma; shifted in full, pupils and shines would glow.
     room = (light / (0.5 * wanted + 1e-3)).clamp(max=1) * ((100 - light) / (0.5 * (100 - wanted) + 1e-3)).clamp(max=1)
     chroma = chroma + (paint - mean(chroma)) * room / mean(room).clamp(min=0.5)
-    return kornia.color.lab_to_rgb(torch.cat([light, chroma], dim=1), clip=True) * 2 - 1
+    return lab_to_rgb(torch.cat([light, chroma], dim=1), clip=True) * 2 - 1
 
 
 def _bend(light: Tensor, weight: Tensor, wanted: Tensor) -> Tensor:
