@@ -29,8 +29,8 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
     write_bytes(path, hashlib.sha256(payload).hexdigest().encode() + b"\n" + payload)
 
 
-def load_checkpoint(path: Path, device: str | torch.device = "cpu") -> dict[str, Any] | None:
-    """The newest undamaged state of `path` and `<path>.previous`; None where there is none to resume from."""
+def load_checkpoint(path: Path) -> dict[str, Any] | None:
+    """The newest undamaged state of `path` and `<path>.previous`, on the CPU; None where there is none."""
     for candidate in (path, previous(path)):
         if not candidate.exists():
             continue
@@ -38,7 +38,7 @@ def load_checkpoint(path: Path, device: str | torch.device = "cpu") -> dict[str,
         payload = data[_DIGEST + 1 :]
         if hashlib.sha256(payload).hexdigest().encode() != data[:_DIGEST]:
             continue  # bit rot or a torn copy: the one before it loses one interval only
-        return dict(torch.load(io.BytesIO(payload), map_location=device, weights_only=True))
+        return dict(torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True))
     return None
 
 

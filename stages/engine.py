@@ -29,6 +29,7 @@ from stages.checkpoint import load_checkpoint, save_checkpoint
 from stages.config import Train, TristyleError
 from stages.io import write_bytes
 from stages.runtime import Runtime
+from stages.stopping import deferred
 from stages.tracking import Silent, Tracker
 
 
@@ -169,8 +170,10 @@ def _save(path: Path, task: Task, images: int) -> None:
     save_checkpoint(path, {"images": images, "task": task.state_dict(), "optimizers": optimizers})
 
 
-def _resume(path: Path, task: Task, device: torch.device) -> int | None:
-    state = load_checkpoint(path, device)
+def _resume(path: Path, task: Task) -> int | None:
+    # By way of the CPU, whatever the device: networks and optimisers take their tensors to where they compute, and
+    # Adam's counts of steps must stay where it wants them (on a GPU, it would wait for each one of them).
+    state = load_checkpoint(path)
     if state is None:
         return None
     try:
@@ -185,11 +188,11 @@ def _resume(path: Path, task: Task, device: torch.device) -> int | None:
         ) from None
 
 
-def _first_images(path: Path, start: Path | None, task: Task, train: Train, device: torch.device) -> int:
+def _first_images(path: Path, start: Path | None, task: Task, train: Train) -> int:
     """Images seen so far: by this very training where it was stopped, else by the one that left the state `start`."""
-    images = _resume(path, task, device)
+    images = _resume(path, task)
     if images is None and start is not None:
-        images = _resume(start, task, device)
+        images = _resume(start, task)
         if images is None:
             raise TristyleError(f"{start}: no readable training state. Start from the networks alone.")
         if images >= train.images:
@@ -339,6 +342,7 @@ def fit(
     """Train `task` on `train.images` images, resuming from `scratch/<label>.ckpt` where there is one.
 
     In a `torchrun` all processes call it alike, with one shared folder `scratch`; the first one alone writes and logs.
+    Ctrl-C and SIGTERM end it after the update at work, with its state kept (SystemExit).
 
     Args:
         start: the state of a finished training (`keep_state`) to go on from, with its optimisers, buffers and images
@@ -358,11 +362,11 @@ def fit(
     path = scratch / f"{label}.ckpt"
     rates = [[group["lr"] for group in optimizer.param_groups] for optimizer in _optimizers(task)]
     parallel.barrier()  # a state that the first process was writing is complete
-    images, means = _first_images(path, start, task, train, device), _Means()
+    images, means = _first_images(path, start, task, train), _Means()
     _meet(task, train, label, images)
     milestones = task.milestones(train)
     log_every = max(train.batch, train.images // 200)
-    with track.progress(label, train.images) as line:
+    with track.progress(label, train.images) as line, deferred() as stop:
         line.start(images)
         while images < train.images:
             torch.manual_seed(update_seed(train.seed, images))
@@ -379,7 +383,7 @@ def fit(
             def due(every: int, before: int = before, images: int = images) -> bool:
                 return images >= train.images or images // every > before // every
 
-            saving = due(train.checkpoint_images)
+            saving = bool(stop) or due(train.checkpoint_images)
             if saving or due(log_every):  # before saving, so that a state with a broken loss is never kept
                 _log(track, label, images, means.read(), state)
             if writes and due(train.preview_images):
@@ -387,6 +391,7 @@ def fit(
             if writes and saving:
                 _save(path, task, images)
             line.update(min(images, train.images))
+            stop.obey(f"{label}: stopped after {images} images, which are kept. The same command goes on.")
     task.eval()
 
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -77,6 +81,73 @@ def test_stopped_and_resumed_equals_uninterrupted_bit_for_bit(tmp_path: Path) ->
     resumed = Toy()
     fit(resumed, batches, train=train(), scratch=tmp_path / "b", runtime=runtime(tmp_path), label="toy")
     assert len(resumed.calls) < len(whole.calls)
+    for name, value in whole.state_dict().items():
+        assert torch.equal(value, resumed.state_dict()[name]), name
+
+
+class Signalled(Toy):
+    """Gets a signal in the update that ends at 20 images, so many times."""
+
+    def __init__(self, number: signal.Signals, times: int = 1) -> None:
+        super().__init__()
+        self.number, self.times = number, times
+
+    def after_update(self, images: int, batch: int) -> dict[str, float]:
+        for _ in range(self.times if images == 20 else 0):
+            os.kill(os.getpid(), self.number)
+        return super().after_update(images, batch)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_asked_to_stop_it_loses_nothing(
+    number: signal.Signals, code: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole, resumed = Toy(), Toy()
+    before = signal.getsignal(number)
+    where = {"train": train(), "runtime": runtime(tmp_path), "label": "toy"}
+    fit(whole, batches, scratch=tmp_path / "a", **where)
+    with pytest.raises(SystemExit) as left:
+        fit(Signalled(number), batches, scratch=tmp_path / "b", **where)
+    assert left.value.code == code and "stopped after 20 images" in capsys.readouterr().err
+    assert signal.getsignal(number) is before
+    state = load_checkpoint(tmp_path / "b" / "toy.ckpt")
+    assert state is not None and state["images"] == 20  # off the grid of checkpoint_images
+    fit(resumed, batches, scratch=tmp_path / "b", **where)
+    for name, value in whole.state_dict().items():
+        assert torch.equal(value, resumed.state_dict()[name]), name
+
+
+def test_asked_twice_it_stops_at_once(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        fit(
+            Signalled(signal.SIGINT, 2),
+            batches,
+            train=train(),
+            scratch=tmp_path,
+            runtime=runtime(tmp_path),
+            label="toy",
+        )
+    state = load_checkpoint(tmp_path / "toy.ckpt")
+    assert state is not None and state["images"] == 16
+
+
+KILLED = """
+import signal, sys
+from pathlib import Path
+from test_engine import Signalled, batches, fit, runtime, train
+out = Path(sys.argv[1])
+fit(Signalled(signal.SIGKILL), batches, train=train(), scratch=out / "b", runtime=runtime(out), label="toy")
+"""
+
+
+def test_killed_it_goes_on_from_the_last_checkpoint(tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", KILLED, tmp_path], cwd=Path(__file__).parent, timeout=120, check=False)
+    assert done.returncode == -signal.SIGKILL
+    state = load_checkpoint(tmp_path / "b" / "toy.ckpt")
+    assert state is not None and state["images"] == 16
+    whole, resumed = Toy(), Toy()
+    fit(whole, batches, train=train(), scratch=tmp_path / "a", runtime=runtime(tmp_path), label="toy")
+    fit(resumed, batches, train=train(), scratch=tmp_path / "b", runtime=runtime(tmp_path), label="toy")
     for name, value in whole.state_dict().items():
         assert torch.equal(value, resumed.state_dict()[name]), name
 
