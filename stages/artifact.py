@@ -78,8 +78,16 @@ def hash_path(path: Path) -> str:
     walked = (Path(folder, name) for folder, _, names in os.walk(path, followlinks=True) for name in names)
     files = sorted(file for file in walked if file.is_file())
     with ThreadPoolExecutor(4) as pool:
-        hashes = list(pool.map(sha256_file, files))
+        hashes = list(pool.map(_sha256_if_readable, files))
     return hash_json([[str(file.relative_to(path)), value] for file, value in zip(files, hashes, strict=True)])
+
+
+def _sha256_if_readable(path: Path) -> str | None:
+    """None for a file that may not be read, or is gone since it was listed: whoever needs it says so."""
+    try:
+        return sha256_file(path)
+    except OSError:
+        return None
 
 
 def artifact_key(kind: str, config: dict[str, Any], inputs: dict[str, str], files: dict[str, str]) -> str:

@@ -136,13 +136,17 @@ class Shards:
     A sample is {member: bytes}, e.g. {"photo.png": ...}. Opening reads the members' headers, not their bytes.
 
     Raises:
-        TristyleError: a file that is no tar, or is cut.
+        TristyleError: a file that is no tar, is cut, is given twice, or has the members of a sample apart.
     """
 
     def __init__(self, paths: Sequence[Path]) -> None:
         self.keys: list[str] = []
         self._samples: list[tuple[Path, Places]] = []
+        given: set[Path] = set()
         for path in paths:
+            if (real := Path(path).resolve()) in given:
+                raise TristyleError(f"{path}: is given twice, so its samples would count twice. Give it once.")
+            given.add(real)
             for key, places in _samples(Path(path)):
                 self.keys.append(key)
                 self._samples.append((Path(path), places))
@@ -162,6 +166,7 @@ class Shards:
 def _samples(path: Path) -> Iterator[tuple[str, Places]]:
     last: str | None = None
     places: Places = {}
+    keys: set[str] = set()
     try:
         with tarfile.open(path, "r:") as tar:
             for member in tar:
@@ -171,6 +176,11 @@ def _samples(path: Path) -> Iterator[tuple[str, Places]]:
                 if key != last and last is not None:
                     yield last, places
                     places = {}
+                if key != last and key in keys:
+                    raise TristyleError(
+                        f"{path}: the sample {key!r} comes in pieces, so members are out of order. Sort it by name."
+                    )
+                keys.add(key)
                 last, places[name] = key, (member.offset_data, member.size)
             if any(read_at(path, tar.offset, BLOCK)):  # tarfile takes half a header for the end
                 raise tarfile.ReadError("unexpected end of data")
