@@ -1,9 +1,10 @@
 """Own pictures: `photo/`, `style/<name>/` and, where there are any, `mask/` and `style_mask/<name>/` -> a data set.
 
-Every picture is turned upright, composited on white, cut to its centre square and brought to one size by area
-averaging. What cannot be read is listed with its path and the reason and never used. Head masks that are not given
-come from the face reader. A style picture under a photo's file stem is that photo's true stylised twin: the two stay on
-one side of the split, and where they are held out the twin is the truth that outputs are measured against.
+Folders within them count. Every picture is turned upright, composited on one colour, cut to its centre square or, with
+`faces=aligned`, along its face, and brought to one size by area averaging; head masks that are not given are drawn by a
+parser. What cannot be read, is a copy, or lies beyond a limit is listed with its path and the reason and never used. A
+style picture under a photo's file stem is that photo's true stylised twin: the two stay on one side of the split, and
+where they are held out the twin is the truth that outputs are measured against.
 """
 
 from __future__ import annotations
@@ -13,13 +14,20 @@ import json
 import re
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from stages import io
 from stages.config import ConfigError, TristyleError, choice, image_size, number
-from stages.datasets.pictures import read_mask, read_square, read_whole, square
+from stages.datasets.cache import Cache, hand_out
+from stages.datasets.choose import Picture, Reject, Verdict, within_limits, without_copies, without_repeats
+from stages.datasets.contact import contact_sheet
+from stages.datasets.duplicates import BITS
+from stages.datasets.ingest import FACES, Recipe, Task, ingest
+from stages.datasets.pictures import read_mask, read_whole, square
+from stages.datasets.quality import Limits
+from stages.datasets.sources import FILE, Listed, Source, Sources, listed
 from stages.datasets.stage import mask_place
 
 __all__ = ["FolderData", "heldout", "read_mask", "read_whole", "square"]
@@ -27,21 +35,10 @@ __all__ = ["FolderData", "heldout", "read_mask", "read_whole", "square"]
 if TYPE_CHECKING:
     from stages.artifact import Artifact
     from stages.runtime import Runtime
-    from stages.tracking import Progress
 
 LEAST = 2  # pictures a domain needs: one to train on, one held out
-READER_BATCH = 64
-LAYOUT = "expected photo/ and style/<name>/ with PNG, JPEG, WebP, TIFF, BMP or GIF pictures in it"
-
-
-@dataclass
-class Picture:
-    """One usable source picture: its file, whose it is, the mask file given for it, the photo (id) whose twin it is."""
-
-    path: Path
-    person: str
-    mask: Path | None
-    twin_of: str | None = None
+CACHE = ".ingest"  # beside the artifacts: what was made of single files
+LAYOUT = "expected photo/ and style/<name>/ with PNG, JPEG, WebP, BMP or GIF pictures in it"
 
 
 @dataclass(kw_only=True)
@@ -49,18 +46,28 @@ class FolderData:
     """A folder of own pictures -> data artifact (photo, style and held-out pictures with head masks).
 
     Args:
-        path: the folder; `photo/` and at least one `style/<name>/` in it, masks under the photo's stem.
+        path: the folder; `photo/` and at least one `style/<name>/` in it, masks under the photo's stem, `sources.csv`
+            (see `stages.datasets.sources`) where licences and consent differ.
         size: side of the pictures written, px (a power of two).
+        faces: what of a photo is used: `square`, its centre square; `aligned`, the FFHQ square around its largest face;
+            `all`, that around every face, each a person of its own but the largest. Style pictures stay squares.
+        weights: folder of facexlib's detection weights; without it see `stages.faces.detect.open_detector`.
+        parser: weights of a face parser, which draws the photos' missing masks; without it the face reader does.
+        limits: which photos are left out for their scores.
+        duplicates: bits of a 64-bit perceptual hash up to which two photos count as one; None looks for none.
         heldout: share of the people, and of each style's pictures, that no training sees.
-        person_pattern: regular expression on the file's stem; its first group (or the whole match) names the person.
-            Without it every file is a person of its own. `^([^_-]+)` takes the part before the first `_` or `-`.
+        person_pattern: regular expression on the file's path below photo/ without its suffix; its first group (or the
+            whole match) names the person. Without it every file is a person of its own. `^([^_-]+)` takes the part
+            before the first `_` or `-`, `^(.+)/` the folder.
         mask_labels: the values of a label mask that are head; without it a mask is 8-bit coverage, and every value
             but 0 of a palette or 0/1 mask is head. CelebAMask-HQ: [1, ..., 15].
         twins: a style picture under a photo's stem is its twin, the same person in the same pose (`pair=given` learns
             from those). Say false where equal names are chance, as with pictures that are merely numbered.
-        max_rejected: share of unusable files above which the folder is refused instead of thinned.
-        licence: the pictures' licence, kept with every record.
-        licence_class: `open`, `research/non-commercial` or `unknown`.
+        background: RGB behind what is transparent.
+        max_rejected: share of unreadable files above which the folder is refused instead of thinned.
+        licence: the pictures' licence, kept with every record, where `sources.csv` does not say otherwise.
+        licence_class: `open`, `research/non-commercial` or `unknown`; likewise.
+        only: licence classes that are used, e.g. [open]; None uses all.
         seed: chooses who is held out.
     """
 
@@ -68,23 +75,37 @@ class FolderData:
 
     path: str | None = None
     size: int = 64
+    faces: str = "square"
+    weights: str | None = None
+    parser: str | None = None
+    limits: Limits = field(default_factory=Limits)
+    duplicates: int | None = 3
     heldout: float = 0.1
     person_pattern: str | None = None
     mask_labels: list[int] | None = None
     twins: bool = True
+    background: list[int] = field(default_factory=lambda: [255, 255, 255])
     max_rejected: float = 0.5
     licence: str = "unknown"
     licence_class: str = "unknown"
+    only: list[str] | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
         image_size("size", self.size)
+        choice("faces", self.faces, FACES)
+        if self.duplicates is not None:
+            number("duplicates", self.duplicates, 0, BITS // 4, integer=True)
         number("heldout", self.heldout, 0, 0.9, open_low=True)
         number("max_rejected", self.max_rejected, 0, 1)
         choice("twins", self.twins, (True, False))
         number("seed", self.seed, 0, integer=True)
         for label in self.mask_labels or []:
             number("mask_labels", label, 0, 255, integer=True)
+        if len(self.background) != 3:
+            raise ConfigError("background", f"{self.background} is no colour", "Give [red, green, blue], 0 to 255 each")
+        for part in self.background:
+            number("background", part, 0, 255, integer=True)
         try:
             re.compile(self.person_pattern or "")
         except re.error as error:
@@ -95,10 +116,22 @@ class FolderData:
             ) from None
 
     def files(self) -> dict[str, Path]:
-        """The folder, hashed with all that is in it into the artifact's key: a changed photo is a new data set."""
+        """What is hashed into the artifact's key: the folder with all that is in it, and the networks."""
         if self.path is None:
             raise ConfigError("data.path", "no folder is given", f"Say data.path=DIR; {LAYOUT}")
-        return {"path": Path(self.path)}
+        return {"path": Path(self.path), **self._networks()}
+
+    def _networks(self) -> dict[str, Path]:
+        """The weights that draw masks and find faces; nothing stands for the cascade."""
+        found = {"reader": io.data_file("reader.safetensors")}
+        if self.parser is not None:
+            found["parser"] = Path(self.parser)
+        if self.faces != "square":
+            from stages.faces.detect import find_detector
+
+            if (detector := find_detector(self.weights)) is not None:
+                found["detector"] = detector
+        return found
 
     def run(self, inputs: dict[str, Artifact], out: Path, runtime: Runtime) -> dict[str, float]:
         """Write the data set under `out`; returns counts.
@@ -107,29 +140,26 @@ class FolderData:
             TristyleError: the folder is missing or empty, or too few of its files are pictures.
         """
         root = self._root()
+        cache = Cache(out.parent / CACHE)
+        sources = Sources(root, Source(self.licence, self.licence_class))
         styles = sorted(entry.name for entry in (root / "style").iterdir() if entry.is_dir())
-        found = {place: _entries(root / place) for place in ["photo", *(f"style/{name}" for name in styles)]}
-        seen: dict[str, Path] = {}
-        pictures: dict[str, list[Picture]] = {}
-        rejects: list[dict[str, str]] = []
-        with runtime.track.progress("data", sum(map(len, found.values())), "files") as bar:
-            for place, entries in found.items():
-                pictures[place], bad = self._read_all(root, place, entries, seen, out, bar)
-                rejects += bad
+        read = self._read(root, ["photo", *(f"style/{name}" for name in styles)], sources, cache, runtime)
+        pictures, rejects = self._choose(root, read, sources, cache)
         if self.twins:
-            _couple(pictures)
+            self._couple(root, pictures)
         apart = {place: self._held_out(root, place, pictures) for place in pictures}
-        records = [row for place in pictures for row in self._place(root, place, pictures[place], apart[place], out)]
+        records = [row for place in pictures for row in _place(pictures[place], apart[place], out, cache)]
         _place_twins(out, records)
-        self._fill_masks(out, records)
         io.write_jsonl(out / "records.jsonl", records)
-        io.write_jsonl(out / "rejects.jsonl", rejects)
-        return {**_counts(records), "rejected": float(len(rejects)), "size": float(self.size)}
+        io.write_jsonl(out / "rejects.jsonl", [reject.row() for reject in rejects])
+        io.write_image(out / "sheet.png", contact_sheet(pictures["photo"], rejects, cache))
+        cache.trim()
+        return {**_counts(records), **_remarks(read["photo"], records, rejects, sources), "size": float(self.size)}
 
     # ------------------------------------------------------------------------------------------- reading
 
     def _root(self) -> Path:
-        root = self.files()["path"]
+        root = Path(self.path or "")
         if not root.is_dir():
             raise TristyleError(f"{root}: no such folder. Say data.path=DIR; {LAYOUT}")
         for need in ("photo", "style"):
@@ -139,57 +169,115 @@ class FolderData:
             raise TristyleError(f"{root / 'style'}: has no folder. Put the pictures of one style into style/<name>/")
         return root
 
-    def _read_all(
-        self, root: Path, place: str, entries: Sequence[Path], seen: dict[str, Path], out: Path, bar: Progress
-    ) -> tuple[list[Picture], list[dict[str, str]]]:
-        """Read every file of one folder, leave it squared in scratch, and list what is unusable with its reason."""
-        masks = root / mask_place(place)
-        given = {path.stem: path for path in _entries(masks)} if masks.is_dir() else {}
-        pictures: list[Picture] = []
-        rejects: list[dict[str, str]] = []
-        for path in entries:
-            mask = given.get(path.stem)
-            try:
-                pictures.append(self._read(path, mask, seen, _scratch(out, place, len(pictures))))
-            except io.ImageError as error:
-                at_fault = mask if mask and str(error).startswith(f"{mask}: ") else path
-                reason = str(error).removeprefix(f"{at_fault}: ")
-                rejects.append({"path": str(at_fault.relative_to(root)), "reason": reason})
-            bar.update(bar.done + 1)
-        if len(pictures) < LEAST:
-            first = rejects[0]["reason"] if rejects else "it is empty"
-            raise TristyleError(
-                f"{root / place}: {len(pictures)} usable pictures of {len(entries)} files, at least "
-                f"{LEAST} are needed ({first}). Put pictures there; {LAYOUT}"
-            )
-        if len(rejects) > self.max_rejected * len(entries):
-            worst = rejects[0]
-            raise TristyleError(
-                f"{root / place}: {len(rejects)} of {len(entries)} files are unusable, the first "
-                f"{worst['path']} ({worst['reason']}). Remove them, or raise data.max_rejected"
-            )
+    def _read(
+        self, root: Path, places: Sequence[str], sources: Sources, cache: Cache, runtime: Runtime
+    ) -> dict[str, list[Verdict]]:
+        """Everything that lies in each place, read unless it is left alone for what it is or whence it comes."""
+        verdicts: dict[str, list[Verdict]] = {}
+        for place in places:
+            recipe, masks = self._recipe(place), root / mask_place(place)
+            given = {entry.stem: entry.path for entry in listed(masks)} if masks.is_dir() else {}
+            files = listed(root / place)
+            verdicts[place] = [
+                Verdict(Task(file, given.get(file.stem), recipe), file.fault, broken=bool(file.fault)) for file in files
+            ]
+            for verdict in verdicts[place]:
+                verdict.reason = verdict.reason or self._unwanted(sources.of(f"{place}/{verdict.task.file.name}"))
+        todo = [verdict for group in verdicts.values() for verdict in group if not verdict.reason]
+        with runtime.track.progress("data", len(todo), "files") as bar:
+            entries = ingest([verdict.task for verdict in todo], cache.folder, runtime.workers, bar)
+        for verdict, entry in zip(todo, entries, strict=True):
+            verdict.entry, verdict.reason, verdict.broken = entry, entry.reason, bool(entry.fault)
+        return verdicts
+
+    def _recipe(self, place: str) -> Recipe:
+        networks, photos = self._networks(), place == "photo"
+        names = ("parser" if photos and "parser" in networks else "reader", *(("detector",) if photos else ()))
+        return Recipe(
+            size=self.size,
+            faces=self.faces if photos else "square",
+            labels=tuple(self.mask_labels) if self.mask_labels else None,
+            background=tuple(self.background),
+            parser=networks.get("parser") if photos else None,
+            weights=Path(self.weights) if photos and self.weights else None,
+            models=tuple(f"{name} {io.sha256_file(networks[name])}" for name in names if name in networks),
+        )
+
+    def _unwanted(self, source: Source) -> str:
+        if source.consent == "no":
+            return f"no consent, by {FILE}"
+        if self.only is not None and source.licence_class not in self.only:
+            return f"licence class {source.licence_class}, and only {', '.join(self.only)} is wanted"
+        return ""
+
+    # ------------------------------------------------------------------------------------------- choosing
+
+    def _choose(
+        self, root: Path, read: dict[str, list[Verdict]], sources: Sources, cache: Cache
+    ) -> tuple[dict[str, list[Picture]], list[Reject]]:
+        """The usable pictures of each place, and what is not used and why."""
+        pictures: dict[str, list[Picture]] = {}
+        rejects: list[Reject] = []
+        seen: dict[str, str] = {}
+        for place, verdicts in read.items():
+            out = [verdict.reject(root, place) for verdict in verdicts if verdict.reason]
+            self._check_share(root / place, [reject for reject in out if reject.broken], len(verdicts))
+            found = [
+                Picture(verdict.task, place, verdict.entry, face, self._person(place, verdict.task.file, face), source)
+                for verdict in verdicts
+                if verdict.entry is not None and not verdict.reason
+                for source in (sources.of(f"{place}/{verdict.task.file.name}"),)
+                for face in range(len(verdict.entry.crops))
+            ]
+            found, copies = without_copies(found, seen)
+            out += copies
+            if place == "photo":
+                found, beyond = within_limits(found, self.limits)
+                found, repeats = without_repeats(found, self.duplicates, cache)
+                out += beyond + repeats
+            if len(found) < LEAST:
+                first = out[0].reason if out else "it is empty"
+                raise TristyleError(
+                    f"{root / place}: {len(found)} usable pictures of {len(verdicts)} files, at least "
+                    f"{LEAST} are needed ({first.rstrip('.')}). Put pictures there; {LAYOUT}"
+                )
+            pictures[place] = found
+            rejects += sorted(out, key=lambda reject: (reject.name.split("/"), reject.face))
         return pictures, rejects
 
-    def _read(self, path: Path, mask_path: Path | None, seen: dict[str, Path], scratch: Path) -> Picture:
-        if not path.is_file():  # a folder, a pipe, a dangling link: opening some of these would block
-            raise io.ImageError(f"{path}: not a regular file")
-        digest = io.sha256_file(path)
-        if digest in seen:
-            raise io.ImageError(f"{path}: the same bytes as {seen[digest].name}")
-        photo, mask = read_square(path, mask_path, self.size, self.mask_labels)
-        if mask is not None:
-            io.write_image(scratch.with_suffix(".mask.png"), mask)
-        io.write_image(scratch, photo)
-        seen[digest] = path
-        return Picture(path, self._person(path) if path.parent.name == "photo" else path.stem, mask_path)
+    def _check_share(self, folder: Path, broken: Sequence[Reject], count: int) -> None:
+        if count - len(broken) >= LEAST and len(broken) > self.max_rejected * count:
+            raise TristyleError(
+                f"{folder}: {len(broken)} of {count} files are unusable, the first "
+                f"{broken[0].name} ({broken[0].reason.rstrip('.')}). Remove them, or raise data.max_rejected"
+            )
 
-    def _person(self, path: Path) -> str:
-        match = re.search(self.person_pattern, path.stem) if self.person_pattern else None
-        if match is None:
-            return path.stem
-        return match.group(1) if match.groups() else match.group(0)
+    def _person(self, place: str, file: Listed, face: int) -> str:
+        match = re.search(self.person_pattern, file.stem) if self.person_pattern and place == "photo" else None
+        person = file.stem if match is None else match.group(1) if match.groups() else match.group(0)
+        return f"{person}#{face}" if face else person  # who stands beside somebody is somebody else
 
-    # ------------------------------------------------------------------------------------------- writing
+    def _couple(self, root: Path, pictures: dict[str, list[Picture]]) -> None:
+        """Tell style pictures under a photo's stem whose twin they are; the first photo and picture of a stem count.
+
+        Raises:
+            TristyleError: photos are cut along their faces, which twins are not.
+        """
+        photos: dict[str, tuple[str, str]] = {}
+        for index, photo in enumerate(pictures["photo"]):
+            photos.setdefault(photo.task.file.stem, (f"{index:06d}", photo.person))
+        for place in set(pictures) - {"photo"}:
+            left = dict(photos)
+            for picture in pictures[place]:
+                if picture.task.file.stem in left:
+                    picture.twin_of, picture.person = left.pop(picture.task.file.stem)
+                    if self.faces != "square":
+                        raise TristyleError(
+                            f"{root / picture.name}: under a photo's name, so its twin, but photos are cut along their "
+                            "faces and twins are not. Say data.faces=square, or data.twins=false if the name is chance"
+                        )
+
+    # ------------------------------------------------------------------------------------------- splitting
 
     def _held_out(self, root: Path, place: str, pictures: dict[str, list[Picture]]) -> list[bool]:
         """Which pictures of one folder no training sees: whole people, or style pictures, and a twin with its photo.
@@ -221,72 +309,42 @@ class FolderData:
     def _draw(self, people: set[str]) -> set[str]:
         return heldout(sorted(people), self.heldout, self.seed) if people else set()
 
-    def _place(
-        self, root: Path, place: str, pictures: list[Picture], held: list[bool], out: Path
-    ) -> list[dict[str, Any]]:
-        """Move one folder's pictures to where the contract has them; their records."""
-        style = place.removeprefix("style/") if place != "photo" else None
-        records: list[dict[str, Any]] = []
-        for index, (picture, apart) in enumerate(zip(pictures, held, strict=True)):
-            name, scratch = f"{index:06d}", _scratch(out, place, index)
-            folder = f"heldout/{place}" if apart else place
-            masks = mask_place(folder)
-            _move(scratch, out / folder / f"{name}.png")
-            if picture.mask is not None:
-                _move(scratch.with_suffix(".mask.png"), out / masks / f"{name}.png")
-            split = ("heldout" if apart else "train") if style is None else ("heldout_style" if apart else "style")
-            records.append(
-                {
-                    "id": name,
-                    "split": split,
-                    "person": picture.person,
-                    "photo": f"{folder}/{name}.png",
-                    "mask": f"{masks}/{name}.png",
-                    "mask_from": "given" if picture.mask is not None else "reader",
-                    "style": style,
-                    "attributes": {},
-                    "source": str(picture.path.relative_to(root)),
-                    "licence": self.licence,
-                    "licence_class": self.licence_class,
-                    **({"twin_of": picture.twin_of} if picture.twin_of else {}),
-                }
-            )
-        return records
 
-    def _fill_masks(self, out: Path, records: list[dict[str, Any]]) -> None:
-        """Let the face reader draw the head masks that were not given."""
-        missing = [record for record in records if record["mask_from"] == "reader"]
-        if not missing:
-            return
-        import torch
-
-        from stages.faces.reader import load_reader
-
-        reader = load_reader()
-        for start in range(0, len(missing), READER_BATCH):
-            part = missing[start : start + READER_BATCH]
-            images = io.to_tensor(io.load_images([out / record["photo"] for record in part]))
-            with torch.no_grad():
-                masks = reader.read(images).mask.mul(255).round().to(torch.uint8).numpy()
-            for record, mask in zip(part, masks[:, 0], strict=True):
-                io.write_image(out / record["mask"], mask)
+# ------------------------------------------------------------------------------------------------------- writing
 
 
-def _entries(folder: Path) -> list[Path]:
-    """What lies in a folder, by name; names that start with a dot (.DS_Store, editors' leavings) are no pictures."""
-    return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
-
-
-def _couple(pictures: dict[str, list[Picture]]) -> None:
-    """Tell style pictures under a photo's stem whose twin they are; the first photo and picture of a stem count."""
-    photos: dict[str, tuple[str, str]] = {}
-    for index, photo in enumerate(pictures["photo"]):
-        photos.setdefault(photo.path.stem, (f"{index:06d}", photo.person))
-    for place in set(pictures) - {"photo"}:
-        left = dict(photos)
-        for picture in pictures[place]:
-            if picture.path.stem in left:
-                picture.twin_of, picture.person = left.pop(picture.path.stem)
+def _place(pictures: Sequence[Picture], held: Sequence[bool], out: Path, cache: Cache) -> list[dict[str, Any]]:
+    """Put one folder's pictures where the contract has them; their records."""
+    records: list[dict[str, Any]] = []
+    for index, (picture, apart) in enumerate(zip(pictures, held, strict=True)):
+        name, entry, crop = f"{index:06d}", picture.entry, picture.crop
+        style = picture.place.removeprefix("style/") if picture.place != "photo" else None
+        folder = f"heldout/{picture.place}" if apart else picture.place
+        masks = mask_place(folder)
+        hand_out(cache.picture(entry.key, picture.face), out / folder / f"{name}.png")
+        hand_out(cache.mask(entry.key, picture.face), out / masks / f"{name}.png")
+        split = ("heldout" if apart else "train") if style is None else ("heldout_style" if apart else "style")
+        drawn = "parser" if picture.task.recipe.parser else "reader"
+        records.append(
+            {
+                "id": name,
+                "split": split,
+                "person": picture.person,
+                "photo": f"{folder}/{name}.png",
+                "mask": f"{masks}/{name}.png",
+                "mask_from": "given" if crop.given else drawn,
+                "style": style,
+                "attributes": {},
+                "source": picture.name,
+                "sha256": entry.digest,
+                **asdict(picture.source),
+                "scores": crop.scores,
+                **({"faces": entry.faces, "face": picture.face, "quad": crop.quad} if crop.quad else {}),
+                **({"notes": entry.notes} if entry.notes else {}),
+                **({"twin_of": picture.twin_of} if picture.twin_of else {}),
+            }
+        )
+    return records
 
 
 def _place_twins(out: Path, records: Sequence[dict[str, Any]]) -> None:
@@ -298,15 +356,6 @@ def _place_twins(out: Path, records: Sequence[dict[str, Any]]) -> None:
             shutil.copyfile(out / record["photo"], target)
 
 
-def _scratch(out: Path, place: str, index: int) -> Path:
-    return out / ".scratch" / place / f"{index:06d}.png"
-
-
-def _move(source: Path, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    source.replace(target)
-
-
 def _counts(records: Sequence[dict[str, Any]]) -> dict[str, float]:
     splits = [record["split"] for record in records]
     twins = sum("twin_of" in record for record in records)
@@ -316,6 +365,20 @@ def _counts(records: Sequence[dict[str, Any]]) -> dict[str, float]:
         "style_count": float(splits.count("style")),
         "heldout_style": float(splits.count("heldout_style")),
         **({"twins": float(twins)} if twins else {}),
+    }
+
+
+def _remarks(
+    photos: Sequence[Verdict], records: Sequence[dict[str, Any]], rejects: Sequence[Reject], sources: Sources
+) -> dict[str, float]:
+    """What is not used, and what should be known of the rest."""
+    looked = [verdict.entry.faces for verdict in photos if verdict.entry and verdict.entry.faces is not None]
+    noted, idle = sum("notes" in record for record in records), len(sources.idle())
+    return {
+        "rejected": float(len(rejects)),
+        **({"found": sum(faces > 0 for faces in looked) / len(looked)} if looked else {}),
+        **({"noted": float(noted)} if noted else {}),
+        **({"sources_idle": float(idle)} if idle else {}),
     }
 
 

@@ -40,11 +40,32 @@ def squared(
         raise ImageError(f"{path}: {small}. Give a larger picture, or a smaller data.size.")
     if mask_path is None:
         return square(photo, size), None
-    mask = read_mask(mask_path, labels)
+    return square(photo, size), square(_mask_of(photo, mask_path, labels), size)
+
+
+def fitting_mask(photo: np.ndarray, path: Path, labels: Sequence[int] | None = None) -> np.ndarray:
+    """`read_mask`, brought to the size of its photo [H, W, 3].
+
+    Raises:
+        ImageError: also for a mask of another shape.
+    """
+    import cv2
+
+    mask = _mask_of(photo, path, labels)
+    height, width = photo.shape[:2]
+    if mask.shape == (height, width):
+        return mask
+    method = cv2.INTER_AREA if mask.shape[0] > height else cv2.INTER_LINEAR
+    return cv2.resize(mask, (width, height), interpolation=method)
+
+
+def _mask_of(photo: np.ndarray, path: Path, labels: Sequence[int] | None) -> np.ndarray:
+    mask = read_mask(path, labels)
+    height, width = photo.shape[:2]
     if abs(mask.shape[1] / mask.shape[0] - width / height) > 0.02:
         shapes = f"{mask.shape[1]}x{mask.shape[0]} on a picture of {width}x{height}"
-        raise ImageError(f"{mask_path}: the mask's shape is not its picture's ({shapes}). Mend or remove it.")
-    return square(photo, size), square(mask, size)
+        raise ImageError(f"{path}: the mask's shape is not its picture's ({shapes}). Mend or remove it.")
+    return mask
 
 
 def read_whole(path: Path) -> np.ndarray:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -163,13 +164,14 @@ def _painted(data: PaintedData, jobs: list[Job], out: Path, workers: int) -> Ite
         return
     # spawn, not fork: the parent may hold torch's threads
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(workers, len(jobs)), context, _worker, (os.getpid(),)) as pool:
+    with ProcessPoolExecutor(min(workers, len(jobs)), context, start_worker, (os.getpid(),)) as pool:
         yield from pool.map(paint_job, [settings] * len(jobs), jobs, [out] * len(jobs))
 
 
-def _worker(parent: int) -> None:
-    """A painting process: one thread, and no life after its parent's (a killed run leaves nobody painting)."""
+def start_worker(parent: int) -> None:
+    """Begin a process of a pool: one thread, deaf to Ctrl-C (the parent hears it), and no life after its parent's."""
     cv2.setNumThreads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     def watch() -> None:
         while os.getppid() == parent:
