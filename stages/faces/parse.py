@@ -10,7 +10,10 @@ Labels are those of CelebAMask-HQ in its order (`stages.networks.parser.LABELS`)
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 import sys
+import types
 from abc import ABC, abstractmethod
 from pathlib import Path
 
@@ -156,17 +159,31 @@ def _bisenet(path: Path) -> nn.Module:
         raise TristyleError(f"{path}: no such file. {REMEDY}") from None
     except Exception:  # torch raises a dozen types for damaged archives and for pickles that hold more than tensors
         raise TristyleError(f"{path}: damaged, or holds more than tensors, which is never executed. {REMEDY}") from None
-    try:
-        from facexlib.parsing.bisenet import BiSeNet
-    except Exception as error:  # its package imports much else, and breaks in as many ways
-        raise TristyleError(
-            f"{path}: BiSeNet needs facexlib, which does not load here ({type(error).__name__}: {error}). "
-            f"Run: {sys.executable} -m pip install facexlib"
-        ) from None
-    network: nn.Module = BiSeNet(num_class=len(LABELS))
+    network = bisenet()
     try:
         network.load_state_dict(state, strict=True)
-    except (RuntimeError, AttributeError, TypeError) as error:
+    except (RuntimeError, AttributeError, TypeError) as error:  # torch lists what is wrong from the second line on
         first = next(iter(str(error).splitlines()[1:]), str(error)).strip()
         raise TristyleError(f"{path}: does not fit BiSeNet ({first}). {REMEDY}") from None
     return network.float().eval().requires_grad_(False)
+
+
+def bisenet() -> nn.Module:
+    """facexlib's BiSeNet with drawn weights: [N, 3, 512, 512], ImageNet-normalised -> logits [N, 19, 512, 512] first.
+
+    Its folder is loaded by itself: `import facexlib` would bring in torchvision, numba and its detectors.
+
+    Raises:
+        TristyleError: facexlib is not installed, or another version of it.
+    """
+    package = importlib.util.find_spec("facexlib")
+    if package is None or not package.submodule_search_locations:
+        raise TristyleError("BiSeNet needs facexlib, which is not installed. Run: pip install facexlib")
+    alone = types.ModuleType("facexlib_parsing")
+    alone.__path__ = [str(Path(package.submodule_search_locations[0]) / "parsing")]
+    sys.modules.setdefault("facexlib_parsing", alone)
+    try:
+        network: nn.Module = importlib.import_module("facexlib_parsing.bisenet").BiSeNet(num_class=len(LABELS))
+    except (ImportError, AttributeError, TypeError) as error:
+        raise TristyleError(f"facexlib: holds no BiSeNet as known here ({error}). Run: pip install facexlib") from None
+    return network
