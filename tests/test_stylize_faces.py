@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from stages.apply import faces as find
 from stages.apply.faces import FIVE_POINTS, Face, face_of_points, open_finder
 from stages.apply.heads import paint_heads
 from stages.config import TristyleError
 from stages.datasets.painter import paint, sample_person, sample_view
+from stages.faces.weights import VARIABLE
 
 pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
@@ -141,8 +141,8 @@ def test_a_model_of_any_size_sees_the_square_at_its_own_scale(session) -> None:
 def test_weights_that_are_not_there_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(TristyleError, match="detection_mobilenet0.25_Final.pth"):
         open_finder(tmp_path)
-    monkeypatch.setenv(find.VARIABLE, str(tmp_path))
-    with pytest.raises(TristyleError, match="--weights"):
+    monkeypatch.setenv(VARIABLE, str(tmp_path))
+    with pytest.raises(TristyleError, match="name no folder"):
         open_finder()
     (tmp_path / "detection_mobilenet0.25_Final.pth").write_bytes(b"no weights")
     with pytest.raises(TristyleError, match="Copy the file again"):
