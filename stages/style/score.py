@@ -14,13 +14,13 @@ from stages.faces.reader import FaceReading, Reader, load_reader
 from stages.metrics.clarity import clarity
 from stages.metrics.kid import HeadKid
 from stages.metrics.memorisation import memorised
-from stages.metrics.quality import FEWEST, QualityGate, take
+from stages.metrics.quality import FEWEST, QualityGate
 from stages.metrics.richness import intra_cluster_distance, precision_recall, richness
 from stages.runtime import Runtime
 from stages.style.pareto import together
 
 MOST = 1000  # images of a set that are measured
-CLUSTERS = 10  # training images that the generated ones are grouped by
+CLUSTERS = 10  # training images that the generated ones are grouped by, where there are so many
 NEIGHBOURS = 3  # of precision and recall
 
 
@@ -71,7 +71,7 @@ def score(data: Artifact, target: str, drawn: np.ndarray, source: np.ndarray, ru
     # Truncation draws features together and nothing is copied; a copy is near in features and in identity.
     copies = [memorised(getattr(reading, key), getattr(training, key)) for key in ("features", "identity")]
     out["memorised_share"] = float((copies[0] & copies[1]).double().mean())
-    out["intra"] = intra_cluster_distance(reading.features, take(training, torch.arange(CLUSTERS)).features)
+    out["intra"] = intra_cluster_distance(reading.features, training.features[:CLUSTERS])
     return out | _clarity(drawn, real if len(real) else training_images)
 
 
