@@ -6,6 +6,8 @@ Every stage that will run, and every file that the config names, is checked here
 from __future__ import annotations
 
 import re
+import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
@@ -20,6 +22,9 @@ from stages.style import published
 
 # ${published:KEY,${data.size}}: settings of the StyleGAN2-ADA paper that follow the pictures' size (style/recipe=auto).
 OmegaConf.register_new_resolver("published", published.value, replace=True)
+
+
+DRIVERS = ("/dev/nvidiactl", "/dev/nvidia0", "/dev/kfd", "/dev/dxg")  # NVIDIA's, AMD's, and either under WSL
 
 
 class Stage(Protocol):
@@ -80,8 +85,11 @@ class Settings:
             raise ConfigError("force", "would clear the shards of other jobs away", "Use it with part=train")
 
 
-def instantiate_stages(cfg: DictConfig) -> tuple[Settings, dict[str, Stage]]:
+def instantiate_stages(cfg: DictConfig, kinds: Sequence[str] = KINDS) -> tuple[Settings, dict[str, Stage]]:
     """Build and check everything that a config describes, without opening an artifact.
+
+    Args:
+        kinds: the stages that are looked at; those that take part must be among them.
 
     Raises:
         ConfigError: names the full key, the problem and the remedy.
@@ -91,8 +99,8 @@ def instantiate_stages(cfg: DictConfig) -> tuple[Settings, dict[str, Stage]]:
         tracker=cfg.tracker.backend, force=cfg.force, objective=cfg.objective,
         part=None if cfg.get("part") is None else str(cfg.part),
     )  # fmt: skip
-    stages = {kind: _instantiate(cfg[kind], kind) for kind in KINDS}
-    for kind in KINDS:
+    stages = {kind: _instantiate(cfg[kind], kind) for kind in kinds}
+    for kind in kinds:
         for key, path in stages[kind].files().items():
             if not Path(path).exists():
                 raise ConfigError(f"{kind}.{key}", f"{path} does not exist", "Check the path")
@@ -112,6 +120,9 @@ def _device(name: str) -> str:
         if together and ":" in str(name):
             raise ConfigError("device", f"{name} for every process", "Choose cuda: torchrun gives each its own")
         return str(name)
+    driven = sys.platform != "linux" or any(Path(driver).exists() for driver in DRIVERS)
+    if not driven and "torch" not in sys.modules:
+        return "cpu"  # known without torch, which takes a second or two to load
     import torch
 
     if not torch.cuda.is_available():

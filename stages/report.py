@@ -21,6 +21,7 @@ from stages import io
 from stages.artifact import KINDS, Artifact, open_artifact
 from stages.measures import TARGETS, find, measure
 from stages.page import curves, fit, flat, gallery, note, number, page, picture, section, table, text, tile
+from stages.report_data import data_parts
 from stages.report_export import export_table, tier_table
 from stages.report_pair import pair_parts, spread, style_name
 from stages.report_plane import Made, planes
@@ -173,15 +174,8 @@ def _inputs(artifacts: Mapping[str, Artifact]) -> str:
         note(f"{people} people at {data.config.get('size', '?')} px. Held-out people share nobody with the training. "
              f"Licences: {licence}."),
         f'<div class="sheets">{"".join(sheets)}</div>', "<h3>Counts</h3>", counts,
-        _rejected(rejected),
+        *data_parts(data, rows, rejected),
     )  # fmt: skip
-
-
-def _rejected(rows: Sequence[Mapping[str, Any]]) -> str:
-    if not rows:
-        return ""
-    cells = [(f"<code>{escape(str(row['path']))}</code>", escape(str(row["reason"]))) for row in rows[:200]]
-    return f"<details><summary>{len(rows)} files were not used</summary>{table(('file', 'why'), cells)}</details>"
 
 
 def _style(artifacts: Mapping[str, Artifact]) -> str:

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
@@ -21,8 +21,10 @@ from stages.artifact import Artifact
 from stages.charts import distribution
 from stages.config import TristyleError
 from stages.page import figure, fit, gallery, note, number, picture, table
-from stages.pair.curate import Curate, composite
 from stages.shards import Pictures, place
+
+if TYPE_CHECKING:
+    from stages.pair.curate import Curate
 
 SHOWN = 6  # held-out people in the table of pictures
 KEPT = 14  # kept pairs on the sheet
@@ -97,6 +99,8 @@ def held_out_table(pair: Artifact, data: Artifact | None, style: str, count: int
         "true twin": held / "twin" / style,
     }
     columns = {title: folder for title, folder in columns.items() if (folder / f"{names[0]}.png").exists()}
+    from stages.pair.curate import Curate  # with torch, which a report without pairs does without
+
     settings = pair.config.get("curate") or {}
     curate = Curate(**{key: settings[key] for key in ("grow", "feather") if key in settings})
     cells = [f'<div class="caption">{escape(title)}</div>' for title in columns]
@@ -122,6 +126,8 @@ def _cell(title: str, files: Mapping[str, Path], curate: Curate) -> np.ndarray |
     if title == "attention":
         return heat_over(io.read_image(files["photo"]), image[..., 0])
     if title == "laid over the photo":
+        from stages.pair.curate import composite
+
         photo, raw = (io.read_image(files[name]) for name in needed)
         return composite(raw, photo, image[..., 0], curate)
     return image

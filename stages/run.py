@@ -48,14 +48,9 @@ def run(cfg: DictConfig) -> float | None:
     Raises:
         TristyleError: one line for the user.
     """
-    settings, stages = instantiate_stages(cfg)
+    settings, stages, files = _opened(cfg)
     parallel.start(settings.device)
-    last = list(stages)[-1]
-    stages = {kind: stage for kind, stage in stages.items() if kind == last or _needed(kind, last, stages)}
     resolved = {kind: OmegaConf.to_container(cfg[kind], resolve=True) for kind in stages}
-    files = {
-        kind: {key: hash_path(Path(path)) for key, path in stage.files().items()} for kind, stage in stages.items()
-    }
     _check_out(settings.out)
     for kind, stage in stages.items():
         if hasattr(stage, "check") and settings.stage in ("all", kind):
@@ -73,6 +68,29 @@ def run(cfg: DictConfig) -> float | None:
     if settings.part is not None or parallel.rank():
         return None
     return _report(artifacts, settings)
+
+
+def _opened(cfg: DictConfig) -> tuple[Settings, dict[str, Stage], dict[str, dict[str, str]]]:
+    """The settings, the stages that take part, and for each the digests of the files that it names.
+
+    Where `stage=data` finds its artifact, the stages that follow are not looked at: none will run, and importing them
+    takes longer than all the rest.
+    """
+    files: dict[str, dict[str, str]] = {}
+    if cfg.stage == "data" and parallel.world() == 1:
+        settings, stages = instantiate_stages(cfg, ("data",))
+        files["data"] = _digests(stages["data"])
+        config = _portable(OmegaConf.to_container(cfg.data, resolve=True), stages["data"].files())
+        if _finished(settings.out / "data" / artifact_key("data", config, {}, files["data"]), settings):
+            return settings, stages, files
+    settings, stages = instantiate_stages(cfg)
+    last = list(stages)[-1]
+    stages = {kind: stage for kind, stage in stages.items() if kind == last or _needed(kind, last, stages)}
+    return settings, stages, {kind: files.get(kind) or _digests(stage) for kind, stage in stages.items()}
+
+
+def _digests(stage: Stage) -> dict[str, str]:
+    return {key: hash_path(Path(path)) for key, path in stage.files().items()}
 
 
 def _check_out(out: Path) -> None:
