@@ -35,6 +35,7 @@ _OTHERS = {  # first bytes, lower case -> what is not read
     (b"%!ps", b"\xc5\xd0\xd3\xc6", b"%pdf"): "PostScript or PDF",
     (b"\xff\x0a", b"\0\0\0\x0cjxl ", b"\0\0\0\x0cjp  ", b"\xff\x4f\xff\x51"): "JPEG XL or JPEG 2000",
 }
+_STARTS = (b"\x89PNG", b"\xff\xd8", b"RIFF", b"GIF8", b"BM")
 _END = b"\xff\xd9"  # JPEG's end marker
 _PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
 _DEEP = ("I", "I;16", "I;16B", "I;16L", "I;16N", "F")
@@ -76,17 +77,17 @@ def file_bytes(path: Path | str) -> bytes:
         if not path.is_file():
             if not path.exists():
                 missing = "a link to nothing" if path.is_symlink() else "no such file"
-                raise ImageError(f"{_line(path)}: {missing}. Check the path.")
-            raise ImageError(f"{_line(path)}: not a regular file. Give a picture.")
+                raise ImageError(f"{shown(path)}: {missing}. Check the path.")
+            raise ImageError(f"{shown(path)}: not a regular file. Give a picture.")
         if (size := path.stat().st_size) > MAX_BYTES:
             raise ImageError(
-                f"{_line(path)}: {size / 1024**2:.0f} MiB; at most {MAX_BYTES // 1024**2} are read. Shrink it."
+                f"{shown(path)}: {size / 1024**2:.0f} MiB; at most {MAX_BYTES // 1024**2} are read. Shrink it."
             )
         data = path.read_bytes()
     except OSError as error:
-        raise ImageError(f"{_line(path)}: cannot be read ({error.strerror}). Check its permissions.") from None
+        raise ImageError(f"{shown(path)}: cannot be read ({error.strerror}). Check its permissions.") from None
     if not data:
-        raise ImageError(f"{_line(path)}: an empty file. Copy or download it again.")
+        raise ImageError(f"{shown(path)}: an empty file. Copy or download it again.")
     return data
 
 
@@ -111,12 +112,12 @@ def decode(
         width, height = opened.size
         if width * height > MAX_PIXELS:
             most = MAX_PIXELS // 1_000_000
-            raise ImageError(f"{_line(path)}: {width}x{height} pixels; at most {most} million are read. Shrink it.")
+            raise ImageError(f"{shown(path)}: {width}x{height} pixels; at most {most} million are read. Shrink it.")
         return _decoded(data, opened, path, background)
     except ImageError:
         raise
     except Exception as error:  # Pillow raises a dozen types for broken files, SyntaxError among them
-        raise ImageError(f"{_line(path)}: {why_unreadable(data, error)}") from None
+        raise ImageError(f"{shown(path)}: {why_unreadable(data, error)}") from None
 
 
 def stored_values(data: bytes) -> tuple[np.ndarray | None, bool]:
@@ -128,7 +129,7 @@ def stored_values(data: bytes) -> tuple[np.ndarray | None, bool]:
     return (np.array(opened) if opened.mode in ("P", "L", "1") else None), opened.mode == "P"
 
 
-def _line(path: Path | str) -> str:
+def shown(path: Path | str) -> str:
     """A path as it stands in a message of one line."""
     return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in str(path))
 
@@ -144,8 +145,10 @@ def why_unreadable(data: bytes, error: Exception) -> str:
         if head.startswith(starts) and "cannot identify" in str(error):
             return f"{what}, which is not read here. Convert it to JPEG or PNG."
     reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-    if "cannot identify" in reason:
+    if "cannot identify" in reason and not data.startswith(_STARTS):
         return "not a picture. Give a PNG, JPEG or WebP."
+    if "cannot identify" in reason:
+        reason = "its header makes no sense"
     if "ecompressed data too large" in reason:
         return "its text unpacks to far more than a picture's (a decompression bomb). Remove it."
     return f"a broken picture ({reason.rstrip('.')}). Copy or download it again."

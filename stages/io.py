@@ -177,7 +177,8 @@ def _load(paths: Sequence[Path], colour: bool, workers: int) -> np.ndarray:
     def fill(index: int) -> None:
         image = _read_png(Path(paths[index]), colour)
         if image.shape != first.shape:
-            raise ImageError(f"{paths[index]}: {image.shape[:2]} differs from {first.shape[:2]} of {paths[0]}")
+            sizes = f"{image.shape[:2]} differs from {first.shape[:2]} of {paths[0]}"
+            raise ImageError(f"{paths[index]}: {sizes}. Run the stage that wrote it again.")
         out[index] = image
 
     with ThreadPoolExecutor(max(workers, 1)) as pool:

@@ -52,6 +52,7 @@ class Entry:
         digest: sha256 of the file.
         notes: what was accepted but should be known.
         faces: how many were found; None where none were looked for.
+        shape: height and width of the whole picture, upright, px.
         crops: what was cut out.
         fault: "" or what cannot be used: `photo` or `mask`; and why, in `reason`.
     """
@@ -60,6 +61,7 @@ class Entry:
     digest: str = ""
     notes: list[str] = field(default_factory=list)
     faces: int | None = None
+    shape: tuple[int, ...] = ()
     crops: list[Crop] = field(default_factory=list)
     fault: str = ""
     reason: str = ""

@@ -29,6 +29,7 @@ from stages.datasets.pictures import read_mask, read_whole, square
 from stages.datasets.quality import Limits
 from stages.datasets.sources import FILE, Listed, Source, Sources, listed
 from stages.datasets.stage import mask_place
+from stages.imagefile import shown
 
 __all__ = ["FolderData", "heldout", "read_mask", "read_whole", "square"]
 
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 
 LEAST = 2  # pictures a domain needs: one to train on, one held out
 CACHE = ".ingest"  # beside the artifacts: what was made of single files
+SHAPE = 0.02  # difference of width / height between a photo and its twin that rounding explains
 LAYOUT = "expected photo/ and style/<name>/ with PNG, JPEG, WebP, BMP or GIF pictures in it"
 
 
@@ -146,7 +148,7 @@ class FolderData:
         read = self._read(root, ["photo", *(f"style/{name}" for name in styles)], sources, cache, runtime)
         pictures, rejects = self._choose(root, read, sources, cache)
         if self.twins:
-            self._couple(root, pictures)
+            rejects += self._couple(root, pictures)
         apart = {place: self._held_out(root, place, pictures) for place in pictures}
         records = [row for place in pictures for row in _place(pictures[place], apart[place], out, cache)]
         _place_twins(out, records)
@@ -249,7 +251,7 @@ class FolderData:
         if count - len(broken) >= LEAST and len(broken) > self.max_rejected * count:
             raise TristyleError(
                 f"{folder}: {len(broken)} of {count} files are unusable, the first "
-                f"{broken[0].name} ({broken[0].reason.rstrip('.')}). Remove them, or raise data.max_rejected"
+                f"{shown(broken[0].name)} ({broken[0].reason.rstrip('.')}). Remove them, or raise data.max_rejected"
             )
 
     def _person(self, place: str, file: Listed, face: int) -> str:
@@ -257,25 +259,39 @@ class FolderData:
         person = file.stem if match is None else match.group(1) if match.groups() else match.group(0)
         return f"{person}#{face}" if face else person  # who stands beside somebody is somebody else
 
-    def _couple(self, root: Path, pictures: dict[str, list[Picture]]) -> None:
+    def _couple(self, root: Path, pictures: dict[str, list[Picture]]) -> list[Reject]:
         """Tell style pictures under a photo's stem whose twin they are; the first photo and picture of a stem count.
 
+        Returns:
+            Style pictures that are left out, as their shape is not their photo's: the two would not lie on each other.
+
         Raises:
-            TristyleError: photos are cut along their faces, which twins are not.
+            TristyleError: photos are cut along their faces, which twins are not; or too few pictures are left.
         """
-        photos: dict[str, tuple[str, str]] = {}
+        rejects: list[Reject] = []
+        photos: dict[str, tuple[str, Picture]] = {}
         for index, photo in enumerate(pictures["photo"]):
-            photos.setdefault(photo.task.file.stem, (f"{index:06d}", photo.person))
-        for place in set(pictures) - {"photo"}:
-            left = dict(photos)
+            photos.setdefault(photo.task.file.stem, (f"{index:06d}", photo))
+        for place in sorted(set(pictures) - {"photo"}):
+            left, unlike = dict(photos), []
             for picture in pictures[place]:
                 if picture.task.file.stem in left:
-                    picture.twin_of, picture.person = left.pop(picture.task.file.stem)
+                    picture.twin_of, photo = left.pop(picture.task.file.stem)
+                    picture.person = photo.person
+                    if reason := _unlike(picture, photo):
+                        unlike.append(picture.reject(reason))
                     if self.faces != "square":
                         raise TristyleError(
                             f"{root / picture.name}: under a photo's name, so its twin, but photos are cut along their "
                             "faces and twins are not. Say data.faces=square, or data.twins=false if the name is chance"
                         )
+            left_out = {reject.name for reject in unlike}
+            pictures[place] = [picture for picture in pictures[place] if picture.name not in left_out]
+            if len(pictures[place]) < LEAST:
+                raise TristyleError(f"{root / unlike[0].name}: {unlike[0].reason}")
+            rejects += unlike
+            _note_halves(place, pictures[place], [photo for _, photo in left.values()])
+        return rejects
 
     # ------------------------------------------------------------------------------------------- splitting
 
@@ -345,6 +361,25 @@ def _place(pictures: Sequence[Picture], held: Sequence[bool], out: Path, cache: 
             }
         )
     return records
+
+
+def _note_halves(place: str, pictures: Sequence[Picture], photos: Sequence[Picture]) -> None:
+    """Where most are pairs, note of the pictures of a style, and of the photos without a twin there, which are none."""
+    alone = [picture for picture in pictures if not picture.twin_of]
+    pairs = len(pictures) - len(alone)
+    for picture in alone if pairs > len(alone) else ():
+        picture.entry.notes.append("no photo of its name, so no pair")
+    for photo in photos if pairs > len(photos) else ():
+        photo.entry.notes.append(f"no picture of its name in {place}, so no pair")
+
+
+def _unlike(twin: Picture, photo: Picture) -> str:
+    """Why two pictures of one name are no pair, "" when they may be."""
+    (height, width), (tall, wide) = twin.entry.shape, photo.entry.shape
+    if abs(wide / tall - width / height) <= SHAPE:
+        return ""
+    shapes = f"{width}x{height} px where {photo.name} has {wide}x{tall}"
+    return f"{shapes}, so they are no pair. Mend one, or say data.twins=false if the name is chance."
 
 
 def _place_twins(out: Path, records: Sequence[dict[str, Any]]) -> None:

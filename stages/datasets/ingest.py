@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from stages.faces.parse import Parser
     from stages.tracking import Progress
 
-VERSION = 1  # of what is made of a file; another one makes everything anew
+VERSION = 2  # of what is made of a file; another one makes everything anew
 BATCH = 16  # files a process is given at a time, and pictures a network sees at a time
 AHEAD = 4  # batches handed to a process before the first is back
 FACES = ("square", "aligned", "all")
@@ -169,7 +169,7 @@ def _look_up(task: Task, cache: Cache) -> tuple[bool, Entry, bytes]:
     try:
         data = imagefile.file_bytes(path)
     except io.ImageError as error:
-        reason = str(error).removeprefix(f"{path}: ")
+        reason = str(error).removeprefix(f"{imagefile.shown(path)}: ")
     try:
         stat = path.stat()
         same = (stat.st_size, stat.st_mtime_ns) == task.file.stamp
@@ -191,15 +191,15 @@ def _cut(task: Task, entry: Entry, data: bytes) -> list[Cut]:
     path = task.file.path
     try:
         picture = imagefile.decode(data, path, task.recipe.background)
-        entry.notes = list(picture.notes)
+        entry.notes, entry.shape = list(picture.notes), picture.pixels.shape[:2]
         if task.recipe.faces == "square":
             cuts = [_squared(picture.pixels, task)]
         else:
             cuts = _aligned(picture.pixels, task, entry)
     except io.ImageError as error:
-        at_mask = task.mask is not None and str(error).startswith(f"{task.mask}: ")
+        at_mask = task.mask is not None and str(error).startswith(f"{imagefile.shown(task.mask)}: ")
         entry.fault = "mask" if at_mask else "photo"
-        entry.reason = str(error).removeprefix(f"{task.mask if at_mask else path}: ")
+        entry.reason = str(error).removeprefix(f"{imagefile.shown(task.mask if at_mask and task.mask else path)}: ")
         return []
     for cut in cuts:
         cut.crop.given = cut.mask is not None

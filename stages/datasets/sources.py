@@ -135,10 +135,10 @@ def listed(folder: Path) -> list[Listed]:
 def _entry(path: Path, name: str, home: Path) -> Listed:
     try:
         if path.is_symlink() and path.exists() and not path.resolve().is_relative_to(home):
-            return Listed(path, name, fault="a link out of the folder. Copy the file here")
+            return Listed(path, name, fault="a link out of the folder. Copy the file here.")
         if not path.is_file():  # a folder, a pipe, a dangling link: opening some of these would block
-            return Listed(path, name, fault="not a regular file")
+            return Listed(path, name, fault="not a regular file. Give a picture, or remove it.")
         stat = path.stat()
     except OSError as error:  # a link to itself, a folder that may not be entered
-        return Listed(path, name, fault=f"cannot be read ({error.strerror})")
+        return Listed(path, name, fault=f"cannot be read ({error.strerror}). Check its permissions.")
     return Listed(path, name, (stat.st_size, stat.st_mtime_ns))

@@ -5,57 +5,17 @@ The command line is called in this process (its `main`, with its own argv), beca
 
 import fcntl
 import os
-import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pytest
 
 from stages.io import write_image
 
-PROGRESS = re.compile("[━╌]{20} ")
 TINY = ("data.size=32", "data.count=4", "data.style_count=4", "data.heldout=4", "data.heldout_style=4", "workers=1")
-
-
-class Outcome(NamedTuple):
-    """How a command ended: exit code, and what it said to the user."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def line(self) -> str:
-        """The one line of the refusal, after checking that it is one and is no traceback."""
-        assert self.code == 2, (self.code, self.out, self.err)
-        assert "Traceback" not in self.out + self.err
-        said = [line for line in self.err.splitlines() if line and not PROGRESS.search(line)]
-        assert len(said) == 1, self.err
-        return said[0]
-
-
-@pytest.fixture
-def tristyle(tmp_path, monkeypatch, capsys):
-    """Call the command line in `tmp_path`; returns an Outcome."""
-    from stages.cli import main
-
-    def call(*arguments: str) -> Outcome:
-        monkeypatch.chdir(tmp_path)
-        monkeypatch.setattr(sys, "argv", ["tristyle", *arguments])
-        capsys.readouterr()
-        code: object = 0
-        try:
-            main()
-        except SystemExit as stop:
-            code = stop.code
-        said = capsys.readouterr()
-        return Outcome(int(code or 0) if isinstance(code, int | None) else 1, said.out, said.err)
-
-    return call
 
 
 @pytest.fixture
