@@ -22,10 +22,10 @@ from stages.networks.stylegan2 import Discriminator, Generator
 CHANNELS = {"channel_base": 64, "channel_max": 8, "conv_clamp": 256}
 
 
-def tiny_networks(seed: int = 0) -> tuple[Generator, Discriminator]:
-    """A 16 px pair with every parameter and the mean w away from its initial value."""
+def tiny_networks(seed: int = 0, size: int = 16) -> tuple[Generator, Discriminator]:
+    """A pair of `size` px with every parameter and the mean w away from its initial value."""
     torch.manual_seed(seed)
-    networks = Generator(8, 8, 16, num_layers=3, **CHANNELS).eval(), Discriminator(16, **CHANNELS).eval()
+    networks = Generator(8, 8, size, num_layers=3, **CHANNELS).eval(), Discriminator(size, **CHANNELS).eval()
     with torch.no_grad():
         for tensor in [*networks[0].parameters(), *networks[1].parameters(), networks[0].mapping.w_avg]:
             tensor.add_(torch.randn_like(tensor), alpha=0.1)
@@ -147,9 +147,9 @@ def pickled(held: Any, protocol: int = 4) -> bytes:
     )
 
 
-def official_file(path: Path, protocol: int = 4) -> Path:
-    """A tiny official snapshot at `path`."""
-    path.write_bytes(pickled(snapshot(*tiny_networks()), protocol))
+def official_file(path: Path, protocol: int = 4, size: int = 16) -> Path:
+    """A tiny official snapshot of `size` px at `path`."""
+    path.write_bytes(pickled(snapshot(*tiny_networks(size=size)), protocol))
     return path
 
 
