@@ -34,7 +34,12 @@ def composed(*overrides: str):
 
 
 def fill(cfg, folder: Path):
-    """Give the settings that have no default (marked null or ???: a person's own folder) a value that exists."""
+    """Give the settings that have no default (marked null or ???: a person's own folder) a value that exists.
+
+    Likewise where the default is a file that only some have.
+    """
+    if cfg.style.get("start", "base") not in ("base", "scratch"):
+        cfg.style.start = str(folder)
     if OmegaConf.select(cfg, "data.path", throw_on_missing=False) is None and "path" in cfg.data:
         cfg.data.path = str(folder)
     for key in OmegaConf.missing_keys(cfg):
@@ -87,6 +92,23 @@ def test_user_config_dir_adds_a_variant(tmp_path: Path) -> None:
 
 def test_default_is_the_demo() -> None:
     assert composed() == composed("experiment=painted-64", "stage=all")
+
+
+START = """
+import sys
+from hydra import compose, initialize_config_dir
+from stages.run import instantiate_stages
+with initialize_config_dir(sys.argv[1], version_base="1.3"):
+    instantiate_stages(compose("config", []))
+slow = {"kornia", "scipy", "skimage", "torchvision", "facexlib", "wandb", "onnx", "onnxruntime"}
+print(*sorted(slow & set(sys.modules)))
+"""
+
+
+def test_a_run_starts_without_what_it_may_not_need() -> None:
+    command = [sys.executable, "-c", START, str(CONF)]
+    done = subprocess.run(command, cwd=CONF.parent, capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout.split() == [], "a start would wait for these"
 
 
 HELP = """
