@@ -99,12 +99,13 @@ def test_resampled_auc_of_everybody_once_is_the_auc() -> None:
 def test_resampled_auc_counts_a_person_drawn_twice_as_two() -> None:
     people = ["a", "a", "b", "b", "c", "c"]
     first, second = embeddings(3, people, 2.0)
-    scores = first @ second.T
+    scores = np.round(first @ second.T, 1)  # with ties
+    assert len(np.unique(scores)) < scores.size / 2
     got = resampled_auc(scores, *person_pairs(people), np.array([[2, 2, 1, 1, 0, 0], [0, 0, 0, 0, 1, 1]]))
     rows = [("a1", 0), ("a1", 1), ("a2", 0), ("a2", 1), ("b", 2), ("b", 3)]
     same = [scores[i, j] for one, i in rows for other, j in rows if one == other and i != j]
     other = [scores[i, j] for one, i in rows for two, j in rows if one[0] != two[0]]
-    assert got[0] == pytest.approx(np.mean([[x > y for y in other] for x in same]))
+    assert got[0] == pytest.approx(np.mean([[(x > y) + (x == y) / 2 for y in other] for x in same]))
     assert np.isnan(got[1])  # one person alone: nobody to be mistaken for
 
 

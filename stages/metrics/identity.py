@@ -176,12 +176,17 @@ def resampled_auc(scores: np.ndarray, same: np.ndarray, different: np.ndarray, d
     Returns:
         NaN for a resample without a pair of either kind.
     """
-    times = draws.astype(np.float64)
-    won = np.zeros(len(draws))
-    for row, column in np.argwhere(same):
-        beaten = ((scores[row, column] > scores) + 0.5 * (scores[row, column] == scores)) * different
-        won += times[:, row] * ((times @ beaten) * times).sum(1)
-    positive = times @ same.sum(1)  # pairs of one person count as often as the person
-    negative = ((times @ different) * times).sum(1)
-    total = positive * negative
-    return np.where(total > 0, won / np.where(total > 0, total, 1), np.nan)
+    rows, columns = np.nonzero(different)
+    order = np.argsort(scores[rows, columns])
+    rows, columns = rows[order], columns[order]
+    rising = scores[rows, columns]
+    mine, other = np.nonzero(same)
+    below, upto = (np.searchsorted(rising, scores[mine, other], side) for side in ("left", "right"))
+    found = []
+    for times in np.array_split(draws.astype(np.float64), max(1, len(draws) // 50)):  # [r, N]
+        weight = (times[:, rows] * times[:, columns]).cumsum(axis=1)
+        weight = np.concatenate([np.zeros((len(times), 1)), weight], axis=1)  # [r, pairs of different people + 1]
+        won = (times[:, mine] * (weight[:, below] + weight[:, upto])).sum(1) / 2  # ties count half
+        total = times[:, mine].sum(1) * weight[:, -1]
+        found.append(np.where(total > 0, won / np.where(total > 0, total, 1), np.nan))
+    return np.concatenate(found)
