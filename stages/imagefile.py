@@ -11,7 +11,8 @@ from __future__ import annotations
 import io as memory
 import re
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -107,26 +108,42 @@ def decode(
         ImageError: not a picture, another format, broken, cut, or more than MAX_PIXELS pixels.
     """
     path = Path(path)
+    with _judging(data, path):
+        return _decoded(data, _sized(data, path, formats), path, background)
+
+
+def stored_values(data: bytes, path: Path | str) -> tuple[np.ndarray | None, bool]:
+    """A picture's values as stored if there is one a pixel, [H, W], else None; and whether they stand for colours.
+
+    They, and not the colours, tell the labels of a mask. EXIF is not obeyed: no camera writes masks. Errors as of
+    `decode`.
+    """
+    with _judging(data, Path(path)):
+        opened = _sized(data, Path(path), FORMATS)
+        palette = opened.mode == "P"
+        if opened.mode not in ("P", "L", "1"):
+            return None, palette
+        return np.array(_verified(data, opened)), palette
+
+
+@contextmanager
+def _judging(data: bytes, path: Path) -> Iterator[None]:
+    """Whatever Pillow raises for broken files, a dozen types with SyntaxError among them, as an ImageError."""
     try:
-        opened = _open(data, formats)
-        width, height = opened.size
-        if width * height > MAX_PIXELS:
-            most = MAX_PIXELS // 1_000_000
-            raise ImageError(f"{shown(path)}: {width}x{height} pixels; at most {most} million are read. Shrink it.")
-        return _decoded(data, opened, path, background)
+        yield
     except ImageError:
         raise
-    except Exception as error:  # Pillow raises a dozen types for broken files, SyntaxError among them
+    except Exception as error:
         raise ImageError(f"{shown(path)}: {why_unreadable(data, error)}") from None
 
 
-def stored_values(data: bytes) -> tuple[np.ndarray | None, bool]:
-    """Of a picture that `decode` takes: its values as stored if there is one a pixel, [H, W], and whether by palette.
-
-    They, and not the colours, tell the labels of a mask. EXIF is not obeyed: no camera writes masks.
-    """
-    opened = _open(data, FORMATS)
-    return (np.array(opened) if opened.mode in ("P", "L", "1") else None), opened.mode == "P"
+def _sized(data: bytes, path: Path, formats: Sequence[str]) -> Any:
+    opened = _open(data, formats)
+    width, height = opened.size
+    if width * height > MAX_PIXELS:
+        most = MAX_PIXELS // 1_000_000
+        raise ImageError(f"{shown(path)}: {width}x{height} pixels; at most {most} million are read. Shrink it.")
+    return opened
 
 
 def shown(path: Path | str) -> str:
@@ -177,11 +194,7 @@ def _decoded(data: bytes, opened: Any, path: Path, background: Sequence[int]) ->
         notes.append(f"a {kind} file under a name that ends in {path.suffix}")
     if frames > 1:
         notes.append(f"animated, {frames} frames; the first is used")
-    if kind == "PNG":  # Pillow would show a PNG without its end or with a wrong checksum
-        opened.verify()
-        if _PNG_END not in data:
-            raise OSError("its end is missing")
-        opened = _open(data, (kind,))
+    opened = _verified(data, opened)
     whole = kind != "JPEG" or _has_end(data)
     profile = opened.info.get("icc_profile")
     transform, fault = _transform(profile, _profiled(opened.mode)) if profile else (None, "")
@@ -199,6 +212,16 @@ def _decoded(data: bytes, opened: Any, path: Path, background: Sequence[int]) ->
             notes.append("its last bytes are missing; all of the picture is there")
         pixels = _pixels(opened, transform, background)
     return Picture(np.ascontiguousarray(_turned(pixels, turn)), tuple(notes), frames)
+
+
+def _verified(data: bytes, opened: Any) -> Any:
+    """The picture opened anew, where Pillow would show a PNG without its end or with a wrong checksum."""
+    if opened.format != "PNG":
+        return opened
+    opened.verify()
+    if _PNG_END not in data:
+        raise OSError("its end is missing")
+    return _open(data, ("PNG",))
 
 
 def _fast(data: bytes) -> np.ndarray | None:

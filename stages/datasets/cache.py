@@ -13,7 +13,7 @@ import os
 import shutil
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from stages.config import TristyleError
@@ -75,15 +75,18 @@ class Cache:
 
     def picture(self, key: str, crop: int) -> Path:
         """Where a crop's picture lies."""
-        return self.folder / key[:2] / f"{key}-{crop}.png"
+        return Path(f"{self.folder}/{key[:1]}/{key}-{crop}.png")
 
     def mask(self, key: str, crop: int) -> Path:
         """Where a crop's mask lies."""
-        return self.folder / key[:2] / f"{key}-{crop}.mask.png"
+        return Path(f"{self.folder}/{key[:1]}/{key}-{crop}.mask.png")
+
+    def _description(self, key: str) -> Path:
+        return Path(f"{self.folder}/{key[:1]}/{key}.json")
 
     def load(self, key: str) -> Entry | None:
         """The entry of a key, noted as used now; None where there is none, or it is damaged."""
-        path = self.folder / key[:2] / f"{key}.json"
+        path = self._description(key)
         try:
             entry = Entry(**json.loads(path.read_bytes()))
             entry.crops = [Crop(**crop) for crop in entry.crops]  # type: ignore[arg-type]
@@ -98,12 +101,12 @@ class Cache:
 
     def save(self, entry: Entry, pictures: Sequence[tuple[bytes, bytes]]) -> None:
         """Keep an entry with the PNGs of its crops' pictures and masks, whose digests it is given."""
-        (self.folder / entry.key[:2]).mkdir(parents=True, exist_ok=True)
         for number, (picture, mask) in enumerate(pictures):
             crop = entry.crops[number]
             crop.picture = _put(self.picture(entry.key, number), picture)
             crop.mask = _put(self.mask(entry.key, number), mask)
-        _put(self.folder / entry.key[:2] / f"{entry.key}.json", json.dumps(asdict(entry)).encode())
+        description = {**vars(entry), "crops": [vars(crop) for crop in entry.crops]}
+        _put(self._description(entry.key), json.dumps(description).encode())
 
     def trim(self, most_bytes: int = MOST_BYTES) -> None:
         """Remove what killed processes had begun to write, and old entries while there are too many bytes."""
@@ -135,9 +138,9 @@ def hand_out(source: Path, target: Path) -> None:
     Raises:
         TristyleError: it is not there any more.
     """
-    target.parent.mkdir(parents=True, exist_ok=True)
-    target.unlink(missing_ok=True)
     try:
+        target.unlink(missing_ok=True)
+        target.parent.mkdir(parents=True, exist_ok=True)
         os.link(source, target)
     except FileNotFoundError:
         raise TristyleError(f"{source}: removed while it was in use. Run again: it is made anew.") from None
@@ -147,8 +150,12 @@ def hand_out(source: Path, target: Path) -> None:
 
 def _put(path: Path, data: bytes) -> str:
     """Write a file whole or not at all; its sha256."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_bytes(data)
+    folder, name = os.path.split(path)
+    temporary = f"{folder}/.{name}.{os.getpid()}.tmp"
+    if not os.path.isdir(folder):
+        os.makedirs(folder, exist_ok=True)
+    with open(temporary, "wb", buffering=0) as file:
+        file.write(data)
     os.replace(temporary, path)
     return hashlib.sha256(data).hexdigest()
 

@@ -81,7 +81,7 @@ class FolderData:
     weights: str | None = None
     parser: str | None = None
     limits: Limits = field(default_factory=Limits)
-    duplicates: int | None = 3
+    duplicates: int | None = 4
     heldout: float = 0.1
     person_pattern: str | None = None
     mask_labels: list[int] | None = None
@@ -150,7 +150,7 @@ class FolderData:
         if self.twins:
             rejects += self._couple(root, pictures)
         apart = {place: self._held_out(root, place, pictures) for place in pictures}
-        records = [row for place in pictures for row in _place(pictures[place], apart[place], out, cache)]
+        records = [row for where in pictures for row in place(pictures[where], apart[where], out, cache)]
         _place_twins(out, records)
         io.write_jsonl(out / "records.jsonl", records)
         io.write_jsonl(out / "rejects.jsonl", [reject.row() for reject in rejects])
@@ -329,7 +329,7 @@ class FolderData:
 # ------------------------------------------------------------------------------------------------------- writing
 
 
-def _place(pictures: Sequence[Picture], held: Sequence[bool], out: Path, cache: Cache) -> list[dict[str, Any]]:
+def place(pictures: Sequence[Picture], held: Sequence[bool], out: Path, cache: Cache) -> list[dict[str, Any]]:
     """Put one folder's pictures where the contract has them; their records."""
     records: list[dict[str, Any]] = []
     for index, (picture, apart) in enumerate(zip(pictures, held, strict=True)):

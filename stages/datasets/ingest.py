@@ -16,7 +16,7 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -66,7 +66,7 @@ class Recipe:
     weights: Path | None = None
     models: tuple[str, ...] = ()
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """Of everything that decides a result; where the networks' files lie does not."""
         decides = {name: value for name, value in asdict(self).items() if name not in ("parser", "weights")}

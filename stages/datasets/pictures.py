@@ -83,15 +83,18 @@ def read_mask(path: Path, labels: Sequence[int] | None = None) -> np.ndarray:
         ImageError: names file, reason and remedy; an empty mask too.
     """
     data = imagefile.file_bytes(path)
-    image = imagefile.decode(data, path).pixels
-    stored, palette = imagefile.stored_values(data)
+    stored, palette = imagefile.stored_values(data, path)
+    if stored is None:
+        image = imagefile.decode(data, path).pixels
+        stored = (
+            image[..., 0] if labels is not None else np.maximum(np.maximum(image[..., 0], image[..., 1]), image[..., 2])
+        )
     if labels is not None:
-        values = stored if stored is not None else image[..., 0]
-        mask = np.isin(values, labels).astype(np.uint8) * 255
-    elif stored is not None and (palette or stored.max(initial=0) <= 1):
+        mask = np.isin(stored, labels).astype(np.uint8) * 255
+    elif palette or stored.max(initial=0) <= 1:
         mask = (stored > 0).astype(np.uint8) * 255
     else:
-        mask = image.max(axis=2)
+        mask = stored
     if mask.max(initial=0) < 128:
         none = "the mask shows no head" if labels is None else "the mask holds none of data.mask_labels"
         raise ImageError(f"{path}: {none}. Mend or remove it.")

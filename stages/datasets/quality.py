@@ -37,7 +37,7 @@ class Limits:
     Args:
         sharpness: least share of the picture's variation that a blur of 5 px removes, 0..1; 0.2 is a picture softened
             by a Gaussian of 1.5 px, sharp ones have 0.4 and more.
-        dark: least brightness of the middle, 0..1.
+        dark: least brightness of the middle, 0..1; dark skin in good light has 0.2, so stay well below.
         bright: greatest brightness of the middle, 0..1.
         face: least side of the face's square (of the centre square with data.faces=square) in the file, px.
         yaw: greatest turn of the head, degrees.
@@ -93,7 +93,10 @@ def sharpness(picture: np.ndarray) -> float:
 
 def brightness(picture: np.ndarray) -> float:
     """Mean luma of the picture's middle, 0..1: uint8 RGB [H, W, 3]."""
-    return float(_middle(picture).reshape(-1, 3).mean(0) @ (0.299, 0.587, 0.114)) / 255
+    import cv2
+
+    red, green, blue, _ = cv2.mean(np.ascontiguousarray(_middle(picture)))
+    return (0.299 * red + 0.587 * green + 0.114 * blue) / 255
 
 
 def occlusion(shares: np.ndarray, points: np.ndarray) -> float:
