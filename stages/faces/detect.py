@@ -11,19 +11,21 @@ Importing this module imports neither torch nor facexlib. Pixel (0, 0) has its c
 
 from __future__ import annotations
 
-import importlib.util
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stages.config import TristyleError
+from stages.faces import facexlib
 from stages.faces.weights import find_weight, weights_folder
 
 if TYPE_CHECKING:
     import numpy as np
+
+    from stages.faces.landmarks import Landmarks
 
 RETINAFACE = {
     "detection_Resnet50_Final.pth": "resnet50",
@@ -42,12 +44,14 @@ class Found:
         box: left, top, right, bottom in px, around the face without hair.
         score: 0..1, RetinaFace's; 1 of the cascade, which has none.
         yaw_deg: turn of the head about the vertical, by the points (see `yaw_of`); None where they were not seen.
+        landmarks: float64 [68, 2] px, the 68 of iBUG 300-W; None where no network looked for them or was sure of them.
     """
 
     points: np.ndarray
     box: tuple[float, float, float, float]
     score: float
     yaw_deg: float | None
+    landmarks: np.ndarray | None = None
 
     @property
     def seen(self) -> bool:
@@ -71,11 +75,14 @@ class Detector(ABC):
 
 def find_detector(weights: Path | str | None = None) -> Path | None:
     """The file of RetinaFace's weights that `open_detector` uses; None for the cascade. Arguments, errors as there."""
+    from stages.faces.landmarks import find_landmarks
+
     named = weights_folder(weights)
-    folders = [named] if named else [Path(place) / "weights" for place in _facexlib()]
+    installed = facexlib.folder()
+    folders = [named] if named else [installed / "weights"] if installed else []
     found = (folder / name for folder in folders for name in RETINAFACE if (folder / name).is_file())
     file = next(found, None)
-    if named and file is None:
+    if named and file is None and find_landmarks(named) is None:
         raise TristyleError(
             f"{named}: holds none of {', '.join(RETINAFACE)}. Put one there (python -m stages.faces.weights says where "
             "from), or name no folder: the cascade is used then."
@@ -86,21 +93,25 @@ def find_detector(weights: Path | str | None = None) -> Path | None:
 def open_detector(weights: Path | str | None = None, device: str = "cpu") -> Detector:
     """The detector to use.
 
+    Where the folder holds weights for landmarks too (see `stages.faces.landmarks`), they sharpen the points: of the
+    cascade, which saw none, and of RetinaFace.
+
     Args:
         weights: a folder with facexlib's detection weights; without it the one that $TRISTYLE_WEIGHTS names, else
             facexlib's own, and where there is no such file the cascade.
-        device: where RetinaFace runs, e.g. `cuda:0`.
+        device: where the networks run, e.g. `cuda:0`.
 
     Raises:
         TristyleError: the folder named has no such file, or facexlib or the weights cannot be loaded.
     """
+    from stages.faces.landmarks import open_landmarks
+
     file = find_detector(weights)
-    return CascadeDetector() if file is None else RetinaDetector(file, RETINAFACE[file.name], device)
-
-
-def _facexlib() -> list[str]:
-    spec = importlib.util.find_spec("facexlib")
-    return list(spec.submodule_search_locations or []) if spec else []
+    detector: Detector = CascadeDetector()
+    if file is not None:
+        detector = RetinaDetector(find_weight(file.parent, file.name), RETINAFACE[file.name], device)
+    landmarks = open_landmarks(weights, device)
+    return detector if landmarks is None else SharpDetector(detector, landmarks)
 
 
 def yaw_of(points: np.ndarray) -> float:
@@ -118,7 +129,43 @@ def yaw_of(points: np.ndarray) -> float:
     return math.degrees(math.atan(beside / NOSE))
 
 
-NOSE = 0.5
+NOSE = 0.45  # some 28 mm before the plane of eyes and corners of the mouth, at 63 mm from eye to eye
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Sharper points
+
+TRUSTED = 0.9  # the landmarks' score from which their points replace those of the detector
+PROFILE = 60.0  # degrees: beyond, they are drawn into the face from where the far side would be
+NO_FACE = 0.5  # below it, what the cascade found is no face
+
+
+class SharpDetector(Detector):
+    """A detector whose faces a network for landmarks looks at again.
+
+    A face of the cascade that does not look like one to it is left out.
+    """
+
+    def __init__(self, detector: Detector, landmarks: Landmarks) -> None:
+        self.detector, self.landmarks = detector, landmarks
+        self.id = f"{detector.id}+{landmarks.id}"
+
+    def __call__(self, picture: np.ndarray) -> list[Found]:
+        found = self.detector(picture)
+        seen, scores = self.landmarks(picture, [face.points for face in found])
+        return [
+            self._sharpened(face, points, float(score))
+            for face, points, score in zip(found, seen, scores, strict=True)
+            if face.seen or score >= NO_FACE
+        ]
+
+    def _sharpened(self, face: Found, landmarks: np.ndarray, score: float) -> Found:
+        from stages.faces.align import five_of_68
+
+        if score < TRUSTED or abs(face.yaw_deg or 0.0) > PROFILE:
+            return face
+        points = five_of_68(landmarks)
+        return replace(face, points=points, yaw_deg=yaw_of(points), landmarks=landmarks)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -183,17 +230,11 @@ class RetinaDetector(Detector):
 
 
 def _retinaface(path: Path, name: str, device: str) -> Any:
-    try:
-        import warnings
+    import torch
 
-        import torch
-        from facexlib.detection.retinaface import RetinaFace
-    except (ImportError, RuntimeError) as error:  # a torchvision that does not fit its torch fails with the second
-        reason = str(error).splitlines()[0]
-        raise TristyleError(f"facexlib cannot be imported ({reason}). Run: pip install facexlib") from None
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # facexlib calls torchvision the old way
-        network = RetinaFace(network_name=name, device="cpu")
+    from stages.faces.facexlib import retinaface
+
+    network = retinaface(name)
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
         network.load_state_dict({key.removeprefix("module."): value for key, value in state.items()})

@@ -10,10 +10,6 @@ Labels are those of CelebAMask-HQ in its order (`stages.networks.parser.LABELS`)
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
-import sys
-import types
 from abc import ABC, abstractmethod
 from pathlib import Path
 
@@ -24,6 +20,7 @@ from torch import Tensor, nn
 
 from stages import io
 from stages.config import TristyleError
+from stages.faces.facexlib import part
 from stages.faces.reader import Reader, load_reader
 from stages.networks.parser import HEAD, LABELS, FaceParser
 
@@ -171,19 +168,8 @@ def _bisenet(path: Path) -> nn.Module:
 def bisenet() -> nn.Module:
     """facexlib's BiSeNet with drawn weights: [N, 3, 512, 512], ImageNet-normalised -> logits [N, 19, 512, 512] first.
 
-    Its folder is loaded by itself: `import facexlib` would bring in torchvision, numba and its detectors.
-
     Raises:
         TristyleError: facexlib is not installed, or another version of it.
     """
-    package = importlib.util.find_spec("facexlib")
-    if package is None or not package.submodule_search_locations:
-        raise TristyleError("BiSeNet needs facexlib, which is not installed. Run: pip install facexlib")
-    alone = types.ModuleType("facexlib_parsing")
-    alone.__path__ = [str(Path(package.submodule_search_locations[0]) / "parsing")]
-    sys.modules.setdefault("facexlib_parsing", alone)
-    try:
-        network: nn.Module = importlib.import_module("facexlib_parsing.bisenet").BiSeNet(num_class=len(LABELS))
-    except (ImportError, AttributeError, TypeError) as error:
-        raise TristyleError(f"facexlib: holds no BiSeNet as known here ({error}). Run: pip install facexlib") from None
+    network: nn.Module = part("parsing", "bisenet").BiSeNet(num_class=len(LABELS))
     return network

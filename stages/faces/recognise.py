@@ -10,7 +10,6 @@ ArcFace: Deng et al. (arXiv 1801.07698); the IR-SE-50 network is facexlib's.
 
 from __future__ import annotations
 
-import importlib.util
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -21,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stages.config import TristyleError
+from stages.faces.facexlib import part
 from stages.faces.reader import Reader, load_reader
 from stages.io import sha256_file
 from stages.metrics.identity import crop, head_boxes
@@ -229,20 +229,10 @@ class MobileFaceNet(nn.Module):
 def arcface() -> nn.Module:
     """facexlib's ArcFace IR-SE-50 with drawn weights: [N, 3, 112, 112] RGB in [-1, 1] -> [N, 512].
 
-    Its one file is loaded by itself: `import facexlib` would bring in torchvision, numba and its detectors.
-
     Raises:
         TristyleError: facexlib is not installed.
     """
-    package = importlib.util.find_spec("facexlib")
-    if package is None or not package.submodule_search_locations:
-        raise TristyleError("ArcFace needs facexlib, which is not installed. Run: pip install facexlib")
-    path = Path(package.submodule_search_locations[0]) / "recognition" / "arcface_arch.py"
-    spec = importlib.util.spec_from_file_location("facexlib_arcface_arch", path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    network: nn.Module = module.Backbone(num_layers=50, drop_ratio=0.6, mode="ir_se")
+    network: nn.Module = part("recognition", "arcface_arch").Backbone(num_layers=50, drop_ratio=0.6, mode="ir_se")
     return network
 
 

@@ -24,7 +24,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stages.config import TristyleError
-from stages.io import sha256_file, write_bytes, write_json
 
 VARIABLE = "TRISTYLE_WEIGHTS"
 NOTES = "sha256.json"
@@ -124,6 +123,8 @@ def _notes(folder: Path) -> dict[str, str]:
 
 def _note(path: Path) -> str:
     """Keep a file's digest where none is kept yet, and return what is kept."""
+    from stages.io import sha256_file, write_json
+
     notes = _notes(path.parent)
     if path.name not in notes:
         notes[path.name] = sha256_file(path)
@@ -138,8 +139,10 @@ def download(folder: Path, name: str) -> Path:
     """Fetch one file of the table into `folder`, whole and checked, or not at all.
 
     Raises:
-        TristyleError: no such name, no connection, another length or digest than announced, or a web page.
+        TristyleError: no such name, no connection, fewer bytes than announced, a web page, or another digest.
     """
+    from stages.io import write_bytes, write_json
+
     if name not in WEIGHTS:
         raise TristyleError(f"{name}: no such weights. Choose one of: {', '.join(WEIGHTS)}")
     weight = WEIGHTS[name]
@@ -150,10 +153,8 @@ def download(folder: Path, name: str) -> Path:
             size = f"{int(announced) / 1e6:.1f} MB" if announced else "of unknown size"
             print(f"{name}: {size} from {weight.address}", flush=True)
             data = answer.read()
-    except (OSError, http.client.HTTPException) as error:  # URLError is an OSError
+    except (OSError, http.client.HTTPException) as error:  # no connection, an error page, fewer bytes than announced
         raise TristyleError(f"{weight.address}: cannot be fetched ({error}). {by_hand}") from None
-    if announced and len(data) != int(announced):
-        raise TristyleError(f"{weight.address}: {len(data)} bytes came of {announced}. Try again. {by_hand}")
     if data[:64].lstrip()[:1] == b"<" or not data:
         raise TristyleError(f"{weight.address}: gave a web page or nothing, no weights. {by_hand}")
     digest = hashlib.sha256(data).hexdigest()
@@ -167,6 +168,8 @@ def download(folder: Path, name: str) -> Path:
 
 def state_of(folder: Path | None, name: str) -> tuple[str, str]:
     """What is to be said of a file, and its SHA-256: found, missing, or other bytes than those known."""
+    from stages.io import sha256_file
+
     weight = WEIGHTS[name]
     if folder is None or not (folder / name).is_file():
         return "missing", weight.sha256 or "-"
