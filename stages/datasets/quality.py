@@ -84,9 +84,10 @@ def sharpness(picture: np.ndarray) -> float:
 
     grey = cv2.cvtColor(_middle(picture), cv2.COLOR_RGB2GRAY).astype(np.float32)
     found = []
+    inner = slice(WINDOW // 2, -(WINDOW // 2))  # where the blur sees nothing from beyond the border
     for axis, window in ((0, (1, WINDOW)), (1, (WINDOW, 1))):
-        blurred = cv2.blur(grey, window, borderType=cv2.BORDER_REFLECT)
-        own, left = (np.abs(np.diff(image, axis=axis)) for image in (grey, blurred))
+        blurred = cv2.blur(grey, window)
+        own, left = (np.abs(np.diff(image[inner, inner], axis=axis)) for image in (grey, blurred))
         found.append(float(np.maximum(own - left, 0).sum() / max(float(own.sum()), 1e-6)))
     return min(found)
 
