@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from stages.faces.parse import Parser
     from stages.tracking import Progress
 
-VERSION = 2  # of what is made of a file; another one makes everything anew
+VERSION = 3  # of what is made of a file; another one makes everything anew
 BATCH = 16  # files a process is given at a time, and pictures a network sees at a time
 AHEAD = 4  # batches handed to a process before the first is back
 FACES = ("square", "aligned", "all")
