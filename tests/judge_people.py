@@ -36,7 +36,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 import whitebox  # noqa: E402
 
 from stages.apply.model import open_model, run_padded  # noqa: E402
-from stages.faces.detect import yaw_of  # noqa: E402
+from stages.datasets.painter import paint  # noqa: E402
+from stages.datasets.person import HELDOUT_PEOPLE, sample_person, sample_view  # noqa: E402
+from stages.faces.align import crop, ffhq_quad  # noqa: E402
+from stages.faces.detect import Detector, open_detector, yaw_of  # noqa: E402
 from stages.faces.landmarks import MeshLandmarks  # noqa: E402
 from stages.faces.parse import Parser, open_parser  # noqa: E402
 from stages.faces.reader import load_reader  # noqa: E402
@@ -71,6 +74,7 @@ STYLES = ("anime256", "noto_emoji256")
 FULL = 256  # px a side at which masks are read
 SKIN = (1, 2)  # labels: skin and nose
 BATCH = 32
+PAINTED = 192  # px a side at which a painted style's held-out pictures are painted
 STOPS = 1.0  # of luminance from cheek to cheek: side light
 TURNS = {"turned 0-15": (0, 15), "turned 15-30": (15, 30), "turned 30-60": (30, 60)}
 FRONTAL = "frontal, clear"  # the reference: turned less than 15 degrees, nothing seen on it, no side light
@@ -255,6 +259,15 @@ def _rounded(picture: np.ndarray) -> np.ndarray:
     return np.clip(np.rint(picture), 0, 255).astype(np.uint8)
 
 
+def painted(style: str, size: int, count: int = 500) -> np.ndarray:
+    """Pictures of people that the painter held out, in a painted style, cut as FFHQ: uint8 [count, size, size, 3]."""
+    found = []
+    for person in range(HELDOUT_PEOPLE, HELDOUT_PEOPLE + count):
+        made = paint(sample_person(person, 0), sample_view(person, 0, 0), PAINTED, style)
+        found.append(crop(made.image, ffhq_quad(made.landmarks), size)[0])
+    return np.stack(found)
+
+
 # ------------------------------------------------------------------------------------------------------------- scores
 
 
@@ -301,8 +314,11 @@ class Judge:
     def _real(self, data: Path, style: str) -> list[Tensor]:
         """Features of the style's held-out pictures, by each extractor; heads by the face reader."""
         size = self.people.photo.shape[1]
-        files = [file for file in sorted((data / "styles" / style).iterdir()) if heldout_style(file.name)]
-        pictures = np.stack([resized(read_image(file), size) for file in files])
+        if (data / "styles" / style).is_dir():
+            files = [file for file in sorted((data / "styles" / style).iterdir()) if heldout_style(file.name)]
+            pictures = np.stack([resized(read_image(file), size) for file in files])
+        else:
+            pictures = painted(style, size)
         cover = np.rint(self.reader.read(to_tensor(pictures)).mask[:, 0].numpy() * 255).astype(np.uint8)
         return [self.features(extractor, pictures, cover) for extractor in self.extractors]
 
@@ -502,11 +518,15 @@ def failures(people: People, output: np.ndarray, identity: np.ndarray, groups: d
     return sheet(rows)
 
 
-def _some(folder: Path, size: int, count: int = 14) -> np.ndarray:
-    """Square pictures of a folder, drawn by seed: uint8 [count, size, size, 3]."""
+def _some(folder: Path, size: int, detector: Detector, count: int = 14) -> np.ndarray:
+    """Pictures of a folder, drawn by seed, cut to the FFHQ square where a face is found: uint8 [n, size, size, 3]."""
     files = sorted(folder.iterdir())
-    chosen = np.random.default_rng(0).permutation(len(files))[:count]
-    return np.stack([resized(read_image(files[i]), size) for i in chosen])
+    found = []
+    for i in np.random.default_rng(0).permutation(len(files))[:count]:
+        picture = read_image(files[i])
+        faces = detector(picture)
+        found.append(crop(picture, ffhq_quad(faces[0].points), size)[0] if faces else resized(picture, size))
+    return np.stack(found)
 
 
 def main() -> None:
@@ -516,7 +536,7 @@ def main() -> None:
     parser.add_argument("--model", action="append", required=True)
     parser.add_argument("--size", type=int, default=128, choices=(64, 128, 256))
     parser.add_argument("--parser", type=Path, help="weights of a face parser; the shipped face reader without it")
-    parser.add_argument("--styles", nargs="*", default=STYLES)
+    parser.add_argument("--styles", nargs="*", default=STYLES, help="folders of DATA/styles, or painted styles")
     parser.add_argument("--others", type=Path, nargs="*", default=[], help="folders of other faces, painted on a sheet")
     parser.add_argument("-o", "--out", type=Path, required=True)
     options = parser.parse_args()
@@ -524,7 +544,8 @@ def main() -> None:
     people = load_people(options.data, options.size, face_parser)
     groups, judge = kinds(people), Judge(people, options.data, options.styles)
     models, shown, chosen = {}, [people.photo], typical(groups)
-    others = [[_some(folder, options.size)] for folder in options.others]
+    detector = open_detector(options.data / "weights")
+    others = [[_some(folder, options.size, detector)] for folder in options.others]
     for given in options.model:
         label, _, model = given.rpartition("=")
         label = label or Path(model).stem
