@@ -15,7 +15,7 @@ from stages import io
 from stages.config import TristyleError
 from stages.datasets import painter
 from stages.faces import train_parser as recipe
-from stages.faces.parse import BiSeNetParser, Parser, bisenet, open_parser
+from stages.faces.parse import BiSeNetParser, Parser, bisenet, one_piece, open_parser
 from stages.faces.reader import HEAD_LABELS
 from stages.metrics.pixel import head_iou
 from stages.networks.parser import HEAD, LABELS, MIRROR, FaceParser
@@ -61,6 +61,22 @@ def test_labels_and_head_follow_the_shares() -> None:
     assert parser.head(images)[32].tolist() == [[191, 64], [0, 191]]  # hair, skin under neck, necklace, earring
     with pytest.raises(ValueError, match="uint8"):
         parser.labels(images.astype(np.float32))
+
+
+def test_a_head_is_one_piece_without_holes() -> None:
+    head = np.zeros((32, 32), np.uint8)
+    head[4:20, 4:20], head[8:12, 8:12], head[8, 4:8] = 200, 10, 60  # a hole that a line joins to the outside...
+    head[6:9, 14:17] = 20  # ...one within
+    head[26:30, 26:30] = 255
+    head[20, 4:20] = 90  # a soft edge stays
+    whole = one_piece(head)
+    assert whole[6:9, 14:17].min() == 255 and whole[8:12, 8:12].max() == 10
+    assert whole[26:30, 26:30].max() == 0
+    rest = np.ones_like(head, bool)
+    rest[6:9, 14:17] = rest[26:30, 26:30] = False
+    assert np.array_equal(whole[rest], head[rest])
+    assert np.array_equal(one_piece(np.zeros_like(head)), np.zeros_like(head))
+    assert one_piece(np.full_like(head, 255)).min() == 255
 
 
 def test_every_parser_answers_at_the_pictures_size(own: Path) -> None:
