@@ -41,13 +41,16 @@ class Stop:
 def deferred() -> Iterator[Stop]:
     """Within the block, the first Ctrl-C or SIGTERM is noted in what the context gives and does nothing else.
 
-    Left alone are threads, which get no signals, and the processes of a torchrun, which must all stop together.
+    Left alone are threads, which get no signals, the processes of a torchrun, which must all stop together, and signals
+    that are ignored.
     """
     stop = Stop()
     if threading.current_thread() is not threading.main_thread() or parallel.world() > 1:
         yield stop
         return
     before = {number: signal.getsignal(number) for number in SIGNALS}
+    for number in [number for number, handler in before.items() if handler in (None, signal.SIG_IGN)]:
+        del before[number]  # whoever started this in the background wants it to ignore Ctrl-C; None: not Python's
 
     def restore() -> None:
         for number, handler in before.items():
@@ -57,7 +60,7 @@ def deferred() -> Iterator[Stop]:
         stop.signal = number
         restore()  # whoever asks again does not want to wait
 
-    for number in SIGNALS:
+    for number in before:
         signal.signal(number, note)
     try:
         yield stop

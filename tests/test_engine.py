@@ -131,6 +131,17 @@ def test_asked_twice_it_stops_at_once(tmp_path: Path) -> None:
     assert state is not None and state["images"] == 16
 
 
+def test_a_signal_that_is_ignored_stays_ignored(tmp_path: Path) -> None:
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        where = {"train": train(), "runtime": runtime(tmp_path), "label": "toy"}
+        fit(Signalled(signal.SIGINT), batches, scratch=tmp_path, **where)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    state = load_checkpoint(tmp_path / "toy.ckpt")
+    assert state is not None and state["images"] == train().images
+
+
 KILLED = """
 import signal, sys
 from pathlib import Path
