@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from stages.apply.faces import FIVE_POINTS, Face, face_of_points, open_finder
-from stages.apply.heads import paint_heads
+from stages.apply.heads import match_rim, paint_heads
 from stages.config import TristyleError
 from stages.datasets.painter import paint, sample_person, sample_view
 from stages.faces.weights import VARIABLE
@@ -119,6 +119,40 @@ def test_neighbours_share_what_lies_between_them(session) -> None:
     assert out[95:105, 80:220].max() < 60 and matte.max() <= 1  # painted once all over, not twice
     half, _ = paint_heads(session, photo, pair[:1], strengths=[0.5])
     assert abs(int(half[100, 110, 0]) - (230 + 25) / 2) <= 2
+
+
+def test_a_painting_without_a_matte_keeps_its_colours_in_the_face_and_the_photos_at_the_rim() -> None:
+    y, x = np.mgrid[:64, :64].astype(np.float32)
+    photo = np.stack([60 + 2 * x, 200 - 2 * y, np.full_like(x, 90)], axis=-1).round().astype(np.uint8)
+    tint = np.array([-40.0, 25, 60], np.float32)
+    grain = np.where((x + y) % 2 > 0, 10, -10).astype(np.float32)[..., None]
+    out = match_rim(photo, photo + tint + grain)
+    assert np.abs((out - photo - tint - grain)[25:39, 25:39]).max() < 0.5
+    border = np.concatenate([out[0] - photo[0], out[:, -1] - photo[:, -1]])
+    assert np.abs(border - border.mean(0)).max() < 14 and np.abs(border.mean(0)).max() < 1.5  # the grain is still there
+    steps = np.abs(np.diff((out - photo - grain)[32], axis=0)).max()
+    assert steps < 6  # and the way from the one to the other is smooth
+
+
+def test_models_with_a_matte_need_no_match(session, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Whole:
+        """The same model without its matte."""
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(session, name)
+
+        def get_outputs(self) -> list[object]:
+            return session.get_outputs()[:1]
+
+        def run(self, names: object, feed: dict[str, np.ndarray]) -> list[np.ndarray]:
+            return session.run(names, feed)[:1]
+
+    photo = np.full((120, 120, 3), 220, np.uint8)
+    called: list[bool] = []
+    monkeypatch.setattr("stages.apply.heads.match_rim", lambda small, painted: called.append(True) or painted)
+    for model, times in ((session, 0), (Whole(), 1)):
+        paint_heads(model, photo, [Face(60, 60, 80)])
+        assert len(called) == times
 
 
 def test_a_model_of_any_size_sees_the_square_at_its_own_scale(session) -> None:

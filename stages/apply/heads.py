@@ -2,7 +2,8 @@
 
 The network sees the square that it saw in training: more around the head (1.25 sides) gained 1 % of the head's error to
 painted people's twins and trebled what leaks into the background. Back in the photo a painting fades out toward the
-square's edge, and between two faces each pixel belongs to the nearer one.
+square's edge, and between two faces each pixel belongs to the nearer one. A model without a matte, which paints what is
+behind the head too, is drawn to the photo's colours there.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 FADE = 0.8  # share of the way from centre to edge where the painting begins to fade
 DIVIDE = 24.0  # how sharply two faces divide what lies between them; px at a face's scale go as exp(-DIVIDE * distance)
+OWN = 0.4  # and up to where a painting without a matte keeps its own colours
 UNKNOWN_SIZE = 256  # px, for a model that does not note what it was trained at
 
 
@@ -101,6 +103,8 @@ def _paint_one(
     inward = cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP
     small = cv2.warpAffine(reduced, to_reduced, (side, side), flags=inward, borderMode=cv2.BORDER_REFLECT_101)
     painted, alpha = run_padded(session, small)
+    if len(session.get_outputs()) < 2:
+        painted = match_rim(small, painted)
 
     def enlarge(plane: np.ndarray) -> np.ndarray:
         return cv2.warpAffine(plane, back, (width, height), flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
@@ -129,12 +133,54 @@ def _share(faces: Sequence[Face], index: int, x: np.ndarray, y: np.ndarray) -> n
     half = face.side / 2
     across = np.abs((x - face.x) * cos + (y - face.y) * sin) / half
     down = np.abs((y - face.y) * cos - (x - face.x) * sin) / half
-    edge = np.sqrt(np.sqrt(across**4 + down**4))  # 1 at the edge of a square with round corners
-    inside = np.clip((1 - edge) / (1 - FADE), 0, 1)
-    share = inside * inside * (3 - 2 * inside)
+    share = _step((1 - _edge(across, down)) / (1 - FADE))
     others = np.zeros_like(share)
     for number, other in enumerate(faces):
         near = math.hypot(face.x - other.x, face.y - other.y) < (face.side + other.side)
         if number != index and near:
             others += np.exp(np.clip(DIVIDE * (distance(face) - distance(other)), -50, 50))
     return share / (1 + others)
+
+
+def _edge(across: np.ndarray, down: np.ndarray) -> np.ndarray:
+    """How far places are on the way from the centre, 0, to the edge, 1, of a square with round corners.
+
+    Both arguments count in half sides.
+    """
+    import numpy as np
+
+    return np.sqrt(np.sqrt(across**4 + down**4))
+
+
+def _step(x: np.ndarray) -> np.ndarray:
+    """0 up to 0, 1 from 1 on, smooth between."""
+    import numpy as np
+
+    x = np.clip(x, 0, 1)
+    return x * x * (3 - 2 * x)
+
+
+def match_rim(photo: np.ndarray, painted: np.ndarray) -> np.ndarray:
+    """A painted square with its colours drawn to the photo's toward the edge, so that it shows no seam there.
+
+    What the edge lacks in colour, averaged over an eighth of the side, is added in full there and not at all from OWN
+    inward: the face keeps the style's colours, and the rim its drawing.
+
+    Args:
+        photo, painted: [S, S, 3] in 0..255.
+
+    Returns:
+        float32 [S, S, 3].
+    """
+    import cv2
+    import numpy as np
+
+    side = len(painted)
+    places = np.abs((np.arange(side, dtype=np.float32) * 2 + 1) / side - 1)
+    edge = _edge(places[None], places[:, None])
+    rim = _step((edge - FADE) / (1 - FADE))
+    weight = cv2.GaussianBlur(rim, (0, 0), side / 8, borderType=cv2.BORDER_CONSTANT)
+    lacking = (photo - painted.astype(np.float32)) * rim[..., None]
+    lacking = cv2.GaussianBlur(lacking, (0, 0), side / 8, borderType=cv2.BORDER_CONSTANT)
+    pull = _step((edge - OWN) / (1 - OWN)) / np.maximum(weight, 1e-3)
+    return painted + pull[..., None] * lacking
