@@ -133,13 +133,14 @@ def test_bisenet_loads_by_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_what_is_no_parser_is_refused(tmp_path: Path) -> None:
-    broken, other = tmp_path / "parsing_bisenet.pth", tmp_path / "other.safetensors"
+    broken, other = tmp_path / "bisenet.pth", tmp_path / "other.safetensors"
     broken.write_bytes(b"PK no archive")
     io.save_network(other, PatchGAN())
     for path, message in (
         (broken, "damaged"),
         (other, "not a face parser"),
         (tmp_path / "none.pth", "no such file"),
+        (tmp_path / "parsing_bisenet.pth", "no such file.*https://github.com/xinntao/facexlib"),
         (tmp_path / "none.safetensors", "no such"),
     ):
         with pytest.raises(TristyleError, match=message) as refused:

@@ -23,6 +23,7 @@ from stages import io
 from stages.config import TristyleError
 from stages.faces.facexlib import part
 from stages.faces.reader import Reader, load_reader
+from stages.faces.weights import WEIGHTS, find_weight
 from stages.networks.parser import HEAD, LABELS, FaceParser
 
 CHUNK = 32  # pictures at a time
@@ -168,6 +169,8 @@ def open_parser(path: Path | str | None = None, device: str = "cpu") -> Parser:
 
 
 def _bisenet(path: Path) -> nn.Module:
+    if path.name in WEIGHTS:  # says where it comes from if it is missing, notes its digest at first use
+        find_weight(path.parent, path.name)
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
