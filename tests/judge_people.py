@@ -274,7 +274,7 @@ def painted(style: str, size: int, count: int = 500) -> np.ndarray:
 class Judge:
     """The networks that look, and what they saw of the photos; one for all models of a run."""
 
-    def __init__(self, people: People, data: Path, styles: Sequence[str], resamples: int = 1000) -> None:
+    def __init__(self, people: People, data: Path, styles: Sequence[str], second: bool, resamples: int = 1000) -> None:
         self.people, self.reader = people, load_reader()
         recogniser = open_recogniser(str(data / "weights/mobilefacenet_068.ckpt"))
         assert isinstance(recogniser, AlignedRecogniser)
@@ -286,7 +286,7 @@ class Judge:
         self.draws = draw(people.people, resamples)
         self.once = np.ones((1, len(people.names)), int)
         self.ceiling = {name: self.auc(self.known, apart=apart)[0] for name, apart in AUC.items()}
-        self.extractors: list[FeatureExtractor] = [self.reader, squeezenet(data)]
+        self.extractors: list[FeatureExtractor] = [self.reader, *([squeezenet(data)] if second else [])]
         self.own = [self.features(extractor, people.photo, people.head) for extractor in self.extractors]
         self.real = {style: self._real(data, style) for style in styles}
         self.photo_kid = self.distances(self.own)
@@ -537,12 +537,13 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=128, choices=(64, 128, 256))
     parser.add_argument("--parser", type=Path, help="weights of a face parser; the shipped face reader without it")
     parser.add_argument("--styles", nargs="*", default=STYLES, help="folders of DATA/styles, or painted styles")
+    parser.add_argument("--squeezenet", action="store_true", help="KID by SqueezeNet's features beside the reader's")
     parser.add_argument("--others", type=Path, nargs="*", default=[], help="folders of other faces, painted on a sheet")
     parser.add_argument("-o", "--out", type=Path, required=True)
     options = parser.parse_args()
     face_parser = open_parser(options.parser)
     people = load_people(options.data, options.size, face_parser)
-    groups, judge = kinds(people), Judge(people, options.data, options.styles)
+    groups, judge = kinds(people), Judge(people, options.data, options.styles, options.squeezenet)
     models, shown, chosen = {}, [people.photo], typical(groups)
     detector = open_detector(options.data / "weights")
     others = [[_some(folder, options.size, detector)] for folder in options.others]
