@@ -3,9 +3,9 @@
 torch's own convolution loses time in three places, measured on one core: its second derivative (R1, path length)
 convolves group by group (on a GPU, too: 24,000 launches an update) and computes weight gradients nobody asked for; that
 of the weights runs a convolution whose kernel is a whole feature map; and its first weight gradient of channels-last
-maps reaches half of the peak on CPUs without AVX-512, where matrix products are faster. A convolution is bilinear, so every derivative of it is one of three
-maps (convolution, transposed convolution, weight gradient), and each of the three differentiates into the two others:
-that is all there is here.
+maps reaches half of the peak on CPUs without AVX-512, where matrix products are faster. A convolution is bilinear, so
+every derivative of it is one of three maps (convolution, transposed convolution, weight gradient), and each of the
+three differentiates into the two others: that is all there is here.
 """
 
 from __future__ import annotations
