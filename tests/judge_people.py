@@ -535,7 +535,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--model", action="append", required=True)
     parser.add_argument("--size", type=int, default=128, choices=(64, 128, 256))
-    parser.add_argument("--parser", type=Path, help="weights of a face parser; the shipped face reader without it")
+    parser.add_argument("--parser", type=Path, help="weights of a face parser; the shipped one without it")
     parser.add_argument("--styles", nargs="*", default=STYLES, help="folders of DATA/styles, or painted styles")
     parser.add_argument("--squeezenet", action="store_true", help="KID by SqueezeNet's features beside the reader's")
     parser.add_argument("--others", type=Path, nargs="*", default=[], help="folders of other faces, painted on a sheet")
