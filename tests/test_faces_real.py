@@ -23,6 +23,7 @@ from stages.faces.align import crop, ffhq_quad, five_of_68, side_of, to_crop
 from stages.faces.detect import Detector, Found, RetinaDetector, SharpDetector, yaw_of
 from stages.faces.facexlib import fan, part, retinaface
 from stages.faces.landmarks import FanLandmarks, MeshLandmarks, from_98, peaks
+from stages.faces.recognise import open_recogniser
 from stages.faces.weights import WEIGHTS, Weight, find_weight
 from stages.io import read_image
 from stages.networks.facemesh import FaceMesh
@@ -379,6 +380,15 @@ def test_missing_weights_are_told_with_all_that_is_needed(
         assert "\n" not in line and (str(folder) in line if folder else "faces.weights" in line)
     with pytest.raises(TristyleError, match="its SHA-256 is not known here"):
         find_weight(tmp_path, "parsing_bisenet.pth")
+    assert landmarks.find_landmarks(tmp_path) is None  # they only sharpen
+    with pytest.raises(TristyleError) as error:
+        detect.open_detector(tmp_path)
+    line, weight = str(error.value), WEIGHTS[MOBILE]
+    assert all(word in line for word in (str(tmp_path / MOBILE), weight.address, weight.sha256)) and "\n" not in line
+    with pytest.raises(
+        TristyleError, match="recognition_arcface_ir_se50.pth: no such file .*https://github.com/xinntao"
+    ):
+        open_recogniser(str(tmp_path / "recognition_arcface_ir_se50.pth"))
     monkeypatch.setenv(weights.VARIABLE, str(tmp_path))
     assert weights.main([]) == 0
     told = capsys.readouterr().out

@@ -27,10 +27,8 @@ if TYPE_CHECKING:
 
     from stages.faces.landmarks import Landmarks
 
-RETINAFACE = {
-    "detection_Resnet50_Final.pth": "resnet50",
-    "detection_mobilenet0.25_Final.pth": "mobile0.25",
-}
+SMALLER = "detection_mobilenet0.25_Final.pth"
+RETINAFACE = {"detection_Resnet50_Final.pth": "resnet50", SMALLER: "mobile0.25"}
 
 Box = tuple[float, float, float]  # left, top, side in px
 
@@ -83,10 +81,10 @@ def find_detector(weights: Path | str | None = None) -> Path | None:
     found = (folder / name for folder in folders for name in RETINAFACE if (folder / name).is_file())
     file = next(found, None)
     if named and file is None and find_landmarks(named) is None:
-        raise TristyleError(
-            f"{named}: holds none of {', '.join(RETINAFACE)}. Put one there (python -m stages.faces.weights says where "
-            "from), or name no folder: the cascade is used then."
-        )
+        try:
+            find_weight(named, SMALLER)
+        except TristyleError as error:
+            raise TristyleError(f"{error}; or name no folder: the cascade is used then") from None
     return file
 
 

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from stages.config import TristyleError
 from stages.faces.facexlib import part
 from stages.faces.reader import Reader, load_reader
+from stages.faces.weights import WEIGHTS, find_weight
 from stages.io import sha256_file
 from stages.metrics.identity import crop, head_boxes
 
@@ -276,6 +277,8 @@ def open_recogniser(name: str = "reader", device: str = "cpu") -> Recogniser:
 
 def _weights(path: Path) -> Mapping[str, Tensor]:
     """A state dict of a torch file, directly or under `net_state_dict`."""
+    if path.name in WEIGHTS:  # says where it comes from if it is missing, notes its digest at first use
+        find_weight(path.parent, path.name)
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
