@@ -442,7 +442,7 @@ def test_photos_are_cut_along_the_largest_face_or_along_all(group: Path, tmp_pat
     assert row["faces"] == 2 and row["face"] == 0 and row["scores"]["yaw"] == 12.3
     assert np.allclose(row["quad"], ffhq_quad(POINTS * 120 + [20, 40]), atol=0.01)
     assert row["scores"]["face"] == pytest.approx(np.hypot(*np.subtract(row["quad"][3], row["quad"][0])), abs=0.1)
-    assert 0 <= row["scores"]["occlusion"] <= 1 and row["mask_from"] == "reader"
+    assert 0 <= row["scores"]["occlusion"] <= 1 and row["mask_from"] == "parser"
     everyone = run(group, tmp_path / "runs" / "all", faces="all", duplicates=None)
     people = [row["person"] for row in everyone.records if row["source"] == "photo/two1.png"]
     assert people == ["two1", "two1#1"] and everyone.metrics["count"] + everyone.metrics["heldout"] == 12

@@ -54,7 +54,8 @@ class FolderData:
         faces: what of a photo is used: `square`, its centre square; `aligned`, the FFHQ square around its largest face;
             `all`, that around every face, each a person of its own but the largest. Style pictures stay squares.
         weights: folder of facexlib's detection weights; without it see `stages.faces.detect.open_detector`.
-        parser: weights of a face parser, which draws the photos' missing masks; without it the face reader does.
+        parser: weights of the face parser that draws the photos' missing masks; None for the shipped one. The face
+            reader draws those of style pictures.
         limits: which photos are left out for their scores.
         duplicates: bits of a 64-bit perceptual hash up to which two photos count as one; None looks for none.
         heldout: share of the people, and of each style's pictures, that no training sees.
@@ -125,14 +126,14 @@ class FolderData:
 
     def _networks(self) -> dict[str, Path]:
         """The weights that draw masks and find faces; nothing stands for the cascade."""
-        found = {"reader": io.data_file("reader.safetensors")}
-        if self.parser is not None:
-            found["parser"] = Path(self.parser)
+        parser = io.data_file("parser.safetensors") if self.parser is None else Path(self.parser)
+        found = {"reader": io.data_file("reader.safetensors"), "parser": parser}
         if self.faces != "square":
             from stages.faces.detect import find_detector
+            from stages.faces.landmarks import find_landmarks
 
-            if (detector := find_detector(self.weights)) is not None:
-                found["detector"] = detector
+            files = {"detector": find_detector(self.weights), "landmarks": find_landmarks(self.weights)}
+            found |= {name: file for name, file in files.items() if file is not None}
         return found
 
     def run(self, inputs: dict[str, Artifact], out: Path, runtime: Runtime) -> dict[str, float]:
@@ -194,13 +195,13 @@ class FolderData:
 
     def _recipe(self, place: str) -> Recipe:
         networks, photos = self._networks(), place == "photo"
-        names = ("parser" if photos and "parser" in networks else "reader", *(("detector",) if photos else ()))
+        names = ("parser", "detector", "landmarks") if photos else ("reader",)
         return Recipe(
             size=self.size,
             faces=self.faces if photos else "square",
             labels=tuple(self.mask_labels) if self.mask_labels else None,
             background=tuple(self.background),
-            parser=networks.get("parser") if photos else None,
+            parser=networks["parser"] if photos else "reader",
             weights=Path(self.weights) if photos and self.weights else None,
             models=tuple(f"{name} {io.sha256_file(networks[name])}" for name in names if name in networks),
         )
@@ -340,7 +341,7 @@ def place(pictures: Sequence[Picture], held: Sequence[bool], out: Path, cache: C
         hand_out(cache.picture(entry.key, picture.face), out / folder / f"{name}.png")
         hand_out(cache.mask(entry.key, picture.face), out / masks / f"{name}.png")
         split = ("heldout" if apart else "train") if style is None else ("heldout_style" if apart else "style")
-        drawn = "parser" if picture.task.recipe.parser else "reader"
+        drawn = "reader" if picture.task.recipe.parser == "reader" else "parser"
         records.append(
             {
                 "id": name,

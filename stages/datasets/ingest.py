@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from stages.faces.parse import Parser
     from stages.tracking import Progress
 
-VERSION = 3  # of what is made of a file; another one makes everything anew
+VERSION = 4  # of what is made of a file; another one makes everything anew
 BATCH = 16  # files a process is given at a time, and pictures a network sees at a time
 AHEAD = 4  # batches handed to a process before the first is back
 FACES = ("square", "aligned", "all")
@@ -53,7 +53,7 @@ class Recipe:
         faces: `square` (the centre square), `aligned` (the FFHQ square of the largest face) or `all` (of every face).
         labels: the values of a label mask that are head; None for a mask of coverage.
         background: RGB behind what is transparent.
-        parser: weights of the parser that draws masks; None for the face reader.
+        parser: weights of the parser that draws masks; `reader` for the face reader.
         weights: folder of the detector's weights.
         models: digests of the networks' files.
     """
@@ -62,7 +62,7 @@ class Recipe:
     faces: str = "square"
     labels: tuple[int, ...] | None = None
     background: tuple[int, ...] = imagefile.WHITE
-    parser: Path | None = None
+    parser: Path | str = "reader"
     weights: Path | None = None
     models: tuple[str, ...] = ()
 
@@ -260,6 +260,7 @@ def _parse(cuts: Sequence[Cut], recipe: Recipe) -> None:
     import torch
     import torch.nn.functional as F
 
+    from stages.faces.parse import one_piece
     from stages.networks.parser import HEAD
 
     parser = _parser(recipe.parser)
@@ -274,7 +275,7 @@ def _parse(cuts: Sequence[Cut], recipe: Recipe) -> None:
             masks = head[:, 0].mul(255).round().clamp(0, 255).byte().numpy()
         for cut, mask, share in zip(part, masks, shares.numpy(), strict=False):
             if cut.mask is None:
-                cut.mask = mask
+                cut.mask = one_piece(mask)
             if cut.points is not None:
                 cut.crop.scores["occlusion"] = round(quality.occlusion(share, cut.points), 4)
 
@@ -287,7 +288,7 @@ def _detector(weights: Path | None) -> Detector:
 
 
 @lru_cache(maxsize=2)
-def _parser(path: Path | None) -> Parser:
+def _parser(path: Path | str) -> Parser:
     from stages.faces.parse import open_parser
 
     return open_parser(path)
