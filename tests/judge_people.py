@@ -62,7 +62,7 @@ from stages.metrics.geometry import landmark_error  # noqa: E402
 from stages.metrics.groups import TONES, GroupScore, group_scores, side_light, tone_of, typology_angle  # noqa: E402
 from stages.metrics.identity import person_pairs, resampled_auc  # noqa: E402
 from stages.metrics.kid import composite_grey, mmd2_cubic, resampled_kid  # noqa: E402
-from stages.metrics.pixel import background_error, background_ssim  # noqa: E402
+from stages.metrics.pixel import background_error, background_ssim, face_error  # noqa: E402
 from stages.networks.mobile import MobileStudent  # noqa: E402
 from stages.networks.parser import HEAD  # noqa: E402
 from stages.pair.photos import translator_painter  # noqa: E402
@@ -122,6 +122,7 @@ MEASURES = {
     "checker_ratio": (-1, 2),
     "landmark_error": (-1, 4),
     "face_seen": (1, 3),
+    "head_change": (1, 4),  # L1 to the photo within the head: likeness is cheap where little is painted
 }
 AUC = {"same_person_auc": False, "same_person_auc_other_clip": True}  # measure -> whether one clip's pairs are left out
 GROUPED = ("identity", "background_error", "background_ssim", "edge_clarity_ratio", "landmark_error")
@@ -351,6 +352,7 @@ class Judge:
                     "background_error": background_error(painted, photo, head),
                     "background_ssim": background_ssim(painted, photo, head),
                     "person_error": background_error(painted, photo, person),
+                    "head_change": face_error(painted, photo, head),
                 }
             )
         found = {name: torch.cat([part[name] for part in parts]).double().numpy() for name in parts[0]}
