@@ -211,7 +211,7 @@ def test_masks_do_not_depend_on_which_pictures_are_read_together(tmp_path: Path)
 
 
 def test_killed_half_way_it_goes_on_to_the_same_bytes(tmp_path: Path) -> None:
-    root = fill(tmp_path / "own", 600)
+    root = fill(tmp_path / "own", 300)
     lines = (
         "from pathlib import Path; from stages.datasets.folder import FolderData; from stages.runtime import Runtime"
     )
@@ -223,16 +223,16 @@ def test_killed_half_way_it_goes_on_to_the_same_bytes(tmp_path: Path) -> None:
     job = subprocess.Popen([sys.executable, tmp_path / "job.py"], stderr=subprocess.DEVNULL, cwd=Path.cwd())
     begun = time.monotonic()
     while len(list((tmp_path / "killed").rglob("*.json"))) < 32:
-        assert job.poll() is None and time.monotonic() - begun < 60
+        assert job.poll() is None and time.monotonic() - begun < 300
         time.sleep(0.01)
     children = [int(pid) for pid in Path(f"/proc/{job.pid}/task/{job.pid}/children").read_text().split()]
     job.send_signal(signal.SIGKILL)
     job.wait()
     kept = len(list((tmp_path / "killed").rglob("*.json")))
     while any(_alive(pid) for pid in children):  # they end with their parent
-        assert time.monotonic() - begun < 60
+        assert time.monotonic() - begun < 300
         time.sleep(0.05)
-    assert kept < 606
+    assert kept < 306
     assert contents(run(root, out).out) == contents(run(root, tmp_path / "whole" / "x").out)
 
 

@@ -201,7 +201,7 @@ class FolderData:
             faces=self.faces if photos else "square",
             labels=tuple(self.mask_labels) if self.mask_labels else None,
             background=tuple(self.background),
-            parser=networks["parser"] if photos else "reader",
+            parser=networks["parser"] if photos else None,
             weights=Path(self.weights) if photos and self.weights else None,
             models=tuple(f"{name} {io.sha256_file(networks[name])}" for name in names if name in networks),
         )
@@ -341,7 +341,7 @@ def place(pictures: Sequence[Picture], held: Sequence[bool], out: Path, cache: C
         hand_out(cache.picture(entry.key, picture.face), out / folder / f"{name}.png")
         hand_out(cache.mask(entry.key, picture.face), out / masks / f"{name}.png")
         split = ("heldout" if apart else "train") if style is None else ("heldout_style" if apart else "style")
-        drawn = "reader" if picture.task.recipe.parser == "reader" else "parser"
+        drawn = "reader" if picture.task.recipe.parser is None else "parser"
         records.append(
             {
                 "id": name,

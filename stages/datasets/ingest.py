@@ -53,7 +53,7 @@ class Recipe:
         faces: `square` (the centre square), `aligned` (the FFHQ square of the largest face) or `all` (of every face).
         labels: the values of a label mask that are head; None for a mask of coverage.
         background: RGB behind what is transparent.
-        parser: weights of the parser that draws masks; `reader` for the face reader.
+        parser: weights of the parser that draws masks; None for the face reader.
         weights: folder of the detector's weights.
         models: digests of the networks' files.
     """
@@ -62,7 +62,7 @@ class Recipe:
     faces: str = "square"
     labels: tuple[int, ...] | None = None
     background: tuple[int, ...] = imagefile.WHITE
-    parser: Path | str = "reader"
+    parser: Path | None = None
     weights: Path | None = None
     models: tuple[str, ...] = ()
 
@@ -288,7 +288,7 @@ def _detector(weights: Path | None) -> Detector:
 
 
 @lru_cache(maxsize=2)
-def _parser(path: Path | str) -> Parser:
+def _parser(path: Path | None) -> Parser:
     from stages.faces.parse import open_parser
 
     return open_parser(path)
