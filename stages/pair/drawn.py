@@ -31,7 +31,8 @@ from stages.runtime import Runtime
 SIDE = 512  # px at which every picture is drawn: lines are shares of the picture, and come back antialiased
 WIDER = 1.6  # of the second Gaussian across an edge (Kang 2007)
 LEFT = 0.985  # of it that is taken off: below 1, so that flat parts stay above the threshold
-THRESHOLD = 0.004  # of lightness in [0, 1], below which ink begins; skin has less
+THRESHOLD = 0.006  # of lightness in [0, 1], below which ink begins; skin has less
+DARKENING = 60  # how fast ink darkens below it
 INK = (0.10, 0.07, 0.10)  # RGB, a warm black
 
 
@@ -41,23 +42,24 @@ class Rule:
 
     Args:
         tones: how many tones lightness has.
-        flatness: how far, 0 (as it was) to 1 (steps).
-        saturation: factor on the colours' distance from grey.
+        hardness: of the steps between them; 0.1 leaves a ramp.
+        saturation: factor on the colours' distance from grey along yellow and blue; red and green get a third of the
+            change, or faces blush.
         contrast: factor on lightness about its middle.
         line: width of the ink lines, px of a picture of 512 px.
         ink: how dark they are, 0 (none) to 1.
     """
 
-    tones: int = 6
-    flatness: float = 0.85
-    saturation: float = 1.3
-    contrast: float = 1.12
-    line: float = 1.6
+    tones: int = 5
+    hardness: float = 2.0
+    saturation: float = 1.35
+    contrast: float = 1.15
+    line: float = 2.4
     ink: float = 1.0
 
     def __post_init__(self) -> None:
         number("tones", self.tones, 2, 64, integer=True)
-        number("flatness", self.flatness, 0, 1)
+        number("hardness", self.hardness, 0.1, 16)
         number("saturation", self.saturation, 0, 4)
         number("contrast", self.contrast, 0.1, 4)
         number("line", self.line, 0.5, 8)
@@ -122,12 +124,13 @@ def draw(photo: np.ndarray, rule: Rule) -> np.ndarray:
     large = cv2.resize(photo, (SIDE, SIDE), interpolation=method).astype(np.float32) / 255
     lab = cv2.cvtColor(large.clip(0, 1), cv2.COLOR_RGB2Lab)  # L in [0, 100]
     smooth = lab
-    for reach in (9.0, 9.0, 10.0, 10.0, 10.0, 10.0):  # Lab units; small steps flatten more and keep more than one large
-        smooth = cv2.bilateralFilter(smooth, 0, reach, 3.0)
+    for _ in range(9):  # small steps flatten more, and keep more edges, than one large
+        smooth = cv2.bilateralFilter(smooth, 0, 12.0, 3.0)  # Lab units, px
     flat = smooth.copy()
-    light = _stepped(smooth[..., 0], 100 / rule.tones, rule.flatness)
-    flat[..., 0] = (53 + (light - 50) * rule.contrast).clip(0, 100)  # a little brighter, for what the ink takes
-    flat[..., 1:] = flat[..., 1:] * rule.saturation
+    light = _stepped(smooth[..., 0], 100 / rule.tones, rule.hardness)
+    flat[..., 0] = (55 + (light - 50) * rule.contrast).clip(0, 100)  # a little brighter, for what the ink takes
+    flat[..., 1] = flat[..., 1] * (1 + (rule.saturation - 1) / 3)
+    flat[..., 2] = flat[..., 2] * rule.saturation
     colour = cv2.cvtColor(flat, cv2.COLOR_Lab2RGB)
     clear = cv2.bilateralFilter(lab, 0, 6.0, 3.0)[..., 0] / 100  # without grain, which would be inked
     paper = 1 - rule.ink * (1 - _lines(np.ascontiguousarray(clear), rule.line))[..., None]
@@ -136,19 +139,18 @@ def draw(photo: np.ndarray, rule: Rule) -> np.ndarray:
     return np.rint(drawn.clip(0, 1) * 255).astype(np.uint8)
 
 
-def _stepped(light: np.ndarray, step: float, flatness: float) -> np.ndarray:
+def _stepped(light: np.ndarray, step: float, hardness: float) -> np.ndarray:
     """Lightness with a soft step at each multiple of `step` and nearly flat tones between them (sec. 3.2 there)."""
     nearest = step * np.round(light / step)
-    soft = nearest + step / 2 * np.tanh(2.9 * (light - nearest) / step)
-    return flatness * soft + (1 - flatness) * light
+    return nearest + step / 2 * np.tanh(2 * hardness * (light - nearest) / step) / math.tanh(hardness)
 
 
 def _lines(light: np.ndarray, width: float) -> np.ndarray:
     """Where the paper stays white: float32 [H, W] in [0, 1], of lightness in [0, 1]; 0 is full ink."""
     across_x, across_y = _across(light, 3.0)
     difference = _difference_across(light, across_x, across_y, width)
-    gathered = _gathered_along(difference, across_x, across_y, 4.0)
-    return np.where(gathered > THRESHOLD, 1, 1 + np.tanh(45 * (gathered - THRESHOLD))).astype(np.float32)
+    gathered = _gathered_along(difference, across_x, across_y, 5.0)
+    return np.where(gathered > THRESHOLD, 1, 1 + np.tanh(DARKENING * (gathered - THRESHOLD))).astype(np.float32)
 
 
 def _across(light: np.ndarray, sigma: float) -> tuple[np.ndarray, np.ndarray]:
