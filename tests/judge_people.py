@@ -125,7 +125,7 @@ MEASURES = {
     "head_change": (1, 4),  # L1 to the photo within the head: likeness is cheap where little is painted
 }
 AUC = {"same_person_auc": False, "same_person_auc_other_clip": True}  # measure -> whether one clip's pairs are left out
-GROUPED = ("identity", "background_error", "background_ssim", "edge_clarity_ratio", "landmark_error")
+GROUPED = ("identity", "background_error", "background_ssim", "edge_clarity_ratio", "landmark_error", "head_change")
 
 
 def heldout(group: str) -> bool:
