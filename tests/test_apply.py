@@ -168,3 +168,14 @@ def test_each_command_line_has_its_parser() -> None:
     ):
         parser, rest = apply.parser_for(words)
         assert parser.prog == named and parser.parse_args(rest)
+
+
+def test_shipped_models_have_names_and_a_file_of_that_name_comes_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    faces, painted = (apply.model_path(Path(name)) for name in ("faces", "painted"))
+    assert (faces.name, painted.name) == ("faces.onnx", "student.onnx")
+    assert apply.model_path(None) == faces  # no run here: photographs are what people bring
+    (tmp_path / "painted").touch()
+    assert apply.model_path(Path("painted")) == Path("painted")

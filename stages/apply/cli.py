@@ -46,7 +46,8 @@ def arguments() -> argparse.ArgumentParser:
     add(
         "--model",
         type=Path,
-        help="a .onnx file or the folder of an export; default: the last one in runs/export, else the shipped one",
+        help="a .onnx file, the folder of an export, or a shipped model: faces (photographs) or painted (the painter's "
+        "people); default: the last one in runs/export, else faces",
     )
     add(
         "--faces",
@@ -57,7 +58,8 @@ def arguments() -> argparse.ArgumentParser:
     add(
         "--weights",
         type=Path,
-        help="folder with facexlib's weights of RetinaFace, which finds tilted and turned faces too; "
+        help="folder with facexlib's weights of RetinaFace, which finds tilted and turned faces too, and with Face "
+        "Mesh's, which places them better; "
         "default: $TRISTYLE_WEIGHTS, else facexlib's own folder, else scikit-image's cascade",
     )
     add("--alpha", action="store_true", help="cut-outs: what was painted, on nothing (PNG or WebP)")

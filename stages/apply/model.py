@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 STEP = 8  # the network takes multiples of this
 SMALLEST = 32  # px a side
+SHIPPED = {"faces": "faces.onnx", "painted": "student.onnx"}  # by name; the first one is the default
 OTHER_KINDS = {
     ".mnn": "a model for MNN",
     ".param": "a model for ncnn",
@@ -28,6 +29,9 @@ OTHER_KINDS = {
 def model_path(given: Path | None) -> Path:
     """The ONNX file to use: the one given (or in the folder given), else the last one in ./runs, else the shipped one.
 
+    A word of SHIPPED means that shipped model, where there is no file of that name: `faces` is for photographs of
+    people, `painted` for the painter's pictures.
+
     Raises:
         TristyleError: there is none.
     """
@@ -36,7 +40,9 @@ def model_path(given: Path | None) -> Path:
     path = given
     if path is None:
         finished = sorted(Path("runs/export").glob("*/manifest.json"), key=lambda manifest: manifest.stat().st_mtime)
-        path = finished[-1].parent if finished else data_file("student.onnx")
+        path = finished[-1].parent if finished else data_file(next(iter(SHIPPED.values())))
+    elif str(path) in SHIPPED and not path.exists():
+        path = data_file(SHIPPED[str(path)])
     if path.is_dir():
         path = _exported(path)
     if path.is_file():

@@ -38,7 +38,7 @@ def arguments() -> argparse.ArgumentParser:
         type=Path,
         nargs="+",
         metavar="MODEL",
-        help=".onnx files or folders of exports; default: the last one in runs/export, else the shipped one",
+        help=".onnx files, folders of exports, faces, painted; default: the last in runs/export, else both of these",
     )
     return parser
 
@@ -52,10 +52,12 @@ def page_models(given: list[Path] | None) -> list[Model]:
     Raises:
         TristyleError: a file is missing or no student; the line names it.
     """
-    from stages.apply.model import model_path
+    from stages.apply.model import SHIPPED, model_path
 
     paths: list[Path] = []
     wanted: list[Path | None] = [*given] if given else [None]
+    if not given and model_path(None) == model_path(Path(next(iter(SHIPPED)))):
+        wanted = [Path(name) for name in SHIPPED]
     for item in wanted:
         first = model_path(item)
         others = sorted(first.parent.glob("student.*.onnx")) if item is not None and item.is_dir() else []
