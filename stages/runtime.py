@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from stages.tracking import Tracker
@@ -19,3 +21,16 @@ class Runtime:
     workers: int
     track: Tracker
     part: str | None = None
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """torch on one thread within the block: the number of threads changes how sums are rounded, hence the bytes."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

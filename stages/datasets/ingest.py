@@ -14,7 +14,6 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -31,6 +30,7 @@ from stages.datasets.duplicates import perceptual_hash
 from stages.datasets.pictures import fitting_mask, squared
 from stages.datasets.sources import Listed
 from stages.datasets.stage import start_worker
+from stages.runtime import one_thread
 
 if TYPE_CHECKING:
     from stages.faces.detect import Detector, Found
@@ -225,7 +225,7 @@ def _aligned(pixels: np.ndarray, task: Task, entry: Entry) -> list[Cut]:
     from stages.faces.align import crop, ffhq_quad, side_of, to_crop
 
     path, size = task.file.path, task.recipe.size
-    with _one_thread():
+    with one_thread():
         found: list[Found] = _detector(task.recipe.weights)(pixels)
     entry.faces = len(found)
     if not found:
@@ -268,7 +268,7 @@ def _parse(cuts: Sequence[Cut], recipe: Recipe) -> None:
         part = cuts[start : start + BATCH]
         images = np.zeros((BATCH, recipe.size, recipe.size, 3), np.uint8)  # a smaller batch would round otherwise
         images[: len(part)] = [cut.picture for cut in part]
-        with _one_thread(), torch.inference_mode():
+        with one_thread(), torch.inference_mode():
             shares = parser.shares(io.to_tensor(images))
             head = shares[:, HEAD.start : HEAD.stop].sum(1, keepdim=True)
             head = F.interpolate(head, images.shape[1:3], mode="bilinear", align_corners=False, antialias=True)
@@ -292,16 +292,3 @@ def _parser(path: Path | None) -> Parser:
     from stages.faces.parse import open_parser
 
     return open_parser(path)
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Networks on one thread: the number of threads changes how sums are rounded."""
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

@@ -23,7 +23,7 @@ from stages import io
 from stages.config import TristyleError
 from stages.faces.facexlib import part
 from stages.faces.reader import Reader, load_reader
-from stages.faces.weights import WEIGHTS, find_weight
+from stages.faces.weights import read_state
 from stages.networks.parser import HEAD, LABELS, FaceParser
 
 CHUNK = 32  # pictures at a time
@@ -169,14 +169,7 @@ def open_parser(path: Path | str | None = None, device: str = "cpu") -> Parser:
 
 
 def _bisenet(path: Path) -> nn.Module:
-    if path.name in WEIGHTS:  # says where it comes from if it is missing, notes its digest at first use
-        find_weight(path.parent, path.name)
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise TristyleError(f"{path}: no such file. {REMEDY}") from None
-    except Exception:  # torch raises a dozen types for damaged archives and for pickles that hold more than tensors
-        raise TristyleError(f"{path}: damaged, or holds more than tensors, which is never executed. {REMEDY}") from None
+    state = read_state(path, REMEDY)
     network = bisenet()
     try:
         network.load_state_dict(state, strict=True)

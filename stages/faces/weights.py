@@ -22,6 +22,7 @@ import urllib.request
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from stages.config import TristyleError
 
@@ -107,6 +108,28 @@ def find_weight(folder: Path | str | None, name: str) -> Path:
         f"{where / name if where else name}: no such file ({weight.what}). Put it {place}: {weight.address} "
         f"({_digest(weight)}); or run: python -m stages.faces.weights {where or 'FOLDER'} --download {name}"
     )
+
+
+def read_state(path: Path, remedy: str) -> Any:
+    """What a torch file of weights holds, read without executing anything in it.
+
+    Args:
+        path: the file; one of the table is told with its address where it is missing.
+        remedy: the last sentence of what is said otherwise.
+
+    Raises:
+        TristyleError: missing, damaged, or more than tensors.
+    """
+    import torch
+
+    if path.name in WEIGHTS:
+        find_weight(path.parent, path.name)
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise TristyleError(f"{path}: no such file. {remedy}") from None
+    except Exception:  # torch raises a dozen types for damaged archives and for pickles that hold more than tensors
+        raise TristyleError(f"{path}: damaged, or holds more than tensors, which is never executed. {remedy}") from None
 
 
 def _digest(weight: Weight) -> str:

@@ -13,7 +13,7 @@ import json
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -27,7 +27,7 @@ from stages.faces.reader import Reader
 from stages.pair.curate import SCORES, Curate, Limits, Scores, composite, reasons, score
 from stages.pair.photos import CHUNK, Painter, PhotoSet
 from stages.pair.seal import gather
-from stages.runtime import Runtime
+from stages.runtime import Runtime, one_thread
 from stages.shards import SUFFIXES, TarWriter, encode, put
 
 Item = TypeVar("Item")
@@ -137,7 +137,8 @@ def write_pairs(
         ConfigError: there is no such shard.
     """
     job = Writing(candidates, out, curate, write, reader, runtime)
-    with _one_thread():
+    # chunks side by side use a processor better than one chunk cut in pieces
+    with one_thread():
         if runtime.part in (None, "train"):
             job.settle()
         if runtime.part is None:
@@ -150,17 +151,6 @@ def write_pairs(
     if not metrics["pairs"]:
         raise TristyleError(f"{NO_PAIR} {out / 'rejects.png'} shows them.")
     return metrics | {"shards": float(job.shards)}
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Chunks side by side use a processor better than one chunk cut in pieces, and give the same bits on any number."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def in_order(function: Callable[[Item], Result], items: Iterable[Item], workers: int) -> Iterator[Result]:
