@@ -255,11 +255,11 @@ def _growth(out: Path, count: int, pipe) -> None:
 
 
 def test_memory_does_not_grow_with_the_set(tmp_path) -> None:
-    fork, grown = multiprocessing.get_context("fork"), []
+    spawn, grown = multiprocessing.get_context("spawn"), []  # a fork would draw into what earlier tests have freed
     for count in (6, 14):  # both fill the writers' queue
-        receive, send = fork.Pipe(duplex=False)
+        receive, send = spawn.Pipe(duplex=False)
         (tmp_path / str(count)).mkdir()
-        child = fork.Process(target=_growth, args=(tmp_path / str(count), count, send))
+        child = spawn.Process(target=_growth, args=(tmp_path / str(count), count, send))
         child.start()
         grown.append(receive.recv() if receive.poll(120) else float("nan"))
         child.join()
