@@ -15,7 +15,6 @@ import argparse
 import os
 import shutil
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -29,20 +28,10 @@ from stages.datasets.folder import place
 from stages.datasets.ingest import Recipe, Task, work
 from stages.datasets.pictures import read_mask, square
 from stages.datasets.sources import Listed, Source, listed
+from tests.bench_write import best
 
 ROUNDS = 5
 WANTED = 0.6
-
-
-def best(arms: dict[str, Callable[[], object]], rounds: int = ROUNDS) -> dict[str, float]:
-    """CPU seconds of each arm, the least of several alternating rounds."""
-    seconds = dict.fromkeys(arms, float("inf"))
-    for _ in range(rounds):
-        for name, arm in arms.items():
-            begun = time.process_time()
-            arm()
-            seconds[name] = min(seconds[name], time.process_time() - begun)
-    return seconds
 
 
 def arms(files: list[Listed], masks: Path, scratch: Path, recipe: Recipe) -> dict[str, Callable[[], object]]:

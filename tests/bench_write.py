@@ -91,7 +91,7 @@ class Bench:
         write_pairs(self.candidates, place, curate, write, self.reader, Runtime("cpu", 1, Silent(), part))
 
 
-def best(arms: dict[str, Callable[[], None]], rounds: int) -> dict[str, float]:
+def best(arms: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
     """CPU seconds of each arm, the least of `rounds`, in turn."""
     found = dict.fromkeys(arms, float("inf"))
     for _ in range(rounds):

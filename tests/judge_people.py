@@ -1,7 +1,7 @@
 """What does a model make of real people? Table, subgroups and sheets on the development portraits that are held out.
 
     python -m tests.judge_people --data ../shared/data --model data/student.onnx --model whitebox --model photo \\
-        --size 128 [--parser parser.safetensors] -o /tmp/judged
+        --size 128 [--parser parser.safetensors] -o judged
 
 MODEL is an exported student (.onnx), a translator or student (.safetensors, or the folder of a pair artifact),
 `whitebox` (White-box Cartoonization) or `photo` (the untouched photo: what a measure says of no change at all); several
@@ -44,6 +44,7 @@ from stages.faces.landmarks import MeshLandmarks  # noqa: E402
 from stages.faces.parse import Parser, open_parser  # noqa: E402
 from stages.faces.reader import load_reader  # noqa: E402
 from stages.faces.recognise import AlignedRecogniser, open_recogniser, similarity  # noqa: E402
+from stages.faces.train_parser import heldout  # noqa: E402
 from stages.io import (  # noqa: E402
     encode_png,
     load_network,
@@ -126,11 +127,6 @@ MEASURES = {
 }
 AUC = {"same_person_auc": False, "same_person_auc_other_clip": True}  # measure -> whether one clip's pairs are left out
 GROUPED = ("identity", "background_error", "background_ssim", "edge_clarity_ratio", "landmark_error", "head_change")
-
-
-def heldout(group: str) -> bool:
-    """Whether a person (the manifest's `person_group`) is judged on and never trained on: a fifth of them."""
-    return int(hashlib.sha256(f"tristyle/{group}".encode()).hexdigest()[:8], 16) % 5 == 0
 
 
 def heldout_style(name: str) -> bool:
@@ -537,7 +533,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--model", action="append", required=True)
     parser.add_argument("--size", type=int, default=128, choices=(64, 128, 256))
-    parser.add_argument("--parser", type=Path, help="weights of a face parser; the shipped one without it")
+    parser.add_argument("--parser", type=Path, help="weights of a face parser; the shipped face reader without it")
     parser.add_argument("--styles", nargs="*", default=STYLES, help="folders of DATA/styles, or painted styles")
     parser.add_argument("--squeezenet", action="store_true", help="KID by SqueezeNet's features beside the reader's")
     parser.add_argument("--others", type=Path, nargs="*", default=[], help="folders of other faces, painted on a sheet")

@@ -23,7 +23,7 @@ from stages import io
 from stages.config import TristyleError
 from stages.faces.facexlib import part
 from stages.faces.reader import Reader, load_reader
-from stages.faces.weights import read_state
+from stages.faces.weights import read_weight
 from stages.networks.parser import HEAD, LABELS, FaceParser
 
 CHUNK = 32  # pictures at a time
@@ -162,14 +162,24 @@ def open_parser(path: Path | str | None = None, device: str = "cpu") -> Parser:
     path = Path(path)
     if path.suffix != ".safetensors":
         return BiSeNetParser(_bisenet(path).to(device), f"bisenet-{io.sha256_file(path)[:8]}", device)
+    network = load_parser(path, device).requires_grad_(False)
+    return OwnParser(network, f"parser-{io.sha256_file(path)[:8]}", device)
+
+
+def load_parser(path: Path, device: str = "cpu") -> FaceParser:
+    """The network of our own parser's file, in eval mode.
+
+    Raises:
+        TristyleError: unreadable, or another network.
+    """
     network = io.load_network(path, device)
     if not isinstance(network, FaceParser):
         raise TristyleError(f"{path}: holds {type(network).__name__}, not a face parser. {REMEDY}")
-    return OwnParser(network.requires_grad_(False), f"parser-{io.sha256_file(path)[:8]}", device)
+    return network
 
 
 def _bisenet(path: Path) -> nn.Module:
-    state = read_state(path, REMEDY)
+    state = read_weight(path, REMEDY)
     network = bisenet()
     try:
         network.load_state_dict(state, strict=True)

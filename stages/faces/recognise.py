@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from stages.config import TristyleError
 from stages.faces.facexlib import part
 from stages.faces.reader import Reader, load_reader
-from stages.faces.weights import read_state
+from stages.faces.weights import read_weight
 from stages.io import sha256_file
 from stages.metrics.identity import crop, head_boxes
 
@@ -277,7 +277,7 @@ def open_recogniser(name: str = "reader", device: str = "cpu") -> Recogniser:
 
 def _weights(path: Path) -> Mapping[str, Tensor]:
     """A state dict of a torch file, directly or under `net_state_dict`."""
-    state = read_state(path, REMEDY)
+    state = read_weight(path, REMEDY)
     state = state.get("net_state_dict", state) if isinstance(state, dict) else state
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
         raise TristyleError(f"{path}: holds no weights of a network. {REMEDY}")

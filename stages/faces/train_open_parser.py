@@ -34,6 +34,7 @@ from stages.datasets.person import READER_PEOPLE, sample_person, sample_view
 from stages.datasets.pictures import read_mask, read_whole
 from stages.engine import Batches, fit
 from stages.faces.augment import affine, recolour, soften
+from stages.faces.parse import load_parser
 from stages.faces.train_parser import (
     SCALE,
     SHIFT,
@@ -47,6 +48,7 @@ from stages.faces.train_parser import (
     occlude,
     relight,
     score,
+    training_options,
 )
 from stages.networks.parser import HEAD, LABELS, MIRROR, FaceParser
 from stages.runtime import Runtime
@@ -248,18 +250,6 @@ def partial_loss(share: Tensor, codes: Tensor, allowed: Tensor, half: int) -> di
     return {"cross": cross, "dice": 0.5 * dice[area > 0].mean(), "head": whole}
 
 
-def load_parser(path: Path) -> FaceParser:
-    """The network of a parser's file, in eval mode.
-
-    Raises:
-        TristyleError: unreadable, or another network.
-    """
-    network = io.load_network(path)
-    if not isinstance(network, FaceParser):
-        raise TristyleError(f"{path}: holds {type(network).__name__}, not a face parser. Give a file of this recipe.")
-    return network
-
-
 def train_open_parser(options: argparse.Namespace) -> dict[str, object]:
     """Paint, load, train, save in half precision, score what was saved, write the card; the scores.
 
@@ -307,11 +297,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--work", default="runs/open_parser", help="folder for log and training state")
     parser.add_argument("--people", type=int, default=2000, help="people painted")
     parser.add_argument("--views", type=int, default=4, help="pictures of each")
-    parser.add_argument("--length", type=int, default=60_000, help="pictures seen in training")
-    parser.add_argument("--batch", type=int, default=16)
-    parser.add_argument("--lr", type=float, default=2e-3)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--device", default="cpu")
+    training_options(parser)
     parser.add_argument("--workers", type=int, default=1, help="painting processes, and training threads on a CPU")
     try:
         print(json.dumps(train_open_parser(parser.parse_args(arguments)), indent=1))

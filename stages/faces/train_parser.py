@@ -33,6 +33,7 @@ from stages.config import Train, TristyleError
 from stages.datasets.pictures import read_whole
 from stages.engine import Batches, Phase, Task, ema_update, epoch_order, fit
 from stages.faces.augment import affine, chance, recolour, soften
+from stages.faces.parse import load_parser
 from stages.networks.parser import HEAD, LABELS, MIRROR, FaceParser
 from stages.runtime import Runtime
 from stages.tracking import Tracker
@@ -298,9 +299,7 @@ def train_parser(options: argparse.Namespace) -> dict[str, object]:
     batches = everything.rows(~held).batches(options.seed)
     fit(task, batches, train=train, scratch=work, runtime=runtime, label="parser")
     io.save_network(out, task.ema, half=True)
-    stored = io.load_network(out)
-    assert isinstance(stored, FaceParser)
-    scores = score(stored, everything.rows(held))
+    scores = score(load_parser(out), everything.rows(held))
     digest = io.sha256_file(out)
     card = {
         "id": f"parser-{digest[:8]}",
@@ -316,6 +315,15 @@ def train_parser(options: argparse.Namespace) -> dict[str, object]:
     return scores
 
 
+def training_options(parser: argparse.ArgumentParser) -> None:
+    """What every training of a parser is asked."""
+    parser.add_argument("--length", type=int, default=60_000, help="pictures seen in training")
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--lr", type=float, default=2e-3)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", default="cpu")
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Command line: see `--help`."""
     parser = argparse.ArgumentParser(
@@ -328,11 +336,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--out", required=True, help="weights to write; the card lies beside them")
     parser.add_argument("--people", help="table of who is on which picture: columns file, person_group")
     parser.add_argument("--work", default="runs/parser", help="folder for log and training state")
-    parser.add_argument("--length", type=int, default=60_000, help="pictures seen in training")
-    parser.add_argument("--batch", type=int, default=16)
-    parser.add_argument("--lr", type=float, default=2e-3)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--device", default="cpu")
+    training_options(parser)
     parser.add_argument("--workers", type=int, default=1, help="training threads on a CPU")
     try:
         print(json.dumps(train_parser(parser.parse_args(arguments)), indent=1))

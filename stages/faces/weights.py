@@ -110,7 +110,7 @@ def find_weight(folder: Path | str | None, name: str) -> Path:
     )
 
 
-def read_state(path: Path, remedy: str) -> Any:
+def read_weight(path: Path, remedy: str) -> Any:
     """What a torch file of weights holds, read without executing anything in it.
 
     Args:
