@@ -210,7 +210,8 @@ class FolderData:
         if source.consent == "no":
             return f"no consent, by {FILE}"
         if self.only is not None and source.licence_class not in self.only:
-            return f"licence class {source.licence_class}, and only {', '.join(self.only)} is wanted"
+            wanted = f"licence class {source.licence_class}, and only {', '.join(self.only)} is wanted"
+            return f"{wanted}. Name it in {FILE}, or set data.only"
         return ""
 
     # ------------------------------------------------------------------------------------------- choosing
