@@ -29,12 +29,12 @@ lint: setup
 	$(BIN)/ruff check && $(BIN)/mypy && $(BIN)/lint-imports
 
 bench: setup
-	$(BIN)/python -m tests.bench_style
-	$(BIN)/python -m tests.bench_sample
-	$(BIN)/python -m tests.bench_pair
-	$(BIN)/python -m tests.bench_write
-	$(BIN)/python -m tests.bench_student
-	$(BIN)/python -m tests.bench_page
+	$(BIN)/python -m tests.bench.style
+	$(BIN)/python -m tests.bench.sample
+	$(BIN)/python -m tests.bench.pair
+	$(BIN)/python -m tests.bench.write
+	$(BIN)/python -m tests.bench.student
+	$(BIN)/python -m tests.bench.page
 
 # An interpreter for each runtime that `export=` names and this one lacks.
 runtimes: $(RUNTIMES:%=.venv-%/ready)

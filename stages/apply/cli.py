@@ -19,7 +19,7 @@ from stages.apply.folder import SKIPPED, VIDEOS, WRITTEN
 from stages.apply.mark import VIDEO_SUFFIXES, verify, write_marked
 from stages.apply.model import SMALLEST, model_path
 from stages.apply.stylizer import FACES, Stylizer, Wishes
-from stages.config import TristyleError
+from stages.core.settings import TristyleError
 
 LARGEST = 4096  # px: --size
 LISTED = 10  # pictures passed over that are told on the screen

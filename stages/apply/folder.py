@@ -22,7 +22,7 @@ from pathlib import Path
 
 from stages.apply.mark import encode_marked
 from stages.apply.stylizer import Stylizer, Wishes
-from stages.config import TristyleError
+from stages.core.settings import TristyleError
 
 INDEX = ".stylize.jsonl"
 SKIPPED = "skipped.txt"
@@ -33,7 +33,7 @@ AHEAD = 4  # pictures handed to a process before the first is back
 
 
 @dataclass(frozen=True)
-class Task:
+class Job:
     """One picture: where it lies, where it goes, and the key of what lies there already ("" = nothing)."""
 
     source: Path
@@ -46,7 +46,7 @@ class Task:
 class Answer:
     """What became of it: `key` of what was made of it, `kept` when it was there before, or why it was passed over."""
 
-    task: Task
+    task: Job
     key: str = ""
     kept: bool = False
     reason: str = ""
@@ -69,9 +69,9 @@ def stylize_folder(sources: Sequence[Path], out: Path, wishes: Wishes, jobs: int
     Raises:
         TristyleError: nothing to do, the place cannot be written, the model cannot be used, a process was killed.
     """
-    from stages.artifact import locked
-    from stages.io import append_jsonl, read_jsonl, sha256_file, write_bytes
-    from stages.tracking import Progress
+    from stages.core.artifact import locked
+    from stages.core.files import append_jsonl, read_jsonl, sha256_file, write_bytes
+    from stages.core.tracking import Progress
 
     summary = Summary()
     tasks = list(_tasks(sources, out, wishes, summary))
@@ -86,7 +86,7 @@ def stylize_folder(sources: Sequence[Path], out: Path, wishes: Wishes, jobs: int
     with locked(out):
         _sweep(out)
         made = {row["out"]: row["key"] for row in read_jsonl(out / INDEX) if {"out", "key"} <= row.keys()}
-        tasks = [Task(t.source, t.out, t.name, made.get(str(t.out.relative_to(out)), "")) for t in tasks]
+        tasks = [Job(t.source, t.out, t.name, made.get(str(t.out.relative_to(out)), "")) for t in tasks]
         begun = time.monotonic()
         progress = Progress("stylize", len(tasks), "pictures")
         for number, answer in enumerate(_answers(tasks, wishes, sha256_file(wishes.model), jobs), 1):
@@ -113,9 +113,9 @@ def stylize_folder(sources: Sequence[Path], out: Path, wishes: Wishes, jobs: int
 # What there is to do
 
 
-def _tasks(sources: Sequence[Path], out: Path, wishes: Wishes, summary: Summary) -> Iterator[Task]:
+def _tasks(sources: Sequence[Path], out: Path, wishes: Wishes, summary: Summary) -> Iterator[Job]:
     """The pictures and where they go; what is passed over already by its name is put into `summary`."""
-    from stages.io import IMAGE_SUFFIXES
+    from stages.core.images import IMAGE_SUFFIXES
 
     taken: dict[Path, Path] = {}
     for path, name in _found(sources, out):
@@ -133,7 +133,7 @@ def _tasks(sources: Sequence[Path], out: Path, wishes: Wishes, summary: Summary)
             if target in taken:
                 raise TristyleError(f"{taken[target]} and {path} would both become {target}. Give them one by one.")
             taken[target] = path
-            yield Task(path, target, str(name))
+            yield Job(path, target, str(name))
 
 
 def _found(sources: Sequence[Path], out: Path) -> Iterator[tuple[Path, Path]]:
@@ -171,7 +171,7 @@ def _sweep(out: Path) -> None:
 # Doing it
 
 
-def _answers(tasks: Sequence[Task], wishes: Wishes, digest: str, jobs: int) -> Iterator[Answer]:
+def _answers(tasks: Sequence[Job], wishes: Wishes, digest: str, jobs: int) -> Iterator[Answer]:
     """Answers in the order of the tasks, from `jobs` processes of one thread each, or from this one."""
     jobs = max(1, min(jobs, len(tasks)))
     if jobs == 1:
@@ -217,19 +217,19 @@ def _start(wishes: Wishes, digest: str, parent: int) -> None:
     _opened = Stylizer(wishes, 1), wishes.key(digest)
 
 
-def _work(task: Task) -> Answer:
+def _work(task: Job) -> Answer:
     assert _opened is not None
     return _one(task, *_opened)
 
 
-def _one(task: Task, stylizer: Stylizer, wishes: str) -> Answer:
+def _one(task: Job, stylizer: Stylizer, wishes: str) -> Answer:
     """Paint one picture unless it is there already; a reason instead where it cannot be used.
 
     Raises:
         TristyleError: the output cannot be written, which the next one could not either.
     """
     from stages.apply.photo import read_photo
-    from stages.io import write_bytes
+    from stages.core.files import write_bytes
 
     try:
         digest = hashlib.sha256(wishes.encode())

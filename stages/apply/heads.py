@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from stages.apply.faces import Face
+from stages.apply.face_squares import Face
 from stages.apply.model import STEP, run_padded, trained_size
 from stages.apply.picture import lay
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stages.config import TristyleError
+from stages.core.settings import TristyleError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -84,7 +84,7 @@ def write_marked(path: Path, image: np.ndarray, digest: str = "") -> None:
     Raises:
         TristyleError: the place cannot be written.
     """
-    from stages.io import write_bytes
+    from stages.core.files import write_bytes
 
     try:
         write_bytes(path, encode_marked(image, path.suffix.lower(), digest))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stages.config import TristyleError
+from stages.core.settings import TristyleError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -35,7 +35,7 @@ def model_path(given: Path | None) -> Path:
     Raises:
         TristyleError: there is none.
     """
-    from stages.io import data_file
+    from stages.core.files import data_file
 
     path = given
     if path is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from stages.apply.motion import Steady, Watcher
+from stages.apply.steadiness import Steady, Watcher
 from stages.apply.stylizer import Stylizer
 from stages.apply.tracks import Tracks
 

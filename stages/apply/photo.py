@@ -8,15 +8,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stages import imagefile
-from stages.imagefile import ImageError
-from stages.io import IMAGE_SUFFIXES
+from stages.core import decode
+from stages.core.decode import ImageError
+from stages.core.images import IMAGE_SUFFIXES
 
 if TYPE_CHECKING:
     import numpy as np
 
 LEAST = 16  # px a side
-FORMATS = (*imagefile.FORMATS, "TIFF")  # beyond what a data set may hold: here a person names a picture of theirs
+FORMATS = (*decode.FORMATS, "TIFF")  # beyond what a data set may hold: here a person names a picture of theirs
 
 __all__ = ["IMAGE_SUFFIXES", "LEAST", "read_photo"]
 
@@ -28,7 +28,7 @@ def read_photo(path: Path) -> np.ndarray:
         ImageError: missing, not a picture, broken, animated, under LEAST px a side or over MAX_PIXELS in all; the line
             names file and remedy.
     """
-    picture = imagefile.read(path, formats=FORMATS)
+    picture = decode.read(path, formats=FORMATS)
     if picture.frames > 1:
         frames = f"animated, {picture.frames} frames"
         raise ImageError(f"{path}: {frames}. Save one as a picture, or give -o an .mp4 for all of them.")

@@ -18,7 +18,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from stages.config import TristyleError
+from stages.core.settings import TristyleError
 from stages.web import ISOLATION, File, Model, site
 
 HOST = "127.0.0.1"

@@ -7,11 +7,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stages.apply.faces import Face, Finder, open_finder
+from stages.apply.face_squares import Face, Finder, open_finder
 from stages.apply.heads import paint_heads
 from stages.apply.model import open_model
 from stages.apply.picture import cut_out, paint_whole
-from stages.config import TristyleError
+from stages.core.settings import TristyleError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -59,7 +59,7 @@ class Stylizer:
             TristyleError: the model, the face weights or a package is missing or unusable; or cut-outs are wanted of a
                 model without a matte.
         """
-        from stages.io import sha256_file
+        from stages.core.files import sha256_file
 
         self.wishes = wishes
         self.session: Any = open_model(wishes.model, threads)

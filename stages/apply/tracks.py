@@ -14,8 +14,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from stages.apply.faces import Face
-from stages.apply.motion import Movement
+from stages.apply.face_squares import Face
+from stages.apply.steadiness import Movement
 
 EVERY = 5  # frames from one search to the next
 PULL = 0.2  # share of the way to what was found that a square goes until the next search

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from stages.apply.mark import SOURCE_TYPE, mark_video
 from stages.apply.stylizer import Stylizer, Wishes
-from stages.config import TristyleError
+from stages.core.settings import TristyleError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -43,7 +43,7 @@ def stylize_video(source: Path, out: Path, wishes: Wishes, smooth: float, thread
             faces; `out` cannot be written; or what `Stylizer` raises.
     """
     from stages.apply.moving import Moving
-    from stages.tracking import Progress
+    from stages.core.tracking import Progress
 
     av = _av()
     with _opened(av, source) as reader:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from stages import imagefile
-from stages.imagefile import WHITE, ImageError
+from stages.core import decode
+from stages.core.decode import WHITE, ImageError
 
 
 def read_square(
@@ -27,7 +27,7 @@ def read_square(
     Raises:
         ImageError: unreadable, under half of `size`, or a mask of another shape; names file, reason and remedy.
     """
-    return squared(imagefile.read(path, background).pixels, path, mask_path, size, labels)
+    return squared(decode.read(path, background).pixels, path, mask_path, size, labels)
 
 
 def squared(
@@ -69,8 +69,8 @@ def _mask_of(photo: np.ndarray, path: Path, labels: Sequence[int] | None) -> np.
 
 
 def read_whole(path: Path) -> np.ndarray:
-    """A picture as it looks, uint8 sRGB [H, W, 3]; errors as of `imagefile.read`."""
-    return imagefile.read(path).pixels
+    """A picture as it looks, uint8 sRGB [H, W, 3]; errors as of `decode.read`."""
+    return decode.read(path).pixels
 
 
 def read_mask(path: Path, labels: Sequence[int] | None = None) -> np.ndarray:
@@ -82,10 +82,10 @@ def read_mask(path: Path, labels: Sequence[int] | None = None) -> np.ndarray:
     Raises:
         ImageError: names file, reason and remedy; an empty mask too.
     """
-    data = imagefile.file_bytes(path)
-    stored, palette = imagefile.stored_values(data, path)
+    data = decode.file_bytes(path)
+    stored, palette = decode.stored_values(data, path)
     if stored is None:
-        image = imagefile.decode(data, path).pixels
+        image = decode.decode(data, path).pixels
         stored = (
             image[..., 0] if labels is not None else np.maximum(np.maximum(image[..., 0], image[..., 1]), image[..., 2])
         )
@@ -126,3 +126,8 @@ def edge_blurred(images: np.ndarray) -> np.ndarray:
         edges = cv2.dilate(cv2.Canny(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY), 100, 200), around)
         out[:] = np.where(edges[..., None] > 0, cv2.GaussianBlur(picture, (reach, reach), 0), picture)
     return blurred
+
+
+def mask_place(folder: str) -> str:
+    """Folder of the masks that belong to a folder of pictures."""
+    return folder.replace("style/", "style_mask/", 1) if "style/" in folder else folder.replace("photo", "mask", 1)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
-from stages.config import ConfigError, TristyleError, choice
+from stages.core.settings import ConfigError, TristyleError, choice
 
 if TYPE_CHECKING:
     import numpy as np
@@ -23,7 +23,7 @@ SMALLEST, LARGEST = 32, 4096  # pixels a side
 
 
 @dataclass(frozen=True)
-class Source:
+class ConversionSource:
     """What a converter may start from; it writes to none of these files.
 
     Attributes:
@@ -62,7 +62,7 @@ class Run(Protocol):
         ...
 
 
-class Runtime(Protocol):
+class Backend(Protocol):
     """Converts the student for one runtime and opens what it converted.
 
     Attributes:
@@ -93,7 +93,7 @@ class Runtime(Protocol):
         """Distribution -> version, of what makes and runs the files. Raises as `check` does."""
         ...
 
-    def convert(self, source: Source, precision: str, out: Path) -> Path:
+    def convert(self, source: ConversionSource, precision: str, out: Path) -> Path:
         """Write `student.<precision>.<suffix>` (a file or a folder) into `out` and return its path."""
         ...
 

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
-from stages.config import TristyleError
-from stages.export.child import Call, ChildRun
-from stages.export.contract import Source
+from stages.core.settings import TristyleError
+from stages.export.contract import ConversionSource
 from stages.export.litert import FixedSide, exported
+from stages.export.subprocess_runtime import Call, ChildRun
 
 
 @dataclass(kw_only=True)
@@ -40,7 +40,7 @@ class Coreml(FixedSide):
 # ---------------------------------------------------------------------------------------------------- in the child
 
 
-def convert(source: Source, precision: str, folder: Path, options: dict[str, Any]) -> None:
+def convert(source: ConversionSource, precision: str, folder: Path, options: dict[str, Any]) -> None:
     """Write folder/student.<precision>.mlpackage/."""
     import coremltools
     import torch

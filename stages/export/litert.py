@@ -13,10 +13,10 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from stages.config import ConfigError, number
-from stages.export.child import Call, ChildRuntime
-from stages.export.contract import LARGEST, SMALLEST, STEP, Source
-from stages.io import sha256_file
+from stages.core.files import sha256_file
+from stages.core.settings import ConfigError, number
+from stages.export.contract import LARGEST, SMALLEST, STEP, ConversionSource
+from stages.export.subprocess_runtime import Call, ChildRuntime
 
 
 @dataclass(kw_only=True)
@@ -35,7 +35,7 @@ class FixedSide(ChildRuntime):
         if self.side % STEP:
             raise ConfigError("side", f"{self.side} is no multiple of {STEP}", f"Give one, e.g. {STEP * 32}")
 
-    def options(self, source: Source, precision: str, folder: Path) -> dict[str, Any]:
+    def options(self, source: ConversionSource, precision: str, folder: Path) -> dict[str, Any]:
         """The side; for int8, photos of that size."""
         if precision != "int8":
             return {"side": self.side}
@@ -68,14 +68,14 @@ class Litert(FixedSide):
     precisions: list[str] = field(default_factory=lambda: ["fp32", "fp16", "int8"])
     _made: tuple[str, Path] | None = field(default=None, init=False, repr=False)  # digest of a source, its fp32 file
 
-    def convert(self, source: Source, precision: str, out: Path) -> Path:
+    def convert(self, source: ConversionSource, precision: str, out: Path) -> Path:
         """As any; what is quantised starts from this object's fp32 file of the same source, where that is made."""
         path = super().convert(source, precision, out)
         if precision == "fp32":
             self._made = self._digest(source), path
         return path
 
-    def options(self, source: Source, precision: str, folder: Path) -> dict[str, Any]:
+    def options(self, source: ConversionSource, precision: str, folder: Path) -> dict[str, Any]:
         """The side, the photos, and the fp32 file where there is one: tracing and converting anew takes 10 s."""
         found = super().options(source, precision, folder)
         if precision != "fp32" and self._made and self._made[0] == self._digest(source) and self._made[1].exists():
@@ -83,19 +83,19 @@ class Litert(FixedSide):
         return found
 
     @staticmethod
-    def _digest(source: Source) -> str:
+    def _digest(source: ConversionSource) -> str:
         return f"{sha256_file(source.student)} {source.alpha}"
 
 
 # ---------------------------------------------------------------------------------------------------- in the child
 
 
-def exported(source: Source, named: bool) -> Any:
+def exported(source: ConversionSource, named: bool) -> Any:
     """The student as a module of photo -> outputs: a dict by name where `named`, else a tuple."""
     from torch import Tensor, nn
 
+    from stages.core.weights import load_network
     from stages.export.onnx import Exported
-    from stages.io import load_network
     from stages.networks.mobile import MobileStudent
 
     student = load_network(source.student)
@@ -113,7 +113,7 @@ def exported(source: Source, named: bool) -> Any:
     return Named(plain).eval() if named else plain
 
 
-def convert(source: Source, precision: str, folder: Path, options: dict[str, Any]) -> None:
+def convert(source: ConversionSource, precision: str, folder: Path, options: dict[str, Any]) -> None:
     """Write folder/student.<precision>.tflite."""
     path = folder / f"student.{precision}.tflite"
     base = Path(options.get("base", path if precision == "fp32" else folder / "base.tflite"))

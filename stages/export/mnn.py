@@ -19,8 +19,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from stages.export.child import Call, ChildRuntime
-from stages.export.contract import Source, require
+from stages.export.contract import ConversionSource, require
+from stages.export.subprocess_runtime import Call, ChildRuntime
 
 WINOGRAD_MEMORY_LEVEL = 3  # a number of MNN's HintMode
 UUID = re.compile(rb"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
@@ -45,11 +45,11 @@ class Mnn(ChildRuntime):
     )
     precisions: list[str] = field(default_factory=lambda: ["fp32", "fp16", "int8"])
 
-    def options(self, source: Source, precision: str, folder: Path) -> dict[str, Any]:
+    def options(self, source: ConversionSource, precision: str, folder: Path) -> dict[str, Any]:
         """For int8: the photos as PNGs, and the names of the convolutions that stay as they are."""
         if precision != "int8":
             return {}
-        from stages.io import write_image
+        from stages.core.images import write_image
 
         photos = np.load(source.calibration)
         for index, photo in enumerate(photos):
@@ -76,7 +76,7 @@ def _silence() -> None:
     sys.modules["MNN.tools"] = None  # type: ignore[assignment]
 
 
-def convert(source: Source, precision: str, folder: Path, options: dict[str, Any]) -> None:
+def convert(source: ConversionSource, precision: str, folder: Path, options: dict[str, Any]) -> None:
     """Write folder/student.<precision>.mnn."""
     _silence()
     import _tools

@@ -16,8 +16,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from stages.export.child import Call, ChildRuntime
-from stages.export.contract import Source
+from stages.export.contract import ConversionSource
+from stages.export.subprocess_runtime import Call, ChildRuntime
 
 BLOBS = {"in0": "photo", "out0": "output", "out1": "alpha"}  # pnnx's names -> the student's
 
@@ -44,7 +44,7 @@ class Ncnn(ChildRuntime):
 # ---------------------------------------------------------------------------------------------------- in the child
 
 
-def convert(source: Source, precision: str, folder: Path, options: dict[str, Any]) -> None:
+def convert(source: ConversionSource, precision: str, folder: Path, options: dict[str, Any]) -> None:
     """Write folder/student.<precision>.ncnn/."""
     spec = importlib.util.find_spec("pnnx")
     assert spec is not None and spec.submodule_search_locations

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from stages.export.contract import LARGEST, SMALLEST, STEP, Run, Source, check_precisions, require, timed
+from stages.export.contract import LARGEST, SMALLEST, STEP, ConversionSource, Run, check_precisions, require, timed
 from stages.networks.mobile import MobileStudent, blend
 
 OPSET = 18
@@ -67,7 +67,7 @@ class Onnx:
         self.check()
         return {name: version(name) for name in ("onnxruntime", "onnx")}
 
-    def convert(self, source: Source, precision: str, out: Path) -> Path:
+    def convert(self, source: ConversionSource, precision: str, out: Path) -> Path:
         """student.onnx, student.fp16.onnx or student.int8.onnx in `out`."""
         path = out / ("student.onnx" if precision == "fp32" else f"student.{precision}.onnx")
         if precision == "fp32":

@@ -14,15 +14,18 @@ import numpy as np
 import torch.nn.functional as F
 from torch import Tensor
 
-from stages.artifact import SCRATCH, Artifact, hash_path
-from stages.config import ConfigError, TristyleError, number
+from stages.core.artifact import SCRATCH, Artifact, hash_path
+from stages.core.files import write_json, write_jsonl
+from stages.core.images import load_images
+from stages.core.runtime import Runtime
+from stages.core.settings import ConfigError, TristyleError, number
+from stages.core.tensors import to_tensor
+from stages.core.weights import load_network
 from stages.export import contract
-from stages.export.compare import agreement, expected, milliseconds
-from stages.export.contract import LARGEST, SMALLEST, STEP, Source
+from stages.export.contract import LARGEST, SMALLEST, STEP, ConversionSource
+from stages.export.fidelity import agreement, expected, milliseconds
 from stages.export.onnx import export_onnx
-from stages.io import load_images, load_network, to_tensor, write_json, write_jsonl
 from stages.networks.mobile import MobileStudent, count_macs, count_parameters
-from stages.runtime import Runtime
 
 SYNTHETIC = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
 TIMED = ((256, 1), (256, 2), (512, 1), (512, 2))  # side in px, threads
@@ -34,7 +37,7 @@ class ExportStage:
     """Student -> its files for one runtime, one a precision, checked against torch on held-out photos; card.json.
 
     Args:
-        runtime: what to convert for (stages.export.contract.Runtime).
+        runtime: what to convert for (stages.export.contract.Backend).
         alpha: the matte as a second output.
         photos: held-out photos it is checked on, each also at another, oblong size.
         calibration: photos of the training people that int8 is calibrated on.
@@ -43,7 +46,7 @@ class ExportStage:
     """
 
     reads: ClassVar[tuple[str, ...]] = ("student", "data")
-    runtime: contract.Runtime
+    runtime: contract.Backend
     alpha: bool = True
     photos: int = 8
     calibration: int = 64
@@ -80,7 +83,9 @@ class ExportStage:
         write_json(out / "card.json", card(rows, self.runtime, source, inputs, student))
         return metrics(rows)
 
-    def _source(self, student: MobileStudent, weights: Path, inputs: dict[str, Artifact], scratch: Path) -> Source:
+    def _source(
+        self, student: MobileStudent, weights: Path, inputs: dict[str, Artifact], scratch: Path
+    ) -> ConversionSource:
         """What the converters start from, in the scratch folder."""
         scratch.mkdir(parents=True, exist_ok=True)
         trained = int(inputs["student"].metrics["size"])
@@ -92,10 +97,12 @@ class ExportStage:
         if people.shape[-1] != trained or people.shape[-2] != trained:
             people = F.interpolate(people, (trained, trained), mode="area")
         np.save(scratch / "calibration.npy", people.numpy())
-        return Source(scratch / "source.onnx", weights, scratch / "calibration.npy", trained, self.alpha, style)
+        return ConversionSource(
+            scratch / "source.onnx", weights, scratch / "calibration.npy", trained, self.alpha, style
+        )
 
     def _row(
-        self, source: Source, precision: str, out: Path, student: MobileStudent, photos: list[Tensor]
+        self, source: ConversionSource, precision: str, out: Path, student: MobileStudent, photos: list[Tensor]
     ) -> dict[str, Any]:
         """Convert to one precision, check and time it. A line of records.jsonl."""
         path = self.runtime.convert(source, precision, out)
@@ -176,8 +183,8 @@ def check_photos(data: Artifact, count: int, side: int | None = None) -> list[Te
 
 def card(
     rows: list[dict[str, Any]],
-    runtime: contract.Runtime,
-    source: Source,
+    runtime: contract.Backend,
+    source: ConversionSource,
     inputs: Mapping[str, Artifact],
     student: MobileStudent,
 ) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Student -> a folder with the page that runs it in a browser, for any static host. Its ONNX is the export's own.
 
-What a browser makes of it is tested with one (tests/test_page.py); the stage checks the model in onnxruntime, whose
+What a browser makes of it is tested with one (tests/web/test_page.py); the stage checks the model in onnxruntime, whose
 code the page's WebAssembly is built from.
 """
 
@@ -14,7 +14,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from stages.export.contract import Run, Source
+from stages.export.contract import ConversionSource, Run
 from stages.export.onnx import Onnx, OnnxRun, open_session
 from stages.web import Model, write_site
 
@@ -33,7 +33,7 @@ class Web(Onnx):
         "ONNX Runtime Web in vendor/ is under the MIT licence (vendor/LICENSE.txt).",
     )
 
-    def convert(self, source: Source, precision: str, out: Path) -> Path:
+    def convert(self, source: ConversionSource, precision: str, out: Path) -> Path:
         """The folder student.<precision>.web in `out`: index.html and all that it needs."""
         folder = out / f"student.{precision}.web"
         with tempfile.TemporaryDirectory() as scratch:

@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stages.config import TristyleError
+from stages.core.settings import TristyleError
 from stages.faces import facexlib
 from stages.faces.weights import find_weight, weights_folder
 
@@ -187,7 +187,7 @@ class RetinaDetector(Detector):
     """
 
     def __init__(self, path: Path, name: str, device: str = "cpu") -> None:
-        from stages.io import sha256_file
+        from stages.core.files import sha256_file
 
         self.network, self.device = _retinaface(path, name, device), device
         self.id = f"retinaface-{name}-{sha256_file(path)[:8]}"

@@ -13,7 +13,7 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stages.config import TristyleError
+from stages.core.settings import TristyleError
 
 if TYPE_CHECKING:
     from torch import nn

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from stages.config import TristyleError
+from stages.core.settings import TristyleError
 from stages.faces.align import crop, ffhq_quad
 from stages.faces.weights import find_weight, weights_folder
 
@@ -188,7 +188,7 @@ def open_landmarks(weights: Path | str | None = None, device: str = "cpu") -> La
 
 
 def _id(kind: str, path: Path) -> str:
-    from stages.io import sha256_file
+    from stages.core.files import sha256_file
 
     return f"{kind}-{sha256_file(path)[:8]}"
 

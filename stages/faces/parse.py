@@ -1,6 +1,6 @@
 """Which pixels of an aligned portrait are skin, hair, eyes...: the face parsers, behind one shape.
 
-    parser = open_parser("parser.safetensors")       # trained by `python -m stages.faces.train_parser`
+    parser = open_parser("parser.safetensors")       # trained by `python -m stages.recipes.face_parser`
     parser = open_parser("parsing_bisenet.pth")      # facexlib's BiSeNet
     parser = open_parser(None)                       # the shipped face reader: fewer labels, 64 pixels a side
     parser.labels(images), parser.head(images)       # uint8 [N, H, W] each
@@ -19,16 +19,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stages import io
-from stages.config import TristyleError
+from stages.core.files import sha256_file
+from stages.core.settings import TristyleError
+from stages.core.tensors import to_tensor
+from stages.core.weights import load_network
 from stages.faces.facexlib import part
-from stages.faces.reader import Reader, load_reader
 from stages.faces.weights import read_weight
+from stages.networks.face_reader import Reader, load_reader
 from stages.networks.parser import HEAD, LABELS, FaceParser
 
 CHUNK = 32  # pictures at a time
 REMEDY = (
-    "Give a file of `python -m stages.faces.train_parser`, facexlib's parsing_bisenet.pth, or none for the face reader."
+    "Give a file of `python -m stages.recipes.face_parser`, facexlib's parsing_bisenet.pth, "
+    "or none for the face reader."
 )
 # What facexlib's (zllrunning's) BiSeNet calls 0..18, in CelebAMask-HQ's numbers: skin, l_brow, r_brow, l_eye, r_eye,
 # glasses, l_ear, r_ear, earring, nose, mouth, u_lip, l_lip, neck, necklace, cloth, hair, hat.
@@ -64,7 +67,7 @@ class Parser(ABC):
         return np.concatenate([self._head(part) for part in _parts(images)])
 
     def _resized(self, images: np.ndarray) -> Tensor:
-        shares = self.shares(io.to_tensor(images).to(self.device))
+        shares = self.shares(to_tensor(images).to(self.device))
         return F.interpolate(shares, images.shape[1:3], mode="bilinear", align_corners=False, antialias=True)
 
     def _head(self, images: np.ndarray) -> np.ndarray:
@@ -161,9 +164,9 @@ def open_parser(path: Path | str | None = None, device: str = "cpu") -> Parser:
         return ReaderParser(load_reader(device), device)
     path = Path(path)
     if path.suffix != ".safetensors":
-        return BiSeNetParser(_bisenet(path).to(device), f"bisenet-{io.sha256_file(path)[:8]}", device)
+        return BiSeNetParser(_bisenet(path).to(device), f"bisenet-{sha256_file(path)[:8]}", device)
     network = load_parser(path, device).requires_grad_(False)
-    return OwnParser(network, f"parser-{io.sha256_file(path)[:8]}", device)
+    return OwnParser(network, f"parser-{sha256_file(path)[:8]}", device)
 
 
 def load_parser(path: Path, device: str = "cpu") -> FaceParser:
@@ -172,7 +175,7 @@ def load_parser(path: Path, device: str = "cpu") -> FaceParser:
     Raises:
         TristyleError: unreadable, or another network.
     """
-    network = io.load_network(path, device)
+    network = load_network(path, device)
     if not isinstance(network, FaceParser):
         raise TristyleError(f"{path}: holds {type(network).__name__}, not a face parser. {REMEDY}")
     return network

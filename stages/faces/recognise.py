@@ -19,12 +19,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stages.config import TristyleError
+from stages.core.files import sha256_file
+from stages.core.settings import TristyleError
 from stages.faces.facexlib import part
-from stages.faces.reader import Reader, load_reader
 from stages.faces.weights import read_weight
-from stages.io import sha256_file
 from stages.metrics.identity import crop, head_boxes
+from stages.networks.face_reader import Reader, load_reader
 
 # Eyes, nose, corners of the mouth (image left first) in the 96x112 crop: x, y, integers at pixel centres.
 SPHEREFACE = ((30.2946, 51.6963), (65.5318, 51.5014), (48.0252, 71.7366), (33.5493, 92.3655), (62.7299, 92.2041))

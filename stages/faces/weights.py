@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stages.config import TristyleError
+from stages.core.settings import TristyleError
 
 VARIABLE = "TRISTYLE_WEIGHTS"
 NOTES = "sha256.json"
@@ -146,7 +146,7 @@ def _notes(folder: Path) -> dict[str, str]:
 
 def _note(path: Path) -> str:
     """Keep a file's digest where none is kept yet, and return what is kept."""
-    from stages.io import sha256_file, write_json
+    from stages.core.files import sha256_file, write_json
 
     notes = _notes(path.parent)
     if path.name not in notes:
@@ -164,7 +164,7 @@ def download(folder: Path, name: str) -> Path:
     Raises:
         TristyleError: no such name, no connection, fewer bytes than announced, a web page, or another digest.
     """
-    from stages.io import write_bytes, write_json
+    from stages.core.files import write_bytes, write_json
 
     if name not in WEIGHTS:
         raise TristyleError(f"{name}: no such weights. Choose one of: {', '.join(WEIGHTS)}")
@@ -191,7 +191,7 @@ def download(folder: Path, name: str) -> Path:
 
 def state_of(folder: Path | None, name: str) -> tuple[str, str]:
     """What is to be said of a file, and its SHA-256: found, missing, or other bytes than those known."""
-    from stages.io import sha256_file
+    from stages.core.files import sha256_file
 
     weight = WEIGHTS[name]
     if folder is None or not (folder / name).is_file():

@@ -1,7 +1,7 @@
 """Feature extractors: which network a distance between pictures rests on. Every number carries the extractor's id.
 
-The face reader is the default, needs no download and knows portraits only (`stages.faces.reader.load_reader`). Who has
-the weights may give them by path:
+The face reader is the default, needs no download and knows portraits only (`stages.networks.face_reader.load_reader`).
+Who has the weights may give them by path:
 
 * `inception`: torchvision's `inception_v3`, 2048 features after the last pooling, as FID and KID take them.
 * `vgg16`: torchvision's `vgg16`, 4096 features after the second fully connected layer's ReLU, as improved precision and
@@ -24,8 +24,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stages.config import TristyleError, choice
-from stages.io import sha256_file
+from stages.core.files import sha256_file
+from stages.core.settings import TristyleError, choice
 
 CHUNK = 16  # pictures through a backbone at a time
 EMBEDDED = 1 << 26  # numbers of LPIPS's embeddings held at a time for each side: 256 MB
@@ -186,7 +186,7 @@ def load_extractor(kind: str = "reader", path: Path | str | None = None, device:
         ConfigError: an unknown name.
         TristyleError: no path for Inception or VGG, or a file that does not fit.
     """
-    from stages.faces.reader import load_reader
+    from stages.networks.face_reader import load_reader
 
     choice("extractor", kind, EXTRACTORS)
     if kind == "reader":

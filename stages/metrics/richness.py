@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stages import io
-from stages.faces.reader import FaceReading
+from stages.core.tensors import to_tensor, unit
 from stages.metrics.geometry import correspondence
+from stages.networks.face_reader import FaceReading
 
 # Edges of the bins: yaw and pitch in degrees, smile in -1..1, mouth_open in 0..1. Fixed, so that two runs compare.
 YAW_EDGES = (-18.0, -6.0, 6.0, 18.0)
@@ -112,7 +112,7 @@ def tone_bins(parsing: Tensor, images: np.ndarray) -> Tensor:
     Returns:
         int64 [N] in 0..15.
     """
-    red, green, blue = io.unit(io.to_tensor(images)).unbind(1)
+    red, green, blue = unit(to_tensor(images)).unbind(1)
     grey = (0.299 * red + 0.587 * green + 0.114 * blue)[:, None]  # Rec. 601
     grey = torch.nn.functional.interpolate(grey, parsing.shape[-2:], mode="bilinear", antialias=True)[:, 0]
     weight = parsing.softmax(1).cpu()

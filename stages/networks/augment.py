@@ -16,8 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stages import parallel
 from stages.networks.resample import downsample2d, grid_sample, setup_filter, upsample2d
+from stages.training import distributed
 
 # Daubechies' least asymmetric wavelets, decomposition lowpass (unit norm).
 SYM2 = (-0.12940952255092145, 0.22414386804185735, 0.836516303737469, 0.48296291314469025)
@@ -132,7 +132,7 @@ class AugmentPipe(nn.Module):
             images = self.apply_filter(images, self.sample_bands(images, percentile))
         if "noise" in self.operations:
             sigma = self._gated(self._normal(images, percentile).abs() * 0.1, 0.0)
-            images = images + parallel.own_normal(images) * sigma[:, None, None, None]
+            images = images + distributed.own_normal(images) * sigma[:, None, None, None]
         if "cutout" in self.operations:
             images = self._cutout(images, percentile)
         return images
@@ -142,17 +142,17 @@ class AugmentPipe(nn.Module):
     def _uniform(self, images: Tensor, percentile: float | None) -> Tensor:
         if percentile is not None:
             return torch.full([len(images)], percentile, device=images.device)
-        return parallel.own(lambda n: torch.rand(n, device=images.device), len(images))
+        return distributed.own(lambda n: torch.rand(n, device=images.device), len(images))
 
     def _normal(self, images: Tensor, percentile: float | None) -> Tensor:
         if percentile is not None:  # the reference leaves out the factor sqrt(2) of the true quantile
             return torch.erfinv(torch.full([len(images)], 2 * percentile - 1, device=images.device))
-        return parallel.own(lambda n: torch.randn(n, device=images.device), len(images))
+        return distributed.own(lambda n: torch.randn(n, device=images.device), len(images))
 
     def _gated(self, value: Tensor, neutral: float, p: Tensor | None = None) -> Tensor:
         """`value` [N] with probability p per image, else `neutral`."""
         p = self.p if p is None else p
-        drawn = parallel.own(lambda n: torch.rand(n, device=value.device), len(value))
+        drawn = distributed.own(lambda n: torch.rand(n, device=value.device), len(value))
         return torch.where(drawn < p, value, torch.full_like(value, neutral))
 
     def sample_geometry(self, images: Tensor, percentile: float | None = None) -> Tensor | None:

@@ -26,7 +26,7 @@ class Unit(nn.Sequential):
         super().__init__(nn.Conv2d(inputs, outputs, 3, stride, 1), nn.ReLU())
 
 
-class Residual(nn.Module):
+class EncoderBlock(nn.Module):
     """relu(x + conv(relu(conv(x)))): [N, C, H, W] (He et al., arXiv 1512.03385, figure 2)."""
 
     def __init__(self, width: int) -> None:
@@ -96,9 +96,9 @@ class Encoder(nn.Module):
         }  # fmt: skip
         self.num_ws, self.w_dim, self.size, self.generator = num_ws, w_dim, size, generator
         block = size // STEM
-        self.stem = nn.Sequential(nn.PixelUnshuffle(block), Unit(3 * block**2, widths[0]), Residual(widths[0]))
+        self.stem = nn.Sequential(nn.PixelUnshuffle(block), Unit(3 * block**2, widths[0]), EncoderBlock(widths[0]))
         self.levels = nn.ModuleList(
-            nn.Sequential(Unit(a, b, 2), Residual(b)) for a, b in zip(widths[:-1], widths[1:], strict=True)
+            nn.Sequential(Unit(a, b, 2), EncoderBlock(b)) for a, b in zip(widths[:-1], widths[1:], strict=True)
         )
         four, eight, sixteen = (widths[3], 4), (widths[2], 8), (widths[1], 16)
         self.base = Tier((four, eight), (48, 4), hidden, 1, w_dim)

@@ -13,8 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stages import io
-from stages.config import TristyleError
+from stages.core.files import data_file
+from stages.core.settings import TristyleError
+from stages.core.tensors import to_uint8
+from stages.core.weights import load_network
 from stages.networks.encoder import Encoder
 from stages.networks.stylegan2 import Generator
 
@@ -30,7 +32,7 @@ def latents(z_dim: int, seeds: Sequence[int]) -> Tensor:
 @torch.no_grad()
 def decode(generator: Generator, ws: Tensor) -> np.ndarray:
     """Images uint8 [N, R, R, 3] of latents ws [N, num_ws, w_dim], with the stored noise."""
-    return io.to_uint8(generator.synthesis(ws, noise_mode="const"))
+    return to_uint8(generator.synthesis(ws, noise_mode="const"))
 
 
 def load_generator(path: Path, device: str = "cpu") -> Generator:
@@ -39,7 +41,7 @@ def load_generator(path: Path, device: str = "cpu") -> Generator:
     Raises:
         TristyleError: missing, damaged, or another network.
     """
-    network = io.load_network(path, device)
+    network = load_network(path, device)
     if not isinstance(network, Generator):
         raise TristyleError(f"{path}: holds {type(network).__name__}, not a generator. Run stage=style again.")
     return network
@@ -59,8 +61,10 @@ def load_encoder(generator: Generator, path: Path | None = None) -> Encoder | No
     Raises:
         TristyleError: the file is damaged or holds another kind of network.
     """
-    path = io.data_file(SHIPPED_ENCODER) if path is None else path
-    encoder = io.load_network(path)
+    path = data_file(SHIPPED_ENCODER) if path is None else path
+    encoder = load_network(path)
     if not isinstance(encoder, Encoder):
-        raise TristyleError(f"{path}: holds {type(encoder).__name__}, no encoder. Give a file of stages.style.encode.")
+        raise TristyleError(
+            f"{path}: holds {type(encoder).__name__}, no encoder. Give a file of stages.recipes.inversion_encoder."
+        )
     return encoder.requires_grad_(False) if encoder.generator == generator_id(generator) else None

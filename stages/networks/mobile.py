@@ -22,8 +22,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from stages import parallel
-from stages.config import choice, number
+from stages.core.settings import choice, number
+from stages.training import distributed
 
 
 class Widths(NamedTuple):
@@ -35,7 +35,7 @@ class Widths(NamedTuple):
     blocks: int
 
 
-# Chosen by measured milliseconds (`python -m tests.bench_student`) and not by MACs, and by what the milliseconds buy:
+# Chosen by measured milliseconds (`python -m tests.bench.student`) and not by MACs, and by what the milliseconds buy:
 # at equal cost a wider half, where the outlines are painted, beats deeper blocks. On 64 people painted for this choice
 # alone, at 128 px (400 pairs, 400 updates), 32-32-64 with 3 blocks had 0.51 of the twins' edge_clarity and 0.44 of the
 # photos' face error, 16-32-64 with 6 blocks 0.43 and 0.47, and with 3 blocks (0.7 of the cost) 0.42 and 0.47. The 24
@@ -64,14 +64,14 @@ class BatchNorm2d(nn.BatchNorm2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, C, H, W], same shape."""
-        if not self.training or parallel.world() == 1:
+        if not self.training or distributed.world() == 1:
             return super().forward(x)
         x = x.float()
-        mean = parallel.differentiable_mean(x.mean(dim=(0, 2, 3)))
+        mean = distributed.differentiable_mean(x.mean(dim=(0, 2, 3)))
         centred = x - mean[:, None, None]
-        variance = parallel.differentiable_mean(centred.square().mean(dim=(0, 2, 3)))
+        variance = distributed.differentiable_mean(centred.square().mean(dim=(0, 2, 3)))
         with torch.no_grad():
-            count = x.numel() // x.shape[1] * parallel.world()
+            count = x.numel() // x.shape[1] * distributed.world()
             assert self.momentum is not None and self.running_mean is not None
             assert self.running_var is not None and self.num_batches_tracked is not None
             self.running_mean.lerp_(mean, self.momentum)

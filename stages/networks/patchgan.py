@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import spectral_norm
 
-from stages.config import number
+from stages.core.settings import number
 
 
 class Judgement(NamedTuple):

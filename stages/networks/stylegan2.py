@@ -24,8 +24,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stages import parallel
 from stages.networks.resample import conv2d_resample, setup_filter, upsample2d
+from stages.training import distributed
 
 FIR_TAPS = (1.0, 3.0, 3.0, 1.0)
 LRELU_SLOPE = 0.2
@@ -211,7 +211,7 @@ class SynthesisLayer(nn.Module):
             return None
         if mode == "random":
             shape, device = self.noise_const.shape, self.noise_const.device
-            unit = parallel.own(lambda count: torch.randn(count, 1, *shape, device=device), n)
+            unit = distributed.own(lambda count: torch.randn(count, 1, *shape, device=device), n)
         else:
             unit = self.noise_const
         return unit * self.noise_strength

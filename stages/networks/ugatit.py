@@ -11,7 +11,7 @@ State-dict names are those of the authors' PyTorch code, so its weights load as 
     tanh(head + artanh x) with a small initial head, so that a short training starts from the picture and not from grey;
   * the two normalisations share their passes over the feature map, and the blend of eq. 2 becomes one multiply-add per
     value: the same numbers to rounding, in any memory format, without ``torch.var``'s cost. Together with the padded
-    convolutions of `stages/networks/reflect.py` half of the memory of a training iteration;
+    convolutions of `stages/networks/fused_norms.py` half of the memory of a training iteration;
   * spectral normalisation is written out (buffers under the names of the hook based version), one power iteration per
     forward pass in training mode, and divides what the convolution gives instead of its weight;
   * the discriminator's width can be capped (``max_width``): most of its 53 M parameters sit in the last two layers;
@@ -27,7 +27,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stages.networks.reflect import LayerInstanceNorm, reflect_conv, row_order, rows, spectral_conv
+from stages.networks.fused_norms import LayerInstanceNorm, reflect_conv, row_order, rows, spectral_conv
 
 CONTRAST = 0.97  # of the input within the painted content: keeps its inverse tanh finite
 START = 0.005  # greatest initial weight of the content head beside a mask head: it begins as the input
@@ -43,7 +43,7 @@ class Translation(NamedTuple):
     content: Tensor  # [N, 3, H, W] the repainted picture before it is laid over the input
 
 
-class Verdict(NamedTuple):
+class DiscriminatorOutput(NamedTuple):
     """What a discriminator returns."""
 
     logit: Tensor  # [N, 1, h, w] one per patch
@@ -327,10 +327,11 @@ def discriminator_layers(img_size: int, most: int = 7) -> int:
     return max(n for n in range(3, most + 1) if img_size >> (n - 2) >= 3)
 
 
-class Discriminator(nn.Module):
+class CamDiscriminator(nn.Module):
     """Patch discriminator with class activation attention; ``n_layers`` 5 is the local scale, 6 or 7 the global one.
 
-    Input [N, 3, H, W] in [-1, 1]; returns a :class:`Verdict`. ``max_width`` caps the channels (None: as published).
+    Input [N, 3, H, W] in [-1, 1]; returns a :class:`DiscriminatorOutput`. ``max_width`` caps the channels
+    (None: as published).
     """
 
     def __init__(self, ndf: int = 64, n_layers: int = 5, max_width: int | None = None) -> None:
@@ -353,9 +354,9 @@ class Discriminator(nn.Module):
         self.conv1x1 = nn.Conv2d(2 * before, before, 1)
         self.conv = SpectralConv2d(before, 1, stride=1, bias=False)
 
-    def forward(self, x: Tensor) -> Verdict:
-        """[N, 3, H, W] in [-1, 1] -> :class:`Verdict`."""
+    def forward(self, x: Tensor) -> DiscriminatorOutput:
+        """[N, 3, H, W] in [-1, 1] -> :class:`DiscriminatorOutput`."""
         h = self.model(x)
         cam_logit, h = _attend(h, self.gap_fc, self.gmp_fc, self.gap_fc.weight_orig, self.gmp_fc.weight_orig)
         h = F.leaky_relu(self.conv1x1(h), 0.2)
-        return Verdict(self.conv(h), cam_logit, h.sum(1, keepdim=True))
+        return DiscriminatorOutput(self.conv(h), cam_logit, h.sum(1, keepdim=True))

@@ -16,13 +16,13 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from stages.config import number
-from stages.faces.reader import Reader
-from stages.io import mask_tensor, to_tensor, unit
+from stages.core.settings import number
+from stages.core.tensors import mask_tensor, to_tensor, unit
 from stages.metrics.clarity import edge_clarity
 from stages.metrics.geometry import landmark_error
 from stages.metrics.identity import crop, head_boxes
 from stages.metrics.pixel import background_error, head_iou
+from stages.networks.face_reader import Reader
 
 # +1: more is better
 SCORES = {"identity": 1, "landmarks": -1, "background": -1, "clarity": 1, "agreement": 1}

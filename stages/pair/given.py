@@ -13,16 +13,17 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from stages.artifact import Artifact
-from stages.config import ConfigError, TristyleError, choice
-from stages.faces.reader import Reader, load_reader, reader_file
-from stages.io import load_images, load_masks, mask_tensor, to_tensor, unit, write_image
+from stages.core.artifact import Artifact
+from stages.core.images import load_images, load_masks, write_image
+from stages.core.runtime import Runtime
+from stages.core.settings import ConfigError, TristyleError, choice
+from stages.core.tensors import mask_tensor, to_tensor, unit
 from stages.metrics.identity import identity_cosine
 from stages.metrics.pixel import background_error, mean_defined
+from stages.networks.face_reader import Reader, load_reader, reader_file
 from stages.pair.curate import Curate
-from stages.pair.photos import StoredPhotos
+from stages.pair.photo_sets import StoredPhotos
 from stages.pair.write import Painted, Write, write_pairs
-from stages.runtime import Runtime
 
 
 @dataclass(kw_only=True)

@@ -17,20 +17,22 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
-from stages.artifact import Artifact
-from stages.config import ConfigError, TristyleError, choice, number
-from stages.faces.reader import Reader, load_reader, reader_file
-from stages.io import data_file, load_images, read_jsonl, to_tensor
+from stages.core.artifact import Artifact
+from stages.core.files import data_file, read_jsonl
+from stages.core.images import load_images
+from stages.core.runtime import Runtime
+from stages.core.settings import ConfigError, TristyleError, choice, number
+from stages.core.tensors import to_tensor
 from stages.networks.encoder import Encoder
+from stages.networks.face_reader import Reader, load_reader, reader_file
 from stages.networks.latents import SHIPPED_ENCODER, decode, latents, load_encoder, load_generator
 from stages.networks.stylegan2 import Generator
 from stages.pair.curate import Curate
 from stages.pair.given import OnDisk, refuse_photos
-from stages.pair.photos import CHUNK, Painter, Painting, StoredPhotos, pictures_below, read_masks
+from stages.pair.photo_sets import CHUNK, Painter, StoredPhotos, Translation, pictures_below, read_masks
 from stages.pair.score import add_pictures, measure_heldout, style_kid
 from stages.pair.stage import all_photos, photo_files
-from stages.pair.write import Candidates, Painted, Translated, Write, write_pairs
-from stages.runtime import Runtime
+from stages.pair.write import Painted, PairCandidates, Translated, Write, write_pairs
 
 MEASURED = 256  # pairs whose KID is taken
 
@@ -109,7 +111,7 @@ class LatentPairs:
 
     def _drawn(
         self, style: Artifact, source: Generator, fused: Generator, reader: Reader, runtime: Runtime
-    ) -> Candidates:
+    ) -> PairCandidates:
         """The style set's pictures beside their source's, then both generators' pictures of further seeds."""
         rows = style.records()[: self.count]
         if not all((style.path / "source" / Path(row["image"]).name).exists() for row in rows):
@@ -130,7 +132,7 @@ class LatentPairs:
 
     def _inverted(
         self, data: Artifact, style: Artifact, painter: Painter | None, reader: Reader, out: Path, runtime: Runtime
-    ) -> Candidates:
+    ) -> PairCandidates:
         """Photos and the style set's pictures of their latents; photos and the encoder's, where it has none."""
         rows = style.records()
         if self._in_set(rows):
@@ -148,7 +150,7 @@ def _photo_shards(data: Artifact, write: Write) -> int:
     return write.shards(len(StoredPhotos(data, "train", "photo", "mask").ids) + len(folder))
 
 
-def _of_set(data: Artifact, style: Artifact, rows: list[dict[str, Any]]) -> Candidates:
+def _of_set(data: Artifact, style: Artifact, rows: list[dict[str, Any]]) -> PairCandidates:
     known = {Path(row["photo"]).stem for row in data.records() if row["split"] == "train" and row.get("photo")}
     names = [str(row["photo"]) for row in rows]
     strange = sorted(set(names) - known)
@@ -236,14 +238,16 @@ def inverting_painter(encoder: Encoder, fused: Generator, device: str) -> Painte
     encoder = encoder.to(device)
 
     @torch.no_grad()
-    def paint(photos: np.ndarray) -> Painting:
+    def paint(photos: np.ndarray) -> Translation:
         parts = (photos[i : i + CHUNK] for i in range(0, len(photos), CHUNK))
-        return Painting(np.concatenate([decode(fused, encoder(to_tensor(part).to(device))) for part in parts]))
+        return Translation(np.concatenate([decode(fused, encoder(to_tensor(part).to(device))) for part in parts]))
 
     return paint
 
 
-def pairs_kid(candidates: Candidates, data: Artifact, style: str, reader: Reader, runtime: Runtime) -> dict[str, float]:
+def pairs_kid(
+    candidates: PairCandidates, data: Artifact, style: str, reader: Reader, runtime: Runtime
+) -> dict[str, float]:
     """`pairs_kid`: KID of the first pairs' raw style pictures to the held-out ones, heads on grey; {} without those."""
     kid, real = style_kid(data, style, reader, runtime)
     shown = candidates(range(min(len(candidates.ids), MEASURED)))

@@ -15,28 +15,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stages.artifact import Artifact
-from stages.config import TristyleError
-from stages.faces.reader import Reader
-from stages.io import (
-    load_images,
-    load_masks,
-    mask_tensor,
-    read_jsonl,
-    to_tensor,
-    unit,
-    write_image,
-    write_json,
-    write_jsonl,
-)
+from stages.core.artifact import Artifact
+from stages.core.files import read_jsonl, write_json, write_jsonl
+from stages.core.images import load_images, load_masks, write_image
+from stages.core.runtime import Runtime
+from stages.core.settings import TristyleError
+from stages.core.tensors import mask_tensor, to_tensor, unit
 from stages.metrics.bootstrap import Interval, difference, draw, interval, mean_interval
 from stages.metrics.clarity import median_defined, paired_ratios
 from stages.metrics.geometry import correspondence, landmark_error
 from stages.metrics.identity import embed, same_person_auc
 from stages.metrics.kid import HeadKid
 from stages.metrics.pixel import background_error, face_error, frame_error, head_iou
-from stages.pair.photos import Painter, Painting, load_photos, read_masks
-from stages.runtime import Runtime
+from stages.networks.face_reader import Reader
+from stages.pair.photo_sets import Painter, Translation, load_photos, read_masks
 
 BATCH = 64
 SEED = 0  # of the resamples: the same for every run, so that runs pair
@@ -131,7 +123,7 @@ def _held_out(data: Artifact, style: str, workers: int) -> HeldOut:
     return HeldOut(held.ids, people, held.images, held.masks, twin)
 
 
-def _write_paintings(folder: Path, ids: list[str], painting: Painting) -> None:
+def _write_paintings(folder: Path, ids: list[str], painting: Translation) -> None:
     """`*.png` raw, `mask/*.png` and `heatmap/*.png` as far as the painter gives them."""
     for place, pictures in (
         (folder, painting.raw),
@@ -143,7 +135,7 @@ def _write_paintings(folder: Path, ids: list[str], painting: Painting) -> None:
 
 
 def _scores(
-    people: HeldOut, painting: Painting, reader: Reader, device: str
+    people: HeldOut, painting: Translation, reader: Reader, device: str
 ) -> tuple[dict[str, np.ndarray], tuple[Tensor, Tensor]]:
     """Score -> one value a picture [N]; and the embeddings [N, D] of photos and paintings."""
     parts: list[dict[str, Tensor]] = []

@@ -14,15 +14,15 @@ from typing import Any, ClassVar
 import numpy as np
 from torch import nn
 
-from stages import parallel
-from stages.artifact import SCRATCH, Artifact
-from stages.config import ConfigError, Train, TristyleError, number
+from stages.core.artifact import SCRATCH, Artifact
+from stages.core.images import load_images
+from stages.core.runtime import Runtime
+from stages.core.settings import ConfigError, Train, TristyleError, number
+from stages.core.weights import load_network, save_network
 from stages.datasets.pictures import edge_blurred
-from stages.engine import fit
-from stages.faces.reader import Reader, load_reader, reader_file
-from stages.io import load_images, load_network, save_network
+from stages.networks.face_reader import Reader, load_reader, reader_file
 from stages.pair.curate import Curate
-from stages.pair.photos import (
+from stages.pair.photo_sets import (
     FolderPhotos,
     Joined,
     PhotoSet,
@@ -36,7 +36,8 @@ from stages.pair.photos import (
 from stages.pair.score import measure_heldout
 from stages.pair.ugatit import Translator, unpaired_batches
 from stages.pair.write import Translated, Write, write_pairs
-from stages.runtime import Runtime
+from stages.training import distributed
+from stages.training.fit import fit
 
 PHOTOS = "photos.jsonl"  # in the scratch folder: the names in pair.write.photos
 
@@ -92,7 +93,7 @@ class PairStage:
 
     def join(self, inputs: dict[str, Artifact], out: Path, runtime: Runtime) -> None:
         """The training alone, which writes nothing: for all processes of a torchrun but the first."""
-        if not parallel.first(0):  # the first one knows whether there is a translator yet
+        if not distributed.first(0):  # the first one knows whether there is a translator yet
             self._train(inputs["data"], inputs["style"], load_reader(runtime.device), out, runtime)
 
     def shards(self, inputs: dict[str, Artifact]) -> int:
@@ -105,7 +106,7 @@ class PairStage:
         """The translator of this place, trained unless it is there. Always read from its file: every process that
         writes shards works with the same bits, in the same layout."""
         file = out / "translator.safetensors"
-        if not parallel.first(int(file.exists())):
+        if not distributed.first(int(file.exists())):
             if runtime.part not in (None, "train"):
                 raise TristyleError(f"{out}: has no translator yet. Run with part=train first.")
             save_network(file, self._train(data, style, reader, out, runtime))
@@ -117,7 +118,7 @@ class PairStage:
         _check_sizes(photos.images, images, style.path)
         masks = read_masks(reader, images, runtime.device)
         source = _source_images(style, runtime.workers) if self.translator.weights.latent else None
-        blurred = edge_blurred(images) if self.translator.weights.edge else None
+        blurred = edge_blurred(images) if self.translator.weights.edge_promotion else None
         task = self.translator.task(photos.images.shape[1], self.train, runtime.device)
         batches = unpaired_batches(photos.images, photos.masks, images, masks, self.seed, source, blurred)
         fit(task, batches, train=self.train, scratch=out / SCRATCH, runtime=runtime, label="pair")

@@ -8,10 +8,10 @@ two scales, cycle, identity and attention (CAM) classification. Added here, each
     update share. A generated picture carries the mask of its *source*. Weighting the discriminator's logits instead
     would leave four fifths of the gradient on the background, because its receptive fields are larger than the head;
   * background: L1 to the input outside the head, normalised by area (the region variant, without a mask head);
-    likewise the cycle counts what lies outside the head less (``outside``);
+    likewise the cycle counts what lies outside the head less (``background_cycle``);
   * edge promotion (CartoonGAN, CVPR 2018, eq. 3): the discriminators of the style also refuse its pictures with their
     edges blurred, so that a soft outline does not pass for the style;
-  * person: 1 - cosine of a recogniser's embeddings of photo and translation, cut by one crop (the photo's);
+  * face identity: 1 - cosine of a recogniser's embeddings of photo and translation, cut by one crop (the photo's);
   * latent: the style generator and its source paint the same latent as a face before and after. Such a pair is not a
     photo, but it says what becomes of skin, hair and eyes: L1 on its head steers the photo -> style generator, and the
     adversarial loss corrects it on real photos.
@@ -33,35 +33,36 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from stages import losses, parallel
-from stages.config import ConfigError, Train, choice, number
-from stages.engine import Batches, Phase, Task, ema_update, epoch_order
+from stages.core.images import grid
+from stages.core.settings import ConfigError, Train, choice, number
+from stages.core.tensors import mask_tensor, to_tensor, to_uint8
 from stages.faces.recognise import Recogniser, open_recogniser
-from stages.io import grid, mask_tensor, to_tensor, to_uint8
-from stages.networks.ugatit import Discriminator, ResnetGenerator, clip_rho, discriminator_layers
+from stages.networks.ugatit import CamDiscriminator, ResnetGenerator, clip_rho, discriminator_layers
+from stages.training import distributed, losses
+from stages.training.fit import Batches, Phase, Task, ema_update, epoch_order
 
 FULL_POOL = 16  # cells a side that a full generator's modulation sees: the published 64 at 256 px, over four
 
 
 @dataclass(kw_only=True)
-class Weights:
+class TranslatorWeights:
     """Weights of the loss terms; 0 switches a term off.
 
-    As published: adversarial 1, cycle 10, identity 10, cam 1000 and nothing else. `identity` is the published term (a
-    picture of the target domain stays as it is); `person` asks the recogniser; `edge` is the edge-blurred style
-    pictures' share in the discriminators' loss.
+    As published: adversarial 1, cycle 10, identity_mapping 10, cam 1000 and nothing else. `identity_mapping` is the
+    published identity term (a picture of the target domain stays as it is); `face_identity` asks the recogniser;
+    `edge_promotion` is the share of the edge-blurred style pictures in the discriminators' loss.
     """
 
     adversarial: float = 1.0
     cycle: float = 10.0
-    identity: float = 10.0
+    identity_mapping: float = 10.0
     cam: float = 1000.0
     mask: float = 0.0
-    smooth: float = 0.0
+    mask_tv: float = 0.0
     background: float = 0.0
     latent: float = 0.0
-    person: float = 0.0
-    edge: float = 0.0
+    face_identity: float = 0.0
+    edge_promotion: float = 0.0
 
     def __post_init__(self) -> None:
         for key, value in vars(self).items():
@@ -77,18 +78,18 @@ class Translator:
         blocks: residual blocks on each side of the generators' attention.
         light: the generators' modulation follows from pooled features; false ("full"): from the map, averaged to
             FULL_POOL cells a side, so that the weights do not depend on the pictures' size.
-        judge_width: channels of the discriminators' first layer.
-        judge_limit: the most channels of any discriminator layer.
-        judge_rate: factor on the discriminators' learning rate.
+        discriminator_width: channels of the discriminators' first layer.
+        discriminator_max_width: the most channels of any discriminator layer.
+        discriminator_lr: factor on the discriminators' learning rate.
         mask_head: the generators also say where they paint, and the input shows through elsewhere.
         composite: the discriminators see heads on a random colour instead of whole pictures.
-        outside: weight in the cycle of what lies outside the head, beside 1 within it; 1 as published.
+        background_cycle: weight in the cycle of what lies outside the head, beside 1 within it; 1 as published.
         balance: the name of the balance between identity and style that the weights were taken from, for reports.
         weights: of the loss terms.
         warm_up: share of the training in which the photo -> style generator learns from the latent term and the masks
             alone. Such an update costs a fifth of a whole one; without latent pairs there is no warm-up.
-        person_from: share of the training after which the `person` term counts: before there is a face to recognise,
-            it pulls the wrong way.
+        face_identity_from: share of the training after which the `face_identity` term counts. Earlier there is no face
+            to recognise, and the term pulls the wrong way.
         recogniser: `reader` (the shipped face reader) or the path of a recogniser's weights (stages.faces.recognise).
         ema: decay of the averaged generator per update (it rises towards this value over the first updates).
         precision: `float32`, `bfloat16`, or `auto`: bfloat16 where the processor multiplies it natively.
@@ -97,16 +98,16 @@ class Translator:
     width: int = 16
     blocks: int = 4
     light: bool = True
-    judge_width: int = 16
-    judge_limit: int = 512
-    judge_rate: float = 1.0
+    discriminator_width: int = 16
+    discriminator_max_width: int = 512
+    discriminator_lr: float = 1.0
     mask_head: bool = True
     composite: bool = True
-    outside: float = 1.0
+    background_cycle: float = 1.0
     balance: str | None = None
-    weights: Weights = field(default_factory=Weights)
+    weights: TranslatorWeights = field(default_factory=TranslatorWeights)
     warm_up: float = 0.0
-    person_from: float = 0.3
+    face_identity_from: float = 0.3
     recogniser: str = "reader"
     ema: float = 0.999
     precision: str = "auto"
@@ -114,15 +115,15 @@ class Translator:
     def __post_init__(self) -> None:
         number("width", self.width, 2, 256, integer=True)
         number("blocks", self.blocks, 1, 16, integer=True)
-        number("judge_width", self.judge_width, 2, 256, integer=True)
-        number("judge_limit", self.judge_limit, self.judge_width, 4096, integer=True)
-        number("judge_rate", self.judge_rate, 0, 100, open_low=True)
-        number("outside", self.outside, 0, 1)
+        number("discriminator_width", self.discriminator_width, 2, 256, integer=True)
+        number("discriminator_max_width", self.discriminator_max_width, self.discriminator_width, 4096, integer=True)
+        number("discriminator_lr", self.discriminator_lr, 0, 100, open_low=True)
+        number("background_cycle", self.background_cycle, 0, 1)
         number("warm_up", self.warm_up, 0, 1)
-        number("person_from", self.person_from, 0, 1)
+        number("face_identity_from", self.face_identity_from, 0, 1)
         number("ema", self.ema, 0, 0.99999)
         choice("precision", self.precision, ("auto", "float32", "bfloat16"))
-        if not self.mask_head and (self.weights.mask or self.weights.smooth):
+        if not self.mask_head and (self.weights.mask or self.weights.mask_tv):
             raise ConfigError("weights.mask", "has no mask head to act on", "Set mask_head=true")
 
     def task(self, size: int, train: Train, device: str = "cpu") -> TranslationTask:
@@ -137,7 +138,7 @@ class Translator:
 
     def files(self) -> dict[str, Path]:
         """The recogniser's weights where they are not the shipped reader's, by their key."""
-        own = self.weights.person and self.recogniser != "reader"
+        own = self.weights.face_identity and self.recogniser != "reader"
         return {"translator.recogniser": Path(self.recogniser)} if own else {}
 
 
@@ -169,35 +170,40 @@ class TranslationTask(Task):
         )
         self.ema = copy.deepcopy(self.to_style).requires_grad_(False)
         depths = discriminator_layers(size), min(5, discriminator_layers(size) - 1)  # global, local
-        self.style_judges, self.photo_judges = (
-            nn.ModuleList(Discriminator(translator.judge_width, depth, translator.judge_limit) for depth in depths)
+        self.style_discriminators, self.photo_discriminators = (
+            nn.ModuleList(
+                CamDiscriminator(translator.discriminator_width, depth, translator.discriminator_max_width)
+                for depth in depths
+            )
             for _ in range(2)
         )
         self.to(memory_format=torch.channels_last)  # twice as fast as NCHW: the norms here do not mind the layout
         painters = [*self.to_style.parameters(), *self.to_photo.parameters()]
-        judges = [*self.style_judges.parameters(), *self.photo_judges.parameters()]
+        discriminators = [*self.style_discriminators.parameters(), *self.photo_discriminators.parameters()]
         self.phases = [
             Phase("generator", painters, _adam(painters, train.lr)),
-            Phase("discriminator", judges, _adam(judges, train.lr * translator.judge_rate)),
+            Phase("discriminator", discriminators, _adam(discriminators, train.lr * translator.discriminator_lr)),
         ]
         self.warm_up_images = translator.warm_up * train.images
-        self.person_images = translator.person_from * train.images
+        self.face_identity_images = translator.face_identity_from * train.images
         self._recognisers: list[Recogniser] = []
-        if translator.weights.person:
+        if translator.weights.face_identity:
             self._recognisers.append(open_recogniser(translator.recogniser, device))
         self.images_seen: Tensor  # a buffer, so that it is in the checkpoint
         self.register_buffer("images_seen", torch.zeros((), dtype=torch.int64))
-        self._seen: dict[str, list[Tensor]] = {}  # domain -> real, generated, edge-blurred, as the judges see them
+        self._seen: dict[
+            str, list[Tensor]
+        ] = {}  # domain -> real, generated, edge-blurred, as the discriminators see them
         self._shown: dict[str, Tensor] = {}
 
     def losses(self, phase: str, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Weighted terms of one phase; `generator` comes first and leaves its pictures for `discriminator`."""
         batch = {name: value.contiguous(memory_format=torch.channels_last) for name, value in batch.items()}
         if "source" in batch and self.weights.latent and int(self.images_seen) < self.warm_up_images:
-            return self._warming(batch) if phase == "generator" else {}
-        return self._judging() if phase == "discriminator" else self._painting(batch)
+            return self._warm_up_losses(batch) if phase == "generator" else {}
+        return self._discriminator_losses() if phase == "discriminator" else self._generator_losses(batch)
 
-    def _warming(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    def _warm_up_losses(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """The photo -> style generator on latent pairs; its mask or the background on both sources and photos."""
         style, style_mask, count = batch["style"], batch["style_mask"], len(batch["style"])
         with self._autocast(style.device):
@@ -206,7 +212,7 @@ class TranslationTask(Task):
         if styled.mask is not None:
             given = torch.cat([style_mask, batch["photo_mask"]])
             terms["mask"] = self.weights.mask * losses.mask_supervision(styled.mask, given)
-            terms["smooth"] = self.weights.smooth * losses.total_variation(styled.mask)
+            terms["mask_tv"] = self.weights.mask_tv * losses.total_variation(styled.mask)
         if self.weights.background:
             inputs = torch.cat([batch["source"], batch["photo"]])
             outside = 1 - torch.cat([style_mask, batch["photo_mask"]])
@@ -219,7 +225,7 @@ class TranslationTask(Task):
             return nullcontext()
         return torch.autocast(device.type, torch.bfloat16)
 
-    def _painting(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    def _generator_losses(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         photo, style, photo_mask, style_mask = (batch[key] for key in ("photo", "style", "photo_mask", "style_mask"))
         count, weights = len(photo), self.weights
         with self._autocast(photo.device):
@@ -228,16 +234,17 @@ class TranslationTask(Task):
             styled, photoed = self.to_style(torch.cat(inputs)), self.to_photo(torch.cat([style, photo]))
             fake_style, fake_photo = styled.image[:count], photoed.image[:count]
             again_photo, again_style = self.to_photo(fake_style).image, self.to_style(fake_photo).image
-            self._look(batch, fake_style, fake_photo)
+            self._discriminator_inputs(batch, fake_style, fake_photo)
             terms = {
-                f"adversarial_{domain}": weights.adversarial * self._persuade(domain) for domain in ("style", "photo")
+                f"adversarial_{domain}": weights.adversarial * self._adversarial(domain)
+                for domain in ("style", "photo")
             }
         self._seen = {domain: [picture.detach() for picture in pictures] for domain, pictures in self._seen.items()}
         terms["cycle"] = weights.cycle * (
-            losses.regional_l1(again_photo, photo, self._counted(photo_mask))
-            + losses.regional_l1(again_style, style, self._counted(style_mask))
+            losses.regional_l1(again_photo, photo, self._cycle_weights(photo_mask))
+            + losses.regional_l1(again_style, style, self._cycle_weights(style_mask))
         )
-        terms["identity"] = weights.identity * (
+        terms["identity_mapping"] = weights.identity_mapping * (
             (styled.image[count : 2 * count] - style).abs().mean() + (photoed.image[count:] - photo).abs().mean()
         )
         terms["cam"] = weights.cam * _total(
@@ -250,26 +257,26 @@ class TranslationTask(Task):
         if styled.mask is not None and photoed.mask is not None:
             masks = ((styled.mask[:count], photo_mask), (photoed.mask[:count], style_mask))
             terms["mask"] = weights.mask * _total(losses.mask_supervision(m, given) for m, given in masks)
-            terms["smooth"] = weights.smooth * _total(losses.total_variation(m) for m, _ in masks)
-        if weights.person and int(self.images_seen) >= self.person_images:
-            terms["person"] = weights.person * self._lost(photo, fake_style, photo_mask)
+            terms["mask_tv"] = weights.mask_tv * _total(losses.total_variation(m) for m, _ in masks)
+        if weights.face_identity and int(self.images_seen) >= self.face_identity_images:
+            terms["face_identity"] = weights.face_identity * self._face_identity(photo, fake_style, photo_mask)
         outside = losses.regional_l1(fake_style, photo, 1 - photo_mask)
         outside = outside + losses.regional_l1(fake_photo, style, 1 - style_mask)
         terms["background" if weights.background else "_background"] = (weights.background or 1.0) * outside
         self._shown = {"photo": photo, "style": fake_style.detach(), "again": again_photo.detach()}
         return terms
 
-    def _counted(self, mask: Tensor) -> Tensor:
-        """Weights of the cycle: 1 on the head, `outside` beside it."""
-        return self.translator.outside + (1 - self.translator.outside) * mask
+    def _cycle_weights(self, mask: Tensor) -> Tensor:
+        """TranslatorWeights of the cycle: 1 on the head, `background_cycle` beside it."""
+        return self.translator.background_cycle + (1 - self.translator.background_cycle) * mask
 
-    def _lost(self, photo: Tensor, fake_style: Tensor, mask: Tensor) -> Tensor:
+    def _face_identity(self, photo: Tensor, fake_style: Tensor, mask: Tensor) -> Tensor:
         """How much of the person is lost: 1 - cosine of the recogniser's embeddings, by the photo's crop."""
         [recogniser] = self._recognisers
         return (1 - recogniser.cosine(photo, fake_style, mask)).mean()
 
-    def _look(self, batch: dict[str, Tensor], fake_style: Tensor, fake_photo: Tensor) -> None:
-        """What the judges of each domain see: real pictures, generated ones, and for the style edge-blurred ones.
+    def _discriminator_inputs(self, batch: dict[str, Tensor], fake_style: Tensor, fake_photo: Tensor) -> None:
+        """What each domain's discriminators see: real and generated pictures, and for the style edge-blurred ones.
 
         With `composite` heads on one random colour; a generated picture carries its source's mask.
         """
@@ -278,11 +285,11 @@ class TranslationTask(Task):
             "style": [(batch["style"], style_mask), (fake_style, photo_mask)],
             "photo": [(batch["photo"], photo_mask), (fake_photo, style_mask)],
         }
-        if self.weights.edge:
+        if self.weights.edge_promotion:
             seen["style"].append((batch["style_blurred"], style_mask))
         if self.translator.composite:
             device = fake_style.device
-            colour = parallel.own(lambda n: torch.rand(n, 3, 1, 1, device=device), len(fake_style)) * 2 - 1
+            colour = distributed.own(lambda n: torch.rand(n, 3, 1, 1, device=device), len(fake_style)) * 2 - 1
             self._seen = {
                 domain: [mask * picture + (1 - mask) * colour for picture, mask in pairs]
                 for domain, pairs in seen.items()
@@ -290,18 +297,18 @@ class TranslationTask(Task):
         else:
             self._seen = {domain: [picture for picture, _ in pairs] for domain, pairs in seen.items()}
 
-    def _persuade(self, domain: str) -> Tensor:
+    def _adversarial(self, domain: str) -> Tensor:
         """The generators' adversarial loss: patches and attention at both scales."""
-        verdicts = [judge(self._seen[domain][1]) for judge in self._judges(domain)]
+        verdicts = [discriminator(self._seen[domain][1]) for discriminator in self._discriminators(domain)]
         return _total(losses.lsgan(logit.float(), 1.0) for v in verdicts for logit in (v.logit, v.cam_logit))
 
-    def _judging(self) -> dict[str, Tensor]:
+    def _discriminator_losses(self) -> dict[str, Tensor]:
         """The discriminators' loss: real to 1; generated, and edge-blurred where there are any, to 0."""
-        weights = (1.0, 1.0, self.weights.edge)
+        weights = (1.0, 1.0, self.weights.edge_promotion)
         terms: dict[str, Tensor] = {}
         for domain, pictures in self._seen.items():
             with self._autocast(pictures[0].device):
-                verdicts = [judge(torch.cat(pictures)) for judge in self._judges(domain)]
+                verdicts = [discriminator(torch.cat(pictures)) for discriminator in self._discriminators(domain)]
             parts = [logits.float().split(len(pictures[0])) for v in verdicts for logits in (v.logit, v.cam_logit)]
             terms[domain] = self.weights.adversarial * _total(
                 weight * losses.lsgan(logits, float(place == 0))
@@ -310,8 +317,8 @@ class TranslationTask(Task):
             )
         return terms
 
-    def _judges(self, domain: str) -> nn.ModuleList:
-        return self.style_judges if domain == "style" else self.photo_judges
+    def _discriminators(self, domain: str) -> nn.ModuleList:
+        return self.style_discriminators if domain == "style" else self.photo_discriminators
 
     def after_update(self, images: int, batch: int) -> dict[str, float]:
         """Keep every rho in [0, 1] and move the averaged generator."""

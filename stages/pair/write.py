@@ -21,14 +21,14 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 import torch
 
-from stages.artifact import SCRATCH, locked
-from stages.config import ConfigError, TristyleError, choice, number
-from stages.faces.reader import Reader
+from stages.core.artifact import SCRATCH, locked
+from stages.core.runtime import Runtime, one_thread
+from stages.core.settings import ConfigError, TristyleError, choice, number
+from stages.core.shards import SUFFIXES, TarWriter, encode, put
+from stages.networks.face_reader import Reader
 from stages.pair.curate import SCORES, Curate, Limits, Scores, composite, reasons, score
-from stages.pair.photos import CHUNK, Painter, PhotoSet
-from stages.pair.seal import gather
-from stages.runtime import Runtime, one_thread
-from stages.shards import SUFFIXES, TarWriter, encode, put
+from stages.pair.gather import gather
+from stages.pair.photo_sets import CHUNK, Painter, PhotoSet
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -87,7 +87,7 @@ class Painted:
     notes: list[dict[str, Any]] | None = None
 
 
-class Candidates(Protocol):
+class PairCandidates(Protocol):
     """Candidate pairs by number, made on demand; any number of threads may ask."""
 
     @property
@@ -120,7 +120,7 @@ class Translated:
 
 
 def write_pairs(
-    candidates: Candidates, out: Path, curate: Curate, write: Write, reader: Reader, runtime: Runtime
+    candidates: PairCandidates, out: Path, curate: Curate, write: Write, reader: Reader, runtime: Runtime
 ) -> dict[str, Any]:
     """Do what `runtime.part` asks for, as far as it is not done: limits, shards, and with all of them the seal.
 
@@ -169,7 +169,7 @@ def in_order(function: Callable[[Item], Result], items: Iterable[Item], workers:
 
 
 @dataclass
-class Made:
+class ScoredPair:
     """One candidate, ready to be laid down: its record, and its pictures by kind as files' bytes."""
 
     record: dict[str, Any]
@@ -180,7 +180,7 @@ class Writing:
     """The writing of one artifact's pairs; see `write_pairs`."""
 
     def __init__(
-        self, candidates: Candidates, out: Path, curate: Curate, write: Write, reader: Reader, runtime: Runtime
+        self, candidates: PairCandidates, out: Path, curate: Curate, write: Write, reader: Reader, runtime: Runtime
     ) -> None:
         self.candidates, self.out, self.curate, self.settings, self.runtime = candidates, out, curate, write, runtime
         self.reader = reader.to(memory_format=torch.channels_last)
@@ -301,7 +301,7 @@ class Writing:
             raise TristyleError(f"{self.out}: has no limits.json yet. Run with part=train first.") from None
         return limits
 
-    def _made(self, numbers: range, limits: Limits) -> list[Made]:
+    def _made(self, numbers: range, limits: Limits) -> list[ScoredPair]:
         """All that is to be done to a chunk before it is laid down."""
         kept = self._kept(numbers)
         made, scores = _unpacked(kept) if kept.exists() else self._measured(numbers)
@@ -310,10 +310,10 @@ class Writing:
             record: dict[str, Any] = {"id": name, **(made.notes[place] if made.notes else {})}
             record |= {key: _finite(values[place]) for key, values in scores.items()}
             if place in made.broken:
-                found.append(Made(record | {"kept": False, "unreadable": made.broken[place]}, {}))
+                found.append(ScoredPair(record | {"kept": False, "unreadable": made.broken[place]}, {}))
                 continue
             record |= {"kept": not why, "reason": why or None}
-            found.append(Made(record, self._pictures(made, place, not why)))
+            found.append(ScoredPair(record, self._pictures(made, place, not why)))
         return found
 
     def _ids(self, numbers: range) -> Sequence[str]:
@@ -330,7 +330,7 @@ class Writing:
     def _suffix(self, kind: str) -> str:
         return "png" if kind == "mask" else SUFFIXES[self.settings.codec]
 
-    def _files(self, made: Made) -> dict[str, Any]:
+    def _files(self, made: ScoredPair) -> dict[str, Any]:
         """Lay a candidate down in files; returns its record with their names."""
         name, names = made.record["id"], {}
         for kind, data in made.pictures.items():
@@ -339,12 +339,12 @@ class Writing:
             put(self.out / names[kind], data)
         return made.record | names
 
-    def _tars(self, shard: int, stack: ExitStack) -> Callable[[Made], dict[str, Any]]:
+    def _tars(self, shard: int, stack: ExitStack) -> Callable[[ScoredPair], dict[str, Any]]:
         """Lays candidates down in a shard's two tars; a record says where the members lie."""
         names = {True: f"shards/{self.name(shard)}.tar", False: f"rejects/{self.name(shard)}.tar"}
         tars = {kept: stack.enter_context(TarWriter(self.out / names[kept], empty=kept)) for kept in (True, False)}
 
-        def lay(made: Made) -> dict[str, Any]:
+        def lay(made: ScoredPair) -> dict[str, Any]:
             kept = made.record["kept"]
             if not made.pictures:
                 return made.record

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from stages.datasets.pictures import edge_blurred
-from stages.engine import Batches, epoch_order
+from stages.training.fit import Batches, epoch_order
 
 
 class EdgeBlurred:

@@ -1,10 +1,12 @@
 """Pix2pix training of the mobile student on photo-style pairs.
 
-Isola et al. 2017 (arXiv 1611.07004), eq. 3-4 (conditional GAN + L1), with feature matching (Wang et al. 2018,
-arXiv 1711.11585, eq. 3), edge-blurred targets among the critic's negatives (CartoonGAN, CVPR 2018, eq. 3), L1 weighted
-towards the target's edges, a chroma term, a matte term for its own alpha, and equivariance (VToonify, arXiv 2209.11224,
-section 4.3) for steadiness in a video. What differs: a content-only warm-up (as CartoonGAN and AnimeGAN do), hinge
-loss, EMA weights are what is kept (StyleGAN's practice), and the pairs are flipped at random.
+Isola et al. 2017 (arXiv 1611.07004), eq. 3-4: conditional GAN and L1. Added here: feature matching (Wang et al. 2018,
+arXiv 1711.11585, eq. 3), edge promotion (CartoonGAN, CVPR 2018, eq. 3: the discriminator also refuses targets with
+their edges blurred), L1 weighted towards the target's edges, a chroma term, a matte term for the student's own alpha,
+and equivariance (VToonify, arXiv 2209.11224, section 4.3) for a steady video.
+
+What differs from pix2pix: a content-only warm-up (as in CartoonGAN and AnimeGAN), hinge loss, averaged weights are
+kept (StyleGAN's practice), and pairs are flipped at random.
 """
 
 from __future__ import annotations
@@ -16,11 +18,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from stages import parallel
-from stages.config import Train, number
-from stages.engine import Phase, Task, ema_update
-from stages.io import grid, to_uint8
-from stages.losses import (
+from stages.core.images import grid
+from stages.core.settings import Train, number
+from stages.core.tensors import to_uint8
+from stages.networks.mobile import MobileStudent, blend
+from stages.networks.patchgan import PatchGAN
+from stages.student.batches import prepared
+from stages.training import distributed
+from stages.training.fit import Phase, Task, ema_update
+from stages.training.losses import (
     chroma_l1,
     edge_weighted_l1,
     equivariance,
@@ -31,9 +37,6 @@ from stages.losses import (
     random_similarities,
     student_hinge,
 )
-from stages.networks.mobile import MobileStudent, blend
-from stages.networks.patchgan import PatchGAN
-from stages.student.batches import prepared
 
 STRIDE = 8.0  # px, of the student's coarsest layer: shifts beyond it bring nothing new
 TURN, ZOOM = 0.05, 0.05  # of the equivariance: radians, share of the size
@@ -41,30 +44,30 @@ GRAIN = 0.01  # noise of the moved photos, on [-1, 1]: a sensor's
 
 
 @dataclass(kw_only=True)
-class Weights:
+class Pix2PixWeights:
     """Weights of the student's terms.
 
     Args:
         l1: edge-weighted L1 (pix2pix: 100 plain).
-        edge: extra weight of the target's edges in it, 0 = plain L1.
+        edge_gain: extra weight of the target's edges in it, 0 = plain L1.
         chroma: L1 of the U and V planes.
         features: feature matching.
         adversarial: hinge loss of the patch discriminator.
         matte: alpha outside the dilated head mask.
         solid: 1 - alpha well inside the head, so that alpha is a matte and a cut-out is not see-through.
-        blurred: edge-blurred targets in the critic's loss, beside its 1 for outputs.
+        edge_promotion: edge-blurred targets in the discriminator's loss, beside its 1 for outputs.
         equivariance: a photo moved by a few pixels must give its output moved alike. It rises from 0 over the third
             quarter of the training.
     """
 
     l1: float = 20.0
-    edge: float = 4.0
+    edge_gain: float = 4.0
     chroma: float = 20.0
     features: float = 10.0
     adversarial: float = 1.0
     matte: float = 10.0
     solid: float = 1.0
-    blurred: float = 0.5
+    edge_promotion: float = 0.5
     equivariance: float = 30.0
 
     def __post_init__(self) -> None:
@@ -88,7 +91,7 @@ class Pix2Pix:
     tier: str = "mid"
     discriminator_width: int = 24
     discriminator_layers: int = 2
-    weights: Weights
+    weights: Pix2PixWeights
     warm_up: float = 0.55
     ema_images: int = 500
     discriminator_lr: float = 0.3
@@ -142,7 +145,7 @@ class Pix2PixTask(Task):
 
     @property
     def warming(self) -> bool:
-        """Whether the critic has not come in yet."""
+        """Whether the discriminator has not come in yet."""
         return self.images < self.warm_up_images
 
     @property
@@ -153,24 +156,24 @@ class Pix2PixTask(Task):
     def losses(self, phase: str, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Terms of the student (eq. 4 and the additions above) or of the discriminator."""
         if phase == "discriminator":
-            return self._judge()
+            return self._discriminator_losses()
         self.pairs = prepared(batch)
-        return self._paint(**{name: self.pairs[name] for name in ("photo", "style", "mask")})
+        return self._student_losses(**{name: self.pairs[name] for name in ("photo", "style", "mask")})
 
-    def _judge(self) -> dict[str, Tensor]:
-        """The critic's loss, on the output before the student's step: as in pix2pix, one forward serves both phases."""
+    def _discriminator_losses(self) -> dict[str, Tensor]:
+        """The discriminator's loss on the output before the student's step: one forward serves both phases."""
         if self.warming:  # it learns from the first real contest on; a zero gradient leaves it as it is
             return {"hinge": 0.0 * torch.stack([p.sum() for p in self.discriminator.parameters()]).sum()}
-        photo, weight = self.pairs["photo"], self.settings.weights.blurred
+        photo, weight = self.pairs["photo"], self.settings.weights.edge_promotion
         pictures = [self.pairs["style"], self.output.detach(), *([self.pairs["blurred"]] if weight else [])]
         logits = self.discriminator(photo.repeat(len(pictures), 1, 1, 1), torch.cat(pictures)).logits
         real, fake, *blurred = logits.chunk(len(pictures))
         terms = {"hinge": patch_hinge(real, fake)}
         if weight:
-            terms["blurred"] = weight * F.relu(1 + blurred[0]).mean()
+            terms["edge_promotion"] = weight * F.relu(1 + blurred[0]).mean()
         return terms
 
-    def _paint(self, photo: Tensor, style: Tensor, mask: Tensor) -> dict[str, Tensor]:
+    def _student_losses(self, photo: Tensor, style: Tensor, mask: Tensor) -> dict[str, Tensor]:
         """The student's terms."""
         weights, ramp = self.settings.weights, self.ramp
         maps = self._maps(photo) if ramp * weights.equivariance else None
@@ -181,7 +184,7 @@ class Pix2PixTask(Task):
         output, alpha = outputs[: len(photo)], layers.alpha[: len(photo)]
         self.output = output
         terms = {
-            "l1": weights.l1 * edge_weighted_l1(output, style, weights.edge),
+            "l1": weights.l1 * edge_weighted_l1(output, style, weights.edge_gain),
             "chroma": weights.chroma * chroma_l1(output, style),
             "matte": weights.matte * matte_loss(alpha, mask),
             "solid": weights.solid * matte_loss(1 - alpha, 1 - self.pairs["head"]),
@@ -201,13 +204,13 @@ class Pix2PixTask(Task):
     @staticmethod
     def _maps(photo: Tensor) -> Tensor:
         """Small motions, one a photo: [N, 2, 3]."""
-        draws = parallel.own(lambda n: torch.rand(n, 5, device=photo.device), len(photo))
+        draws = distributed.own(lambda n: torch.rand(n, 5, device=photo.device), len(photo))
         return random_similarities(draws, STRIDE, TURN, ZOOM)
 
     @staticmethod
     def _moved(photo: Tensor, maps: Tensor) -> Tensor:
         """The photos in motion, seen by a sensor: [N, 3, H, W], channels last."""
-        noisy = moved(photo, maps)[0] + GRAIN * parallel.own_normal(photo)
+        noisy = moved(photo, maps)[0] + GRAIN * distributed.own_normal(photo)
         return noisy.contiguous(memory_format=torch.channels_last)
 
     def after_update(self, images: int, batch: int) -> dict[str, float]:

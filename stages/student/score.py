@@ -10,18 +10,19 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from stages.artifact import Artifact
-from stages.config import TristyleError
-from stages.datasets.motion import moving
-from stages.datasets.painter import SIZES
-from stages.datasets.person import HELDOUT_PEOPLE
-from stages.faces.reader import Reader
-from stages.io import load_images, load_masks, mask_tensor, to_tensor, to_uint8, unit
+from stages.core.artifact import Artifact
+from stages.core.images import load_images, load_masks
+from stages.core.settings import TristyleError
+from stages.core.tensors import mask_tensor, to_tensor, to_uint8, unit
+from stages.datasets.painted.motion import moving
+from stages.datasets.painted.paint import SIZES
+from stages.datasets.painted.person import HELDOUT_PEOPLE
 from stages.metrics.clarity import clarity_ratios
 from stages.metrics.flicker import flicker
 from stages.metrics.identity import identity_cosine
 from stages.metrics.kid import HeadKid
 from stages.metrics.pixel import background_error, face_error, mean_defined, ssim
+from stages.networks.face_reader import Reader
 
 BATCH = 64
 MOVING, FRAMES = 8, 8  # people in motion and frames of each, for the flicker

@@ -8,24 +8,20 @@ from typing import Any, ClassVar, cast
 
 import numpy as np
 
-from stages.artifact import SCRATCH, Artifact
-from stages.config import ConfigError, Train, TristyleError, number
-from stages.engine import fit
-from stages.faces.reader import load_reader, reader_file
-from stages.io import (
-    grid,
-    save_network,
-    to_tensor,
-    to_uint8,
-    write_image,
-    write_jsonl,
-)
+from stages.core.artifact import SCRATCH, Artifact
+from stages.core.files import write_jsonl
+from stages.core.images import grid, write_image
+from stages.core.runtime import Runtime
+from stages.core.settings import ConfigError, Train, TristyleError, number
+from stages.core.shards import Pictures, pictures
+from stages.core.tensors import to_tensor, to_uint8
+from stages.core.weights import save_network
+from stages.networks.face_reader import load_reader, reader_file
 from stages.networks.mobile import MobileStudent, count_macs, count_parameters
-from stages.runtime import Runtime
-from stages.shards import Pictures, pictures
 from stages.student.batches import pair_batches, read_ahead
 from stages.student.pix2pix import Pix2Pix
 from stages.student.score import HeldOut, apply_student, held_out, score, steadiness
+from stages.training.fit import fit
 
 SHEET = 8  # held-out people on the sheet
 IN_MEMORY = 2 << 30  # bytes of pairs that are held in memory; more are read as they are needed
@@ -36,14 +32,14 @@ class StudentStage:
     """Pairs -> student.safetensors (EMA weights), its raw outputs on held-out photos, and scores.
 
     Args:
-        student: what is trained and how (Pix2Pix).
+        model: what is trained and how (Pix2Pix).
         train: length and pace.
         target: name of the style among the data set's held-out twins and style pictures, for scoring only.
         seed: of the weights, the order and the flips.
     """
 
     reads: ClassVar[tuple[str, ...]] = ("data", "pair")
-    student: Pix2Pix
+    model: Pix2Pix
     train: Train
     target: str
     seed: int = 0
@@ -86,8 +82,8 @@ class StudentStage:
     def _train(self, pairs: list[np.ndarray] | list[Pictures], out: Path, runtime: Runtime) -> MobileStudent:
         photo, style, mask = cast("list[np.ndarray]", pairs)  # what is indexed like an array will do
         shown = slice(0, 8)
-        task = self.student.task(self.train, {"photo": to_tensor(photo[shown]), "style": to_tensor(style[shown])})
-        batches = pair_batches(photo, style, mask, self.train.seed, blurred=self.student.weights.blurred > 0)
+        task = self.model.task(self.train, {"photo": to_tensor(photo[shown]), "style": to_tensor(style[shown])})
+        batches = pair_batches(photo, style, mask, self.train.seed, blurred=self.model.weights.edge_promotion > 0)
         # a GPU must not wait for the next batch, nor anybody for a disk
         batches = batches if isinstance(photo, np.ndarray) and runtime.device == "cpu" else read_ahead(batches)
         fit(task, batches, train=self.train, scratch=out / SCRATCH, runtime=runtime, label="student")

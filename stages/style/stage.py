@@ -11,31 +11,35 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stages import io, parallel
-from stages.artifact import SCRATCH, Artifact
-from stages.config import ConfigError, Train, TristyleError, number
-from stages.engine import epoch_order, fit, keep_state, update_seed
-from stages.faces.reader import Reader, load_reader, reader_file
+from stages.core.artifact import SCRATCH, Artifact
+from stages.core.files import data_file
+from stages.core.images import load_images, load_masks, write_image
+from stages.core.runtime import Runtime
+from stages.core.settings import ConfigError, Train, TristyleError, number
+from stages.core.tensors import mask_tensor, to_tensor
+from stages.core.weights import save_network
+from stages.networks.face_reader import Reader, load_reader, reader_file
 from stages.networks.latents import SHIPPED_ENCODER, decode, latents, load_generator
 from stages.networks.stylegan2 import Discriminator, Generator
-from stages.runtime import Runtime
-from stages.style.collect import SetSummary, write_style_set
-from stages.style.compare import compare
-from stages.style.edit import Edit, Edited, find_directions, save_directions
-from stages.style.encode import Invert, invert_photos
-from stages.style.formats import open_pair, partner
-from stages.style.fuse import Fusion, fuse, relative_distance
+from stages.style.augmentation_leak import detect
+from stages.style.editing.directions import Edit, Edited, find_directions, save_directions
+from stages.style.editing.recolour import Recolour, finisher
+from stages.style.editing.sheet import EDIT_ALPHAS, Row, edited_rows, layout
+from stages.style.fusion.fuse import Fusion, fuse, relative_distance
+from stages.style.fusion.library import strip
+from stages.style.fusion.lineage import Lineage, lineage, of_artifact, of_file
+from stages.style.fusion.sweep import Sweep, run_sweep, write_sweep
 from stages.style.grow import grow, widen
-from stages.style.leak import detect
-from stages.style.library import strip
-from stages.style.lineage import Lineage, lineage, of_artifact, of_file
-from stages.style.pareto import Sweep, run_sweep, write_sweep
-from stages.style.recolour import Recolour, finisher
-from stages.style.reject import References
-from stages.style.sample import Candidates, Inverted, Sampling, Seeds, draw
-from stages.style.score import load, score
-from stages.style.sheet import EDIT_ALPHAS, Row, edited_rows, layout
-from stages.style.transfer import Ada, Recipe, StyleGAN2
+from stages.style.inversion.compare import compare
+from stages.style.inversion.encoder import Invert, invert_photos
+from stages.style.sampling.candidates import Candidates, Inverted, Sampling, Seeds, draw
+from stages.style.sampling.filters import References
+from stages.style.sampling.score import load, score
+from stages.style.sampling.write import SetSummary, write_style_set
+from stages.style.stylegan2_ada import Ada, Recipe, StyleGAN2
+from stages.style.weights.convert import open_pair, partner
+from stages.training import distributed
+from stages.training.fit import epoch_order, fit, keep_state, update_seed
 
 BASES = {size: f"base{size}_generator.safetensors" for size in (64, 128)}
 STATE = "training.ckpt"
@@ -129,16 +133,16 @@ class StyleStage:
 
     def _unit(self, group: int) -> int:
         """What a batch must be a multiple of: every micro-batch holds whole minibatch groups, a small batch is one."""
-        count = parallel.world() * self.train.accumulate
+        count = distributed.world() * self.train.accumulate
         return count * (group if count > 1 else min(group, self.train.batch))
 
     def files(self) -> dict[str, Path]:
         """The networks to start from, the face reader, which scores, and the encoder where photos are inverted."""
         found = reader_file()
         if self.sampling.source == "invert":
-            found["encoder"] = io.data_file(SHIPPED_ENCODER)
+            found["encoder"] = data_file(SHIPPED_ENCODER)
         if self.start == "base":
-            for generator in map(io.data_file, BASES.values()):
+            for generator in map(data_file, BASES.values()):
                 found |= {f"start.{file.stem}": file for file in (generator, partner(generator))}
         elif self.start != "scratch":
             path = Path(self.start)
@@ -150,7 +154,7 @@ class StyleStage:
     def run(self, inputs: dict[str, Artifact], out: Path, runtime: Runtime) -> dict[str, Any]:
         """Train, fuse, sample, measure; see the table of artifacts in the README for what is written."""
         data = inputs["data"]
-        images = io.load_images(_pictures(data, self.target), runtime.workers)
+        images = load_images(_pictures(data, self.target), runtime.workers)
         source, task = self._train(images, out, runtime)
         if self.keep_state:
             keep_state(out / SCRATCH, "style", out / STATE)
@@ -158,11 +162,11 @@ class StyleStage:
         fused, chosen = self._fuse(source, transferred, data, out, runtime)
         networks = {"generator": fused, "source": source or transferred, "transferred": transferred}
         for name, network in (networks | {"discriminator": task.discriminator.cpu()}).items():
-            io.save_network(out / f"{name}.safetensors", network)
+            save_network(out / f"{name}.safetensors", network)
         how = "scratch" if source is None else "transfer"
         lineage(out, how, self.target, self._parents(images.shape[1]), {"fusion": chosen and asdict(chosen)})
         z = latents(fused.z_dim, list(range(self.sampling.seed, self.sampling.seed + SHOWN)))
-        io.write_image(out / "fusion.png", strip(_columns(source, transferred, fused), z, self.sampling.psi))
+        write_image(out / "fusion.png", strip(_columns(source, transferred, fused), z, self.sampling.psi))
         kept = self._sample(fused, source, data, out, runtime)
         metrics = {
             **kept.metrics,
@@ -177,7 +181,7 @@ class StyleStage:
 
     def join(self, inputs: dict[str, Artifact], out: Path, runtime: Runtime) -> None:
         """The training alone, which writes nothing: for all processes of a torchrun but the first."""
-        self._train(io.load_images(_pictures(inputs["data"], self.target), runtime.workers), out, runtime)
+        self._train(load_images(_pictures(inputs["data"], self.target), runtime.workers), out, runtime)
 
     def _train(self, images: np.ndarray, out: Path, runtime: Runtime) -> tuple[Generator | None, StyleGAN2]:
         """The source (none from scratch) and the finished training."""
@@ -206,7 +210,7 @@ class StyleStage:
         if self.start == "scratch":
             return self.network.build(size)
         wanted = size // 2 if self.grow else size
-        path = io.data_file(BASES.get(wanted, BASES[64])) if self.start == "base" else Path(self.start)
+        path = data_file(BASES.get(wanted, BASES[64])) if self.start == "base" else Path(self.start)
         pair = open_pair(path)
         generator, discriminator = pair.generator, pair.discriminator
         assert discriminator is not None  # open_pair refuses a file without one
@@ -230,7 +234,7 @@ class StyleStage:
             return []
         if self.start == "base":
             wanted = size // 2 if self.grow else size
-            return [of_file(io.data_file(BASES.get(wanted, BASES[64])))]
+            return [of_file(data_file(BASES.get(wanted, BASES[64])))]
         path = Path(self.start)
         return [of_artifact(path) if path.is_dir() else of_file(path, "unknown")]
 
@@ -247,7 +251,7 @@ class StyleStage:
         masks = sorted((data.path / f"heldout/style_mask/{self.target}").glob("*.png"))[: len(real)]
         found = run_sweep(
             source, transferred, ladder, images=self.train.images, real=real,
-            real_masks=io.mask_tensor(io.load_masks(masks, runtime.workers)) if masks else None,
+            real_masks=mask_tensor(load_masks(masks, runtime.workers)) if masks else None,
             training=load(data.path / f"style/{self.target}", runtime), psi=self.sampling.psi,
             seed=self.sampling.seed, settings=self.sweep, runtime=runtime,
         )  # fmt: skip
@@ -266,7 +270,7 @@ class StyleStage:
             save_directions(out, directions)
             z = latents(fused.z_dim, range(self.sampling.seed, self.sampling.seed + EDITED))
             rows = edited_rows(self.target, fused, z, self.edit, directions, EDIT_ALPHAS, self.sampling.psi)
-            io.write_image(out / "edits.png", layout(rows, [f"{alpha:+g}" for alpha in EDIT_ALPHAS], "strength"))
+            write_image(out / "edits.png", layout(rows, [f"{alpha:+g}" for alpha in EDIT_ALPHAS], "strength"))
         ws, photos = self._inverted(fused, source, data, reader, out, runtime)
         return write_style_set(
             out, fused, source, self.sampling, data=data.path, target=self.target, runtime=runtime, reader=reader,
@@ -282,14 +286,14 @@ class StyleStage:
         if self.sampling.source == "random":
             return None, None
         files = _pictures(data, "photo")
-        pictures, ids = io.load_images(files, runtime.workers), [file.stem for file in files]
+        pictures, ids = load_images(files, runtime.workers), [file.stem for file in files]
         begun = time.process_time()
         ws = invert_photos(source or fused, pictures, self.invert, runtime, out / SCRATCH)
         each = (time.process_time() - begun) / len(ws)
         shown = {"photo": pictures[:SHOWN], "inverted": decode(source or fused, ws[:SHOWN])}
         shown["fused"] = decode(fused, ws[:SHOWN])
         rows = [Row(name, "", images[None]) for name, images in shown.items()]
-        io.write_image(out / "inversion.png", layout(rows, [""] * len(shown["photo"])))
+        write_image(out / "inversion.png", layout(rows, [""] * len(shown["photo"])))
         count = min(COMPARED, len(ws))
         references = References.read(reader, data.path, self.target, self.sampling.reject, runtime.workers)
         ways: dict[str, Candidates] = {"random": Seeds(self.sampling), "invert": Inverted(ws, ids, self.sampling)}
@@ -321,7 +325,7 @@ class Images:
         if self.mirror:
             flip = np.random.default_rng(update_seed(self.seed, start, "mirror")).random(count) < 0.5
             chosen[flip] = chosen[flip, :, ::-1]
-        return {"images": io.to_tensor(chosen)}
+        return {"images": to_tensor(chosen)}
 
 
 def _pictures(data: Artifact, target: str) -> list[Path]:

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from stages.io import write_bytes
+from stages.core.files import write_bytes
 
 FOLDER = Path(__file__).resolve().parent
 KINDS = {

@@ -29,7 +29,7 @@ class Outcome(NamedTuple):
 @pytest.fixture
 def tristyle(tmp_path, monkeypatch, capsys):
     """Call the command line in `tmp_path`; returns an Outcome."""
-    from stages.cli import main
+    from stages.pipeline.cli import main
 
     def call(*arguments: str) -> Outcome:
         monkeypatch.chdir(tmp_path)

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from stages.io import write_image
+from stages.core.images import write_image
 
 TINY = ("data.size=32", "data.count=4", "data.style_count=4", "data.heldout=4", "data.heldout_style=4", "workers=1")
 
@@ -162,7 +162,7 @@ def test_output_holds_something_else(tristyle, painted: Path) -> None:
 
 
 def test_full_error_shows_the_traceback(tmp_path) -> None:
-    command = [sys.executable, "-m", "stages.cli", "data.size=63"]
+    command = [sys.executable, "-m", "stages", "data.size=63"]
     env = {**os.environ, "HYDRA_FULL_ERROR": "1"}
     done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=60)
     assert done.returncode != 0 and "Traceback" in done.stderr and "data.size" in done.stderr

@@ -19,23 +19,25 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
-import odd_pictures as odd
 import pytest
 from PIL import Image
 
-from stages import imagefile, io
 from stages.apply import main as stylize
 from stages.apply.photo import read_photo
-from stages.artifact import hash_path, open_artifact, seal
-from stages.config import TristyleError
-from stages.datasets import folder as folder_module
-from stages.datasets.folder import FolderData
+from stages.core import decode
+from stages.core.artifact import hash_path, open_artifact, seal
+from stages.core.files import read_jsonl, sha256_file
+from stages.core.images import read_image, write_image
+from stages.core.runtime import Runtime
+from stages.core.settings import TristyleError
+from stages.core.shards import Shards, write_tar
+from stages.core.tracking import Tracker
+from stages.datasets.folders import stage as folder_module
+from stages.datasets.folders.photo_quality import Limits
+from stages.datasets.folders.stage import FolderData
 from stages.datasets.pictures import read_square
-from stages.datasets.quality import Limits
 from stages.pair.given import OnDisk, couples
-from stages.runtime import Runtime
-from stages.shards import Shards, write_tar
-from stages.tracking import Tracker
+from tests.tools import odd_pictures as odd
 
 SIDE = 32
 MOST_MEBI, MOST_SECONDS = 200, 60  # far above what anything here takes, far below what a bomb does
@@ -137,8 +139,8 @@ def ingested(own: Path, **options: object) -> SimpleNamespace:
     out.mkdir(parents=True, exist_ok=True)
     stage = FolderData(path=str(own), **{"size": SIDE, "duplicates": None, **options})  # type: ignore[arg-type]
     metrics = stage.run({}, out, Runtime("cpu", 1, Tracker(out)))
-    records = {row["source"]: row for row in io.read_jsonl(out / "records.jsonl")}
-    rejects = {row["path"]: row["reason"] for row in io.read_jsonl(out / "rejects.jsonl")}
+    records = {row["source"]: row for row in read_jsonl(out / "records.jsonl")}
+    rejects = {row["path"]: row["reason"] for row in read_jsonl(out / "rejects.jsonl")}
     return SimpleNamespace(out=out, metrics=metrics, records=records, rejects=rejects)
 
 
@@ -200,7 +202,7 @@ def test_D4_a_jpeg_without_its_last_two_bytes(own: Path) -> None:
     put(own, "p9.jpg", JPEG[:-2])
     made = accepted(own, "p9.jpg")
     assert "last bytes are missing" in made.notes[0] and made.metrics["noted"] == 1
-    assert np.array_equal(made.pixels, imagefile.decode(JPEG, "x").pixels)
+    assert np.array_equal(made.pixels, decode.decode(JPEG, "x").pixels)
 
 
 def test_D5_a_png_cut_without_its_end_or_with_a_flipped_bit(own: Path) -> None:
@@ -222,14 +224,14 @@ def test_D6_a_bit_flipped_in_a_jpeg_since_it_was_indexed(own: Path, tmp_path: Pa
     assert tristyle("stage=data", *words).code == 0
     (manifest,) = tmp_path.glob("runs/data/*/manifest.json")
     sealed = manifest.parent
-    record = next(row for row in io.read_jsonl(sealed / "records.jsonl") if row["source"] == "photo/p9.jpg")
+    record = next(row for row in read_jsonl(sealed / "records.jsonl") if row["source"] == "photo/p9.jpg")
     assert record["sha256"] == hashlib.sha256(JPEG).hexdigest()
     flipped = bytearray(JPEG)
     flipped[len(JPEG) * 2 // 3] ^= 0x08
-    imagefile.decode(bytes(flipped), "x")  # no decoder sees it
+    decode.decode(bytes(flipped), "x")  # no decoder sees it
     path.write_bytes(flipped)
     with unharmed(own, IMPORTS_MEBI):
-        assert hash_path(own) != before and io.sha256_file(path) != record["sha256"]
+        assert hash_path(own) != before and sha256_file(path) != record["sha256"]
         assert "stage=data" in plain(tristyle("stage=style", *words).line)  # the old data set is not taken for the new
     path.write_bytes(JPEG)
     stored = sealed / record["photo"]
@@ -253,7 +255,7 @@ def test_D7_a_wrong_extension(own: Path) -> None:
         record = made.records[f"photo/{name}"]
         assert told in record["notes"][0]
         with Image.open(made.out / record["photo"]) as stored:
-            assert stored.format == "PNG" and np.array_equal(stored, imagefile.decode(data, name).pixels)
+            assert stored.format == "PNG" and np.array_equal(stored, decode.decode(data, name).pixels)
 
 
 @pytest.mark.parametrize(("kind", "suffix"), [("PNG", "png"), ("WEBP", "webp"), ("JPEG", "jpg")])
@@ -269,7 +271,7 @@ def test_D8_every_orientation_through_every_loader(kind: str, suffix: str, own: 
         made = ingested(own, max_rejected=1.0)
     for turn in turns:
         path = own / "photo" / f"turn{turn}.{suffix}"
-        seen = [read(path) for read in (io.read_image, read_photo, lambda file: read_square(file, None, SIDE)[0])]
+        seen = [read(path) for read in (read_image, read_photo, lambda file: read_square(file, None, SIDE)[0])]
         if f"photo/{path.name}" in made.records:  # with JPEG alone no two files are of the same bytes
             seen.append(np.asarray(Image.open(made.out / made.records[f"photo/{path.name}"]["photo"])))
         for pixels in seen:
@@ -330,10 +332,10 @@ def test_D13_bombs(own: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     for name, data in bombs.items():
         (tmp_path / "bombs" / name).write_bytes(data)
     told = {"wide.png": "20000x20000 pixels", "lying.png": "60000x60000 pixels", "text.png": "decompression bomb"}
-    io.read_image(own / "photo" / "p0.png")  # the libraries' own memory is none of theirs
+    read_image(own / "photo" / "p0.png")  # the libraries' own memory is none of theirs
     for name in bombs:
         with unharmed(tmp_path / "bombs", mebi=64, seconds=1):
-            message = refused(lambda name=name: imagefile.read(tmp_path / "bombs" / name))
+            message = refused(lambda name=name: decode.read(tmp_path / "bombs" / name))
         assert name in message and told[name] in message
     put(own, "wide.png", bombs["wide.png"])
     assert told["wide.png"] in listed(own, ["wide.png"])[0]
@@ -387,13 +389,13 @@ def test_D16_names_of_every_kind(own: Path) -> None:
     assert not made.rejects and {f"photo/{name}" for name in names} <= set(made.records)
     for name in names:
         record = made.records[f"photo/{name}"]
-        assert np.array_equal(Image.open(made.out / record["photo"]), io.read_image(own / "photo" / name))
-        assert record["sha256"] == io.sha256_file(own / "photo" / name)
+        assert np.array_equal(Image.open(made.out / record["photo"]), read_image(own / "photo" / name))
+        assert record["sha256"] == sha256_file(own / "photo" / name)
     for number in range(30):
         put(own, f"bro\nken{number}.png", b"nothing")
     with unharmed(own):
         assert r"bro\nken" in refused(lambda: ingested(own)) and "30 of 44" in refused(lambda: ingested(own))
-        assert r"bro\nken0.png: not a picture" in refused(lambda: io.read_image(own / "photo" / "bro\nken0.png"))
+        assert r"bro\nken0.png: not a picture" in refused(lambda: read_image(own / "photo" / "bro\nken0.png"))
 
 
 def test_D17_the_same_picture_twice(own: Path) -> None:
@@ -421,8 +423,8 @@ def test_D18_an_empty_folder_and_a_single_picture(own: Path, tristyle) -> None:
 
 
 def test_D19_no_face_two_faces_one_at_the_border_one_upside_down(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from stages.datasets.painter import paint
-    from stages.datasets.person import sample_person, sample_view
+    from stages.datasets.painted.paint import paint
+    from stages.datasets.painted.person import sample_person, sample_view
 
     monkeypatch.delenv("TRISTYLE_WEIGHTS", raising=False)
     faces = [paint(sample_person(number, 0), sample_view(number, 0, 0), 256, "photo").image for number in range(6)]
@@ -500,7 +502,7 @@ def test_D22_pairs_with_a_side_missing_of_another_size_or_in_another_order(own: 
     assert "no photo of its name" in made.records["style/ink/p77.png"]["notes"][0]
     assert "no picture of its name in style/ink" in made.records["photo/p1.png"]["notes"][0]
     victim = data.path / pairs[1].twin
-    io.write_image(victim, odd.portrait(1, 48, 48))
+    write_image(victim, odd.portrait(1, 48, 48))
     with unharmed(own):
         assert str(victim) in refused(lambda: OnDisk.of(data.path, pairs)(range(len(pairs))))
         assert victim.name in refused(lambda: open_artifact(data.path, "data"))

@@ -15,12 +15,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from foreign_weights import official_file, pickled, snapshot, tiny_networks, torch_bytes
 
-from stages.config import TristyleError
-from stages.io import sha256_file
-from stages.style import formats, rosinality
-from stages.style.assemble import Checkpoint
+from stages.core.files import sha256_file
+from stages.core.settings import TristyleError
+from stages.style.weights import convert as formats
+from stages.style.weights import rosinality_pt as rosinality
+from stages.style.weights.strict import Checkpoint
+from tests.tools.foreign_weights import official_file, pickled, snapshot, tiny_networks, torch_bytes
 
 
 def refused(path: Path, match: str | None = None) -> str:

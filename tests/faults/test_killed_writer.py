@@ -62,7 +62,7 @@ def test_no_pair_is_lost_and_none_is_there_twice(runs: Path, form: str) -> None:
         assert sorted(path.stem for path in (runs / "files-killed/style").iterdir()) == kept
         assert len(list((runs / "files-killed/raw").iterdir())) == COUNT
     else:
-        from stages.shards import Shards
+        from stages.core.shards import Shards
 
         assert Shards(sorted((runs / "tar-killed/shards").glob("*.tar"))).keys == kept
 
@@ -73,15 +73,15 @@ def test_no_pair_is_lost_and_none_is_there_twice(runs: Path, form: str) -> None:
 def work(out: Path, form: str, part: str | None, steps: int | None) -> None:
     """In a forked worker: write `part` with an untrained translator; die by SIGKILL at step `steps` of the writing."""
     import torch
-    from pair_toys import heads
 
-    from stages.faces.reader import Reader
+    from stages.core.runtime import Runtime
+    from stages.core.tracking import Tracker
+    from stages.networks.face_reader import Reader
     from stages.networks.ugatit import ResnetGenerator
     from stages.pair.curate import Curate, Limit
-    from stages.pair.photos import Photos, translator_painter
+    from stages.pair.photo_sets import Photos, translator_painter
     from stages.pair.write import Translated, Write, write_pairs
-    from stages.runtime import Runtime
-    from stages.tracking import Tracker
+    from tests.tools.pair_toys import heads
 
     if steps is not None:
         die_at(steps)

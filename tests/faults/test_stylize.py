@@ -14,7 +14,7 @@ from stages.apply import main
 
 pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
-from tiny_student import half_bright, tiny_model, write_clip  # noqa: E402
+from tests.tools.tiny_student import half_bright, tiny_model, write_clip  # noqa: E402
 
 WALL = np.tile(np.linspace(90, 140, 64, dtype=np.uint8)[:, None, None], (1, 64, 3))
 

@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 import torch
 
-from stages import losses
-from stages.engine import only
 from stages.networks import augment, resample
 from stages.networks import stylegan2 as sg
-from stages.style.transfer import Recipe, StyleGAN2
+from stages.style.stylegan2_ada import Recipe, StyleGAN2
+from stages.training import losses
+from stages.training.fit import only
 
 SHARED = Path(os.environ.get("TRISTYLE_SHARED", Path(__file__).resolve().parents[2] / "../shared"))
 FOLDER = SHARED / "golden" / "stylegan"

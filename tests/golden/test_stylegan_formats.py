@@ -14,7 +14,9 @@ import numpy as np
 import pytest
 import torch
 
-from stages.style import formats, pickles, rosinality
+from stages.style.weights import convert as formats
+from stages.style.weights import rosinality_pt as rosinality
+from stages.style.weights import safe_pickle as pickles
 
 SHARED = Path(os.environ.get("TRISTYLE_SHARED", Path(__file__).resolve().parents[2] / "../shared"))
 FOLDER = SHARED / "golden" / "stylegan"

@@ -16,8 +16,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from stages.networks.ugatit import ILN, AdaILN, Discriminator, ResnetGenerator, clip_rho
-from stages.pair.reference import DISCRIMINATORS, GENERATORS, Reference, network_of
+from stages.networks.ugatit import ILN, AdaILN, CamDiscriminator, ResnetGenerator, clip_rho
+from stages.pair.ugatit_checkpoints import DISCRIMINATORS, GENERATORS, network_of
+from tests.golden.ugatit_iteration import Reference
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = Path(os.environ.get("TRISTYLE_SHARED", ROOT.parent / "shared"))
@@ -77,7 +78,7 @@ def test_generator_matches_the_reference(path: Path) -> None:
 @pytest.mark.parametrize("path", files("dis_*.npz"), ids=lambda p: p.stem)
 def test_discriminator_matches_the_reference(path: Path) -> None:
     data, meta = load(path)
-    net = Discriminator(meta["ndf"], meta["n_layers"])
+    net = CamDiscriminator(meta["ndf"], meta["n_layers"])
     net.load_state_dict(part(data, "sd_before/"), strict=True)
     for mode in ("train", "eval"):
         net.train(mode == "train")

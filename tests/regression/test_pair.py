@@ -6,7 +6,6 @@ To record anew after an intended change:  python tests/regression/test_pair.py
 from __future__ import annotations
 
 import json
-import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import replace
@@ -16,17 +15,15 @@ import numpy as np
 import pytest
 import torch
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from pair_toys import heads  # noqa: E402
-
-from stages.config import Train  # noqa: E402
-from stages.engine import Batches, fit  # noqa: E402
-from stages.io import mask_tensor, read_jsonl, to_tensor, unit  # noqa: E402
+from stages.core.files import read_jsonl
+from stages.core.runtime import Runtime  # noqa: E402
+from stages.core.settings import Train  # noqa: E402
+from stages.core.tensors import mask_tensor, to_tensor, unit  # noqa: E402
+from stages.core.tracking import Tracker  # noqa: E402
 from stages.metrics.pixel import background_error  # noqa: E402
-from stages.pair.ugatit import Translator, Weights, unpaired_batches  # noqa: E402
-from stages.runtime import Runtime  # noqa: E402
-from stages.tracking import Tracker  # noqa: E402
+from stages.pair.ugatit import Translator, TranslatorWeights, unpaired_batches  # noqa: E402
+from stages.training.fit import Batches, fit  # noqa: E402
+from tests.tools.pair_toys import heads  # noqa: E402
 
 RECORD = Path(__file__).with_name("pair.json")
 WINDOWS = 4  # a curve is the means over so many equal parts of the training
@@ -38,10 +35,10 @@ MEASURES = {
     "average_lag": 0.1,
 }  # absolute; lag: of itself
 TRAIN = Train(images=64, batch=4, lr=2e-3, seed=0)
-COMMON = dict(width=4, blocks=1, judge_width=4, precision="float32")
+COMMON = dict(width=4, blocks=1, discriminator_width=4, precision="float32")
 VARIANTS = {
-    "mask": Translator(**COMMON, ema=0.9, weights=Weights(cam=10.0, mask=10.0, smooth=0.2)),
-    "region": Translator(**COMMON, ema=0.9, mask_head=False, weights=Weights(cam=10.0, background=10.0)),
+    "mask": Translator(**COMMON, ema=0.9, weights=TranslatorWeights(cam=10.0, mask=10.0, mask_tv=0.2)),
+    "region": Translator(**COMMON, ema=0.9, mask_head=False, weights=TranslatorWeights(cam=10.0, background=10.0)),
 }
 
 

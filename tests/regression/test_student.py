@@ -17,18 +17,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tiny_pairs import toys
 
-from stages.config import Train
-from stages.engine import fit
-from stages.io import mask_tensor, read_jsonl, to_tensor, unit
-from stages.losses import equivariance, moved, random_similarities
+from stages.core.files import read_jsonl
+from stages.core.runtime import Runtime
+from stages.core.settings import Train
+from stages.core.tensors import mask_tensor, to_tensor, unit
+from stages.core.tracking import Tracker
 from stages.metrics.clarity import clarity_ratios
 from stages.metrics.pixel import background_error, face_error
-from stages.runtime import Runtime
 from stages.student.batches import paintable, pair_batches
-from stages.student.pix2pix import Pix2Pix, Weights
-from stages.tracking import Tracker
+from stages.student.pix2pix import Pix2Pix, Pix2PixWeights
+from stages.training.fit import fit
+from stages.training.losses import equivariance, moved, random_similarities
+from tests.tools.tiny_pairs import toys
 
 RECORDED = Path(__file__).with_name("student.json")
 SIZE, PAIRS, IMAGES, BATCH = 32, 48, 480, 8
@@ -59,7 +60,9 @@ def train(
     """One tiny training; its plain L1 and hinge curves in five stretches, and scores on held-out toys."""
     arrays = corrupt(toys(0, PAIRS, SIZE))
     settings = Train(images=IMAGES, batch=BATCH, lr=lr, seed=5, checkpoint_images=10**6, preview_images=10**6)
-    model = Pix2Pix(tier="nano", discriminator_width=8, ema_images=ema_images, warm_up=0.2, weights=Weights(**weights))
+    model = Pix2Pix(
+        tier="nano", discriminator_width=8, ema_images=ema_images, warm_up=0.2, weights=Pix2PixWeights(**weights)
+    )
     samples = {"photo": to_tensor(arrays[0][:1]), "style": to_tensor(arrays[1][:1])}
     task = model.task(settings, samples)
     (folder / ".scratch").mkdir(parents=True)

@@ -18,15 +18,16 @@ import numpy as np
 import pytest
 import torch
 
-from stages import io
-from stages.config import Train
-from stages.engine import fit
-from stages.losses import r1_penalty
+from stages.core.files import read_jsonl
+from stages.core.runtime import Runtime
+from stages.core.settings import Train
+from stages.core.tensors import to_tensor
+from stages.core.tracking import Tracker
 from stages.networks.stylegan2 import Discriminator, Generator
-from stages.runtime import Runtime
 from stages.style.stage import Images
-from stages.style.transfer import Ada, Recipe, StyleGAN2
-from stages.tracking import Tracker
+from stages.style.stylegan2_ada import Ada, Recipe, StyleGAN2
+from stages.training.fit import fit
+from stages.training.losses import r1_penalty
 
 RECORDED = Path(__file__).with_name("style.json")
 SIZE, COUNT, IMAGES, BATCH = 16, 64, 640, 8
@@ -70,13 +71,13 @@ def train(
     (folder / ".scratch").mkdir(parents=True)
     runtime = Runtime("cpu", 1, Tracker(folder))
     fit(task, batches(images, 5, True), train=length, scratch=folder / ".scratch", runtime=runtime, label="style")
-    rows = io.read_jsonl(folder / "log.jsonl")
+    rows = read_jsonl(folder / "log.jsonl")
 
     def curve(phase: str, *names: str) -> list[float]:
         values = [sum(row[name] for name in names) for row in rows if row["phase"] == f"style/{phase}"]
         return [float(np.mean(part)) for part in np.array_split(values, 5)]
 
-    real = io.to_tensor(images).requires_grad_()
+    real = to_tensor(images).requires_grad_()
     with torch.no_grad():
         z = torch.randn(64, 16, generator=torch.Generator().manual_seed(1))
         colour = (task.ema(z, noise_mode="const").mean(dim=(0, 2, 3)) - real.mean(dim=(0, 2, 3))).abs().mean()

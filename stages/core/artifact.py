@@ -1,0 +1,220 @@
+"""Sealed directories: the only thing that one stage hands to the next.
+
+A stage writes its files in place; `manifest.json` comes last and atomically, so a folder without one is unfinished.
+The manifest names every file with size and SHA-256; its `digest` is a hash over those, and opening checks them all.
+The folder's name is a `key` over the resolved config and the digests of the inputs: a changed setting is a new place.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from stages.core.files import read_jsonl, sha256_file, write_json
+from stages.core.settings import TristyleError
+
+SCHEMA = 1
+KINDS = ("data", "style", "pair", "student", "export")
+SCRATCH = ".scratch"  # checkpoints; not sealed, removed when the stage is done
+LOCK = ".lock"
+
+
+class ArtifactError(TristyleError):
+    """A sealed directory that is missing, unfinished or changed since it was sealed."""
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A sealed directory: `path` and its `manifest`."""
+
+    path: Path
+    manifest: dict[str, Any]
+
+    @property
+    def kind(self) -> str:
+        """One of KINDS."""
+        return str(self.manifest["kind"])
+
+    @property
+    def digest(self) -> str:
+        """Hex SHA-256 over the names and hashes of all files."""
+        return str(self.manifest["digest"])
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The stage's resolved config."""
+        return dict(self.manifest["config"])
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """The stage's own measures."""
+        return dict(self.manifest["metrics"])
+
+    def records(self) -> list[dict[str, Any]]:
+        """The lines of records.jsonl; [] where the kind has none."""
+        return read_jsonl(self.path / "records.jsonl")
+
+
+def hash_json(value: Any) -> str:
+    """Hex SHA-256 of a JSON value, independent of key order."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def hash_path(path: Path) -> str:
+    """Digest of a file, or of all files below a folder (relative names and contents)."""
+    if path.is_file():
+        return sha256_file(path)
+    # os.walk and not rglob: a linked photo/ folder counts with what is in it. Pipes and dangling links are no files.
+    walked = (Path(folder, name) for folder, _, names in os.walk(path, followlinks=True) for name in names)
+    files = sorted(file for file in walked if file.is_file())
+    hashes = _each(_sha256_if_readable, files)
+    return hash_json([[str(file.relative_to(path)), value] for file, value in zip(files, hashes, strict=True)])
+
+
+def _each(function: Callable[[Path], Any], files: Sequence[Path]) -> list[Any]:
+    """The function of every file, in threads that are handed several at a time: most files are small."""
+    parts = [files[start : start + 64] for start in range(0, len(files), 64)]
+    with ThreadPoolExecutor(4) as pool:
+        return [value for part in pool.map(lambda part: [function(file) for file in part], parts) for value in part]
+
+
+def _sha256_if_readable(path: Path) -> str | None:
+    """None for a file that may not be read, or is gone since it was listed: whoever needs it says so."""
+    try:
+        return sha256_file(path)
+    except OSError:
+        return None
+
+
+def artifact_key(kind: str, config: dict[str, Any], inputs: dict[str, str], files: dict[str, str]) -> str:
+    """Sixteen hex digits over everything that decides an artifact's content."""
+    return hash_json({"schema": SCHEMA, "kind": kind, "config": config, "inputs": inputs, "files": files})[:16]
+
+
+def _listing(path: Path) -> list[Path]:
+    """Every file of the artifact but hidden ones and the manifest itself, sorted by name."""
+    found = []
+    for folder, folders, names in os.walk(path):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        found += [Path(folder, name) for name in names if not name.startswith(".")]
+    return sorted(file for file in found if file != path / "manifest.json")
+
+
+def _hashes(path: Path, files: list[Path]) -> dict[str, dict[str, Any]]:
+    names = [os.path.relpath(file, path) for file in files]
+    found = _each(lambda file: {"bytes": file.stat().st_size, "sha256": sha256_file(file)}, files)
+    return dict(zip(names, found, strict=True))
+
+
+def seal(
+    path: Path,
+    kind: str,
+    *,
+    config: dict[str, Any],
+    inputs: dict[str, Artifact],
+    metrics: dict[str, float],
+    code: dict[str, Any] | None = None,
+    cost: dict[str, float] | None = None,
+) -> Artifact:
+    """Hash all files under `path`, write the manifest, remove the scratch folder, return the artifact."""
+    files = _hashes(path, _listing(path))
+    manifest = {
+        "schema": SCHEMA,
+        "kind": kind,
+        "digest": hash_json({name: entry["sha256"] for name, entry in files.items()}),
+        "config": config,
+        "inputs": {
+            name: {"path": os.path.relpath(item.path, path), "digest": item.digest} for name, item in inputs.items()
+        },
+        "metrics": metrics,
+        "code": code or {},
+        "cost": cost or {},
+        "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "files": files,
+    }
+    write_json(path / "manifest.json", manifest)
+    shutil.rmtree(path / SCRATCH, ignore_errors=True)
+    return Artifact(path, manifest)
+
+
+def open_artifact(path: Path | str, kind: str, verify: bool = True) -> Artifact:
+    """Open a sealed directory.
+
+    Args:
+        verify: hash every file and compare; False trusts the manifest.
+
+    Raises:
+        ArtifactError: no manifest, another kind or schema, or a file missing or changed.
+    """
+    path = Path(path)
+    remedy = f"Delete {path} and run stage={kind} again"
+    try:
+        manifest = json.loads((path / "manifest.json").read_bytes())
+        found, schema, files = manifest["kind"], manifest["schema"], manifest["files"]
+    except FileNotFoundError:
+        raise ArtifactError(
+            f"{path}: no finished {kind} artifact (manifest.json is missing). Run stage={kind} first."
+        ) from None
+    except (ValueError, KeyError, TypeError):
+        raise ArtifactError(f"{path / 'manifest.json'}: damaged. {remedy}.") from None
+    if found != kind:
+        raise ArtifactError(
+            f"{path}: holds a {found} artifact where {kind} is needed. Name a folder made by stage={kind}."
+        )
+    if schema != SCHEMA:
+        raise ArtifactError(f"{path}: made with schema {schema}, this version reads {SCHEMA}. {remedy}.")
+    if verify:
+        for name in files:
+            if not (path / name).is_file():
+                raise ArtifactError(f"{path / name}: missing since the artifact was sealed. {remedy}.")
+        actual = _hashes(path, [path / name for name in files])
+        for name, entry in files.items():
+            if actual[name] != entry:
+                raise ArtifactError(f"{path / name}: changed since the artifact was sealed. {remedy}.")
+        if hash_json({name: entry["sha256"] for name, entry in files.items()}) != manifest["digest"]:
+            raise ArtifactError(f"{path / 'manifest.json'}: its digest does not fit its files. {remedy}.")
+    return Artifact(path, manifest)
+
+
+@contextmanager
+def locked(path: Path, shared: bool = False) -> Iterator[None]:
+    """Hold a folder for one living process; the system frees the lock when the process ends, however it ends.
+
+    Args:
+        shared: hold it beside others that share it; whoever wants it alone has to wait for all of them.
+
+    Raises:
+        ArtifactError: another living process holds it, or the place is not a folder.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        file = open(path / LOCK, "a+")  # noqa: SIM115 - held for the body of the with
+    except (FileExistsError, NotADirectoryError):
+        raise ArtifactError(
+            f"{path}: is a file where a folder is needed. Move it, or set out=<another folder>."
+        ) from None
+    except PermissionError:
+        raise ArtifactError(f"{path}: not writable. Change its permissions, or set out=<another folder>.") from None
+    with file:
+        try:
+            fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+        except OSError:
+            file.seek(0)
+            owner = file.read().strip() or "another process"
+            raise ArtifactError(
+                f"{path}: in use by process {owner}. Wait for it, or stop it, then run again."
+            ) from None
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield

@@ -1,0 +1,36 @@
+"""What a stage needs to know of the machine. None of it changes results, so none of it enters an artifact's key."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from stages.core.tracking import Tracker
+
+
+@dataclass
+class Runtime:
+    """Device name for torch (`cpu`, `cuda`), worker processes or threads, and the tracker of the stage at work.
+
+    `part` is how much of a stage that writes in shards this process does: None for all of it, `train` for what comes
+    before the shards, a number for that shard alone.
+    """
+
+    device: str
+    workers: int
+    track: Tracker
+    part: str | None = None
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """torch on one thread within the block: the number of threads changes how sums are rounded, hence the bytes."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,40 @@
+"""Every conversion of value range: pictures are uint8 RGB on disk, networks see float32 RGB NCHW in [-1, 1], metrics
+and kornia see [0, 1].
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def to_tensor(images: np.ndarray) -> Tensor:
+    """uint8 [N, H, W, 3] or [H, W, 3] -> float32 [N, 3, H, W] in [-1, 1] (x / 127.5 - 1)."""
+    import torch
+
+    array = images[None] if images.ndim == 3 else images
+    return torch.from_numpy(np.ascontiguousarray(array)).permute(0, 3, 1, 2).float().div_(127.5).sub_(1.0).contiguous()
+
+
+def to_uint8(images: Tensor) -> np.ndarray:
+    """float [N, 3, H, W] in [-1, 1] -> uint8 [N, H, W, 3] (rounded, clamped)."""
+    import torch
+
+    scaled = images.detach().float().mul(127.5).add(127.5).round().clamp_(0, 255).to(torch.uint8)
+    return scaled.permute(0, 2, 3, 1).contiguous().cpu().numpy()
+
+
+def mask_tensor(masks: np.ndarray) -> Tensor:
+    """uint8 [N, H, W] -> float32 [N, 1, H, W] in [0, 1]."""
+    import torch
+
+    return torch.from_numpy(np.ascontiguousarray(masks))[:, None].float().div_(255.0)
+
+
+def unit(images: Tensor) -> Tensor:
+    """[-1, 1] -> [0, 1], clamped."""
+    return images.add(1.0).mul(0.5).clamp(0.0, 1.0)

@@ -1,0 +1,153 @@
+"""What a run leaves to look at: `log.jsonl` always, Weights & Biases when asked for, and progress on the console."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from stages.core.files import append_jsonl
+from stages.core.images import write_image
+from stages.core.settings import choice
+
+if TYPE_CHECKING:
+    import numpy as np
+
+BACKENDS = ("jsonl", "wandb")
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(int(seconds), 60)
+    return f"{minutes // 60}h{minutes % 60:02d}m" if minutes >= 60 else f"{minutes}m{rest:02d}s"
+
+
+class Progress:
+    """One line of progress: done / total, rate, time left, and the numbers shown last.
+
+    On a terminal the line is redrawn in place; in a log file it is printed every ten seconds.
+    """
+
+    def __init__(self, label: str, total: int, unit: str = "images") -> None:
+        self.label, self.total, self.unit = label, total, unit
+        self.begun, self.first, self.done, self.shown = time.monotonic(), 0, 0, 0.0
+        self.terminal = sys.stderr.isatty()
+        self.numbers = ""
+
+    def start(self, done: int) -> None:
+        """Say how much was done before this process (resume), so that rate and time left are its own."""
+        self.first = self.done = done
+
+    def update(self, done: int, **numbers: float) -> None:
+        """Report that `done` of `total` are finished; `numbers` are shown behind the bar."""
+        self.done = done
+        if numbers:
+            self.numbers = " ".join(f"{name} {value:.3g}" for name, value in numbers.items())
+        now = time.monotonic()
+        if now - self.shown >= (0.2 if self.terminal else 10.0):
+            self.shown = now
+            self._print(end="" if self.terminal else "\n")
+
+    def close(self) -> None:
+        """Print the final line."""
+        self._print(end="\n")
+
+    def _print(self, end: str) -> None:
+        elapsed = max(time.monotonic() - self.begun, 1e-6)
+        rate = (self.done - self.first) / elapsed
+        left = _duration((self.total - self.done) / rate) if rate > 0 and self.done < self.total else _duration(elapsed)
+        filled = round(20 * self.done / max(self.total, 1))
+        bar = "━" * filled + "╌" * (20 - filled)
+        word = "left" if self.done < self.total else "in all"
+        line = (
+            f"{self.label:<16} {bar} {self.done}/{self.total} {self.unit}  {rate:.1f}/s  {left} {word}  {self.numbers}"
+        )
+        sys.stderr.write(f"\r\x1b[2K{line}{end}" if self.terminal else f"{line}{end}")
+        sys.stderr.flush()
+
+
+class Unseen(Progress):
+    """A line of progress that is not printed."""
+
+    def _print(self, end: str) -> None:
+        pass
+
+
+class Tracker:
+    """Scalars and pictures of one stage.
+
+    Args:
+        out: the stage's artifact folder; scalars go to `out/log.jsonl`, pictures to `out/preview/`.
+        backend: `jsonl`, or `wandb` for an additional Weights & Biases run (offline unless WANDB_MODE says otherwise).
+        name: the run's name on the dashboard.
+        config: the resolved stage config, shown beside the run.
+
+    Raises:
+        ConfigError: unknown backend.
+    """
+
+    def __init__(self, out: Path, backend: str = "jsonl", name: str = "", config: dict[str, Any] | None = None) -> None:
+        choice("tracker.backend", backend, BACKENDS)
+        self.out, self.begun = out, time.time()
+        self._run = _start_wandb(out, name, config or {}) if backend == "wandb" else None
+
+    def scalars(self, phase: str, images: int, values: dict[str, float]) -> None:
+        """Append `values` of a training `phase` after `images` images."""
+        row = {"phase": phase, "images": images, **{name: round(float(value), 6) for name, value in values.items()}}
+        append_jsonl(self.out / "log.jsonl", row)
+        if self._run is not None:
+            self._run.log({f"{phase}/{name}": value for name, value in values.items()} | {f"{phase}/images": images})
+
+    def image(self, name: str, images: int, picture: np.ndarray) -> None:
+        """Keep a picture (uint8 [H, W, 3]) as `preview/<name>_<images>.png`."""
+        write_image(self.out / "preview" / f"{name}_{images:08d}.png", picture)
+        if self._run is not None:
+            import wandb
+
+            self._run.log({name: wandb.Image(picture)})
+
+    @contextmanager
+    def progress(self, label: str, total: int, unit: str = "images") -> Iterator[Progress]:
+        """A progress line for the body of a `with`."""
+        line = Progress(label, total, unit)
+        yield line
+        line.close()
+
+    def close(self, metrics: dict[str, float]) -> None:
+        """Record the stage's final measures and end the dashboard run."""
+        if self._run is not None:
+            self._run.summary.update(metrics)
+            self._run.finish()
+            self._run = None
+
+
+class Silent(Tracker):
+    """Keeps nothing and prints nothing: for the processes of a training that only compute."""
+
+    def __init__(self) -> None:
+        super().__init__(Path())
+
+    def scalars(self, phase: str, images: int, values: dict[str, float]) -> None:
+        """Nothing."""
+
+    def image(self, name: str, images: int, picture: np.ndarray) -> None:
+        """Nothing."""
+
+    @contextmanager
+    def progress(self, label: str, total: int, unit: str = "images") -> Iterator[Progress]:
+        """A progress line that is never printed."""
+        yield Unseen(label, total, unit)
+
+
+def _start_wandb(out: Path, name: str, config: dict[str, Any]) -> Any:
+    os.environ.setdefault("WANDB_MODE", "offline")
+    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
+    os.environ.setdefault("WANDB_SILENT", "true")
+    import wandb
+
+    folder = out.parent.parent / "wandb_runs"
+    folder.mkdir(parents=True, exist_ok=True)
+    return wandb.init(project="tristyle", name=name, dir=str(folder), config=config, reinit="create_new")

@@ -1,0 +1,202 @@
+"""Stage data, embedded: paints a data set of people who do not exist, with exact ground truth.
+
+Photos, their masks, parsing labels and landmarks; style pictures of *other* people; and held-out people, photo and
+true stylised twin, for measuring only. Everything is a function of `seed`, so the artifact can be made again anywhere.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from stages.core.files import write_bytes, write_jsonl
+from stages.core.images import write_image
+from stages.core.settings import ConfigError, choice, image_size, number
+from stages.core.workers import start_worker
+from stages.datasets.painted.paint import STYLES, paint, twin
+from stages.datasets.painted.person import (
+    HELDOUT_PEOPLE,
+    STYLE_PEOPLE,
+    TRAIN_PEOPLE,
+    attributes,
+    sample_person,
+    sample_view,
+)
+from stages.datasets.pictures import mask_place
+
+if TYPE_CHECKING:
+    from stages.core.artifact import Artifact
+    from stages.core.runtime import Runtime
+
+CHUNK = 64  # pictures a worker paints before it reports
+HELDOUT_STYLE_PEOPLE = STYLE_PEOPLE + 1_000_000
+MOST = 900_000  # pictures a split may have, so that no two splits share a person
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run of pictures of one split, to paint in one go."""
+
+    split: str  # train | heldout | style | heldout_style
+    style: str | None
+    start: int
+    stop: int
+
+
+@dataclass(kw_only=True)
+class PaintedData:
+    """Nothing -> data artifact of painted portraits (photo, style and held-out pictures with ground truth).
+
+    Args:
+        size: side of the pictures, px (a power of two, 32 to 512).
+        count: training photos, one a person.
+        styles: names of the styles painted (comic, clay, sketch).
+        style_count: training pictures of each style, of people who are in no photo.
+        heldout: people kept for measuring: photo, mask and the true twin in every style.
+        heldout_style: pictures of each style kept as the real side of KID.
+        seed: another seed paints other people.
+
+    Raises:
+        ConfigError: a value out of its range, or an unknown style.
+    """
+
+    reads: ClassVar[tuple[str, ...]] = ()
+
+    size: int = 64
+    count: int = 3000
+    styles: list[str] = field(default_factory=lambda: ["comic"])
+    style_count: int = 1500
+    heldout: int = 256
+    heldout_style: int = 600
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        image_size("size", self.size, 32, 512)
+        for key in ("count", "style_count", "heldout", "heldout_style"):
+            number(key, getattr(self, key), 1, MOST, integer=True)
+        number("seed", self.seed, 0, integer=True)
+        if not isinstance(self.styles, list) or not self.styles:
+            raise ConfigError("styles", f"{self.styles!r} is no list of styles", f"Say styles=[{','.join(STYLES[:2])}]")
+        for name in self.styles:
+            choice("styles", name, STYLES)
+        if len(set(self.styles)) != len(self.styles):
+            raise ConfigError("styles", f"{list(self.styles)} names a style twice", "Name each style once")
+
+    def files(self) -> dict[str, Path]:
+        """No file is read."""
+        return {}
+
+    def run(self, inputs: dict[str, Artifact], out: Path, runtime: Runtime) -> dict[str, float]:
+        """Paint everything under `out`; returns the counts."""
+        jobs = list(self._jobs())
+        landmarks: dict[str, list[np.ndarray]] = {"train": [], "heldout": []}
+        with runtime.track.progress("data", sum(job.stop - job.start for job in jobs)) as bar:
+            done = 0
+            for job, points in zip(jobs, _painted(self, jobs, out, runtime.workers), strict=True):
+                if job.split in landmarks:
+                    landmarks[job.split].append(points)
+                done += job.stop - job.start
+                bar.update(done)
+        for split, path in (("train", out / "landmarks.npz"), ("heldout", out / "heldout" / "landmarks.npz")):
+            _write_landmarks(path, np.concatenate(landmarks[split]))
+        write_jsonl(out / "records.jsonl", [record for job in jobs for record in self._records(job)])
+        pictures = self.count + len(self.styles) * (self.style_count + self.heldout_style) + self.heldout
+        return {
+            "count": float(self.count),
+            "style_count": float(self.style_count * len(self.styles)),
+            "heldout": float(self.heldout),
+            "heldout_style": float(self.heldout_style * len(self.styles)),
+            "pictures": float(pictures),
+            "size": float(self.size),
+        }
+
+    def _jobs(self) -> Iterator[Job]:
+        plan: list[tuple[str, str | None, int]] = [("train", None, self.count), ("heldout", None, self.heldout)]
+        for name in self.styles:
+            plan += [("style", name, self.style_count), ("heldout_style", name, self.heldout_style)]
+        for split, style, total in plan:
+            for start in range(0, total, CHUNK):
+                yield Job(split, style, start, min(start + CHUNK, total))
+
+    def _records(self, job: Job) -> Iterator[dict[str, Any]]:
+        folder = place(job.split, job.style)
+        for index in range(job.start, job.stop):
+            number_ = person_of(job.split, job.style, index)
+            person, view = sample_person(number_, self.seed), sample_view(number_, 0, self.seed)
+            yield {
+                "id": f"{index:06d}",
+                "split": job.split,
+                "person": number_,
+                "photo": f"{folder}/{index:06d}.png",
+                "mask": f"{mask_place(folder)}/{index:06d}.png",
+                "mask_from": "painter",
+                "style": job.style,
+                "attributes": attributes(person, view),
+                "source": f"painter seed {self.seed}",
+                "licence": "Apache-2.0",
+                "licence_class": "open",
+            }
+
+
+def place(split: str, style: str | None) -> str:
+    """Folder of a split's pictures within the artifact."""
+    folder = "photo" if style is None else f"style/{style}"
+    return f"heldout/{folder}" if split.startswith("heldout") else folder
+
+
+def person_of(split: str, style: str | None, index: int) -> int:
+    """The person painted as picture `index` of a split: splits never share one, styles share theirs."""
+    first = {"train": TRAIN_PEOPLE, "heldout": HELDOUT_PEOPLE, "style": STYLE_PEOPLE}.get(split, HELDOUT_STYLE_PEOPLE)
+    return first + index
+
+
+def _painted(data: PaintedData, jobs: list[Job], out: Path, workers: int) -> Iterator[np.ndarray]:
+    """Paint the jobs in order, in `workers` processes; the landmarks of each job."""
+    settings = asdict(data)
+    if workers <= 1:
+        yield from (paint_job(settings, job, out) for job in jobs)
+        return
+    # spawn, not fork: the parent may hold torch's threads
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(min(workers, len(jobs)), context, start_worker, (os.getpid(),)) as pool:
+        yield from pool.map(paint_job, [settings] * len(jobs), jobs, [out] * len(jobs))
+
+
+def paint_job(settings: dict[str, Any], job: Job, out: Path) -> np.ndarray:
+    """Paint one job's files under `out`; its landmarks [N, 68, 2] float32, pixels."""
+    data, points = PaintedData(**settings), []
+    folder = out / place(job.split, job.style)
+    masks = out / mask_place(place(job.split, job.style))
+    for index in range(job.start, job.stop):
+        number_, name = person_of(job.split, job.style, index), f"{index:06d}.png"
+        person, view = sample_person(number_, data.seed), sample_view(number_, 0, data.seed)
+        picture = paint(person, view, data.size, job.style or "photo")
+        write_image(folder / name, picture.image)
+        write_image(masks / name, picture.mask)
+        points.append(picture.landmarks)
+        if job.style is None:
+            parsing = "heldout/parsing" if job.split == "heldout" else "parsing"
+            write_image(out / parsing / name, picture.parsing)
+        if job.split == "heldout":
+            for style in data.styles:
+                write_image(out / "heldout" / "twin" / style / name, twin(person, view, data.size, style).image)
+    return np.stack(points).astype(np.float32)
+
+
+def _write_landmarks(path: Path, points: np.ndarray) -> None:
+    """`photo`: float32 [N, 68, 2]. Written by hand with a fixed date, so that the same points are the same bytes."""
+    import io as memory
+    import zipfile
+
+    inner, outer = memory.BytesIO(), memory.BytesIO()
+    np.lib.format.write_array(inner, points, allow_pickle=False)
+    with zipfile.ZipFile(outer, "w") as archive:
+        archive.writestr(zipfile.ZipInfo("photo.npy"), inner.getvalue())
+    write_bytes(path, outer.getvalue())

@@ -1,0 +1,383 @@
+"""Runtimes at work in a process of their own: what aborts, prints or phones home there does not touch this one.
+
+A converter may also need another interpreter than this (litert-torch is tested with an older torch), so the two sides
+share files and pipes only. The child knows this package by its folder; nothing of ours is installed beside a runtime.
+
+    child                               <- parent, per picture: a frame of JSON, a frame of .npy
+    frames: 8 bytes of length, then as many bytes
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import importlib.util
+import io
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import IO, Any, ClassVar
+
+import numpy as np
+
+from stages.core.artifact import SCRATCH
+from stages.core.settings import ConfigError, TristyleError
+from stages.export.contract import ConversionSource, check_precisions, timed
+
+PACKAGE = Path(__file__).resolve().parents[1]
+PATIENCE = 1800  # seconds a conversion may take
+# `stages` becomes a package of this folder without any folder around it on the path, where other versions of what the
+# child needs may lie.
+BOOT = (
+    "import sys, types; package = types.ModuleType('stages'); package.__path__ = [sys.argv[1]]; "
+    "sys.modules['stages'] = package; "
+    "from stages.export import subprocess_runtime; subprocess_runtime.main(*sys.argv[2:])"
+)
+
+Call = Callable[[np.ndarray], Sequence[np.ndarray]]  # photo -> output and, where there is one, alpha
+
+
+@dataclass(kw_only=True)
+class ChildRuntime:
+    """A runtime whose module offers, for the child, `convert(source, precision, folder, options)` and `load(path,
+    threads) -> Call`.
+
+    Args:
+        precisions: what to convert to; the first one's measures are the artifact's.
+        python: the interpreter that has the runtime's packages. None: this one where it has them, else
+            `.venv-<name>/bin/python` in the working folder or the checkout, which `make runtimes` makes.
+    """
+
+    name: ClassVar[str]
+    tolerance: ClassVar[float]
+    runs_here: ClassVar[bool] = True
+    suffix: ClassVar[str]
+    known: ClassVar[tuple[str, ...]]  # precisions
+    modules: ClassVar[tuple[str, ...]]  # must import
+    packages: ClassVar[tuple[str, ...]]  # distributions that must be there
+    notes: ClassVar[tuple[str, ...]] = ()
+    precisions: list[str]
+    python: str | None = None
+
+    def __post_init__(self) -> None:
+        check_precisions(self.precisions, self.known)
+        if self.python is not None and (not isinstance(self.python, str) or not self.python):
+            raise ConfigError("python", f"{self.python!r} is no path", "Give the path of an interpreter, or null")
+
+    @property
+    def side(self) -> int | None:
+        """None: height and width are dynamic."""
+        return None
+
+    def check(self) -> None:
+        """Import the runtime in a child.
+
+        Raises:
+            TristyleError: it is not there; the message names the extra.
+        """
+        self.versions()
+
+    def versions(self) -> dict[str, str]:
+        """Distribution -> version, of what makes and reads the files. Raises as `check` does."""
+        with tempfile.TemporaryDirectory() as folder:
+            answer = self._ask("check", {"modules": self.modules, "packages": self.packages}, Path(folder))
+        if "missing" in answer:
+            raise TristyleError(self._missing(answer["missing"]))
+        return dict(answer)
+
+    def convert(self, source: ConversionSource, precision: str, out: Path) -> Path:
+        """Write `student.<precision>.<suffix>` into `out`, whole or not at all.
+
+        Raises:
+            TristyleError: the converter failed; one line with its status and its last words.
+        """
+        path = out / f"student.{precision}.{self.suffix}"
+        with _scratch(out) as folder:
+            given = {name: str(value) if isinstance(value, Path) else value for name, value in vars(source).items()}
+            request = {"source": given, "precision": precision, "folder": str(folder)}
+            request["options"] = self.options(source, precision, folder)
+            self._ask("convert", request, folder, f"the conversion to {precision}")
+            made = folder / path.name
+            if not made.exists():
+                raise TristyleError(
+                    f"export={self.name}: the conversion to {precision} wrote nothing. {self._remedy()}"
+                )
+            if path.is_dir():
+                shutil.rmtree(path)
+            os.replace(made, path)
+        return path
+
+    def options(self, source: ConversionSource, precision: str, folder: Path) -> dict[str, Any]:
+        """What the child's `convert` is told beside; may write into `folder`."""
+        return {}
+
+    def open(self, path: Path, threads: int) -> ChildRun:
+        """Start a child that holds the model. Raises TristyleError where the file is not one."""
+        if not path.exists():
+            raise TristyleError(f"{path}: no such model. Check the path.")
+        return ChildRun(self._command("run", {"path": str(path.resolve()), "threads": threads}), path)
+
+    def interpreter(self) -> str:
+        """Path of the Python that has the runtime. Raises TristyleError where none has."""
+        if self.python is not None:
+            if not os.access(self.python, os.X_OK) or Path(self.python).is_dir():
+                raise TristyleError(
+                    f"export.runtime.python: {self.python} is no interpreter. Run: make runtimes; or give null."
+                )
+            return str(Path(self.python).absolute())  # not resolved: a venv is known by the link's place
+        missing = [name for name in self.modules if not _findable(name)]
+        if not missing:
+            return sys.executable
+        for place in (Path.cwd(), PACKAGE.parent):
+            for relative in ("bin/python", "Scripts/python.exe"):
+                if (found := place / f".venv-{self.name}" / relative).exists():
+                    return str(found)
+        raise TristyleError(self._missing(f"{missing[0].split('.')[0]} cannot be imported (it is not installed)"))
+
+    def _missing(self, reason: str) -> str:
+        return f"export={self.name}: {reason}. Run: pip install 'tristyle[{self.name}]'; in a checkout: make runtimes"
+
+    def _remedy(self) -> str:
+        return f"Leave that precision out, or use the versions of .ci/locks/{self.name}.lock."
+
+    def _command(self, verb: str, request: dict[str, Any]) -> list[str]:
+        python = self.interpreter()
+        # Another interpreter shall see nothing of this one's variables; none shall import what lies in its folder.
+        alone = "-P" if python == sys.executable else "-I"
+        return [python, alone, "-c", BOOT, str(PACKAGE), self.name, verb, json.dumps(request)]
+
+    def _ask(self, verb: str, request: dict[str, Any], folder: Path, what: str = "the start") -> dict[str, Any]:
+        """Run the child once, in `folder`; what it answers."""
+        command = self._command(verb, request)
+        with tempfile.TemporaryFile() as log:
+            try:
+                done = subprocess.run(
+                    command,
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.PIPE,
+                    stderr=log,
+                    cwd=folder,
+                    env=_environment(),
+                    timeout=PATIENCE,
+                    check=False,
+                )
+            except subprocess.TimeoutExpired:
+                raise TristyleError(f"export={self.name}: {what} took over {PATIENCE} s. {self._remedy()}") from None
+            if done.returncode:
+                raise TristyleError(f"export={self.name}: {what} {_end(done.returncode, log)}. {self._remedy()}")
+        return dict(json.loads(done.stdout))
+
+
+class ChildRun:
+    """A model opened in a child; called from one thread at a time. `close` ends the child, and so does forgetting it.
+
+    Args:
+        command: starts the child.
+        path: the model, for messages.
+    """
+
+    def __init__(self, command: list[str], path: Path) -> None:
+        self.path, self.log = path, tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the child
+        self.child = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.log, env=_environment()
+        )
+        self._end = weakref.finalize(self, _stop, self.child, self.log)
+        try:
+            self._answer()
+        except TristyleError:
+            self.close()
+            raise
+
+    def __call__(self, photo: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+        """float32 [1, 3, H, W] in [-1, 1] -> output (same), alpha [1, 1, H, W] in [0, 1] or None.
+
+        Raises:
+            TristyleError: the child cannot (a size that the model does not take), or died.
+        """
+        found = [_read_array(self._frame()) for _ in range(self._request(photo, 0)["outputs"])]
+        return found[0], found[1] if len(found) > 1 else None
+
+    def times(self, photo: np.ndarray, repeats: int) -> list[tuple[float, float]]:
+        """(CPU seconds, wall seconds) of each of `repeats` runs, measured in the child, without the pipe."""
+        return [(cpu, wall) for cpu, wall in self._request(photo, repeats)["times"]]
+
+    def close(self) -> None:
+        """End the child. Calling it again does nothing."""
+        self._end()
+
+    def _request(self, photo: np.ndarray, repeats: int) -> dict[str, Any]:
+        if not self._end.alive:
+            raise TristyleError(f"{self.path}: was closed. Open it again.")
+        assert self.child.stdin is not None
+        with suppress(BrokenPipeError):  # _answer tells why
+            _write(self.child.stdin, json.dumps({"repeats": repeats}).encode())
+            _write(self.child.stdin, _array_bytes(photo))
+        return self._answer()
+
+    def _answer(self) -> dict[str, Any]:
+        answer = dict(json.loads(self._frame()))
+        if "error" in answer:
+            raise TristyleError(f"{self.path}: {answer['error']}")
+        return answer
+
+    def _frame(self) -> bytes:
+        assert self.child.stdout is not None
+        data = _read(self.child.stdout)
+        if data is None:
+            status = self.child.wait()
+            message = f"{self.path}: cannot be run, the runtime {_end(status, self.log)}. Convert it again."
+            self.close()
+            raise TristyleError(message)
+        return data
+
+
+# ---------------------------------------------------------------------------------------------------- in the child
+
+
+def main(name: str, verb: str, request: str) -> None:
+    """The child: `check`, `convert` or `run` by the module stages.export.<name>. Answers go to what was stdout."""
+    channel = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # what the libraries print belongs to the log
+    asked = json.loads(request)
+    if verb == "check":
+        channel.write(json.dumps(_check(**asked)).encode())
+    elif verb == "convert":
+        module = importlib.import_module(f"stages.export.{name}")
+        given = asked["source"]
+        source = ConversionSource(**given | {name: Path(given[name]) for name in ("onnx", "student", "calibration")})
+        module.convert(source, asked["precision"], Path(asked["folder"]), asked["options"])
+        channel.write(b"{}")
+    else:
+        _serve(importlib.import_module(f"stages.export.{name}"), asked, sys.stdin.buffer, channel)
+    channel.flush()
+
+
+def _check(modules: list[str], packages: list[str]) -> dict[str, str]:
+    """Versions, or what is missing."""
+    for name in modules:
+        try:
+            importlib.import_module(name)
+        except Exception as error:  # a broken library raises anything
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            return {"missing": f"{name.split('.')[0]} cannot be imported ({reason})"}
+    try:
+        return {name: importlib.metadata.version(name) for name in packages}
+    except importlib.metadata.PackageNotFoundError as error:
+        return {"missing": f"{error.name} is not installed"}
+
+
+def _serve(module: Any, asked: dict[str, Any], requests: IO[bytes], channel: IO[bytes]) -> None:
+    """Open the model and answer pictures until the parent closes the pipe."""
+
+    def answer(make: Callable[[], tuple[dict[str, Any], Sequence[np.ndarray]]]) -> None:
+        try:
+            values, arrays = make()
+        except Exception as error:
+            values, arrays = {"error": (str(error).splitlines() or [type(error).__name__])[0]}, ()
+        for data in (json.dumps(values).encode(), *map(_array_bytes, arrays)):
+            _write(channel, data)
+
+    def start() -> tuple[dict[str, Any], Sequence[np.ndarray]]:
+        opened.append(module.load(Path(asked["path"]), asked["threads"]))
+        return {}, ()
+
+    def work(data: bytes, picture: bytes) -> tuple[dict[str, Any], Sequence[np.ndarray]]:
+        photo, repeats = _read_array(picture), json.loads(data)["repeats"]
+        if repeats:
+            return {"times": timed(lambda: opened[0](photo), repeats)}, ()
+        found = opened[0](photo)
+        return {"outputs": len(found)}, found
+
+    opened: list[Call] = []
+    answer(start)
+    while (data := _read(requests)) is not None and (picture := _read(requests)) is not None:
+        answer(partial(work, data, picture))
+
+
+# ---------------------------------------------------------------------------------------------------- both sides
+
+
+def _write(stream: IO[bytes], data: bytes) -> None:
+    stream.write(len(data).to_bytes(8, "little") + data)
+    stream.flush()
+
+
+def _read(stream: IO[bytes]) -> bytes | None:
+    """A frame; None at the end of the stream or in the midst of a frame."""
+    head = stream.read(8)
+    size = int.from_bytes(head, "little")
+    data = stream.read(size) if len(head) == 8 else b""
+    return data if len(head) == 8 and len(data) == size else None
+
+
+def _array_bytes(array: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, np.ascontiguousarray(array, np.float32), allow_pickle=False)
+    return buffer.getvalue()
+
+
+def _read_array(data: bytes) -> np.ndarray:
+    return np.asarray(np.load(io.BytesIO(data), allow_pickle=False))
+
+
+def _findable(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module.split(".")[0]) is not None
+    except (ImportError, ValueError):
+        return False
+
+
+def _environment() -> dict[str, str]:
+    """The child's variables: no network for libraries that would ask a model hub, no chatter, no spinning threads."""
+    # OpenMP threads that spin while they wait for one without a core made 170 ms of ncnn's 7 on a busy machine.
+    patient = {"OMP_WAIT_POLICY": "PASSIVE"}
+    return patient | os.environ | {"HF_HUB_OFFLINE": "1", "TF_CPP_MIN_LOG_LEVEL": "2"}
+
+
+@contextmanager
+def _scratch(out: Path) -> Iterator[Path]:
+    """A folder on the disk of `out`, removed with all that a converter leaves in it."""
+    base = out / SCRATCH
+    base.mkdir(parents=True, exist_ok=True)
+    try:
+        with tempfile.TemporaryDirectory(dir=base, prefix="convert-") as folder:
+            yield Path(folder).absolute()
+    finally:
+        with suppress(OSError):
+            base.rmdir()  # only where nobody else has put something there
+
+
+def _end(status: int, log: IO[bytes]) -> str:
+    """How a child ended: `ended with SIGSEGV (its last line)`."""
+    log.seek(0)
+    lines = [line.strip() for line in log.read().decode(errors="replace").splitlines() if line.strip()]
+    last = lines[-1][:300] if lines else "no word of why"
+    try:
+        how = signal.Signals(-status).name if status < 0 else f"status {status}"
+    except ValueError:
+        how = f"signal {-status}"
+    return f"ended with {how} ({last})"
+
+
+def _stop(child: subprocess.Popen[bytes], log: IO[bytes]) -> None:
+    """Close the pipes and wait; a child that does not hear is killed."""
+    for stream in (child.stdin, child.stdout):
+        if stream is not None:
+            with suppress(OSError):
+                stream.close()
+    try:
+        child.wait(10)
+    except subprocess.TimeoutExpired:
+        child.kill()
+        child.wait()
+    log.close()

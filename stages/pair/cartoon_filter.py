@@ -1,0 +1,206 @@
+"""Pairs drawn by rule: a comic made of the photograph itself, with flat tones and ink lines, and no translator.
+
+For a student of photographs where there is neither a generator good enough to learn from nor a set of style pictures:
+the rule needs no data, keeps every person, and the student does at once and anywhere what takes the rule a third of a
+second. The rule smooths the photo along its edges, flattens lightness to a few tones (Winnemoeller, Olsen, Gooch:
+"Real-Time Video Abstraction", SIGGRAPH 2006, sec. 3.2) and inks where a difference of Gaussians across the edge,
+gathered along it, is negative (Kang, Lee, Chui: "Coherent Line Drawing", NPAR 2007; thresholded softly as in
+Winnemoeller, Kyprianidis, Olsen: "XDoG", Computers & Graphics 36, 2012).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+import cv2
+import numpy as np
+
+from stages.core.artifact import Artifact
+from stages.core.runtime import Runtime
+from stages.core.settings import ConfigError, number
+from stages.networks.face_reader import load_reader, reader_file
+from stages.pair.curate import Curate
+from stages.pair.photo_sets import StoredPhotos, Translation, pictures_below
+from stages.pair.score import measure_heldout
+from stages.pair.stage import all_photos, photo_files
+from stages.pair.write import Translated, Write, write_pairs
+
+SIDE = 512  # px at which every picture is drawn: lines are shares of the picture, and come back antialiased
+WIDER = 1.6  # of the second Gaussian across an edge (Kang 2007)
+LEFT = 0.985  # of it that is taken off: below 1, so that flat parts stay above the threshold
+THRESHOLD = 0.006  # of lightness in [0, 1], below which ink begins; skin has less
+DARKENING = 60  # how fast ink darkens below it
+INK = (0.10, 0.07, 0.10)  # RGB, a warm black
+
+
+@dataclass(kw_only=True)
+class Rule:
+    """How a photograph becomes a comic.
+
+    Args:
+        tones: how many tones lightness has.
+        hardness: of the steps between them; 0.1 leaves a ramp.
+        saturation: factor on the colours' distance from grey along yellow and blue; red and green get a third of the
+            change, or faces blush.
+        contrast: factor on lightness about its middle.
+        line: width of the ink lines, px of a picture of 512 px.
+        ink: how dark they are, 0 (none) to 1.
+    """
+
+    tones: int = 5
+    hardness: float = 2.0
+    saturation: float = 1.35
+    contrast: float = 1.15
+    line: float = 2.4
+    ink: float = 1.0
+
+    def __post_init__(self) -> None:
+        number("tones", self.tones, 2, 64, integer=True)
+        number("hardness", self.hardness, 0.1, 16)
+        number("saturation", self.saturation, 0, 4)
+        number("contrast", self.contrast, 0.1, 4)
+        number("line", self.line, 0.5, 8)
+        number("ink", self.ink, 0, 1)
+
+
+@dataclass(kw_only=True)
+class CartoonPairs:
+    """Photos -> curated, scored pairs of photo and the comic drawn of it.
+
+    Args:
+        target: style among the data's whose held-out pictures the drawings are measured against (KID).
+        rule: how they are drawn.
+        curate: which pairs are kept, and how they are composited.
+        write: how they are laid down, and of which photos they are made.
+
+    Raises:
+        ConfigError: no name of a style.
+    """
+
+    reads: ClassVar[tuple[str, ...]] = ("data",)
+    target: str
+    rule: Rule = field(default_factory=Rule)
+    curate: Curate = field(default_factory=Curate)
+    write: Write = field(default_factory=Write)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.target, str) or not self.target:
+            raise ConfigError("target", f"{self.target!r} is no style", "Name one of the data set's styles")
+
+    def files(self) -> dict[str, Path]:
+        """The face reader, which scores, and the folders of further photos and their masks, if any."""
+        return reader_file() | photo_files(self.write)
+
+    def shards(self, inputs: dict[str, Artifact]) -> int:
+        """How many shards there are to write: `part=range(0,N)` launches them all."""
+        folder = [] if self.write.photos is None else pictures_below(Path(self.write.photos))
+        return self.write.shards(len(StoredPhotos(inputs["data"], "train", "photo", "mask").ids) + len(folder))
+
+    def run(self, inputs: dict[str, Artifact], out: Path, runtime: Runtime) -> dict[str, Any]:
+        """Draw, curate, write, measure; returns the artifact's metrics, or of a part how much is done.
+
+        Raises TristyleError: no photos, or no pair within the limits.
+        """
+        data = inputs["data"]
+        reader = load_reader(runtime.device)
+        photos = all_photos(data, self.write, out, reader, runtime)
+        metrics = write_pairs(Translated(photos, self._paint), out, self.curate, self.write, reader, runtime)
+        if runtime.part is not None:
+            return metrics
+        metrics |= measure_heldout(data, self.target, self._paint, reader, out, runtime)
+        return metrics | {"reader": reader.id, "size": StoredPhotos(data, "train", "photo", "mask").size}
+
+    def _paint(self, photos: np.ndarray) -> Translation:
+        return Translation(np.stack([draw(photo, self.rule) for photo in photos]))
+
+
+def draw(photo: np.ndarray, rule: Rule) -> np.ndarray:
+    """A square photograph as a comic: uint8 RGB [S, S, 3] -> the same; a function of its pixels alone."""
+    side = photo.shape[0]
+    method = cv2.INTER_AREA if side > SIDE else cv2.INTER_CUBIC
+    large = cv2.resize(photo, (SIDE, SIDE), interpolation=method).astype(np.float32) / 255
+    lab = cv2.cvtColor(large.clip(0, 1), cv2.COLOR_RGB2Lab)  # L in [0, 100]
+    smooth = lab
+    for _ in range(9):  # small steps flatten more, and keep more edges, than one large
+        smooth = cv2.bilateralFilter(smooth, 0, 12.0, 3.0)  # Lab units, px
+    flat = smooth.copy()
+    light = _stepped(smooth[..., 0], 100 / rule.tones, rule.hardness)
+    flat[..., 0] = (55 + (light - 50) * rule.contrast).clip(0, 100)  # a little brighter, for what the ink takes
+    flat[..., 1] = flat[..., 1] * (1 + (rule.saturation - 1) / 3)
+    flat[..., 2] = flat[..., 2] * rule.saturation
+    colour = cv2.cvtColor(flat, cv2.COLOR_Lab2RGB)
+    clear = cv2.bilateralFilter(lab, 0, 6.0, 3.0)[..., 0] / 100  # without grain, which would be inked
+    paper = 1 - rule.ink * (1 - _lines(np.ascontiguousarray(clear), rule.line))[..., None]
+    inked = colour * paper + np.array(INK, np.float32) * (1 - paper)
+    drawn = cv2.resize(inked, (side, side), interpolation=cv2.INTER_AREA if side < SIDE else cv2.INTER_CUBIC)
+    return np.rint(drawn.clip(0, 1) * 255).astype(np.uint8)
+
+
+def _stepped(light: np.ndarray, step: float, hardness: float) -> np.ndarray:
+    """Lightness with a soft step at each multiple of `step` and nearly flat tones between them (sec. 3.2 there)."""
+    nearest = step * np.round(light / step)
+    return nearest + step / 2 * np.tanh(2 * hardness * (light - nearest) / step) / math.tanh(hardness)
+
+
+def _lines(light: np.ndarray, width: float) -> np.ndarray:
+    """Where the paper stays white: float32 [H, W] in [0, 1], of lightness in [0, 1]; 0 is full ink."""
+    across_x, across_y = _across(light, 3.0)
+    difference = _difference_across(light, across_x, across_y, width)
+    gathered = _gathered_along(difference, across_x, across_y, 5.0)
+    return np.where(gathered > THRESHOLD, 1, 1 + np.tanh(DARKENING * (gathered - THRESHOLD))).astype(np.float32)
+
+
+def _across(light: np.ndarray, sigma: float) -> tuple[np.ndarray, np.ndarray]:
+    """Unit vectors across the edges: the major eigenvector of the structure tensor smoothed by `sigma` px."""
+    gx, gy = cv2.Scharr(light, cv2.CV_32F, 1, 0), cv2.Scharr(light, cv2.CV_32F, 0, 1)
+    e, f, g = (cv2.GaussianBlur(product, (0, 0), sigma) for product in (gx * gx, gx * gy, gy * gy))
+    major = (e + g + np.sqrt((e - g) ** 2 + 4 * f * f)) / 2
+    x, y = f, major - e
+    length = np.sqrt(x * x + y * y)
+    plain = length < 1e-8
+    length = np.where(plain, 1, length)
+    return np.where(plain, 1, x / length).astype(np.float32), np.where(plain, 0, y / length).astype(np.float32)
+
+
+def _grid(shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+    y, x = np.mgrid[: shape[0], : shape[1]].astype(np.float32)
+    return x, y
+
+
+def _at(image: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    return cv2.remap(image, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101)
+
+
+def _difference_across(light: np.ndarray, dx: np.ndarray, dy: np.ndarray, sigma: float) -> np.ndarray:
+    """Difference of two Gaussians of `light`, `sigma` and WIDER sigma px, along (dx, dy) alone."""
+    x, y = _grid(light.shape)
+    sums, weights = [np.zeros_like(light), np.zeros_like(light)], [0.0, 0.0]
+    reach = math.ceil(2.5 * WIDER * sigma)
+    for step in range(-reach, reach + 1):
+        value = _at(light, x + step * dx, y + step * dy)
+        for i, spread in enumerate((sigma, WIDER * sigma)):
+            weight = math.exp(-(step**2) / (2 * spread**2))
+            sums[i] += weight * value
+            weights[i] += weight
+    return sums[0] / weights[0] - LEFT * sums[1] / weights[1]
+
+
+def _gathered_along(values: np.ndarray, across_x: np.ndarray, across_y: np.ndarray, sigma: float) -> np.ndarray:
+    """A Gaussian mean of `values` along the edges, followed step by step on both sides."""
+    total, weights = values.copy(), 1.0
+    steps = math.ceil(2 * sigma)
+    for side in (1, -1):
+        x, y = _grid(values.shape)
+        along_x, along_y = -across_y * side, across_x * side
+        for step in range(1, steps + 1):
+            x, y = x + along_x, y + along_y
+            weight = math.exp(-(step**2) / (2 * sigma**2))
+            total += weight * _at(values, x, y)
+            next_x, next_y = -_at(across_y, x, y), _at(across_x, x, y)
+            same = np.where(next_x * along_x + next_y * along_y < 0, -1, 1).astype(np.float32)  # lines have no sign
+            along_x, along_y = next_x * same, next_y * same
+            weights += weight if side == 1 else 0.0
+    return total / (2 * weights - 1)

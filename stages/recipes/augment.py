@@ -1,0 +1,152 @@
+"""What the face reader's training does to painted pictures: geometry, backgrounds, colour, softness, wobble.
+
+The reader meets generated pictures (soft, wobbly, off-colour) and other people's crops; the painter draws neither.
+Randomness comes from torch's global generator, which `fit` seeds from the images seen.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from stages.networks.face_reader import CLOTH, NECK
+
+MOST_SCALE, MOST_SHIFT, MOST_TURN = 0.20, 0.07, 12.0  # log scale, share of the width, degrees
+WOBBLE = 0.022  # bends of generated pictures, deviation as a share of the width
+
+
+def _mirror_order() -> list[int]:
+    """Where each of the 68 landmarks of a mirrored face comes from (iBUG 300-W order: left eye becomes right eye)."""
+    pairs = [(k, 16 - k) for k in range(17)] + [(17 + k, 26 - k) for k in range(10)]
+    pairs += [(k, k) for k in range(27, 31)] + [(31 + k, 35 - k) for k in range(5)]
+    pairs += [(36, 45), (37, 44), (38, 43), (39, 42), (40, 47), (41, 46)]
+    pairs += [(48 + k, 54 - k) for k in range(7)] + [(55 + k, 59 - k) for k in range(5)]
+    pairs += [(60 + k, 64 - k) for k in range(5)] + [(65 + k, 67 - k) for k in range(3)]
+    order = list(range(68))
+    for a, b in pairs:
+        order[a], order[b] = b, a
+    return order
+
+
+MIRROR = _mirror_order()
+
+
+def chance(n: int, p: float, device: torch.device) -> Tensor:
+    """bool [n], true with probability `p`."""
+    return torch.rand(n, device=device) < p
+
+
+def affine(
+    n: int, device: torch.device, scale: float = MOST_SCALE, shift: float = MOST_SHIFT, turn: float = MOST_TURN
+) -> tuple[Tensor, Tensor]:
+    """Random similarity transforms with a mirror in half of them, up to these amounts.
+
+    Returns:
+        (theta [n, 2, 3]: output position -> input position in -1..1, mirrored: bool [n])
+    """
+    factor = torch.exp((torch.rand(n, device=device) * 2 - 1) * scale)
+    angle = (torch.rand(n, device=device) * 2 - 1) * math.radians(turn)
+    move = (torch.rand(n, 2, device=device) * 2 - 1) * 2 * shift
+    mirrored = chance(n, 0.5, device)
+    sign = torch.where(mirrored, -1.0, 1.0)
+    cos, sin = angle.cos() / factor, angle.sin() / factor
+    linear = torch.stack([torch.stack([cos * sign, -sin * sign], 1), torch.stack([sin, cos], 1)], 1)  # [n, 2, 2]
+    return torch.cat([linear, -(linear @ move[:, :, None])], dim=2), mirrored
+
+
+def move_landmarks(landmarks: Tensor, theta: Tensor, mirrored: Tensor) -> Tensor:
+    """Landmarks [N, 68, 2] (shares of the frame) where the picture warped by `theta` shows them."""
+    inward = (landmarks * 2 - 1 - theta[:, None, :, 2]) @ torch.linalg.inv(theta[:, :, :2]).transpose(1, 2)
+    order = torch.tensor(MIRROR, device=landmarks.device)
+    return torch.where(mirrored[:, None, None], inward[:, order], inward) / 2 + 0.5
+
+
+def warp(images: Tensor, labels: Tensor, theta: Tensor) -> tuple[Tensor, Tensor]:
+    """Pictures [N, 3, H, W] and labels int64 [N, H, W] through `theta`, with a small bend of the picture in some.
+
+    Labels bend along with the picture; landmarks do not (the bend is about a pixel). What comes into view from outside
+    the frame is mirrored.
+    """
+    n, _, height, width = images.shape
+    grid = F.affine_grid(theta, [n, 3, height, width], align_corners=False)
+    bend = torch.randn(n, 2, 6, 6, device=images.device) * WOBBLE * chance(n, 0.3, images.device)[:, None, None, None]
+    bend = F.interpolate(bend, (height, width), mode="bicubic", align_corners=False)
+    grid = grid + bend.permute(0, 2, 3, 1)
+    moved = F.grid_sample(images, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
+    tags = F.grid_sample(labels[:, None].float(), grid, mode="nearest", padding_mode="reflection", align_corners=False)
+    return moved, tags[:, 0].round().long()
+
+
+def replace_background(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Some people before other backgrounds (another picture's corner, stretched, or a flat colour), some heads alone.
+
+    A reader that knew people by their backgrounds would praise a stylizer for keeping the background.
+    """
+    n, _, height, width = images.shape
+    device = images.device
+    alone = chance(n, 0.15, device)
+    body = (labels == NECK) | (labels == CLOTH)
+    labels = torch.where(alone[:, None, None] & body, torch.zeros_like(labels), labels)
+    corner = images.roll(1, 0)[:, :, : height // 4, : width // 4]  # mostly background: heads stand in the middle
+    other = F.interpolate(corner, (height, width), mode="bilinear", align_corners=False).flip(3)
+    grey = torch.rand(n, 3, 1, 1, device=device) * 2 - 1
+    grey = torch.where(chance(n, 0.5, device)[:, None, None, None], grey[:, :1] * 0.3, grey).expand_as(images)
+    flat = alone | chance(n, 0.3, device)
+    behind = torch.where(flat[:, None, None, None], grey, other)
+    person = F.avg_pool2d((labels > 0).float()[:, None], 3, stride=1, padding=1, count_include_pad=False)
+    replaced = images * person + behind * (1 - person)
+    chosen = alone | chance(n, 0.35, device)
+    return torch.where(chosen[:, None, None, None], replaced, images), labels
+
+
+def recolour(images: Tensor) -> Tensor:
+    """Brightness, contrast, saturation, white balance and, rarely, grey: [N, 3, H, W] in [-1, 1]."""
+    n, device = len(images), images.device
+
+    def normal(sd: float, channels: int = 1) -> Tensor:
+        return torch.randn(n, channels, 1, 1, device=device) * sd
+
+    luma = images.mean(dim=1, keepdim=True)
+    saturation = torch.exp(normal(0.22))
+    saturation = torch.where(chance(n, 0.04, device)[:, None, None, None], torch.zeros_like(saturation), saturation)
+    images = luma + (images - luma) * saturation
+    return images * torch.exp(normal(0.13)) * torch.exp(normal(0.04, 3)) + normal(0.09)
+
+
+def soften(images: Tensor, low: int = 16, high: int = 48) -> Tensor:
+    """Loss of detail and noise: some pictures reduced to low..high pixels and back (one size a batch), some noisy."""
+    n, device = len(images), images.device
+    side = int(torch.randint(low, high + 1, ()))
+    small = F.interpolate(images, (side, side), mode="bilinear", align_corners=False, antialias=True)
+    soft = F.interpolate(small, images.shape[-2:], mode="bilinear", align_corners=False)
+    images = torch.where(chance(n, 0.4, device)[:, None, None, None], soft, images)
+    amount = torch.rand(n, 1, 1, 1, device=device) * 0.12 * chance(n, 0.4, device)[:, None, None, None]
+    return images + torch.randn_like(images) * amount
+
+
+def augment(batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    """One random version of a batch.
+
+    Args:
+        batch: `image` [N, 3, 64, 64] in [-1, 1], `labels` int64 [N, 64, 64], `landmarks` [N, 68, 2] in shares of the
+            frame, `pose` [N, 2]; whatever else there is passes through.
+
+    Returns:
+        the same keys, and `seen` [N, 68]: 1 for landmarks that are still within the frame.
+    """
+    image, labels = replace_background(batch["image"], batch["labels"])
+    theta, mirrored = affine(len(image), image.device)
+    image, labels = warp(image, labels, theta)
+    landmarks = move_landmarks(batch["landmarks"], theta, mirrored)
+    yaw = torch.where(mirrored, -batch["pose"][:, 0], batch["pose"][:, 0])
+    return {
+        **batch,
+        "image": soften(recolour(image)).clamp(-1, 1),
+        "labels": labels,
+        "landmarks": landmarks,
+        "seen": ((landmarks > 0.01) & (landmarks < 0.99)).all(dim=2).float(),
+        "pose": torch.stack([yaw, batch["pose"][:, 1]], dim=1),
+    }

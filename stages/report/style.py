@@ -1,0 +1,163 @@
+"""Stage one on the report's page: what was fused and chosen, what the style set holds, and what it was made from.
+
+Everything is read from files of the style artifact (`pareto.json`, `ladder.json`, `distribution.json`, `lineage.json`,
+`sampling.json`, sheets); what a run did not make is left out.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from stages.core.artifact import Artifact
+from stages.core.images import read_image
+from stages.report.charts import Dot, histograms, lines, scatter
+from stages.report.html import figure, fit, note, number, table
+
+LABELLED = ("source", "transferred")  # labelled in the plane beside the front's members
+LEAK = "leak_"
+RICHNESS = {
+    "coverage": "poses and expressions",
+    "attribute_coverage": "attributes",
+    "pose_correspondence": "pose kept",
+    "recall": "recall",
+}
+WAYS = (
+    ("candidates", "candidates"),
+    ("accepted", "accepted"),
+    ("useful_per_cpu_second", "useful a CPU second"),
+    ("pose_bins", "pose bins"),
+    ("background_clusters", "background colours"),
+    ("background_spread", "background spread"),
+)
+
+
+def style_parts(style: Artifact) -> list[str]:
+    """The parts of the section about `style`, in order; "" for what the run did not make."""
+    return [
+        note(_origin(_json(style.path / "lineage.json"))),
+        _picture(style, "fusion.png", "source, transferred, fused"),
+        *_sweep(style),
+        _heading("Inverted photos", _picture(style, "inversion.png", "photo, its inversion, the same latent fused")),
+        _heading("Edits", _picture(style, "edits.png", "edited faces")),
+        *_distribution(_json(style.path / "distribution.json")),
+        _heading("Two ways to sample", _ways(_json(style.path / "sampling.json"))),
+        _heading("Augmentations in the samples", _leaks(style.metrics)),
+        _heading("Left out of the set", _picture(style, "rejects.png", "rejected samples")),
+    ]
+
+
+def _json(path: Path) -> Any:
+    return json.loads(path.read_bytes()) if path.exists() else None
+
+
+def _heading(title: str, body: str) -> str:
+    return f"<h3>{escape(title)}</h3>{body}" if body else ""
+
+
+def _picture(style: Artifact, name: str, what: str) -> str:
+    path = style.path / name
+    return figure(fit(read_image(path), 960), what, "", "wide") if path.exists() else ""
+
+
+def _origin(lineage: Mapping[str, Any] | None) -> str:
+    """Where the generator comes from, in one line."""
+    if not lineage:
+        return ""
+    parents = [str(parent.get("name") or parent.get("target")) for parent in lineage["parents"]]
+    made = {"transfer": "Transferred from", "fusion": "Fused from"}.get(str(lineage["how"]), "Trained from scratch")
+    return f"{made} {' and '.join(parents)}." if parents else f"{made}."
+
+
+# ------------------------------------------------------------------------------------------------ fusion
+
+
+def _sweep(style: Artifact) -> list[str]:
+    found = _json(style.path / "pareto.json")
+    if not found:
+        return []
+    rows: list[Mapping[str, Any]] = found["points"]
+    labels = [str(row["label"]) for row in rows]
+    named = {*LABELLED, *found["front"], found["chosen"]}
+    points = [
+        Dot(float(row["coverage"]), float(row["kid"]), label, str(row["family"]), label if label in named else "")
+        for row, label in zip(rows, labels, strict=True)
+    ]
+    rule = found["rule"]
+    wanted = f"coverage of at least {rule['coverage_min']:g} and at most {rule['kid_ratio_max']:g} times the plain KID"
+    kept = "keeps the rule" if rule["met"] else "is the knee, for no candidate keeps the rule"
+    lead = (
+        f"Each point is a fusion of source and transferred generator, {found['count']} pictures of the same latents. "
+        f"Right is richer, down is nearer to the style. The dashed line is the front, the ringed point the choice: "
+        f"{found['chosen']} {kept} ({wanted}); the front's knee is {found['knee']}."
+    )
+    if found["confirmed"]:
+        plain, chosen = found["confirmed"]["transferred"], found["confirmed"]["chosen"]
+        lead += (
+            f" On as many other latents: coverage {chosen['coverage']:.2f} and KID {chosen['kid']:.3g}, "
+            f"the plain transfer {plain['coverage']:.2f} and {plain['kid']:.3g}."
+        )
+    front = [labels.index(name) for name in found["front"]]
+    chart = scatter(
+        points, "coverage of the source's poses and expressions", "KID", front, labels.index(found["chosen"])
+    )
+    return [
+        "<h3>Stylised or rich</h3>", note(lead), chart,
+        _picture(style, "pareto.png", "the front's members on the same latents"),
+        _heading("Broken samples", _broken(found["broken_share"])),
+        *_ladder(_json(style.path / "ladder.json")),
+    ]  # fmt: skip
+
+
+def _broken(shares: Mapping[str, float]) -> str:
+    rows = [(escape(family), f"{100 * share:.1f} %") for family, share in shares.items()]
+    return table(("family of fusions", "samples that the quality gate calls broken"), rows, numeric=(1,))
+
+
+def _ladder(rows: Sequence[Mapping[str, Any]] | None) -> list[str]:
+    """Stylisation and richness against the images seen."""
+    if not rows or len(rows) < 2:
+        return []
+    images = [float(row["images"]) for row in rows]
+    kid = lines(images, {"KID": [float(row["kid"]) for row in rows]}, "images seen", "KID")
+    series = {name: [float(row[key]) for row in rows] for key, name in RICHNESS.items() if key in rows[0]}
+    rich = lines(images, series, "images seen", "share of the source's")
+    return ["<h3>Along the training</h3>", f'<div class="charts">{kid}{rich}</div>']
+
+
+# ------------------------------------------------------------------------------------------------ style set
+
+
+def _distribution(found: Mapping[str, Any] | None) -> list[str]:
+    """Histograms of every steered attribute: all candidates, the accepted ones, the target."""
+    if not found:
+        return []
+    steered = found["target"] != "natural"
+    series = {"before": "before", "after": "after", "target": "target"} if steered else {"the set": "after"}
+    charts = [
+        histograms(
+            f"{name}, {row['unit']}" if row["unit"] else name,
+            row["labels"],
+            {name: row[key] for name, key in series.items()},
+        )
+        for name, row in found["attributes"].items()
+    ]
+    lead = f"{number(found['accepted'])} of {number(found['candidates'])} sound candidates accepted"
+    lead += f"; target: {found['target']}, the worst attribute {100 * found['distance']:.1f} % off." if steered else "."
+    return ["<h3>Which faces the set holds</h3>", note(lead), f'<div class="charts">{"".join(charts)}</div>']
+
+
+def _ways(found: Mapping[str, Mapping[str, float]] | None) -> str:
+    if not found:
+        return ""
+    rows = [(escape(way), *(number(values[key]) for key, _ in WAYS)) for way, values in found.items()]
+    return table(("way", *(name for _, name in WAYS)), rows, numeric=range(1, 1 + len(WAYS)))
+
+
+def _leaks(metrics: Mapping[str, Any]) -> str:
+    scores = {name.removeprefix(LEAK): value for name, value in metrics.items() if name.startswith(LEAK)}
+    rows = [(escape(kind), f"{float(score):.2f}") for kind, score in scores.items()]
+    return table(("augmentation", "leak: 0 none, 1 as often as the discriminator sees it"), rows, numeric=(1,))

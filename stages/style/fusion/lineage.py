@@ -1,0 +1,74 @@
+"""Where a style's generator comes from: `lineage.json`, which carries its parents' lineages within.
+
+    {"how": "transfer", "target": "comic", "weights": <sha256 of generator.safetensors>, "settings": {...},
+     "parents": [{"how": "shipped", "name": "base64_generator.safetensors", "weights": <sha256>, "parents": []}]}
+
+A parent that is an artifact also has its `digest`. No paths: an artifact may be moved.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from stages.core.artifact import Artifact, ArtifactError, open_artifact
+from stages.core.files import sha256_file, write_json
+
+FILE = "lineage.json"
+WEIGHTS = "generator.safetensors"
+HOW = ("scratch", "transfer", "fusion", "shipped", "unrecorded")
+
+Lineage = dict[str, Any]
+
+
+def lineage(out: Path, how: str, target: str, parents: Sequence[Lineage], settings: Mapping[str, Any]) -> Lineage:
+    """Write `lineage.json` beside the weights of a style artifact and return it.
+
+    Args:
+        out: the artifact's folder, `generator.safetensors` written.
+        how: ``scratch``, ``transfer`` or ``fusion``.
+        target: the style's name, or ``photo``.
+        parents: what the weights started from (`of_artifact`, `of_file`); none for ``scratch``.
+        settings: what was done to them, as JSON.
+    """
+    weights = sha256_file(out / WEIGHTS)
+    found = {"how": how, "target": target, "weights": weights, "settings": dict(settings), "parents": list(parents)}
+    write_json(out / FILE, found)
+    return found
+
+
+def of_artifact(artifact: Artifact | Path | str) -> Lineage:
+    """The lineage of a sealed style artifact, with its digest.
+
+    Raises:
+        ArtifactError: no style artifact, or a damaged lineage.json.
+    """
+    if not isinstance(artifact, Artifact):
+        artifact = open_artifact(artifact, "style", verify=False)
+    file = artifact.path / FILE
+    try:
+        found = json.loads(file.read_bytes())
+        if not isinstance(found, dict):
+            raise ValueError
+    except FileNotFoundError:  # an artifact of an earlier version
+        weights = artifact.manifest["files"].get(WEIGHTS, {}).get("sha256")
+        found = {"how": "unrecorded", "target": artifact.config.get("target"), "weights": weights, "parents": []}
+    except ValueError:
+        raise ArtifactError(f"{file}: damaged. Delete {artifact.path} and run stage=style again.") from None
+    return {"digest": artifact.digest} | found
+
+
+def of_file(path: Path, target: str = "photo") -> Lineage:
+    """The lineage of a shipped or foreign weights file: its name and what its bytes are."""
+    return {"how": "shipped", "name": path.name, "target": target, "weights": sha256_file(path), "parents": []}
+
+
+def describe(found: Lineage) -> str:
+    """A lineage on one line: ``comic + clay < photo``, a generation after each ``<``."""
+    names, generation = [], [found]
+    while generation:
+        names.append(" + ".join(dict.fromkeys(str(item.get("target")) for item in generation)))
+        generation = [parent for item in generation for parent in item.get("parents", [])]
+    return " < ".join(names)

@@ -1,0 +1,381 @@
+"""Stylised or rich? Many fusions of one transfer, measured alike, their Pareto front, its knee, and a choice by rule.
+
+Stylisation is KID to held-out real pictures of the style (lower is nearer); richness is the coverage of poses and
+expressions, relative to the source at the same latents (higher is richer). A candidate is on the front when no other is
+as good on both and better on one. The knee is the front's member farthest from the straight line through its two ends,
+both axes scaled to [0, 1] over the front (Satopaa et al., "Finding a 'Kneedle' in a Haystack", 2011).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+
+from stages.core.files import write_json
+from stages.core.images import grid, write_image
+from stages.core.runtime import Runtime
+from stages.core.settings import number
+from stages.core.tensors import to_tensor, unit
+from stages.metrics.broken import QualityGate
+from stages.metrics.kid import HeadKid, polynomial_kid
+from stages.metrics.richness import intra_cluster_distance, precision_recall, richness
+from stages.networks.face_reader import CHUNK, FaceReading, Reader, load_reader
+from stages.networks.latents import latents
+from stages.networks.stylegan2 import Generator
+from stages.style.fusion.candidates import CANDIDATES, Candidate, parse
+from stages.style.sampling.candidates import draw
+
+LINE = 14  # px of a line of text
+PICTURES = 6  # latents shown on the contact sheet
+MEASURES = (
+    "kid", "kid_sd", "coverage", "attribute_coverage", "filled_share", "pose_correspondence",
+    "expression_correspondence", "intra", "precision", "recall", "broken_share",
+)  # fmt: skip
+CLUSTERS = 10  # training pictures that intra-cluster distances are grouped by
+
+
+@dataclass(kw_only=True)
+class Sweep:
+    """What to try, how it is measured, and the rule of the choice.
+
+    Args:
+        candidates: names, see `stages.style.fusion.candidates.parse`.
+        count: pictures drawn of each.
+        choose: use the chosen candidate for the style set, instead of the stage's own fusion.
+        coverage_min: what a chosen candidate covers at least, relative to the source.
+        kid_ratio_max: a chosen candidate's KID, at most this many times the plain transfer's.
+    """
+
+    candidates: list[str] = field(default_factory=lambda: list(CANDIDATES))
+    count: int = 400
+    choose: bool = True
+    coverage_min: float = 0.9
+    kid_ratio_max: float = 1.25
+
+    def __post_init__(self) -> None:
+        for name in self.candidates:
+            parse(name)
+        number("count", self.count, 20, 10000, integer=True)
+        number("coverage_min", self.coverage_min, 0, 2)
+        number("kid_ratio_max", self.kid_ratio_max, 0, open_low=True)
+
+
+@dataclass(kw_only=True, eq=False)
+class SweepPoint:
+    """A candidate as measured.
+
+    Attributes:
+        images: seen by the training at this point.
+        measures: `MEASURES`, name -> value.
+        pictures: uint8 [PICTURES, R, R, 3] for the sheet.
+    """
+
+    candidate: Candidate
+    images: int
+    measures: dict[str, float]
+    pictures: np.ndarray = field(repr=False)
+
+    @property
+    def label(self) -> str:
+        """The candidate's name."""
+        return self.candidate.label
+
+    @property
+    def kid(self) -> float:
+        """Stylisation: lower is nearer to the style."""
+        return self.measures["kid"]
+
+    @property
+    def coverage(self) -> float:
+        """Richness: higher is richer, 1 as rich as the source."""
+        return self.measures["coverage"]
+
+    def row(self) -> dict[str, Any]:
+        """As an entry of pareto.json."""
+        fusion = self.candidate.fusion
+        measures = {name: round(value, 5) for name, value in self.measures.items()}
+        head = {"label": self.label, "family": self.candidate.family, "images": self.images}
+        return head | measures | {"settings": None if fusion is None else asdict(fusion)}
+
+
+@dataclass(kw_only=True)
+class Result:
+    """All points; the front from the nearest to the style to the richest; the knee; the choice and its generator.
+
+    `met` says whether the chosen point keeps the rule, on the latents of the sweep and on others; where none does, the
+    knee is chosen. `confirmed` holds the measures on the others of ``transferred`` and ``chosen``.
+    """
+
+    points: list[SweepPoint]
+    front: list[SweepPoint]
+    knee: SweepPoint
+    chosen: SweepPoint
+    met: bool
+    confirmed: dict[str, dict[str, float]]
+    generator: Generator
+    settings: Sweep
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Measuring
+
+
+class StyleScorer:
+    """Measures pictures against real ones of the style, and against the source's at the same latents.
+
+    Args:
+        reader: the face reader.
+        real: uint8 [M, H, W, 3], held-out real pictures of the style, M >= 8.
+        real_masks: [M, 1, H, W], their head coverage in [0, 1]; None: the reader's.
+        training: uint8 [K, H, W, 3], pictures that were trained on.
+        source: uint8 [N, R, R, 3], the source's pictures. They stand for sound faces, too: the quality gate spans them
+            and the real ones, for what lies half-way between photo and style is not broken.
+    """
+
+    def __init__(
+        self, reader: Reader, real: np.ndarray, real_masks: Tensor | None, training: np.ndarray, source: np.ndarray
+    ) -> None:
+        self.reader = reader
+        self.device = next(reader.parameters()).device
+        reading = self._read(real)
+        self.real = self._head_features(real, reading.mask if real_masks is None else real_masks.to(self.device))
+        self.training = self._read(training[:CLUSTERS]).features
+        self.base = self._read(source)
+        self.gate = QualityGate.fit(reader, together(reading, self.base))
+
+    def _read(self, images: np.ndarray) -> FaceReading:
+        return self.reader.read(to_tensor(images).to(self.device))
+
+    def _head_features(self, images: np.ndarray, masks: Tensor) -> Tensor:
+        kid = HeadKid(self.reader)
+        for start in range(0, len(images), CHUNK):
+            part = unit(to_tensor(images[start : start + CHUNK]).to(self.device))
+            kid.add_fake(part, masks[start : start + CHUNK])
+        return torch.cat(kid.fake)
+
+    def measure(self, images: np.ndarray) -> dict[str, float]:
+        """Pictures of the source's latents, uint8 [N, R, R, 3] -> `MEASURES`."""
+        reading = self._read(images)
+        features = self._head_features(images, reading.mask)
+        kid, kid_sd = polynomial_kid(self.real, features)
+        precision, recall = precision_recall(self.real, features)
+        broken = self.gate.broken(reading)
+        measured = richness(reading, self.base, broken=broken) | {
+            "kid": kid,
+            "kid_sd": kid_sd,
+            "intra": intra_cluster_distance(reading.features, self.training),
+            "precision": precision,
+            "recall": recall,
+            "broken_share": float(broken.double().mean()),
+        }
+        return {name: measured[name] for name in MEASURES}
+
+
+def together(first: FaceReading, second: FaceReading) -> FaceReading:
+    """Two readings as one."""
+    pairs = {entry.name: (getattr(first, entry.name), getattr(second, entry.name)) for entry in fields(FaceReading)}
+    return FaceReading(**{name: torch.cat(pair) for name, pair in pairs.items()})
+
+
+def run_sweep(
+    source: Generator,
+    transferred: Generator,
+    ladder: Sequence[tuple[int, Generator]],
+    *,
+    images: int,
+    real: np.ndarray,
+    real_masks: Tensor | None,
+    training: np.ndarray,
+    psi: float,
+    seed: int,
+    settings: Sweep,
+    runtime: Runtime,
+) -> Result:
+    """Draw, measure and compare all candidates, and build the chosen one.
+
+    Args:
+        source, transferred: before and after the training.
+        ladder: snapshots in between, (images seen, averaged generator); may be empty: then the candidates that name
+            a snapshot are left out.
+        images: seen by the transferred generator.
+        real, real_masks, training: see `StyleScorer`.
+        psi, seed: truncation and first seed of the pictures.
+        settings: what to try.
+        runtime: device and progress.
+
+    Raises:
+        TristyleError: generators that do not go together, or fewer than 30 pictures to judge by.
+    """
+    inner = [rung for rung in ladder if 0 < rung[0] < images]
+    rungs = [(0, source), *inner, (images, transferred)]
+    candidates = [parse(name) for name in dict.fromkeys(("source", "transferred", *settings.candidates))]
+    if not inner:
+        candidates = [item for item in candidates if item.share in (0.0, 1.0)]
+    reader = load_reader(runtime.device)
+
+    def measured(items: Iterable[Candidate], first: int) -> Iterator[SweepPoint]:
+        """Points of candidates, the source first (the others are compared with it), on the seeds from `first` on."""
+        z = latents(source.z_dim, list(range(first, first + settings.count)))
+        judge: StyleScorer | None = None
+        for item in items:
+            drawn = draw(item.build(source, rungs).to(runtime.device), z, psi)
+            judge = judge or StyleScorer(reader, real, real_masks, training, drawn)
+            seen, values = round(item.share * images), judge.measure(drawn)
+            yield SweepPoint(candidate=item, images=seen, measures=values, pictures=drawn[:PICTURES])
+
+    points = []
+    with runtime.track.progress("sweep", len(candidates)) as line:
+        line.start(0)
+        for point in measured(candidates, seed):
+            points.append(point)
+            line.update(len(points))
+    able = keeping(points, settings.coverage_min, settings.kid_ratio_max)
+    again = measured([*candidates[:2], *(point.candidate for point in able)], seed + settings.count)
+    chosen, confirmed = confirm(able, again, settings) if able else (None, {})
+    front = pareto_front(points)
+    at_knee = knee(front)
+    final = at_knee if chosen is None else chosen
+    return Result(
+        points=points, front=front, knee=at_knee, chosen=final, met=chosen is not None, confirmed=confirmed,
+        generator=final.candidate.build(source, rungs), settings=settings,
+    )  # fmt: skip
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Comparing
+
+
+def pareto_front(points: Sequence[SweepPoint]) -> list[SweepPoint]:
+    """The points that no other beats, from the lowest KID (nearest to the style) to the highest coverage."""
+    front: list[SweepPoint] = []
+    for point in sorted(points, key=lambda point: (point.kid, -point.coverage)):
+        if not front or point.coverage > front[-1].coverage:
+            front.append(point)
+    return front
+
+
+def knee(front: Sequence[SweepPoint]) -> SweepPoint:
+    """The front's member farthest from the straight line through its ends, on its richer and nearer side.
+
+    Both axes are scaled to [0, 1] over the front. With no member on that side (a front of two, or one that is bent
+    inwards) it is the one nearest to the ideal corner: lowest KID and highest coverage at once.
+
+    Raises:
+        ValueError: an empty front.
+    """
+    if not front:
+        raise ValueError("an empty front has no knee")
+    axes = np.array([[point.kid, point.coverage] for point in front])
+    spans = np.maximum(np.ptp(axes, axis=0), 1e-12)
+    kid, rich = ((axes - axes.min(axis=0)) / spans).T
+    above = rich - kid  # the line through (0, 0) and (1, 1), times sqrt(2)
+    if above.max() <= 1e-9:
+        return front[int(np.argmin(kid**2 + (1 - rich) ** 2))]
+    return front[int(np.argmax(above))]
+
+
+def keeping(points: Sequence[SweepPoint], coverage_min: float = 0.9, kid_ratio_max: float = 1.25) -> list[SweepPoint]:
+    """The points that cover enough and stay near the plain transfer's KID, the nearest to the style first.
+
+    The plain transfer is the point ``transferred``; its KID counts as one standard deviation at least, for the
+    unbiased estimate may come out at zero or below.
+    """
+    plain = next(point for point in points if point.label == "transferred")
+    limit = kid_ratio_max * max(plain.kid, plain.measures["kid_sd"])
+    able = [point for point in points if point.coverage >= coverage_min and point.kid <= limit]
+    return sorted(able, key=lambda point: point.kid)
+
+
+def confirm(
+    able: Sequence[SweepPoint], again: Iterator[SweepPoint], settings: Sweep
+) -> tuple[SweepPoint | None, dict[str, dict[str, float]]]:
+    """The first of the `able` points that keeps the rule on other latents, too: the best of many owes part to luck.
+
+    Args:
+        able: in order of preference.
+        again: source, plain transfer, then the same points, measured on other latents; drawn one by one, as needed.
+
+    Returns:
+        the point, None where none keeps the rule twice; and what was measured of ``transferred`` and ``chosen``.
+    """
+    next(again)
+    plain = next(again)
+    for point in able:
+        other = next(again)
+        if other in keeping([plain, other], settings.coverage_min, settings.kid_ratio_max):
+            return point, {"transferred": plain.measures, "chosen": other.measures}
+    return None, {}
+
+
+def broken_by_family(points: Sequence[SweepPoint]) -> dict[str, float]:
+    """Mean share of broken pictures of the plain snapshots, the layer swaps and the interpolations."""
+    shares: dict[str, list[float]] = {}
+    for point in points:
+        shares.setdefault(point.candidate.family, []).append(point.measures["broken_share"])
+    return {family: float(np.mean(values)) for family, values in shares.items()}
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Writing
+
+
+def ladder_rows(points: Sequence[SweepPoint]) -> list[dict[str, Any]]:
+    """Stylisation and richness against the images seen, of the plain snapshots."""
+    plain = sorted((point for point in points if point.candidate.fusion is None), key=lambda point: point.images)
+    return [{"images": point.images} | {k: round(v, 5) for k, v in point.measures.items()} for point in plain]
+
+
+def write_sweep(result: Result, out: Path) -> None:
+    """Write `pareto.json`, `ladder.json` and `pareto.png` under `out`."""
+    settings = result.settings
+    summary = {
+        "rule": {"coverage_min": settings.coverage_min, "kid_ratio_max": settings.kid_ratio_max, "met": result.met},
+        "count": settings.count,
+        "chosen": result.chosen.label,
+        "confirmed": {which: {k: round(v, 5) for k, v in row.items()} for which, row in result.confirmed.items()},
+        "knee": result.knee.label,
+        "front": [point.label for point in result.front],
+        "broken_share": {family: round(share, 5) for family, share in broken_by_family(result.points).items()},
+        "points": [point.row() for point in result.points],
+    }
+    write_json(out / "pareto.json", summary)
+    write_json(out / "ladder.json", ladder_rows(result.points))
+    write_image(out / "pareto.png", contact_sheet(result))
+
+
+def contact_sheet(result: Result) -> np.ndarray:
+    """The same latents (rows) through the front's members, the source, the plain transfer and the choice (columns, from
+    nearest to the style on), each under its name, KID and coverage; uint8 [H, W, 3]."""
+    shown = {point.label: point for point in (*result.front, *result.points[:2], result.chosen)}
+    columns = sorted(shown.values(), key=lambda point: point.kid)
+    names = []
+    for point in columns:
+        first, plus, second = point.label.partition("+")
+        notes = [note for note, which in (("knee", result.knee), ("chosen", result.chosen)) if which is point]
+        measured = f"KID {point.kid:.3g}  cov {point.coverage:.2f}"
+        names.append((first + plus, second or ", ".join(notes), measured) + ((", ".join(notes),) if second else ()))
+    return headed(names, [point.pictures for point in columns])
+
+
+def headed(names: Sequence[Sequence[str]], columns: Sequence[np.ndarray], side: int = 128) -> np.ndarray:
+    """Columns of pictures, uint8 [rows, R, R, 3] each, shown `side` px wide at least, under lines of text."""
+    height = columns[0].shape[1]
+    factor = -(-side // height)  # whole pixels, so that nothing is blurred
+    side = factor * height
+    cells = [column[row].repeat(factor, 0).repeat(factor, 1) for row in range(len(columns[0])) for column in columns]
+    sheet = grid(cells, columns=len(columns))
+    band = np.full((6 + LINE * max(map(len, names)), sheet.shape[1], 3), 255, np.uint8)
+    for i, lines in enumerate(names):
+        for row, line in enumerate(lines):
+            (width, _), _ = cv2.getTextSize(line, cv2.FONT_HERSHEY_SIMPLEX, 0.36, 1)
+            scale = 0.36 * min(1.0, (side - 4) / max(width, 1))
+            place = (4 + i * (side + 2), LINE * (row + 1) - 1)
+            cv2.putText(band, line, place, cv2.FONT_HERSHEY_SIMPLEX, scale, (40, 40, 40), 1, cv2.LINE_AA)
+    return np.concatenate([band, sheet])

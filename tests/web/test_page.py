@@ -1,0 +1,345 @@
+"""The page in a real browser, with a camera that plays a file: what it draws is what onnxruntime computes."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import shutil
+import threading
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer, SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+onnxruntime = pytest.importorskip("onnxruntime")
+
+from stages import apply  # noqa: E402
+from stages.apply import serve  # noqa: E402
+from stages.core.files import sha256_file  # noqa: E402
+from stages.core.images import write_image  # noqa: E402
+from stages.datasets.painted.paint import paint, sample_person, sample_view  # noqa: E402
+from stages.web import write_site  # noqa: E402
+from tests.tools.chromium import Chromium, find_chromium, write_camera  # noqa: E402
+
+pytestmark = [pytest.mark.all, pytest.mark.skipif(find_chromium() is None, reason="no Chromium is installed")]
+
+PERSON = 5_000_007
+FLAT = (220, 140, 90)  # a colour that reaches the page exactly
+
+
+def painted(height: int, width: int) -> np.ndarray:
+    """A painted portrait in the middle of a flat wall."""
+    side = min(height, width)
+    wall = np.full((height, width, 3), FLAT, np.uint8)
+    top, left = (height - side) // 2, (width - side) // 2
+    portrait = Image.fromarray(paint(sample_person(PERSON), sample_view(PERSON, 0), min(side, 512)).image)
+    wall[top : top + side, left : left + side] = np.asarray(portrait.resize((side, side)))
+    wall[: side // 4] = FLAT
+    return wall
+
+
+@pytest.fixture(scope="module")
+def model(root: Path) -> Path:
+    return root / "data" / "student.onnx"
+
+
+@pytest.fixture(scope="module")
+def session(model: Path) -> object:
+    return apply.open_model(model)
+
+
+@pytest.fixture(scope="module")
+def trained(session) -> int:
+    return int(session.get_modelmeta().custom_metadata_map["tristyle.size"])
+
+
+@pytest.fixture(scope="module")
+def address(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The page as `stylize serve` serves it, with two models (the same weights twice)."""
+    copy = tmp_path_factory.mktemp("models") / "copy.onnx"
+    shutil.copy(model, copy)
+    with running(serve.open_server(0, serve.page_models([model, copy]))) as url:
+        yield url
+
+
+class running:
+    """A server in a thread for a block; its address."""
+
+    def __init__(self, server: HTTPServer) -> None:
+        self.server = server
+
+    def __enter__(self) -> str:
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+        return f"http://127.0.0.1:{self.server.server_address[1]}/"
+
+    def __exit__(self, *_: object) -> None:
+        self.server.shutdown()
+        self.server.server_close()
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chromium]:
+    camera = write_camera(tmp_path_factory.mktemp("camera") / "camera.y4m", [painted(240, 320)] * 4)
+    with Chromium(camera) as opened:
+        yield opened
+
+
+@pytest.fixture
+def page(browser: Chromium, address: str) -> Chromium:
+    """The page, its sample stylised, nothing to complain about."""
+    browser.viewport(1280, 800)
+    open_page(browser, address)
+    return browser
+
+
+def open_page(browser: Chromium, address: str) -> None:
+    browser.console.clear()
+    browser.open(address)
+    browser.until("message.hidden && numbers.textContent.includes('network')")
+    assert not browser.console
+
+
+def expected(session, photo: np.ndarray) -> np.ndarray:
+    """What onnxruntime makes of these pixels, float [H, W, 3] in 0..255."""
+    values = (photo.astype(np.float32) / 127.5 - 1).transpose(2, 0, 1)[None]
+    output = session.run(None, {session.get_inputs()[0].name: values})[0][0].transpose(1, 2, 0)
+    return np.clip((output + 1) * 127.5, 0, 255)
+
+
+def both(browser: Chromium) -> tuple[np.ndarray, np.ndarray]:
+    """Photo and result of one moment: both canvases are read in one go."""
+    photo, styled = browser.pixels("photo", "styled")
+    return photo, styled
+
+
+def give(browser: Chromium, path: Path) -> None:
+    """Choose a file, as a person does in the dialog."""
+    document = browser.send("DOM.getDocument")["root"]["nodeId"]
+    node = browser.send("DOM.querySelector", nodeId=document, selector="#open")["nodeId"]
+    browser.send("DOM.setFileInputFiles", files=[str(path)], nodeId=node)
+
+
+def downloaded(browser: Chromium, folder: Path, press: str) -> Path:
+    """Press a button that saves a file; the file."""
+    browser.send("Browser.setDownloadBehavior", behavior="allow", downloadPath=str(folder))
+    browser.run(f"document.getElementById('{press}').click()")
+    end = time.monotonic() + 20
+    while not (found := [path for path in folder.iterdir() if path.suffix in (".png", ".json")]):
+        assert time.monotonic() < end, "nothing was saved"
+        time.sleep(0.05)
+    return found[0]
+
+
+def test_the_camera_is_drawn_as_onnxruntime_computes_it(page: Chromium, session, trained: int) -> None:
+    page.run("camera.click()")
+    page.until("numbers.textContent.includes('frames/s')")
+    for mirrored in (True, False):
+        page.run(f"mirror.checked = {str(mirrored).lower()}")
+        time.sleep(1)
+        photo, styled = both(page)
+        assert photo.shape == (trained, trained, 3)
+        assert np.abs(photo[: trained // 8].astype(int) - FLAT).max() <= 1
+        assert np.abs(styled - expected(session, photo)).max() <= 1
+        assert np.abs(styled.astype(int) - photo).max() > 20  # it did paint something
+        if mirrored:
+            first = photo
+    assert np.abs(first[:, ::-1].astype(int) - photo).mean() < 1
+    page.run("framing.value = 'whole'")
+    page.until(f"photo.height === {trained} && photo.width > {trained}")
+    time.sleep(0.5)
+    photo, styled = both(page)
+    assert (
+        photo.shape[0] == trained
+        and photo.shape[1] % 8 == 0
+        and photo.shape[1] / trained == pytest.approx(4 / 3, abs=0.07)
+    )
+    assert np.abs(styled - expected(session, photo)).max() <= 1
+    assert page.run("crossOriginIsolated")
+    threads = max(1, min(page.run("navigator.hardwareConcurrency") - 1, 4))  # one core is left to camera and page
+    assert ("one thread" if threads == 1 else f"{threads} threads") in page.run("numbers.textContent")
+    page.run("camera.click()")
+    assert page.run("photoName.textContent") == "last frame" and not page.run("!!document.body.dataset.camera")
+
+
+def test_a_picture_of_the_models_size_is_what_onnxruntime_computes(
+    page: Chromium, session, trained: int, tmp_path: Path
+) -> None:
+    photo = painted(trained, trained + 40)
+    write_image(tmp_path / "small.png", photo)
+    give(page, tmp_path / "small.png")
+    page.until("photoName.textContent === 'small.png' && styled.width > styled.height")
+    shown, styled = both(page)
+    assert np.array_equal(shown, photo)
+    assert np.abs(styled - expected(session, photo)).max() <= 1
+
+
+def test_a_larger_picture_keeps_its_size_and_its_unpainted_detail(
+    page: Chromium, session, trained: int, tmp_path: Path
+) -> None:
+    photo = painted(4 * trained, 5 * trained)
+    photo[:, : trained // 2] = np.random.default_rng(0).integers(0, 255, (4 * trained, trained // 2, 3))
+    write_image(tmp_path / "large.png", photo)
+    give(page, tmp_path / "large.png")
+    page.until(f"styled.width === {5 * trained}")
+    shown, styled = both(page)
+    assert np.array_equal(shown, photo)
+    reference = apply.stylize(session, photo).astype(int)
+    assert np.abs(styled - reference).mean() < 0.3 * np.abs(photo - reference).mean()
+    page.run("size.value = '256'; size.dispatchEvent(new Event('change'))")
+    if trained < 256:
+        page.until("numbers.textContent.startsWith('320 × 256 px')")
+
+
+def test_what_is_saved_is_the_result_and_says_that_it_is_synthetic(page: Chromium, model: Path, tmp_path: Path) -> None:
+    from stages.apply.mark import read_mark, xmp
+
+    _, styled = both(page)
+    path = downloaded(page, tmp_path, "save")
+    assert path.name.startswith("tristyle-")
+    with Image.open(path) as image:
+        image.load()  # checks every chunk's CRC
+        assert np.array_equal(np.asarray(image.convert("RGB")), styled)
+        assert image.info["XML:com.adobe.xmp"] == xmp(sha256_file(model)).decode()
+    mark = read_mark(path)
+    assert mark is not None and mark.synthetic and mark.version == f"sha256:{sha256_file(model)}"
+
+
+def test_measuring_saves_every_models_figures(page: Chromium, model: Path, tmp_path: Path, trained: int) -> None:
+    page.run("measuring.open = true; device.value = ' a test ' ; measure.click()")
+    page.until("!report.disabled", 120)
+    figures = json.loads(downloaded(page, tmp_path, "report").read_text())
+    assert figures["kind"] == "tristyle measurement" and figures["runtime"].startswith("onnxruntime-web 1.")
+    device = figures["device"]
+    assert device["name"] == "a test" and device["cores"] == os.cpu_count() and device["isolated"] is True
+    assert any("Chrom" in name for name in device["browser"])
+    counts = sorted({1, min(2, os.cpu_count() or 1), min(8, os.cpu_count() or 1)})
+    assert [row["threads"] for row in figures["models"]] == counts * 2
+    for row in figures["models"]:
+        assert row["size"] == trained and row["runs"] >= 50 and len(row["sha256"]) == 64
+        for part in ("frame_to_drawn_ms", "network_ms"):
+            assert 0 < row[part]["median"] <= row[part]["p95"]
+        assert row["network_ms"]["median"] < row["frame_to_drawn_ms"]["median"]
+    assert page.run("figures.tBodies[0].rows.length") == len(figures["models"])
+
+
+def test_another_model_can_be_chosen(page: Chromium) -> None:
+    assert page.run("[...model.options].length") == 2 and not page.run("modelField.hidden")
+    page.run("model.value = 1; model.dispatchEvent(new Event('change'))")
+    page.until("message.hidden && numbers.textContent.includes('network')")
+
+
+def test_a_picture_that_lies_on_its_side_is_turned(page: Chromium, tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # stored lying, to be turned by 90 degrees
+    Image.fromarray(painted(240, 320)).save(tmp_path / "turned.jpg", exif=exif)
+    give(page, tmp_path / "turned.jpg")
+    page.until("photoName.textContent === 'turned.jpg' && styled.width === 240 && styled.height === 320")
+
+
+@pytest.mark.parametrize(("name", "remedy"), [("notes.txt", "Use a PNG"), ("huge.png", "Shrink it")])
+def test_what_cannot_be_taken_is_named_with_the_remedy(page: Chromium, tmp_path: Path, name: str, remedy: str) -> None:
+    (tmp_path / "notes.txt").write_text("no picture")
+    Image.new("L", (8192, 8192)).save(tmp_path / "huge.png")
+    give(page, tmp_path / name)
+    text = page.until("message.classList.contains('bad') && message.textContent")
+    assert name in text and remedy in text
+
+
+def test_a_picture_can_be_dropped(page: Chromium) -> None:
+    page.run("""(async () => {
+        const data = new DataTransfer();
+        data.items.add(new File([await (await fetch('sample.jpg')).blob()], 'dropped.jpg'));
+        dispatchEvent(new DragEvent('dragover', { dataTransfer: data }));
+        if (drop.hidden) throw new Error('nothing says that it may be dropped');
+        dispatchEvent(new DragEvent('drop', { dataTransfer: data }));
+    })()""")
+    page.until("photoName.textContent === 'dropped.jpg' && drop.hidden")
+
+
+@pytest.mark.parametrize(("width", "height"), [(320, 568), (390, 844), (768, 1024), (1280, 800)])
+def test_nothing_sticks_out_and_everything_can_be_pressed(page: Chromium, width: int, height: int) -> None:
+    page.viewport(width, height, phone=width < 700)
+    page.run("measuring.open = true; document.body.dataset.camera = 'on'")
+    assert page.run("document.documentElement.scrollWidth") <= width
+    small = page.run(
+        "[...document.querySelectorAll('button, .button, select, summary')].filter((element) => element.offsetParent)"
+        ".filter((element) => element.getBoundingClientRect().height < 36).map((element) => element.textContent)"
+    )
+    assert small == []
+    page.run("delete document.body.dataset.camera")
+
+
+def test_the_page_can_send_nothing_elsewhere(page: Chromium) -> None:
+    class Witness(BaseHTTPRequestHandler):
+        asked: list[str] = []
+
+        def do_GET(self) -> None:
+            self.asked.append(self.path)
+
+        do_POST = do_GET
+
+        def log_message(self, *_: object) -> None: ...
+
+    with running(HTTPServer(("127.0.0.1", 0), Witness)) as elsewhere:
+        sent = f"fetch('{elsewhere}', {{ method: 'POST', body: 'x', mode: 'no-cors' }})"
+        assert page.run(f"{sent}.then(() => 'sent', () => 'refused')") == "refused"
+        image = f"Object.assign(new Image(), {{ onload: done, onerror: done, src: '{elsewhere}' }})"
+        page.run(f"new Promise((done) => {image}).then(() => 0)")
+        page.run(f"navigator.sendBeacon('{elsewhere}', 'x')")
+        time.sleep(0.3)
+    assert Witness.asked == []
+
+
+@pytest.mark.parametrize(
+    ("allow", "camera", "said"), [(False, True, "was not allowed"), (True, False, "No camera was found")]
+)
+def test_without_a_camera_a_sentence_says_what_to_do(
+    address: str, tmp_path: Path, allow: bool, camera: bool, said: str
+) -> None:
+    film = write_camera(tmp_path / "camera.y4m", [painted(64, 64)]) if camera else None
+    with Chromium(film, allow) as browser:
+        open_page(browser, address)
+        browser.run("camera.click()")
+        text = browser.until("message.classList.contains('bad') && message.textContent")
+        assert said in text and "open a picture" in text
+
+
+def test_a_static_host_without_headers_works_on_one_thread(
+    browser: Chromium, model: Path, session, tmp_path: Path
+) -> None:
+    site = tmp_path / "site" / "below"
+    write_site(site, serve.page_models([model]))
+    with running(static(tmp_path / "site")) as address:
+        open_page(browser, f"{address}below/")
+        assert not browser.run("crossOriginIsolated") and "one thread" in browser.run("numbers.textContent")
+        browser.run("camera.click()")
+        browser.until("numbers.textContent.includes('frames/s')")
+        photo, styled = both(browser)
+        assert np.abs(styled - expected(session, photo)).max() <= 1
+        next((site / "models").glob("*.onnx")).write_bytes(b"no model")
+        browser.open(f"{address}below/?again")
+        text = browser.until("message.classList.contains('bad') && message.textContent")
+        assert "could not be loaded" in text and "Export it again" in text
+        (site / "models.json").unlink()
+        browser.open(f"{address}below/?without")
+        assert "models.json" in browser.until("message.classList.contains('bad') && message.textContent")
+
+
+def static(folder: Path) -> HTTPServer:
+    """Any static host: no isolation headers."""
+
+    class Quiet(SimpleHTTPRequestHandler):
+        extensions_map = {
+            **SimpleHTTPRequestHandler.extensions_map,
+            ".mjs": "text/javascript",
+            ".wasm": "application/wasm",
+        }
+
+        def log_message(self, *_: object) -> None: ...
+
+    return ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(folder)))
