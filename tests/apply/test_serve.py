@@ -182,13 +182,15 @@ def test_export_writes_the_page(tmp_path: Path, root: Path) -> None:
     import numpy as np
 
     from stages.core.weights import save_network
-    from stages.export.contract import Model
+    from stages.export.contract import ConversionSource
     from stages.export.web import Web
     from stages.networks.mobile import MobileStudent
 
     save_network(tmp_path / "student.safetensors", MobileStudent("nano"))
     np.save(tmp_path / "calibration.npy", np.zeros((1, 3, 64, 64), np.float32))
-    source = Model(root / MODEL, tmp_path / "student.safetensors", tmp_path / "calibration.npy", 64, True, "comic")
+    source = ConversionSource(
+        root / MODEL, tmp_path / "student.safetensors", tmp_path / "calibration.npy", 64, True, "comic"
+    )
     runtime = Web(precisions=["fp32"])
     runtime.check()
     folder = runtime.convert(source, "fp32", tmp_path)

@@ -24,7 +24,7 @@ import numpy as np
 
 from stages.core.files import write_json
 from stages.core.settings import TristyleError, number
-from stages.export.contract import Backend, Model, Run, require
+from stages.export.contract import Backend, ConversionSource, Run, require
 
 SIZES = (256, 512)  # px, of the photo that a tier is predicted for
 WIDTH, SIDE = 32, 128  # channels and px of the operators that no tier is built of, for comparison
@@ -184,7 +184,7 @@ def added(runtime: Backend, operator: Operator, rounds: int) -> float:
 
 def opened(runtime: Backend, onnx: Path, place: Path) -> Run:
     """An fp32 ONNX file converted and opened, on one thread."""
-    source = Model(onnx, onnx, onnx, 0, alpha=False)
+    source = ConversionSource(onnx, onnx, onnx, 0, alpha=False)
     return runtime.open(runtime.convert(source, "fp32", place), 1)
 
 
@@ -230,7 +230,7 @@ def measured_tiers(runtime: Backend, sizes: Sequence[int], rounds: int) -> dict[
             place.mkdir()
             torch.manual_seed(0)
             export_onnx(MobileStudent(tier), place / "source.onnx", {})
-            source = Model(place / "source.onnx", place, place, 0)
+            source = ConversionSource(place / "source.onnx", place, place, 0)
             runs.append(runtime.open(runtime.convert(source, "fp32", place), 1))
             stack.callback(runs[-1].close)
         for size in sizes:

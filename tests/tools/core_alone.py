@@ -59,7 +59,7 @@ def trainings() -> dict[str, tuple[Any, Any, Any]]:
     from stages.pair.ugatit import Translator, unpaired_batches
     from stages.pair.ugatit import TranslatorWeights as PairWeights
     from stages.student.pix2pix import Pix2Pix
-    from stages.student.pix2pix import TranslatorWeights as StudentWeights
+    from stages.student.pix2pix import Pix2PixWeights as StudentWeights
     from stages.style.stylegan2_ada import Ada, Recipe, StyleGAN2
 
     random = np.random.default_rng(0)

@@ -27,7 +27,7 @@ from stages.pair.ugatit import Translator, unpaired_batches
 from stages.pair.ugatit import TranslatorWeights as PairWeights
 from stages.student.batches import pair_batches
 from stages.student.pix2pix import Pix2Pix
-from stages.student.pix2pix import TranslatorWeights as StudentWeights
+from stages.student.pix2pix import Pix2PixWeights as StudentWeights
 from stages.student.stage import StudentStage
 from stages.style.sampling.candidates import Sampling
 from stages.style.stage import Images, StyleStage
