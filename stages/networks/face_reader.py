@@ -14,12 +14,14 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import cast
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stages.core.files import data_file, sha256_file
 from stages.core.settings import TristyleError
+from stages.core.tensors import to_tensor
 from stages.core.weights import load_network
 
 SIZE = 64  # pixels a side inside the network
@@ -252,3 +254,19 @@ def load_reader(device: str = "cpu", path: str | None = None) -> Reader:
         )
     reader.id = f"reader-{sha256_file(file)[:8]}"
     return reader.requires_grad_(False)
+
+
+@torch.no_grad()
+def read_masks(reader: Reader, images: np.ndarray, device: str) -> np.ndarray:
+    """Head coverage of pictures as the face reader sees it.
+
+    Args:
+        reader: the face reader, on `device`.
+        images: uint8 [N, H, W, 3].
+        device: where to compute.
+
+    Returns:
+        uint8 [N, H, W], 255 = head.
+    """
+    masks = [reader.read(to_tensor(images[i : i + 64]).to(device)).mask for i in range(0, len(images), 64)]
+    return torch.cat(masks)[:, 0].mul(255).round().to(torch.uint8).cpu().numpy()

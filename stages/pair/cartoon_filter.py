@@ -23,10 +23,10 @@ from stages.core.runtime import Runtime
 from stages.core.settings import ConfigError, number
 from stages.networks.face_reader import load_reader, reader_file
 from stages.pair.curate import Curate
-from stages.pair.photo_sets import StoredPhotos, Translation, pictures_below
+from stages.pair.inputs import Translated, all_photos, photo_count, photo_files, stored_photos
 from stages.pair.score import measure_heldout
-from stages.pair.stage import all_photos, photo_files
-from stages.pair.write import Translated, Write, write_pairs
+from stages.pair.translator import Translation
+from stages.pair.write import Write, write_pairs
 
 SIDE = 512  # px at which every picture is drawn: lines are shares of the picture, and come back antialiased
 WIDER = 1.6  # of the second Gaussian across an edge (Kang 2007)
@@ -92,12 +92,11 @@ class CartoonPairs:
 
     def files(self) -> dict[str, Path]:
         """The face reader, which scores, and the folders of further photos and their masks, if any."""
-        return reader_file() | photo_files(self.write)
+        return reader_file() | photo_files(self.write.photos)
 
     def shards(self, inputs: dict[str, Artifact]) -> int:
         """How many shards there are to write: `part=range(0,N)` launches them all."""
-        folder = [] if self.write.photos is None else pictures_below(Path(self.write.photos))
-        return self.write.shards(len(StoredPhotos(inputs["data"], "train", "photo", "mask").ids) + len(folder))
+        return self.write.shards(photo_count(inputs["data"], self.write.photos))
 
     def run(self, inputs: dict[str, Artifact], out: Path, runtime: Runtime) -> dict[str, Any]:
         """Draw, curate, write, measure; returns the artifact's metrics, or of a part how much is done.
@@ -106,12 +105,12 @@ class CartoonPairs:
         """
         data = inputs["data"]
         reader = load_reader(runtime.device)
-        photos = all_photos(data, self.write, out, reader, runtime)
+        photos = all_photos(data, self.write.photos, out, reader, runtime)
         metrics = write_pairs(Translated(photos, self._paint), out, self.curate, self.write, reader, runtime)
         if runtime.part is not None:
             return metrics
         metrics |= measure_heldout(data, self.target, self._paint, reader, out, runtime)
-        return metrics | {"reader": reader.id, "size": StoredPhotos(data, "train", "photo", "mask").size}
+        return metrics | {"reader": reader.id, "size": stored_photos(data).size}
 
     def _paint(self, photos: np.ndarray) -> Translation:
         return Translation(np.stack([draw(photo, self.rule) for photo in photos]))

@@ -11,10 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
-import numpy as np
-
 from stages.core.artifact import Artifact
-from stages.core.images import load_images, load_masks, write_image
+from stages.core.images import write_image
 from stages.core.runtime import Runtime
 from stages.core.settings import ConfigError, TristyleError, choice
 from stages.core.tensors import mask_tensor, to_tensor, unit
@@ -22,8 +20,8 @@ from stages.metrics.identity import identity_cosine
 from stages.metrics.pixel import background_error, mean_defined
 from stages.networks.face_reader import Reader, load_reader, reader_file
 from stages.pair.curate import Curate
-from stages.pair.photo_sets import StoredPhotos
-from stages.pair.write import Painted, Write, write_pairs
+from stages.pair.inputs import OnDisk, refuse_photos, stored_photos
+from stages.pair.write import Write, write_pairs
 
 
 @dataclass(kw_only=True)
@@ -52,7 +50,7 @@ class GivenPairs:
         if not isinstance(self.target, str) or not self.target:
             raise ConfigError("target", f"{self.target!r} is no style", "Name the folder below style/ with the twins")
         choice("keep_background", self.keep_background, (True, False))
-        refuse_photos(self.write, "given pairs are of the data's photos")
+        refuse_photos(self.write.photos, "given pairs are of the data's photos")
 
     def files(self) -> dict[str, Path]:
         """The face reader, which scores the pairs."""
@@ -69,26 +67,19 @@ class GivenPairs:
         data = inputs["data"]
         reader = load_reader(runtime.device)
         pairs = couples(data, self.target)
-        candidates = OnDisk.of(data.path, [pair for pair in pairs if pair.split == "train"])
-        candidates.whole = not self.keep_background
+        candidates = on_disk(data.path, [pair for pair in pairs if pair.split == "train"], not self.keep_background)
         metrics = write_pairs(candidates, out, self.curate, self.write, reader, runtime)
         if runtime.part is not None:
             return metrics
         held = [pair for pair in pairs if pair.split == "heldout"]
         if held:
-            metrics |= _measure(OnDisk.of(data.path, held), reader, out, runtime)
-        size = StoredPhotos(data, "train", "photo", "mask").size
+            metrics |= _measure(on_disk(data.path, held), reader, out, runtime)
+        size = stored_photos(data).size
         return metrics | {"heldout_pairs": float(len(held)), "reader": reader.id, "size": size}
 
     def shards(self, inputs: dict[str, Artifact]) -> int:
         """How many shards there are to write: `part=range(0,N)` launches them all."""
         return self.write.shards(sum(pair.split == "train" for pair in couples(inputs["data"], self.target)))
-
-
-def refuse_photos(write: Write, why: str) -> None:
-    """Raises ConfigError where `write` names a folder of photos that these pairs cannot be made of."""
-    if write.photos is not None:
-        raise ConfigError("write.photos", f"{why} alone", "Leave it null")
 
 
 @dataclass(frozen=True)
@@ -130,44 +121,10 @@ def couples(data: Artifact, target: str) -> list[Couple]:
     )
 
 
-@dataclass
-class OnDisk:
-    """Candidates whose pictures all lie on disk and are read when they are asked for.
-
-    Attributes:
-        names: the pairs' ids.
-        photo, mask, raw: files, in the order of the ids.
-        flipped: which style pictures show their photo mirrored; photo and mask are mirrored with them.
-        whole: the whole frame counts as head.
-    """
-
-    names: list[str]
-    photo: list[Path]
-    mask: list[Path]
-    raw: list[Path]
-    flipped: Sequence[bool] = ()
-    whole: bool = False
-
-    @classmethod
-    def of(cls, root: Path, pairs: Sequence[Couple]) -> OnDisk:
-        """Couples of the data artifact at `root`."""
-        photo, mask, raw = ([root / getattr(pair, kind) for pair in pairs] for kind in ("photo", "mask", "twin"))
-        return cls([pair.id for pair in pairs], photo, mask, raw)
-
-    @property
-    def ids(self) -> Sequence[str]:
-        """The photos' ids."""
-        return self.names
-
-    def __call__(self, numbers: range) -> Painted:
-        """Read the pairs `numbers`."""
-        part = slice(numbers.start, numbers.stop)
-        photo, raw = (load_images(paths[part]) for paths in (self.photo, self.raw))
-        mask = load_masks(self.mask[part])
-        if any(self.flipped):
-            flip = np.asarray(self.flipped[part])
-            photo[flip], mask[flip] = photo[flip, :, ::-1], mask[flip, :, ::-1]
-        return Painted(photo, raw, np.full_like(mask, 255) if self.whole else mask)
+def on_disk(root: Path, pairs: Sequence[Couple], whole: bool = False) -> OnDisk:
+    """Couples of the data artifact at `root`; with `whole` the whole frame counts as head."""
+    photo, mask, raw = ([root / getattr(pair, kind) for pair in pairs] for kind in ("photo", "mask", "twin"))
+    return OnDisk([pair.id for pair in pairs], photo, mask, raw, whole=whole)
 
 
 def _measure(held: OnDisk, reader: Reader, out: Path, runtime: Runtime) -> dict[str, float]:

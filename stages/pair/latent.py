@@ -23,16 +23,28 @@ from stages.core.images import load_images
 from stages.core.runtime import Runtime
 from stages.core.settings import ConfigError, TristyleError, choice, number
 from stages.core.tensors import to_tensor
+from stages.metrics.heldout import FEWEST, add_pictures, read_style, style_kid
 from stages.networks.encoder import Encoder
-from stages.networks.face_reader import Reader, load_reader, reader_file
+from stages.networks.face_reader import Reader, load_reader, read_masks, reader_file
 from stages.networks.latents import SHIPPED_ENCODER, decode, latents, load_encoder, load_generator
 from stages.networks.stylegan2 import Generator
 from stages.pair.curate import Curate
-from stages.pair.given import OnDisk, refuse_photos
-from stages.pair.photo_sets import CHUNK, Painter, StoredPhotos, Translation, pictures_below, read_masks
-from stages.pair.score import add_pictures, measure_heldout, style_kid
-from stages.pair.stage import all_photos, photo_files
-from stages.pair.write import Painted, PairCandidates, Translated, Write, write_pairs
+from stages.pair.inputs import (
+    OnDisk,
+    Painted,
+    PairCandidates,
+    Translated,
+    all_photos,
+    photo_count,
+    photo_files,
+    refuse_photos,
+    stored_photos,
+    style_name,
+)
+from stages.pair.photo_sets import CHUNK
+from stages.pair.score import measure_heldout
+from stages.pair.translator import Painter, Translation
+from stages.pair.write import Write, write_pairs
 
 MEASURED = 256  # pairs whose KID is taken
 
@@ -66,18 +78,19 @@ class LatentPairs:
             if self.source == "photos":
                 raise ConfigError("count", "there are as many pairs as photos", "Leave it null")
         if self.source == "random":
-            refuse_photos(self.write, "random pairs are of latents")
+            refuse_photos(self.write.photos, "random pairs are of latents")
 
     def files(self) -> dict[str, Path]:
         """The face reader, which masks and scores, the encoder, which inverts photos, and folders of further photos."""
-        return reader_file() | {"encoder": data_file(SHIPPED_ENCODER)} | photo_files(self.write)
+        return reader_file() | {"encoder": data_file(SHIPPED_ENCODER)} | photo_files(self.write.photos)
 
     def shards(self, inputs: dict[str, Artifact]) -> int:
         """How many shards there are to write: `part=range(0,N)` launches them all."""
         rows = inputs["style"].records()
         if self.source == "random":
             return self.write.shards(self.count or len(rows))
-        return self.write.shards(len(rows)) if self._in_set(rows) else _photo_shards(inputs["data"], self.write)
+        count = len(rows) if self._in_set(rows) else photo_count(inputs["data"], self.write.photos)
+        return self.write.shards(count)
 
     def run(self, inputs: dict[str, Artifact], out: Path, runtime: Runtime) -> dict[str, Any]:
         """Make, curate, write, measure; returns the artifact's metrics, or of a part how much is done.
@@ -102,7 +115,7 @@ class LatentPairs:
         metrics = write_pairs(candidates, out, self.curate, self.write, reader, runtime)
         if runtime.part is not None:
             return metrics
-        name = str(style.records()[0].get("style") or "")
+        name = style_name(style)
         if painter is not None:
             metrics |= measure_heldout(data, name, painter, reader, out, runtime)
         if self.source == "random":
@@ -142,12 +155,7 @@ class LatentPairs:
                 f"{style.path}: its source is not the generator that the shipped encoder was made for, so photos "
                 "cannot be inverted. Say style.sampling.source=invert, or pair.source=random."
             )
-        return Translated(all_photos(data, self.write, out, reader, runtime), painter)
-
-
-def _photo_shards(data: Artifact, write: Write) -> int:
-    folder = [] if write.photos is None else pictures_below(Path(write.photos))
-    return write.shards(len(StoredPhotos(data, "train", "photo", "mask").ids) + len(folder))
+        return Translated(all_photos(data, self.write.photos, out, reader, runtime), painter)
 
 
 def _of_set(data: Artifact, style: Artifact, rows: list[dict[str, Any]]) -> PairCandidates:
@@ -165,7 +173,7 @@ def _of_set(data: Artifact, style: Artifact, rows: list[dict[str, Any]]) -> Pair
 
 
 def _check_size(data: Artifact, style: Artifact, fused: Generator) -> None:
-    size = StoredPhotos(data, "train", "photo", "mask").size
+    size = stored_photos(data).size
     if size != fused.img_resolution:
         sizes = f"style pictures of {fused.img_resolution} px and photos of {size} px"
         raise TristyleError(f"{style.path}: {sizes} do not go together. Run stage=style on this data.")
@@ -248,11 +256,16 @@ def inverting_painter(encoder: Encoder, fused: Generator, device: str) -> Painte
 def pairs_kid(
     candidates: PairCandidates, data: Artifact, style: str, reader: Reader, runtime: Runtime
 ) -> dict[str, float]:
-    """`pairs_kid`: KID of the first pairs' raw style pictures to the held-out ones, heads on grey; {} without those."""
-    kid, real = style_kid(data, style, reader, runtime)
+    """KID of the first pairs' raw style pictures to the held-out ones, heads on grey; {} without held-out pictures.
+
+    Returns:
+        pairs_kid, and its spread over subsets, pairs_kid_sd.
+    """
+    real = read_style(data, style, runtime.workers)
     shown = candidates(range(min(len(candidates.ids), MEASURED)))
-    if min(real, len(shown.raw)) < 2:
+    if real is None or min(len(real.images), len(shown.raw)) < FEWEST:
         return {}
+    kid = style_kid(real, reader, runtime.device)
     add_pictures(kid.add_fake, shown.raw, shown.mask, runtime.device)
     found = kid.compute()
     return {"pairs_kid": float(found["kid"]), "pairs_kid_sd": float(found["kid_sd"])}

@@ -4,28 +4,22 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from threading import Lock
 from typing import Any, Protocol
 
 import numpy as np
-import torch
-from torch import Tensor, nn
 
 from stages.core.artifact import Artifact
 from stages.core.decode import ImageError
 from stages.core.files import write_bytes
 from stages.core.images import IMAGE_SUFFIXES, load_images, load_masks
 from stages.core.settings import TristyleError
-from stages.core.tensors import to_tensor, to_uint8
 from stages.datasets.pictures import read_square
-from stages.networks.face_reader import Reader
+from stages.networks.face_reader import Reader, read_masks
 
 CHUNK = 32  # pictures that are painted together
-CACHED = CHUNK * 64**2  # pixels of a forward pass on a CPU: more of them fall out of its cache
 
 
 @dataclass
@@ -72,6 +66,10 @@ class StoredPhotos:
         split: `train` or `heldout`.
         pictures, masks: folders in it.
 
+    Attributes:
+        ids: the photos' names without suffix.
+        names: the files' names, alike in both folders.
+
     Raises:
         TristyleError: there are none.
     """
@@ -80,9 +78,9 @@ class StoredPhotos:
         records = [record for record in data.records() if record["split"] == split and record.get("photo")]
         if not records:
             raise TristyleError(f"{data.path}: no {split} photos. Run stage=data with more pictures.")
-        self._names = [Path(record["photo"]).name for record in records]
+        self.names = [Path(record["photo"]).name for record in records]
         self._pictures, self._masks = data.path / pictures, data.path / masks
-        self.ids = [Path(name).stem for name in self._names]
+        self.ids = [Path(name).stem for name in self.names]
 
     @property
     def size(self) -> int:
@@ -91,16 +89,10 @@ class StoredPhotos:
 
     def __call__(self, numbers: range, workers: int = 1) -> Photos:
         """Read the photos `numbers` in `workers` threads."""
-        names = self._names[numbers.start : numbers.stop]
+        names = self.names[numbers.start : numbers.stop]
         images = load_images([self._pictures / name for name in names], workers)
         covers = load_masks([self._masks / name for name in names], workers)
         return Photos(self.ids[numbers.start : numbers.stop], images, covers)
-
-
-def load_photos(data: Artifact, split: str, pictures: str, masks: str, workers: int) -> Photos:
-    """All photos of one split of the data artifact; see `StoredPhotos`."""
-    photos = StoredPhotos(data, split, pictures, masks)
-    return photos(range(len(photos.ids)), workers)
 
 
 class FolderPhotos:
@@ -246,70 +238,3 @@ class Chained(Sequence[str]):
                 return part[number]
             number -= len(part)
         raise IndexError(number)
-
-
-# ------------------------------------------------------------------------------------------------------- painting
-
-
-@dataclass
-class Translation:
-    """What was made of N photos, before any compositing.
-
-    Attributes:
-        raw: uint8 [N, H, W, 3].
-        mask: uint8 [N, H, W], where the translator says it painted; None for one without a mask head.
-        heatmap: uint8 [N, h, w], its attention (CAM), scaled to 0..255 a picture; None where there is none.
-    """
-
-    raw: np.ndarray
-    mask: np.ndarray | None = None
-    heatmap: np.ndarray | None = None
-
-
-Painter = Callable[[np.ndarray], Translation]  # uint8 [N, H, W, 3] photos -> Translation
-
-
-def translator_painter(generator: nn.Module, device: str) -> Painter:
-    """Paints by a :class:`stages.networks.ugatit.ResnetGenerator` in eval mode; threads may share it.
-
-    On a CPU a forward pass takes as many pictures as its cache likes, else CHUNK; an accelerator serves one thread at
-    a time, so that its memory does not depend on their number.
-    """
-    generator.to(memory_format=torch.channels_last)
-    turn = nullcontext() if device == "cpu" else Lock()
-
-    @torch.inference_mode()
-    def paint(photos: np.ndarray) -> Translation:
-        raw: list[np.ndarray] = []
-        masks: list[np.ndarray] = []
-        heat: list[np.ndarray] = []
-        step = max(1, min(CHUNK, CACHED // photos[0, ..., 0].size)) if device == "cpu" else CHUNK
-        for i in range(0, len(photos), step):
-            batch = to_tensor(photos[i : i + step]).to(device, memory_format=torch.channels_last)
-            with turn:
-                out = generator(batch)
-                raw.append(to_uint8(out.image))
-                heat.append(_bytes(_stretched(out.heatmap)))
-                if out.mask is not None:
-                    masks.append(_bytes(out.mask))
-        return Translation(np.concatenate(raw), np.concatenate(masks) if masks else None, np.concatenate(heat))
-
-    return paint
-
-
-def _stretched(maps: Tensor) -> Tensor:
-    """Each map of [N, 1, h, w] from 0 to 1 by its own least and greatest value."""
-    low, high = maps.amin((2, 3), keepdim=True), maps.amax((2, 3), keepdim=True)
-    return (maps - low) / (high - low).clamp_min(1e-6)
-
-
-def _bytes(maps: Tensor) -> np.ndarray:
-    """[N, 1, h, w] in [0, 1] -> uint8 [N, h, w]."""
-    return maps[:, 0].float().mul(255).round().to(torch.uint8).cpu().numpy()
-
-
-@torch.no_grad()
-def read_masks(reader: Reader, images: np.ndarray, device: str) -> np.ndarray:
-    """Head coverage of uint8 [N, H, W, 3] pictures as the face reader sees it: uint8 [N, H, W]."""
-    masks = [reader.read(to_tensor(images[i : i + 64]).to(device)).mask for i in range(0, len(images), 64)]
-    return torch.cat(masks)[:, 0].mul(255).round().to(torch.uint8).cpu().numpy()

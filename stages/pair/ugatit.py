@@ -28,19 +28,26 @@ from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Lock
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from stages.core.images import grid
-from stages.core.settings import ConfigError, Train, choice, number
+from stages.core.settings import ConfigError, Train, TristyleError, choice, number
 from stages.core.tensors import mask_tensor, to_tensor, to_uint8
+from stages.datasets.pictures import edge_blurred
 from stages.faces.recognise import Recogniser, open_recogniser
 from stages.networks.ugatit import CamDiscriminator, ResnetGenerator, clip_rho, discriminator_layers
+from stages.pair.inputs import source_pictures, style_masks, style_pictures, training_photos
+from stages.pair.photo_sets import CHUNK
+from stages.pair.translator import Painter, TrainingInputs, Translation
 from stages.training import distributed, losses
 from stages.training.fit import Batches, Phase, Task, ema_update, epoch_order
+from stages.training.loading import Allowance, Derived, Kept, read_ahead
 
+CACHED = CHUNK * 64**2  # pixels of a forward pass on a CPU: more of them fall out of its cache
 FULL_POOL = 16  # cells a side that a full generator's modulation sees: the published 64 at 256 px, over four
 
 
@@ -48,20 +55,30 @@ FULL_POOL = 16  # cells a side that a full generator's modulation sees: the publ
 class TranslatorWeights:
     """Weights of the loss terms; 0 switches a term off.
 
-    As published: adversarial 1, cycle 10, identity_mapping 10, cam 1000 and nothing else. `identity_mapping` is the
-    published identity term (a picture of the target domain stays as it is); `face_identity` asks the recogniser;
-    `edge_promotion` is the share of the edge-blurred style pictures in the discriminators' loss.
+    The defaults are the recipe's. As published: adversarial 1, cycle 10, identity_mapping 10, cam 1000 and nothing else.
+
+    Args:
+        adversarial: least-squares losses of patches and attention logits.
+        cycle: L1 between a picture and what comes back of it.
+        identity_mapping: a picture of the target domain stays as it is (the published identity loss).
+        cam: attention classification. Small pictures learn the colours sooner with less than published.
+        mask: cross-entropy of the generators' masks to the head mask.
+        mask_tv: total variation of the generators' masks.
+        background: L1 to the input outside the head: 5 freer .. 50 stricter.
+        latent: L1 between what the style generator and its source make of one latent.
+        face_identity: 1 - cosine of the recogniser's embeddings.
+        edge_promotion: share of the edge-blurred style pictures in the discriminators' loss.
     """
 
-    adversarial: float = 1.0
-    cycle: float = 10.0
-    identity_mapping: float = 10.0
-    cam: float = 1000.0
-    mask: float = 0.0
-    mask_tv: float = 0.0
+    adversarial: float = 0.3
+    cycle: float = 5.0
+    identity_mapping: float = 5.0
+    cam: float = 1.0
+    mask: float = 3.0
+    mask_tv: float = 0.2
     background: float = 0.0
-    latent: float = 0.0
-    face_identity: float = 0.0
+    latent: float = 50.0
+    face_identity: float = 1.0
     edge_promotion: float = 0.0
 
     def __post_init__(self) -> None:
@@ -70,8 +87,8 @@ class TranslatorWeights:
 
 
 @dataclass(kw_only=True)
-class Translator:
-    """What is trained: sizes of the networks, the two switches of the variants, and the weights.
+class UgatitTranslator:
+    """U-GAT-IT: sizes of the networks, the two switches of the variants, and the weights. A `Translator`.
 
     Args:
         width: channels of the generators' first layer.
@@ -99,17 +116,17 @@ class Translator:
     blocks: int = 4
     light: bool = True
     discriminator_width: int = 16
-    discriminator_max_width: int = 512
+    discriminator_max_width: int = 128
     discriminator_lr: float = 1.0
     mask_head: bool = True
     composite: bool = True
-    background_cycle: float = 1.0
+    background_cycle: float = 0.5
     balance: str | None = None
     weights: TranslatorWeights = field(default_factory=TranslatorWeights)
-    warm_up: float = 0.0
-    face_identity_from: float = 0.3
+    warm_up: float = 0.65
+    face_identity_from: float = 0.65
     recogniser: str = "reader"
-    ema: float = 0.999
+    ema: float = 0.995
     precision: str = "auto"
 
     def __post_init__(self) -> None:
@@ -126,6 +143,30 @@ class Translator:
         if not self.mask_head and (self.weights.mask or self.weights.mask_tv):
             raise ConfigError("weights.mask", "has no mask head to act on", "Set mask_head=true")
 
+    def files(self) -> dict[str, Path]:
+        """The recogniser's weights where they are not the shipped reader's, by their key."""
+        own = self.weights.face_identity and self.recogniser != "reader"
+        return {"translator.recogniser": Path(self.recogniser)} if own else {}
+
+    def batches(self, inputs: TrainingInputs, seed: int) -> Batches:
+        """Photos and style pictures in independent orders, decoded as they are needed; see `unpaired_batches`.
+
+        Style pictures are generated and have no masks: the face reader gives them.
+
+        Raises:
+            TristyleError: pictures smaller than 32 px, or photos and style pictures of different sizes.
+        """
+        workers, allowance = inputs.runtime.workers, Allowance()
+        photo, photo_mask = training_photos(inputs.data, workers)
+        style = style_pictures(inputs.style, workers)
+        _check_sizes(photo.shape, style.shape, inputs.style.path)
+
+        source = source_pictures(inputs.style, workers) if self.weights.latent else None
+        blurred = Derived(edge_blurred, style) if self.weights.edge_promotion else None
+        sets = (photo, photo_mask, style, style_masks(inputs, style), source, blurred)
+        kept = [None if pictures is None else Kept(pictures, allowance) for pictures in sets]
+        return read_ahead(unpaired_batches(*kept[:4], seed, *kept[4:]))
+
     def task(self, size: int, train: Train, device: str = "cpu") -> TranslationTask:
         """The task for pictures of `size` px on `device`; its weights are drawn from `train.seed`.
 
@@ -136,10 +177,14 @@ class Translator:
             torch.manual_seed(train.seed)
             return TranslationTask(self, size, train, device)
 
-    def files(self) -> dict[str, Path]:
-        """The recogniser's weights where they are not the shipped reader's, by their key."""
-        own = self.weights.face_identity and self.recogniser != "reader"
-        return {"translator.recogniser": Path(self.recogniser)} if own else {}
+    def network(self, task: Task) -> nn.Module:
+        """The averaged photo -> style generator."""
+        assert isinstance(task, TranslationTask)
+        return task.ema.eval()
+
+    def painter(self, network: nn.Module, device: str) -> Painter:
+        """Paints by a generator."""
+        return translator_painter(network, device)
 
 
 def native_bfloat16() -> bool:
@@ -154,7 +199,7 @@ class TranslationTask(Task):
     the latent term also `source` [N, 3, H, W], the same faces as `style` before the transfer.
     """
 
-    def __init__(self, translator: Translator, size: int, train: Train, device: str) -> None:
+    def __init__(self, translator: UgatitTranslator, size: int, train: Train, device: str) -> None:
         super().__init__()
         self.translator, self.weights = translator, translator.weights
         self.to_style, self.to_photo = (
@@ -382,3 +427,57 @@ def unpaired_batches(
         return take(domains[0], 0, start, count) | take(domains[1], 1, start, count)
 
     return batch
+
+
+def _check_sizes(photo: tuple[int, ...], style: tuple[int, ...], path: Path) -> None:
+    """Refuse photos [N, H, W, 3] that the networks cannot take, and style pictures of another size."""
+    height, width = photo[1:3]
+    if height != width or height < 32 or height % 4:
+        raise ConfigError(
+            "data.size", f"{width}x{height} px photos do not fit U-GAT-IT", "Use squares of 32 px or more"
+        )
+    if style[1:3] != photo[1:3]:
+        sizes = f"style pictures of {style[1]} px and photos of {height} px"
+        raise TristyleError(f"{path}: {sizes} do not go together. Run stage=style on this data.")
+
+
+# ------------------------------------------------------------------------------------------------------- painting
+
+
+def translator_painter(generator: nn.Module, device: str) -> Painter:
+    """Paints by a :class:`stages.networks.ugatit.ResnetGenerator` in eval mode; threads may share it.
+
+    On a CPU a forward pass takes as many pictures as its cache likes, else CHUNK; an accelerator serves one thread at
+    a time, so that its memory does not depend on their number.
+    """
+    generator.to(memory_format=torch.channels_last)
+    turn = nullcontext() if device == "cpu" else Lock()
+
+    @torch.inference_mode()
+    def paint(photos: np.ndarray) -> Translation:
+        raw: list[np.ndarray] = []
+        masks: list[np.ndarray] = []
+        heat: list[np.ndarray] = []
+        step = max(1, min(CHUNK, CACHED // photos[0, ..., 0].size)) if device == "cpu" else CHUNK
+        for i in range(0, len(photos), step):
+            batch = to_tensor(photos[i : i + step]).to(device, memory_format=torch.channels_last)
+            with turn:
+                out = generator(batch)
+                raw.append(to_uint8(out.image))
+                heat.append(_bytes(_stretched(out.heatmap)))
+                if out.mask is not None:
+                    masks.append(_bytes(out.mask))
+        return Translation(np.concatenate(raw), np.concatenate(masks) if masks else None, np.concatenate(heat))
+
+    return paint
+
+
+def _stretched(maps: Tensor) -> Tensor:
+    """Each map of [N, 1, h, w] from 0 to 1 by its own least and greatest value."""
+    low, high = maps.amin((2, 3), keepdim=True), maps.amax((2, 3), keepdim=True)
+    return (maps - low) / (high - low).clamp_min(1e-6)
+
+
+def _bytes(maps: Tensor) -> np.ndarray:
+    """[N, 1, h, w] in [0, 1] -> uint8 [N, h, w]."""
+    return maps[:, 0].float().mul(255).round().to(torch.uint8).cpu().numpy()

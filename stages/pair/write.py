@@ -14,9 +14,9 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -28,7 +28,8 @@ from stages.core.shards import SUFFIXES, TarWriter, encode, put
 from stages.networks.face_reader import Reader
 from stages.pair.curate import SCORES, Curate, Limits, Scores, composite, reasons, score
 from stages.pair.gather import gather
-from stages.pair.photo_sets import CHUNK, Painter, PhotoSet
+from stages.pair.inputs import Painted, PairCandidates
+from stages.pair.photo_sets import CHUNK
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -67,56 +68,6 @@ class Write:
     def shards(self, candidates: int) -> int:
         """Shards of so many candidates."""
         return -(-candidates // self.per_shard)
-
-
-@dataclass
-class Painted:
-    """Some candidate pairs: photos and raw paintings uint8 [n, H, W, 3], head coverage of the photos uint8 [n, H, W].
-
-    Attributes:
-        painted: where the translator says it painted, uint8 [n, H, W]; None where it says nothing.
-        broken: place in the arrays -> why there is no such pair (its photo cannot be read).
-        notes: further entries of each pair's record; none where None.
-    """
-
-    photo: np.ndarray
-    raw: np.ndarray
-    mask: np.ndarray
-    painted: np.ndarray | None = None
-    broken: dict[int, str] = field(default_factory=dict)
-    notes: list[dict[str, Any]] | None = None
-
-
-class PairCandidates(Protocol):
-    """Candidate pairs by number, made on demand; any number of threads may ask."""
-
-    @property
-    def ids(self) -> Sequence[str]:
-        """Unique names; their order is the pairs' order."""
-        ...
-
-    def __call__(self, numbers: range) -> Painted:
-        """The pairs `numbers`."""
-        ...
-
-
-@dataclass
-class Translated:
-    """Candidates that a painter makes of photos."""
-
-    photos: PhotoSet
-    painter: Painter
-
-    @property
-    def ids(self) -> Sequence[str]:
-        """The photos' ids."""
-        return self.photos.ids
-
-    def __call__(self, numbers: range) -> Painted:
-        """Read and paint the photos `numbers`."""
-        photos = self.photos(numbers)
-        painting = self.painter(photos.images)
-        return Painted(photos.images, painting.raw, photos.masks, painting.mask, photos.broken, photos.notes)
 
 
 def write_pairs(

@@ -11,19 +11,24 @@ kept (StyleGAN's practice), and pairs are flipped at random.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
+from stages.core.artifact import Artifact
 from stages.core.images import grid
+from stages.core.runtime import Runtime
 from stages.core.settings import Train, number
-from stages.core.tensors import to_uint8
+from stages.core.tensors import to_tensor, to_uint8
 from stages.networks.mobile import MobileStudent, blend
 from stages.networks.patchgan import PatchGAN
-from stages.student.batches import prepared
+from stages.student.batches import load_pairs, pair_batches, prepared
+from stages.student.student import StudentTraining
 from stages.training import distributed
 from stages.training.fit import Phase, Task, ema_update
 from stages.training.losses import (
@@ -38,6 +43,7 @@ from stages.training.losses import (
     student_hinge,
 )
 
+SHOWN = 8  # pairs on the preview
 STRIDE = 8.0  # px, of the student's coarsest layer: shifts beyond it bring nothing new
 TURN, ZOOM = 0.05, 0.05  # of the equivariance: radians, share of the size
 GRAIN = 0.01  # noise of the moved photos, on [-1, 1]: a sensor's
@@ -77,7 +83,7 @@ class Pix2PixWeights:
 
 @dataclass(kw_only=True)
 class Pix2Pix:
-    """What the student is and how it learns; every number is a key of conf/student/pix2pix.yaml.
+    """The mobile student, trained on pairs by pix2pix. A `Student`; the defaults are the recipe's.
 
     Args:
         tier: size of the student, see stages.networks.mobile.TIERS.
@@ -88,10 +94,11 @@ class Pix2Pix:
         discriminator_lr: factor on the learning rate for the discriminator.
     """
 
+    reads: ClassVar[tuple[str, ...]] = ("pair",)
     tier: str = "mid"
     discriminator_width: int = 24
     discriminator_layers: int = 2
-    weights: Pix2PixWeights
+    weights: Pix2PixWeights = field(default_factory=Pix2PixWeights)
     warm_up: float = 0.55
     ema_images: int = 500
     discriminator_lr: float = 0.3
@@ -103,6 +110,27 @@ class Pix2Pix:
         number("warm_up", self.warm_up, 0, 1)
         number("ema_images", self.ema_images, 0, integer=True)
         number("discriminator_lr", self.discriminator_lr, 0, 100, open_low=True)
+
+    def files(self) -> dict[str, Path]:
+        """None."""
+        return {}
+
+    def training(self, inputs: dict[str, Artifact], train: Train, runtime: Runtime) -> StudentTraining:
+        """Open the kept pairs and draw the networks.
+
+        Raises:
+            TristyleError: curation kept no pair.
+        """
+        photo, style, mask = load_pairs(inputs["pair"], runtime.workers)
+        shown = slice(0, SHOWN)
+        task = self.task(train, {"photo": to_tensor(photo[shown]), "style": to_tensor(style[shown])})
+        batches = pair_batches(photo, style, mask, train.seed, blurred=self.weights.edge_promotion > 0)
+        return StudentTraining(task, read_ahead(batches), photo.shape[1], {"pairs": len(photo)})
+
+    def network(self, task: Task) -> nn.Module:
+        """The averaged student."""
+        assert isinstance(task, Pix2PixTask)
+        return task.student_ema.eval()
 
     def task(self, train: Train, preview: dict[str, Tensor]) -> Pix2PixTask:
         """The training of this student; `preview` is a small batch whose outputs are drawn."""
@@ -139,7 +167,7 @@ class Pix2PixTask(Task):
         self.output = torch.empty(0)
 
     @staticmethod
-    def _phase(name: str, module: torch.nn.Module, lr: float) -> Phase:
+    def _phase(name: str, module: nn.Module, lr: float) -> Phase:
         params = list(module.parameters())
         return Phase(name, params, torch.optim.Adam(params, lr=lr, betas=(0.5, 0.999)))
 

@@ -1,0 +1,209 @@
+"""What the variants of stage pair share on their way in: the photos they paint, and candidate pairs by number."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from stages.core.artifact import SCRATCH, Artifact
+from stages.core.images import load_images, load_masks
+from stages.core.runtime import Runtime
+from stages.core.settings import ConfigError
+from stages.core.shards import Pictures
+from stages.networks.face_reader import Reader, read_masks
+from stages.pair.photo_sets import FolderPhotos, Joined, PhotoSet, StoredPhotos, mask_folder, pictures_below
+from stages.pair.translator import Painter, TrainingInputs
+from stages.training import distributed
+
+READ = 64  # pictures that the face reader sees together
+PHOTOS = "photos.jsonl"  # in the scratch folder: the names of the pictures in pair.write.photos
+STYLE_MASKS = "style_masks.npy"  # likewise
+
+
+def photo_files(photos: str | None) -> dict[str, Path]:
+    """The folder `pair.write.photos` and its masks, as entries of a stage's `files()`."""
+    if photos is None:
+        return {}
+    masks = mask_folder(Path(photos))
+    return {"write.photos": Path(photos)} | ({"write.masks": masks} if masks else {})
+
+
+def stored_photos(data: Artifact) -> StoredPhotos:
+    """The photos of a data set that are for training, with their masks."""
+    return StoredPhotos(data, "train", "photo", "mask")
+
+
+def all_photos(data: Artifact, photos: str | None, out: Path, reader: Reader, runtime: Runtime) -> PhotoSet:
+    """The photos that pairs are made of: the data set's for training, then those of a folder.
+
+    Args:
+        data: the data artifact.
+        photos: the folder `pair.write.photos`; None for the data set's photos alone.
+        out: the pair artifact's folder; the list of the folder's names goes to its scratch.
+        reader: draws the masks that the folder does not give.
+        runtime: the machine.
+    """
+    stored = stored_photos(data)
+    if photos is None:
+        return stored
+    index = out / SCRATCH / PHOTOS
+    return Joined([stored, FolderPhotos(Path(photos), index, stored.size, reader, runtime.device)])
+
+
+def training_photos(data: Artifact, workers: int) -> tuple[Pictures, Pictures]:
+    """The photos [N, H, W, 3] to train on and their head masks [N, H, W], read as they are asked for."""
+    names = stored_photos(data).names
+    photo, mask = Pictures(data.path, workers=workers), Pictures(data.path, colour=False, workers=workers)
+    for name in names:
+        photo.add(f"photo/{name}")
+        mask.add(f"mask/{name}")
+    return photo, mask
+
+
+def photo_count(data: Artifact, photos: str | None) -> int:
+    """How many photos `all_photos` gives."""
+    return len(stored_photos(data).ids) + (0 if photos is None else len(pictures_below(Path(photos))))
+
+
+def refuse_photos(photos: str | None, why: str) -> None:
+    """Refuse a folder of photos that these pairs cannot be made of.
+
+    Raises:
+        ConfigError: there is one.
+    """
+    if photos is not None:
+        raise ConfigError("write.photos", f"{why} alone", "Leave it null")
+
+
+def style_name(style: Artifact) -> str:
+    """The style that a style artifact holds; "" where it has no name."""
+    return str(style.records()[0].get("style") or "")
+
+
+def style_pictures(style: Artifact, workers: int) -> Pictures:
+    """The pictures of a style artifact [N, H, W, 3], read as they are asked for."""
+    found = Pictures(style.path, workers=workers)
+    for record in style.records():
+        found.add(record["image"])
+    return found
+
+
+def source_pictures(style: Artifact, workers: int) -> Pictures | None:
+    """The style pictures' faces before the transfer [N, H, W, 3]; None for a style artifact that has none."""
+    names = [f"source/{Path(record['image']).name}" for record in style.records()]
+    if not all((style.path / name).exists() for name in names):
+        return None
+    found = Pictures(style.path, workers=workers)
+    for name in names:
+        found.add(name)
+    return found
+
+
+def style_masks(inputs: TrainingInputs, pictures: Pictures) -> np.ndarray:
+    """Head coverage of the style pictures as the face reader sees it: uint8 [N, H, W], mapped from a file.
+
+    The first process reads them once for all processes, a chunk at a time, into the scratch folder.
+    """
+    file = inputs.scratch / STYLE_MASKS
+    if distributed.rank() == 0 and not file.exists():
+        inputs.scratch.mkdir(parents=True, exist_ok=True)
+        unfinished = file.with_suffix(".part")
+        masks = np.lib.format.open_memmap(unfinished, "w+", np.uint8, pictures.shape[:3])
+        for start in range(0, len(pictures), READ):
+            part = slice(start, start + READ)
+            masks[part] = read_masks(inputs.reader, pictures[part], inputs.runtime.device)
+        masks.flush()
+        unfinished.replace(file)
+
+    distributed.start(inputs.runtime.device)
+    distributed.barrier()
+    found: np.ndarray = np.load(file, mmap_mode="r")
+    return found
+
+
+# ------------------------------------------------------------------------------------------------- candidate pairs
+
+
+@dataclass
+class Painted:
+    """Some candidate pairs.
+
+    Attributes:
+        photo, raw: the photos and what was made of them, uint8 [n, H, W, 3].
+        mask: head coverage of the photos, uint8 [n, H, W].
+        painted: where the translator says it painted, uint8 [n, H, W]; None where it says nothing.
+        broken: place in the arrays -> why there is no such pair (its photo cannot be read).
+        notes: further entries of each pair's record; none where None.
+    """
+
+    photo: np.ndarray
+    raw: np.ndarray
+    mask: np.ndarray
+    painted: np.ndarray | None = None
+    broken: dict[int, str] = field(default_factory=dict)
+    notes: list[dict[str, Any]] | None = None
+
+
+class PairCandidates(Protocol):
+    """Candidate pairs by number, made on demand; any number of threads may ask."""
+
+    @property
+    def ids(self) -> Sequence[str]:
+        """Unique names; their order is the pairs' order."""
+        ...
+
+    def __call__(self, numbers: range) -> Painted:
+        """The pairs `numbers`."""
+        ...
+
+
+@dataclass
+class Translated:
+    """Candidates that a painter makes of photos."""
+
+    photos: PhotoSet
+    painter: Painter
+
+    @property
+    def ids(self) -> Sequence[str]:
+        """The photos' ids."""
+        return self.photos.ids
+
+    def __call__(self, numbers: range) -> Painted:
+        """Read and paint the photos `numbers`."""
+        photos = self.photos(numbers)
+        painting = self.painter(photos.images)
+        return Painted(photos.images, painting.raw, photos.masks, painting.mask, photos.broken, photos.notes)
+
+
+@dataclass
+class OnDisk:
+    """Candidates whose pictures all lie on disk and are read when they are asked for.
+
+    Attributes:
+        ids: the pairs' ids.
+        photo, mask, raw: files, in the order of the ids.
+        flipped: which style pictures show their photo mirrored; photo and mask are mirrored with them.
+        whole: the whole frame counts as head.
+    """
+
+    ids: Sequence[str]
+    photo: list[Path]
+    mask: list[Path]
+    raw: list[Path]
+    flipped: Sequence[bool] = ()
+    whole: bool = False
+
+    def __call__(self, numbers: range) -> Painted:
+        """Read the pairs `numbers`."""
+        part = slice(numbers.start, numbers.stop)
+        photo, raw = (load_images(paths[part]) for paths in (self.photo, self.raw))
+        mask = load_masks(self.mask[part])
+        if any(self.flipped):
+            flip = np.asarray(self.flipped[part])
+            photo[flip], mask[flip] = photo[flip, :, ::-1], mask[flip, :, ::-1]
+        return Painted(photo, raw, np.full_like(mask, 255) if self.whole else mask)
