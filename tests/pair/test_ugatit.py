@@ -139,8 +139,8 @@ def test_adversarial_gradient_stays_on_the_head() -> None:
     task = MASK.task(32, TRAIN)
     data = batch()
     fake = data["photo"].clone().requires_grad_()
-    task._look(data, fake, data["style"])
-    task._persuade("style").backward()
+    task._discriminator_inputs(data, fake, data["style"])
+    task._adversarial("style").backward()
     outside = (data["photo_mask"] == 0).expand_as(fake)
     assert fake.grad[outside].abs().max() == 0 and fake.grad[~outside].abs().max() > 0
 
@@ -152,7 +152,7 @@ def test_generated_pictures_carry_their_sources_mask() -> None:
     left[..., :16], right[..., 16:] = 1, 1
     data |= {"photo_mask": left, "style_mask": right}
     white = torch.full_like(data["photo"], 5.0)  # outside the range of every colour
-    task._look(data, white, white)
+    task._discriminator_inputs(data, white, white)
     for domain, real_side, fake_side in (("style", right, left), ("photo", left, right)):
         real, fake = task._seen[domain]
         assert torch.equal((fake == 5).float(), fake_side.expand_as(fake))
@@ -183,7 +183,9 @@ def test_discriminators_do_not_pull_on_the_generators() -> None:
     assert all(p.grad is None for p in (*task.to_style.parameters(), *task.to_photo.parameters()))
 
 
-@pytest.mark.parametrize("key", ["adversarial", "cycle", "identity", "cam", "mask", "smooth", "background", "person"])
+@pytest.mark.parametrize(
+    "key", ["adversarial", "cycle", "identity_mapping", "cam", "mask", "mask_tv", "background", "face_identity"]
+)
 def test_a_weight_scales_its_own_term_alone(key: str) -> None:
     base = {name: 1.0 for name in vars(TranslatorWeights())}
     found = []
@@ -223,15 +225,15 @@ def test_the_latent_term_compares_heads_with_their_source() -> None:
 def test_the_person_counts_once_there_is_a_face_to_recognise() -> None:
     task = replace(MASK, face_identity_from=0.5, weights=replace(MASK.weights, face_identity=1.0)).task(32, TRAIN)
     data = batch()
-    assert "person" not in task.losses("generator", data)
+    assert "face_identity" not in task.losses("generator", data)
     task.after_update(4, 4)
-    lost = task.losses("generator", data)["person"]
+    lost = task.losses("generator", data)["face_identity"]
     assert 0 < lost.item() < 2
     lost.backward()
     assert next(task.to_style.parameters()).grad is not None
     assert all(p.grad is None for p in task._recognisers[0].reader.parameters())
     assert not any("stem" in name for name in task.state_dict())  # the reader is not part of the training state
-    same = task._lost(data["photo"], data["photo"], data["photo_mask"])
+    same = task._face_identity(data["photo"], data["photo"], data["photo_mask"])
     assert same.item() == pytest.approx(0, abs=1e-5)
 
 
@@ -239,7 +241,7 @@ def test_the_cycle_counts_what_lies_outside_the_head_less() -> None:
     task = replace(MASK, background_cycle=0.25).task(32, TRAIN)
     mask = torch.zeros(1, 1, 32, 32)
     mask[..., :16] = 1
-    counted = task._counted(mask)
+    counted = task._cycle_weights(mask)
     assert (counted[..., :16] == 1).all() and (counted[..., 16:] == 0.25).all()
 
 

@@ -142,7 +142,7 @@ FAULTS: dict[str, dict[str, object]] = {
     "learning rate doubled": {"lr": 4e-3},
     "EMA off": {"ema_images": 0},
     "equivariance off": {"equivariance": 0.0},
-    "edge-blurred negatives off": {"blurred": 0.0},
+    "edge-blurred negatives off": {"edge_promotion": 0.0},
     "targets swapped": {"corrupt": swapped_targets},
     "photo and style swapped": {"corrupt": swapped_domains},
     "masks swapped": {"corrupt": swapped_masks},

@@ -181,13 +181,13 @@ def test_a_perfect_student_scores_perfectly(tmp_path: Path) -> None:
     assert photos["face_ratio"] == pytest.approx(1)
 
 
-def test_the_critic_refuses_blurred_edges_and_the_steadiness_rises_late() -> None:
+def test_the_discriminator_refuses_blurred_edges_and_the_steadiness_rises_late() -> None:
     photo, style, mask = toys(0, 4, 32)
     batch = pair_batches(photo, style, mask, seed=0, blurred=True)(0, 4)
     train = Train(images=80, batch=4, lr=1e-3)
     task = Pix2Pix(tier="nano", warm_up=0.0, weights=Pix2PixWeights()).task(train, batch)
     assert "equivariance" not in task.losses("student", batch)
-    assert set(task.losses("discriminator", batch)) == {"hinge", "blurred"}
+    assert set(task.losses("discriminator", batch)) == {"hinge", "edge_promotion"}
     steady = {}
     for images in (40, 44, 60, 76):
         task.images = images
