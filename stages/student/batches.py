@@ -54,9 +54,9 @@ def pair_batches(photo: np.ndarray, style: np.ndarray, mask: np.ndarray, seed: i
     if blurred:
         colours["blurred"] = edge_blurred(style) if isinstance(style, np.ndarray) else EdgeBlurred(style)
 
-    def batch(start: int, count: int) -> dict[str, Tensor]:
-        chosen = epoch_order(len(photo), seed, start, count)
-        flip = torch.from_numpy(np.random.default_rng([seed, 1, start]).random(count) < 0.5)
+    def batch(start: int, count: int, rows: slice = slice(None)) -> dict[str, Tensor]:
+        chosen = epoch_order(len(photo), seed, start, count)[rows]
+        flip = torch.from_numpy((np.random.default_rng([seed, 1, start]).random(count) < 0.5)[rows])
         found = {name: torch.from_numpy(pictures[chosen]).permute(0, 3, 1, 2) for name, pictures in colours.items()}
         return found | {"mask": torch.from_numpy(mask[chosen])[:, None], "flip": flip}
 
@@ -78,13 +78,18 @@ def prepared(batch: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def read_ahead(batches: Batches) -> Batches:
-    """The same batches; a thread reads the next one while the training is at this one."""
-    pool, ahead = ThreadPoolExecutor(1), dict[tuple[int, int], Future[dict[str, Tensor]]]()
+    """The same batches; a thread reads the next ones while the training is at these.
 
-    def batch(start: int, count: int) -> dict[str, Tensor]:
-        found = ahead.pop((start, count), None) or pool.submit(batches, start, count)
-        ahead.clear()
-        ahead[start + count, count] = pool.submit(batches, start + count, count)
+    Rows asked for now will be asked for in the next batch, too: several parts of a batch are read ahead one by one.
+    """
+    pool, ahead = ThreadPoolExecutor(1), dict[tuple[Any, ...], Future[dict[str, Tensor]]]()
+
+    def batch(start: int, count: int, rows: slice = slice(None)) -> dict[str, Tensor]:
+        part = count, rows.start, rows.stop, rows.step
+        found = ahead.pop((start, *part), None) or pool.submit(batches, start, count, rows)
+        for stale in [key for key in ahead if key[0] not in (start, start + count)]:
+            del ahead[stale]
+        ahead[start + count, *part] = pool.submit(batches, start + count, count, rows)
         return found.result()
 
     return batch
