@@ -55,7 +55,7 @@ from stages.metrics.pixel import background_error, background_ssim, face_error
 from stages.networks.face_reader import load_reader
 from stages.networks.mobile import MobileStudent
 from stages.networks.parser import HEAD
-from stages.pair.photo_sets import translator_painter
+from stages.pair.ugatit import translator_painter
 from stages.recipes.face_parser import heldout
 from stages.student.score import apply_student
 

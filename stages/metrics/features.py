@@ -93,10 +93,9 @@ def _fill(network: nn.Module, state: State, path: Path | str, what: str, device:
         odd = f"lacks {missing[0]}" if missing else f"has {unexpected[0]}"
         raise TristyleError(f"{path}: does not fit {what} ({odd}). Give torchvision's weights.")
     for module in network.modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.num_batches_tracked is not None:
-            module.num_batches_tracked = torch.zeros(
-                (), dtype=torch.int64
-            )  # absent from old files; unused in eval mode
+        counts = isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d))
+        if counts and module.num_batches_tracked is not None:  # absent from old files; unused in eval mode
+            module.num_batches_tracked = torch.zeros((), dtype=torch.int64)
     return network.to(device).eval().requires_grad_(False)
 
 

@@ -6,7 +6,7 @@ painter's mask, a student's teacher) it adds to the same pass over the people (`
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -244,7 +244,7 @@ def add_pictures(add: Callable[[Tensor, Tensor], None], images: Pictures, masks:
 
 
 def heldout_kid(
-    people: HeldOut, pictures: dict[str, Pictures | None], reader: Reader, device: str = "cpu"
+    people: HeldOut, pictures: Mapping[str, Pictures | None], reader: Reader, device: str = "cpu"
 ) -> tuple[HeadKid | None, dict[str, float]]:
     """KID of several sets of pictures of the held-out people to the held-out style pictures.
 

@@ -16,8 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from stages.networks.random_rows import WHOLE, RandomRows
 from stages.networks.resample import downsample2d, grid_sample, setup_filter, upsample2d
-from stages.training import distributed
 
 # Daubechies' least asymmetric wavelets, decomposition lowpass (unit norm).
 SYM2 = (-0.12940952255092145, 0.22414386804185735, 0.836516303737469, 0.48296291314469025)
@@ -100,6 +100,37 @@ def _rotate2d(theta: Tensor, like: Tensor) -> Tensor:
     return _plane(len(theta), {(0, 0): c, (0, 1): -s, (1, 0): s, (1, 1): c}, like)
 
 
+class _Sampler:
+    """Draws [N], one a picture.
+
+    Args:
+        images: [N, C, H, W], of which the number and the device count.
+        p: probability of each operation, scalar.
+        percentile, draws: as in `AugmentPipe.forward`.
+    """
+
+    def __init__(self, images: Tensor, p: Tensor, percentile: float | None, draws: RandomRows) -> None:
+        self.n, self.device = len(images), images.device
+        self.p, self.percentile, self.draws = p, percentile, draws
+
+    def uniform(self) -> Tensor:
+        """Uniform in [0, 1): [N]."""
+        if self.percentile is not None:
+            return torch.full([self.n], self.percentile, device=self.device)
+        return self.draws.own(lambda n: torch.rand(n, device=self.device), self.n)
+
+    def normal(self) -> Tensor:
+        """N(0, 1): [N]."""
+        if self.percentile is not None:  # the reference leaves out the factor sqrt(2) of the true quantile
+            return torch.erfinv(torch.full([self.n], 2 * self.percentile - 1, device=self.device))
+        return self.draws.own(lambda n: torch.randn(n, device=self.device), self.n)
+
+    def gated(self, value: Tensor, neutral: float, p: Tensor | None = None) -> Tensor:
+        """`value` [N] with probability `p` (default: the pipe's), else `neutral`."""
+        drawn = self.draws.own(lambda n: torch.rand(n, device=self.device), self.n)
+        return torch.where(drawn < (self.p if p is None else p), value, torch.full_like(value, neutral))
+
+
 class AugmentPipe(nn.Module):
     """Augment [N, C, H, W] images in [-1, 1], each operation with probability `p` (a buffer, set by training).
 
@@ -118,125 +149,142 @@ class AugmentPipe(nn.Module):
         self.register_buffer("geometry_taps", setup_filter(SYM6), persistent=False)
         self.register_buffer("bank", filter_bank(), persistent=False)
 
-    def forward(self, images: Tensor, percentile: float | None = None) -> Tensor:
-        """Augmented images, same shape. With `percentile` every draw is that quantile of its distribution (tests)."""
+    def forward(self, images: Tensor, percentile: float | None = None, draws: RandomRows = WHOLE) -> Tensor:
+        """Augment pictures.
+
+        Args:
+            images: [N, C, H, W] in [-1, 1].
+            percentile: every draw is that quantile of its distribution, in 0..1 (tests); None draws at random.
+            draws: where random numbers come from, one row a picture.
+
+        Returns:
+            [N, C, H, W]; values may leave [-1, 1]. At p = 0 these are `images` themselves.
+        """
         if percentile is None and float(self.p) == 0:
             return images
-        inverse = self.sample_geometry(images, percentile)
+
+        inverse = self.sample_geometry(images, percentile, draws)
         if inverse is not None:
             images = self.apply_geometry(images, inverse)
-        colour = self.sample_colour(images, percentile)
+        colour = self.sample_colour(images, percentile, draws)
         if colour is not None:
             images = apply_colour(images, colour)
+
+        # What follows has no matrix.
         if "imgfilter" in self.operations:
-            images = self.apply_filter(images, self.sample_bands(images, percentile))
+            images = self.apply_filter(images, self.sample_bands(images, percentile, draws))
+        sample = _Sampler(images, self.p, percentile, draws)
         if "noise" in self.operations:
-            sigma = self._gated(self._normal(images, percentile).abs() * 0.1, 0.0)
-            images = images + distributed.own_normal(images) * sigma[:, None, None, None]
+            sigma = sample.gated(sample.normal().abs() * 0.1, 0.0)
+            images = images + draws.normal_like(images) * sigma[:, None, None, None]
         if "cutout" in self.operations:
-            images = self._cutout(images, percentile)
+            images = self._cutout(images, sample)
         return images
 
     # Draws
 
-    def _uniform(self, images: Tensor, percentile: float | None) -> Tensor:
-        if percentile is not None:
-            return torch.full([len(images)], percentile, device=images.device)
-        return distributed.own(lambda n: torch.rand(n, device=images.device), len(images))
+    def sample_geometry(
+        self, images: Tensor, percentile: float | None = None, draws: RandomRows = WHOLE
+    ) -> Tensor | None:
+        """Draw a transform for each picture.
 
-    def _normal(self, images: Tensor, percentile: float | None) -> Tensor:
-        if percentile is not None:  # the reference leaves out the factor sqrt(2) of the true quantile
-            return torch.erfinv(torch.full([len(images)], 2 * percentile - 1, device=images.device))
-        return distributed.own(lambda n: torch.randn(n, device=images.device), len(images))
+        Args:
+            images: [N, C, H, W], of which the size and the number count.
+            percentile, draws: as in `forward`.
 
-    def _gated(self, value: Tensor, neutral: float, p: Tensor | None = None) -> Tensor:
-        """`value` [N] with probability p per image, else `neutral`."""
-        p = self.p if p is None else p
-        drawn = distributed.own(lambda n: torch.rand(n, device=value.device), len(value))
-        return torch.where(drawn < p, value, torch.full_like(value, neutral))
-
-    def sample_geometry(self, images: Tensor, percentile: float | None = None) -> Tensor | None:
-        """Inverse transforms [N, 3, 3] in pixels about the image centre (output -> input), or None."""
+        Returns:
+            Inverse transforms [N, 3, 3] in pixels about the image centre (output -> input); None where the pipe has no
+            geometry.
+        """
         ops, (n, _, height, width) = self.operations, images.shape
         if not ops & {*BLIT, *GEOM}:
             return None
-
-        def uniform() -> Tensor:
-            return self._uniform(images, percentile)
-
-        def normal() -> Tensor:
-            return self._normal(images, percentile)
-
+        sample = _Sampler(images, self.p, percentile, draws)
         inverse = torch.eye(3, device=images.device).repeat(n, 1, 1)
+
+        # Pixel blitting: nothing is resampled.
         if "xflip" in ops:
-            flip = self._gated((uniform() * 2).floor(), 0.0)
+            flip = sample.gated((sample.uniform() * 2).floor(), 0.0)
             inverse = inverse @ _scale2d(1 - 2 * flip, 1.0, n, images)
         if "rotate90" in ops:
-            turns = self._gated((uniform() * 4).floor(), 0.0)
+            turns = sample.gated((sample.uniform() * 4).floor(), 0.0)
             inverse = inverse @ _rotate2d(turns * (pi / 2), images)
         if "xint" in ops:
-            # One decision moves both axes.
-            gate = self._gated(torch.ones(n, device=images.device), 0.0)
-            x, y = ((uniform() * 2 - 1) * 0.125 * gate for _ in range(2))
+            gate = sample.gated(torch.ones(n, device=images.device), 0.0)  # one decision moves both axes
+            x, y = ((sample.uniform() * 2 - 1) * 0.125 * gate for _ in range(2))
             inverse = inverse @ _translate2d(-(x * width).round(), -(y * height).round(), n, images)
+
+        # General geometry: a rotation, an anisotropic scale and a rotation back make a stretch along any axis.
         if "scale" in ops:
-            scale = self._gated((normal() * 0.2).exp2(), 1.0)
+            scale = sample.gated((sample.normal() * 0.2).exp2(), 1.0)
             inverse = inverse @ _scale2d(1 / scale, 1 / scale, n, images)
         half = 1 - (1 - self.p).clamp(0, 1).sqrt()  # two rotations with this probability: at least one with p
         if "rotate" in ops:
-            inverse = inverse @ _rotate2d(self._gated((uniform() * 2 - 1) * pi, 0.0, half), images)
+            inverse = inverse @ _rotate2d(sample.gated((sample.uniform() * 2 - 1) * pi, 0.0, half), images)
         if "aniso" in ops:
-            scale = self._gated((normal() * 0.2).exp2(), 1.0)
+            scale = sample.gated((sample.normal() * 0.2).exp2(), 1.0)
             inverse = inverse @ _scale2d(1 / scale, scale, n, images)
         if "rotate" in ops:
-            theta = self._gated((uniform() * 2 - 1) * pi, 0.0, half)
+            theta = sample.gated((sample.uniform() * 2 - 1) * pi, 0.0, half)
             inverse = inverse @ _rotate2d(theta if percentile is None else torch.zeros_like(theta), images)
         if "xfrac" in ops:
-            gate = self._gated(torch.ones(n, device=images.device), 0.0)
-            x, y = (normal() * 0.125 * gate for _ in range(2))
+            gate = sample.gated(torch.ones(n, device=images.device), 0.0)
+            x, y = (sample.normal() * 0.125 * gate for _ in range(2))
             inverse = inverse @ _translate2d(-x * width, -y * height, n, images)
         return inverse
 
-    def sample_colour(self, images: Tensor, percentile: float | None = None) -> Tensor | None:
-        """Colour matrices [N, 4, 4] on homogeneous RGB, or None. Grey images keep brightness, contrast, luma flip."""
+    def sample_colour(
+        self, images: Tensor, percentile: float | None = None, draws: RandomRows = WHOLE
+    ) -> Tensor | None:
+        """Draw a change of colour for each picture. Grey pictures keep brightness, contrast and luma flip.
+
+        Args:
+            images: [N, 1 or 3, H, W], of which the channels and the number count.
+            percentile, draws: as in `forward`.
+
+        Returns:
+            Matrices [N, 4, 4] on homogeneous RGB; None where the pipe has no colour.
+        """
         ops, n = self.operations, len(images)
         if not ops & set(COLOR):
             return None
+        sample = _Sampler(images, self.p, percentile, draws)
         eye = torch.eye(4, device=images.device)
         colour = eye.repeat(n, 1, 1)
         grey = torch.tensor([1.0, 1.0, 1.0, 0.0], device=images.device) / sqrt(3)
-        project = torch.outer(grey, grey)
+        project = torch.outer(grey, grey)  # onto the grey axis
 
-        def each(values: Tensor) -> Tensor:
-            return values[:, None, None]
-
+        # Along the grey axis.
         if "brightness" in ops:
-            shift = self._gated(self._normal(images, percentile) * 0.2, 0.0)
+            shift = sample.gated(sample.normal() * 0.2, 0.0)
             move = eye.repeat(n, 1, 1)
             move[:, :3, 3] = shift[:, None]
             colour = move @ colour
         if "contrast" in ops:
-            factor = self._gated((self._normal(images, percentile) * 0.5).exp2(), 1.0)
+            factor = sample.gated((sample.normal() * 0.5).exp2(), 1.0)
             stretch = torch.diag_embed(torch.stack([factor, factor, factor, torch.ones_like(factor)], dim=1))
             colour = stretch @ colour
         if "lumaflip" in ops:
-            flip = self._gated((self._uniform(images, percentile) * 2).floor(), 0.0)
-            colour = (eye - 2 * project * each(flip)) @ colour
+            flip = sample.gated((sample.uniform() * 2).floor(), 0.0)
+            colour = (eye - 2 * project * flip[:, None, None]) @ colour
+
+        # About the grey axis.
         if "hue" in ops and images.shape[1] > 1:
-            theta = self._gated((self._uniform(images, percentile) * 2 - 1) * pi, 0.0)
+            theta = sample.gated((sample.uniform() * 2 - 1) * pi, 0.0)
             colour = _rotation_about_grey(theta) @ colour
         if "saturation" in ops and images.shape[1] > 1:
-            factor = self._gated(self._normal(images, percentile).exp2(), 1.0)
-            colour = (project + (eye - project) * each(factor)) @ colour
+            factor = sample.gated(sample.normal().exp2(), 1.0)
+            colour = (project + (eye - project) * factor[:, None, None]) @ colour
         return colour
 
-    def sample_bands(self, images: Tensor, percentile: float | None = None) -> Tensor:
+    def sample_bands(self, images: Tensor, percentile: float | None = None, draws: RandomRows = WHOLE) -> Tensor:
         """Gains [N, 4] of the octave bands, each draw normalised to keep the power of a 1/f image."""
+        sample = _Sampler(images, self.p, percentile, draws)
         gains = torch.ones(len(images), 4, device=images.device)
         power = torch.tensor(_BAND_POWER, device=images.device)
         for band in range(4):
             draw = torch.ones_like(gains)
-            draw[:, band] = self._gated(self._normal(images, percentile).exp2(), 1.0)
+            draw[:, band] = sample.gated(sample.normal().exp2(), 1.0)
             gains = gains * draw / (power * draw.square()).sum(dim=1, keepdim=True).sqrt()
         return gains
 
@@ -296,11 +344,11 @@ class AugmentPipe(nn.Module):
         x = F.conv2d(x, taps.transpose(2, 3), groups=n * channels)
         return x.reshape(n, channels, height, width)
 
-    def _cutout(self, images: Tensor, percentile: float | None) -> Tensor:
+    def _cutout(self, images: Tensor, sample: _Sampler) -> Tensor:
         """Zero a box of half the image's size, its centre anywhere."""
         _, _, height, width = images.shape
-        size = self._gated(torch.full([len(images)], 0.5, device=images.device), 0.0)[:, None]
-        cx, cy = (self._uniform(images, percentile)[:, None] for _ in range(2))
+        size = sample.gated(torch.full([len(images)], 0.5, device=images.device), 0.0)[:, None]
+        cx, cy = (sample.uniform()[:, None] for _ in range(2))
         x = (torch.arange(width, device=images.device) + 0.5) / width
         y = (torch.arange(height, device=images.device) + 0.5) / height
         outside_x = ((x - cx).abs() >= size / 2)[:, None, None, :]

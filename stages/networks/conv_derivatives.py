@@ -17,6 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from stages.networks.torch_private import engine_wants
+
 Pair = tuple[int, int]  # along y and x
 
 # Decided by instruction set, never by timing: a resumed training must add in the order it began with.
@@ -50,7 +52,7 @@ def _weight_is_asked_for(ctx: Any) -> bool:
 
     The question torch's own operators ask of the engine; `needs_input_grad` only tells what could be wanted.
     """
-    return ctx.needs_input_grad[1] and torch._C._will_engine_execute_node(ctx.next_functions[1][0])
+    return bool(ctx.needs_input_grad[1]) and engine_wants(ctx.next_functions[1][0])
 
 
 def _unread(wide: torch.Size, narrow: torch.Size, kernel: torch.Size, stride: Pair, padding: Pair) -> Pair:

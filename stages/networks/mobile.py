@@ -16,14 +16,15 @@ so that the raw output's background is the photo's own wherever alpha is 0, and 
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from stages.core.settings import choice, number
-from stages.training import distributed
 
 
 class Widths(NamedTuple):
@@ -56,22 +57,39 @@ class Layers(NamedTuple):
     alpha: Tensor  # [N, 1, H, W] in [0, 1]
 
 
-class BatchNorm2d(nn.BatchNorm2d):
-    """Batch normalisation by the statistics of all processes of a training; alone, torch's own.
+class Parts(Protocol):
+    """The parts of one batch that are computed at the same time, elsewhere: what their statistics are taken over."""
 
-    (torch's SyncBatchNorm runs on CUDA only.) Micro-batches that follow each other in one process are normalised apart.
+    count: int  # parts, this one included
+
+    def mean(self, tensor: Tensor) -> Tensor:
+        """Mean of each part's `tensor`, one shape in all. Gradients flow back to every part."""
+        ...
+
+
+class BatchNorm2d(nn.BatchNorm2d):
+    """Batch normalisation by the statistics of a whole batch whose parts are computed at the same time.
+
+    By itself it is torch's own. `normalised_together` says where the other parts are. (torch's SyncBatchNorm runs on
+    CUDA only.) Parts that follow each other are normalised apart.
     """
+
+    parts: Parts | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, C, H, W], same shape."""
-        if not self.training or distributed.world() == 1:
+        if not self.training or self.parts is None:
             return super().forward(x)
+
+        # Mean and variance of all parts. The mean's gradient must flow: it depends on every picture.
         x = x.float()
-        mean = distributed.differentiable_mean(x.mean(dim=(0, 2, 3)))
+        mean = self.parts.mean(x.mean(dim=(0, 2, 3)))
         centred = x - mean[:, None, None]
-        variance = distributed.differentiable_mean(centred.square().mean(dim=(0, 2, 3)))
+        variance = self.parts.mean(centred.square().mean(dim=(0, 2, 3)))
+
+        # Running statistics as torch keeps them, the variance unbiased.
         with torch.no_grad():
-            count = x.numel() // x.shape[1] * distributed.world()
+            count = x.numel() // x.shape[1] * self.parts.count
             assert self.momentum is not None and self.running_mean is not None
             assert self.running_var is not None and self.num_batches_tracked is not None
             self.running_mean.lerp_(mean, self.momentum)
@@ -79,6 +97,19 @@ class BatchNorm2d(nn.BatchNorm2d):
             self.num_batches_tracked.add_(1)
         scale = self.weight * (variance + self.eps).rsqrt()
         return centred * scale[:, None, None] + self.bias[:, None, None]
+
+
+@contextmanager
+def normalised_together(network: nn.Module, parts: Parts | None) -> Iterator[None]:
+    """Within the block, the batch norms of `network` take the statistics of all `parts`; None: of the batch alone."""
+    norms = [module for module in network.modules() if isinstance(module, BatchNorm2d)]
+    for norm in norms:
+        norm.parts = parts
+    try:
+        yield
+    finally:
+        for norm in norms:
+            norm.parts = None
 
 
 def conv_bn_relu(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:

@@ -24,8 +24,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from stages.networks.random_rows import WHOLE, RandomRows
 from stages.networks.resample import conv2d_resample, setup_filter, upsample2d
-from stages.training import distributed
 
 FIR_TAPS = (1.0, 3.0, 3.0, 1.0)
 LRELU_SLOPE = 0.2
@@ -205,24 +205,24 @@ class SynthesisLayer(nn.Module):
         self.register_buffer("noise_const", torch.randn(resolution, resolution))
         self.register_buffer("resample_filter", setup_filter(FIR_TAPS))
 
-    def noise(self, n: int, mode: str) -> Tensor | None:
+    def noise(self, n: int, mode: str, draws: RandomRows = WHOLE) -> Tensor | None:
         """Noise image to add: [N, 1, r, r] for mode ``random``, [r, r] for ``const``, None for ``none``."""
         if mode == "none":
             return None
         if mode == "random":
             shape, device = self.noise_const.shape, self.noise_const.device
-            unit = distributed.own(lambda count: torch.randn(count, 1, *shape, device=device), n)
+            unit = draws.own(lambda count: torch.randn(count, 1, *shape, device=device), n)
         else:
             unit = self.noise_const
         return unit * self.noise_strength
 
-    def forward(self, x: Tensor, w: Tensor, noise_mode: str = "random") -> Tensor:
-        """x: [N, I, H, W]; w: [N, w_dim]."""
+    def forward(self, x: Tensor, w: Tensor, noise_mode: str = "random", draws: RandomRows = WHOLE) -> Tensor:
+        """x: [N, I, H, W]; w: [N, w_dim]; draws: where ``random`` noise comes from."""
         x = modulated_conv2d(
             x,
             self.weight,
             self.affine(w),
-            noise=self.noise(len(x), noise_mode),
+            noise=self.noise(len(x), noise_mode, draws),
             up=self.up,
             padding=1,
             resample_filter=self.resample_filter if self.up > 1 else None,
@@ -323,15 +323,21 @@ class SynthesisBlock(nn.Module):
         self.torgb = ToRGBLayer(out_channels, img_channels, w_dim, conv_clamp)
 
     def forward(
-        self, x: Tensor | None, img: Tensor | None, ws: Tensor, noise_mode: str, dtype: torch.dtype
+        self,
+        x: Tensor | None,
+        img: Tensor | None,
+        ws: Tensor,
+        noise_mode: str,
+        dtype: torch.dtype,
+        draws: RandomRows = WHOLE,
     ) -> tuple[Tensor, Tensor]:
         """x: [N, I, r/2, r/2]; img: [N, 3, r/2, r/2]; ws: [N, num_conv + 1, w_dim]. Returns x and img at r."""
         if self.first:
             x = self.const.to(dtype)[None].expand(len(ws), -1, -1, -1).contiguous(memory_format=torch.channels_last)
         else:
             assert x is not None  # the features of the block before
-            x = self.conv0(x.to(dtype), ws[:, 0], noise_mode)
-        x = self.conv1(x, ws[:, self.num_conv - 1], noise_mode)
+            x = self.conv0(x.to(dtype), ws[:, 0], noise_mode, draws)
+        x = self.conv1(x, ws[:, self.num_conv - 1], noise_mode, draws)
         rgb = self.torgb(x, ws[:, self.num_conv]).float()
         return x, rgb if img is None else upsample2d(img, self.resample_filter).add_(rgb)
 
@@ -360,8 +366,17 @@ class SynthesisNetwork(nn.Module):
             channels = out
         self.num_ws = 2 * len(self.block_resolutions)
 
-    def forward(self, ws: Tensor, noise_mode: str = "random") -> Tensor:
-        """noise_mode: ``random`` (training), ``const`` (the stored noise) or ``none``."""
+    def forward(self, ws: Tensor, noise_mode: str = "random", draws: RandomRows = WHOLE) -> Tensor:
+        """Draw the pictures of `ws`.
+
+        Args:
+            ws: [N, num_ws, w_dim].
+            noise_mode: ``random`` (training), ``const`` (the stored noise) or ``none``.
+            draws: where random noise comes from, one row a picture.
+
+        Returns:
+            [N, channels, R, R].
+        """
         x: Tensor | None = None
         img: Tensor | None = None
         start = 0
@@ -369,7 +384,7 @@ class SynthesisNetwork(nn.Module):
             block = getattr(self, f"b{r}")
             dtype = self.compute_dtype if r >= self.reduced_from else torch.float32
             # toRGB shares its w with the first convolution of the next block.
-            x, img = block(x, img, ws[:, start : start + block.num_conv + 1], noise_mode, dtype)
+            x, img = block(x, img, ws[:, start : start + block.num_conv + 1], noise_mode, dtype, draws)
             start += block.num_conv
         assert img is not None  # there is a 4 px block at least
         return img

@@ -13,15 +13,11 @@ from stages.core.artifact import SCRATCH, Artifact
 from stages.core.images import load_images, load_masks
 from stages.core.runtime import Runtime
 from stages.core.settings import ConfigError
-from stages.core.shards import Pictures
-from stages.networks.face_reader import Reader, read_masks
+from stages.networks.face_reader import Reader
 from stages.pair.photo_sets import FolderPhotos, Joined, PhotoSet, StoredPhotos, mask_folder, pictures_below
-from stages.pair.translator import Painter, TrainingInputs
-from stages.training import distributed
+from stages.pair.translator import Painter
 
-READ = 64  # pictures that the face reader sees together
 PHOTOS = "photos.jsonl"  # in the scratch folder: the names of the pictures in pair.write.photos
-STYLE_MASKS = "style_masks.npy"  # likewise
 
 
 def photo_files(photos: str | None) -> dict[str, Path]:
@@ -54,16 +50,6 @@ def all_photos(data: Artifact, photos: str | None, out: Path, reader: Reader, ru
     return Joined([stored, FolderPhotos(Path(photos), index, stored.size, reader, runtime.device)])
 
 
-def training_photos(data: Artifact, workers: int) -> tuple[Pictures, Pictures]:
-    """The photos [N, H, W, 3] to train on and their head masks [N, H, W], read as they are asked for."""
-    names = stored_photos(data).names
-    photo, mask = Pictures(data.path, workers=workers), Pictures(data.path, colour=False, workers=workers)
-    for name in names:
-        photo.add(f"photo/{name}")
-        mask.add(f"mask/{name}")
-    return photo, mask
-
-
 def photo_count(data: Artifact, photos: str | None) -> int:
     """How many photos `all_photos` gives."""
     return len(stored_photos(data).ids) + (0 if photos is None else len(pictures_below(Path(photos))))
@@ -82,47 +68,6 @@ def refuse_photos(photos: str | None, why: str) -> None:
 def style_name(style: Artifact) -> str:
     """The style that a style artifact holds; "" where it has no name."""
     return str(style.records()[0].get("style") or "")
-
-
-def style_pictures(style: Artifact, workers: int) -> Pictures:
-    """The pictures of a style artifact [N, H, W, 3], read as they are asked for."""
-    found = Pictures(style.path, workers=workers)
-    for record in style.records():
-        found.add(record["image"])
-    return found
-
-
-def source_pictures(style: Artifact, workers: int) -> Pictures | None:
-    """The style pictures' faces before the transfer [N, H, W, 3]; None for a style artifact that has none."""
-    names = [f"source/{Path(record['image']).name}" for record in style.records()]
-    if not all((style.path / name).exists() for name in names):
-        return None
-    found = Pictures(style.path, workers=workers)
-    for name in names:
-        found.add(name)
-    return found
-
-
-def style_masks(inputs: TrainingInputs, pictures: Pictures) -> np.ndarray:
-    """Head coverage of the style pictures as the face reader sees it: uint8 [N, H, W], mapped from a file.
-
-    The first process reads them once for all processes, a chunk at a time, into the scratch folder.
-    """
-    file = inputs.scratch / STYLE_MASKS
-    if distributed.rank() == 0 and not file.exists():
-        inputs.scratch.mkdir(parents=True, exist_ok=True)
-        unfinished = file.with_suffix(".part")
-        masks = np.lib.format.open_memmap(unfinished, "w+", np.uint8, pictures.shape[:3])
-        for start in range(0, len(pictures), READ):
-            part = slice(start, start + READ)
-            masks[part] = read_masks(inputs.reader, pictures[part], inputs.runtime.device)
-        masks.flush()
-        unfinished.replace(file)
-
-    distributed.start(inputs.runtime.device)
-    distributed.barrier()
-    found: np.ndarray = np.load(file, mmap_mode="r")
-    return found
 
 
 # ------------------------------------------------------------------------------------------------- candidate pairs

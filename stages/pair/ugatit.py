@@ -36,16 +36,19 @@ from torch import Tensor, nn
 
 from stages.core.images import grid
 from stages.core.settings import ConfigError, Train, TristyleError, choice, number
-from stages.core.tensors import mask_tensor, to_tensor, to_uint8
+from stages.core.tensors import to_tensor, to_uint8
 from stages.datasets.pictures import edge_blurred
 from stages.faces.recognise import Recogniser, open_recogniser
 from stages.networks.ugatit import CamDiscriminator, ResnetGenerator, clip_rho, discriminator_layers
-from stages.pair.inputs import source_pictures, style_masks, style_pictures, training_photos
+from stages.pair.batches import source_pictures, style_masks, style_pictures, training_photos, unpaired_batches
 from stages.pair.photo_sets import CHUNK
 from stages.pair.translator import Painter, TrainingInputs, Translation
-from stages.training import distributed, losses
-from stages.training.fit import Batches, Phase, Task, ema_update, epoch_order
+from stages.training import losses
+from stages.training.draws import Draws
+from stages.training.ema import early_decay, ema_update
+from stages.training.fit import Batches, Phase, Task, Update
 from stages.training.loading import Allowance, Derived, Kept, read_ahead
+from stages.training.precision import PRECISIONS, compute_dtype
 
 CACHED = CHUNK * 64**2  # pixels of a forward pass on a CPU: more of them fall out of its cache
 FULL_POOL = 16  # cells a side that a full generator's modulation sees: the published 64 at 256 px, over four
@@ -55,7 +58,7 @@ FULL_POOL = 16  # cells a side that a full generator's modulation sees: the publ
 class TranslatorWeights:
     """Weights of the loss terms; 0 switches a term off.
 
-    The defaults are the recipe's. As published: adversarial 1, cycle 10, identity_mapping 10, cam 1000 and nothing else.
+    The defaults are the recipe's. Published: adversarial 1, cycle 10, identity_mapping 10, cam 1000 and nothing else.
 
     Args:
         adversarial: least-squares losses of patches and attention logits.
@@ -139,7 +142,7 @@ class UgatitTranslator:
         number("warm_up", self.warm_up, 0, 1)
         number("face_identity_from", self.face_identity_from, 0, 1)
         number("ema", self.ema, 0, 0.99999)
-        choice("precision", self.precision, ("auto", "float32", "bfloat16"))
+        choice("precision", self.precision, PRECISIONS)
         if not self.mask_head and (self.weights.mask or self.weights.mask_tv):
             raise ConfigError("weights.mask", "has no mask head to act on", "Set mask_head=true")
 
@@ -157,15 +160,17 @@ class UgatitTranslator:
             TristyleError: pictures smaller than 32 px, or photos and style pictures of different sizes.
         """
         workers, allowance = inputs.runtime.workers, Allowance()
-        photo, photo_mask = training_photos(inputs.data, workers)
-        style = style_pictures(inputs.style, workers)
+        photo, photo_mask = (Kept(found, allowance) for found in training_photos(inputs.data, workers))
+        style = Kept(style_pictures(inputs.style, workers), allowance)
         _check_sizes(photo.shape, style.shape, inputs.style.path)
+        masks = style_masks(inputs, style)
 
+        # further views of the style pictures, as far as a term asks for them
         source = source_pictures(inputs.style, workers) if self.weights.latent else None
-        blurred = Derived(edge_blurred, style) if self.weights.edge_promotion else None
-        sets = (photo, photo_mask, style, style_masks(inputs, style), source, blurred)
-        kept = [None if pictures is None else Kept(pictures, allowance) for pictures in sets]
-        return read_ahead(unpaired_batches(*kept[:4], seed, *kept[4:]))
+        views = {"source": source and Kept(source, allowance)}
+        if self.weights.edge_promotion:
+            views["blurred"] = Kept(Derived(edge_blurred, style), allowance)
+        return read_ahead(unpaired_batches(photo, photo_mask, style, masks, seed, **views))
 
     def task(self, size: int, train: Train, device: str = "cpu") -> TranslationTask:
         """The task for pictures of `size` px on `device`; its weights are drawn from `train.seed`.
@@ -185,11 +190,6 @@ class UgatitTranslator:
     def painter(self, network: nn.Module, device: str) -> Painter:
         """Paints by a generator."""
         return translator_painter(network, device)
-
-
-def native_bfloat16() -> bool:
-    """Whether this processor multiplies bfloat16 in hardware (AVX-512 BF16 or AMX); elsewhere it costs more."""
-    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
 class TranslationTask(Task):
@@ -234,19 +234,20 @@ class TranslationTask(Task):
         self._recognisers: list[Recogniser] = []
         if translator.weights.face_identity:
             self._recognisers.append(open_recogniser(translator.recogniser, device))
-        self.images_seen: Tensor  # a buffer, so that it is in the checkpoint
-        self.register_buffer("images_seen", torch.zeros((), dtype=torch.int64))
-        self._seen: dict[
-            str, list[Tensor]
-        ] = {}  # domain -> real, generated, edge-blurred, as the discriminators see them
-        self._shown: dict[str, Tensor] = {}
+        self._shown: dict[str, Tensor] = {}  # the last pictures, for the preview
 
-    def losses(self, phase: str, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    def losses(self, phase: str, batch: dict[str, Tensor], update: Update) -> dict[str, Tensor]:
         """Weighted terms of one phase; `generator` comes first and leaves its pictures for `discriminator`."""
         batch = {name: value.contiguous(memory_format=torch.channels_last) for name, value in batch.items()}
-        if "source" in batch and self.weights.latent and int(self.images_seen) < self.warm_up_images:
+        if "source" in batch and self.weights.latent and update.images < self.warm_up_images:
             return self._warm_up_losses(batch) if phase == "generator" else {}
-        return self._discriminator_losses() if phase == "discriminator" else self._generator_losses(batch)
+        if phase == "discriminator":
+            return self._discriminator_losses(update.memory["seen"])
+        return self._generator_losses(batch, update)
+
+    def moved_buffers(self, phase: str) -> list[Tensor]:
+        """The discriminators' spectral norms, which their use moves in either phase."""
+        return [*self.style_discriminators.buffers(), *self.photo_discriminators.buffers()]
 
     def _warm_up_losses(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """The photo -> style generator on latent pairs; its mask or the background on both sources and photos."""
@@ -265,12 +266,10 @@ class TranslationTask(Task):
         return terms
 
     def _autocast(self, device: torch.device) -> AbstractContextManager[object]:
-        wanted = self.translator.precision
-        if wanted == "float32" or (wanted == "auto" and device.type == "cpu" and not native_bfloat16()):
-            return nullcontext()
-        return torch.autocast(device.type, torch.bfloat16)
+        dtype = compute_dtype(self.translator.precision, device)
+        return nullcontext() if dtype is torch.float32 else torch.autocast(device.type, dtype)
 
-    def _generator_losses(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    def _generator_losses(self, batch: dict[str, Tensor], update: Update) -> dict[str, Tensor]:
         photo, style, photo_mask, style_mask = (batch[key] for key in ("photo", "style", "photo_mask", "style_mask"))
         count, weights = len(photo), self.weights
         with self._autocast(photo.device):
@@ -279,12 +278,12 @@ class TranslationTask(Task):
             styled, photoed = self.to_style(torch.cat(inputs)), self.to_photo(torch.cat([style, photo]))
             fake_style, fake_photo = styled.image[:count], photoed.image[:count]
             again_photo, again_style = self.to_photo(fake_style).image, self.to_style(fake_photo).image
-            self._discriminator_inputs(batch, fake_style, fake_photo)
+            seen = self._discriminator_inputs(batch, fake_style, fake_photo, update.draws)
             terms = {
-                f"adversarial_{domain}": weights.adversarial * self._adversarial(domain)
-                for domain in ("style", "photo")
+                f"adversarial_{domain}": weights.adversarial * self._adversarial(domain, pictures[1])
+                for domain, pictures in seen.items()
             }
-        self._seen = {domain: [picture.detach() for picture in pictures] for domain, pictures in self._seen.items()}
+        update.memory["seen"] = {name: [picture.detach() for picture in pictures] for name, pictures in seen.items()}
         terms["cycle"] = weights.cycle * (
             losses.regional_l1(again_photo, photo, self._cycle_weights(photo_mask))
             + losses.regional_l1(again_style, style, self._cycle_weights(style_mask))
@@ -303,7 +302,7 @@ class TranslationTask(Task):
             masks = ((styled.mask[:count], photo_mask), (photoed.mask[:count], style_mask))
             terms["mask"] = weights.mask * _total(losses.mask_supervision(m, given) for m, given in masks)
             terms["mask_tv"] = weights.mask_tv * _total(losses.total_variation(m) for m, _ in masks)
-        if weights.face_identity and int(self.images_seen) >= self.face_identity_images:
+        if weights.face_identity and update.images >= self.face_identity_images:
             terms["face_identity"] = weights.face_identity * self._face_identity(photo, fake_style, photo_mask)
         outside = losses.regional_l1(fake_style, photo, 1 - photo_mask)
         outside = outside + losses.regional_l1(fake_photo, style, 1 - style_mask)
@@ -320,7 +319,9 @@ class TranslationTask(Task):
         [recogniser] = self._recognisers
         return (1 - recogniser.cosine(photo, fake_style, mask)).mean()
 
-    def _discriminator_inputs(self, batch: dict[str, Tensor], fake_style: Tensor, fake_photo: Tensor) -> None:
+    def _discriminator_inputs(
+        self, batch: dict[str, Tensor], fake_style: Tensor, fake_photo: Tensor, draws: Draws
+    ) -> dict[str, list[Tensor]]:
         """What each domain's discriminators see: real and generated pictures, and for the style edge-blurred ones.
 
         With `composite` heads on one random colour; a generated picture carries its source's mask.
@@ -332,26 +333,24 @@ class TranslationTask(Task):
         }
         if self.weights.edge_promotion:
             seen["style"].append((batch["style_blurred"], style_mask))
-        if self.translator.composite:
-            device = fake_style.device
-            colour = distributed.own(lambda n: torch.rand(n, 3, 1, 1, device=device), len(fake_style)) * 2 - 1
-            self._seen = {
-                domain: [mask * picture + (1 - mask) * colour for picture, mask in pairs]
-                for domain, pairs in seen.items()
-            }
-        else:
-            self._seen = {domain: [picture for picture, _ in pairs] for domain, pairs in seen.items()}
+        if not self.translator.composite:
+            return {domain: [picture for picture, _ in pairs] for domain, pairs in seen.items()}
+        device = fake_style.device
+        colour = draws.own(lambda n: torch.rand(n, 3, 1, 1, device=device), len(fake_style)) * 2 - 1
+        return {
+            domain: [mask * picture + (1 - mask) * colour for picture, mask in pairs] for domain, pairs in seen.items()
+        }
 
-    def _adversarial(self, domain: str) -> Tensor:
+    def _adversarial(self, domain: str, generated: Tensor) -> Tensor:
         """The generators' adversarial loss: patches and attention at both scales."""
-        verdicts = [discriminator(self._seen[domain][1]) for discriminator in self._discriminators(domain)]
+        verdicts = [discriminator(generated) for discriminator in self._discriminators(domain)]
         return _total(losses.lsgan(logit.float(), 1.0) for v in verdicts for logit in (v.logit, v.cam_logit))
 
-    def _discriminator_losses(self) -> dict[str, Tensor]:
+    def _discriminator_losses(self, seen: dict[str, list[Tensor]]) -> dict[str, Tensor]:
         """The discriminators' loss: real to 1; generated, and edge-blurred where there are any, to 0."""
         weights = (1.0, 1.0, self.weights.edge_promotion)
         terms: dict[str, Tensor] = {}
-        for domain, pictures in self._seen.items():
+        for domain, pictures in seen.items():
             with self._autocast(pictures[0].device):
                 verdicts = [discriminator(torch.cat(pictures)) for discriminator in self._discriminators(domain)]
             parts = [logits.float().split(len(pictures[0])) for v in verdicts for logits in (v.logit, v.cam_logit)]
@@ -367,11 +366,9 @@ class TranslationTask(Task):
 
     def after_update(self, images: int, batch: int) -> dict[str, float]:
         """Keep every rho in [0, 1] and move the averaged generator."""
-        self.images_seen.fill_(images)
         clip_rho(self.to_style)
         clip_rho(self.to_photo)
-        updates = images / batch
-        decay = min(self.translator.ema, (1 + updates) / (10 + updates))
+        decay = early_decay(images / batch, self.translator.ema, lead=1)
         ema_update(self.ema, self.to_style, decay)
         return {"ema_decay": decay}
 
@@ -393,40 +390,6 @@ def _total(terms: Iterable[Tensor]) -> Tensor:
 
 def _adam(params: list[nn.Parameter], lr: float) -> torch.optim.Adam:
     return torch.optim.Adam(params, lr=lr, betas=(0.5, 0.999), weight_decay=1e-4, fused=True)
-
-
-def unpaired_batches(
-    photo: np.ndarray,
-    photo_mask: np.ndarray,
-    style: np.ndarray,
-    style_mask: np.ndarray,
-    seed: int,
-    source: np.ndarray | None = None,
-    blurred: np.ndarray | None = None,
-) -> Batches:
-    """Batches of both domains in independent orders, each picture mirrored or not by its place in the order.
-
-    Args: uint8 [N, H, W, 3] pictures and uint8 [N, H, W] masks of each domain; `seed` of both orders; `source` as
-    `style`, the same faces before the transfer; `blurred` as `style`, edges softened (`edge_blurred`).
-    """
-    styles = {"style": style, "style_mask": style_mask, "source": source, "style_blurred": blurred}
-    domains = {"photo": photo, "photo_mask": photo_mask}, {k: v for k, v in styles.items() if v is not None}
-
-    def take(arrays: dict[str, np.ndarray], salt: int, start: int, count: int) -> dict[str, Tensor]:
-        index = epoch_order(len(next(iter(arrays.values()))), 2 * seed + salt, start, count)
-        places = range(start, start + count)
-        mirrored = [np.random.default_rng([seed, salt, place]).random() < 0.5 for place in places]
-        flip = torch.tensor(mirrored)[:, None, None, None]
-        tensors = {
-            name: to_tensor(array[index]) if array.ndim == 4 else mask_tensor(array[index])
-            for name, array in arrays.items()
-        }
-        return {name: torch.where(flip, tensor.flip(3), tensor) for name, tensor in tensors.items()}
-
-    def batch(start: int, count: int) -> dict[str, Tensor]:
-        return take(domains[0], 0, start, count) | take(domains[1], 1, start, count)
-
-    return batch
 
 
 def _check_sizes(photo: tuple[int, ...], style: tuple[int, ...], path: Path) -> None:

@@ -39,7 +39,8 @@ from stages.datasets.pictures import read_whole
 from stages.faces.parse import load_parser
 from stages.networks.parser import HEAD, LABELS, MIRROR, FaceParser
 from stages.recipes.augment import affine, chance, recolour, soften
-from stages.training.fit import Batches, Phase, Task, ema_update, epoch_order, fit
+from stages.training.ema import early_decay, ema_update
+from stages.training.fit import Batches, Phase, Task, Update, epoch_order, fit
 
 STORED = 192  # pixels a side that pictures are kept at: views of them are cut at `FaceParser.size`
 EMA = 0.998  # decay an update
@@ -71,8 +72,8 @@ class Labelled:
     def batches(self, seed: int) -> Batches:
         """Training data in an endless order, shuffled anew after every picture was seen."""
 
-        def batches(start: int, count: int) -> dict[str, Tensor]:
-            part = self.rows(epoch_order(len(self), seed, start, count))
+        def batches(start: int, count: int, rows: slice = slice(None)) -> dict[str, Tensor]:
+            part = self.rows(epoch_order(len(self), seed, start, count)[rows])
             return {"image": part.images, "labels": part.labels}
 
         return batches
@@ -236,14 +237,14 @@ class ParserTask(Task):
         params = list(self.parser.parameters())
         self.phases = [Phase("parse", params, torch.optim.AdamW(params, lr=lr, betas=(0.9, 0.98), weight_decay=0.05))]
 
-    def losses(self, phase: str, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    def losses(self, phase: str, batch: dict[str, Tensor], update: Update) -> dict[str, Tensor]:
         image, labels = views(batch["image"], batch["labels"], self.parser.size)
         with torch.autocast(image.device.type, torch.bfloat16, enabled=image.is_cuda):
             logits = self.parser(image.contiguous(memory_format=torch.channels_last))
         return parsing_loss(logits.float(), labels)
 
     def after_update(self, images: int, batch: int) -> dict[str, float]:
-        ema_update(self.ema, self.parser, min(EMA, 1 - 10 / (10 + images / batch)))
+        ema_update(self.ema, self.parser, early_decay(images / batch, EMA))
         return {}
 
     def lr_factor(self, images: int, total: int) -> float:

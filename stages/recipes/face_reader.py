@@ -31,7 +31,8 @@ from stages.networks.face_reader import DEGREES, LABEL_COUNT, Reader
 from stages.recipes.augment import augment
 from stages.recipes.people import DOMAINS, HELDOUT, PAINTED, PHOTOS, PaintedPeople, paint_people, painter_digest
 from stages.recipes.reader_score import overlay, score
-from stages.training.fit import Batches, Phase, Task, ema_update, epoch_order, fit, update_seed
+from stages.training.ema import early_decay, ema_update
+from stages.training.fit import Batches, Phase, Task, Update, epoch_order, fit, update_seed
 
 EMA = 0.997  # decay an update
 TEMPERATURE = 0.1  # of the contrast between people
@@ -87,7 +88,7 @@ class ReaderTask(Task):
         self.phases = [Phase("read", params, torch.optim.AdamW(params, lr=lr, betas=(0.9, 0.98), weight_decay=0.02))]
         self.examples = examples
 
-    def losses(self, phase: str, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    def losses(self, phase: str, batch: dict[str, Tensor], update: Update) -> dict[str, Tensor]:
         batch = augment(batch)
         reading = self.reader(batch["image"])
         missed = (reading.landmarks - batch["landmarks"]).abs().sum(dim=2) * batch["seen"]
@@ -101,7 +102,7 @@ class ReaderTask(Task):
         }
 
     def after_update(self, images: int, batch: int) -> dict[str, float]:
-        ema_update(self.ema, self.reader, min(EMA, 1 - 10 / (10 + images / batch)))
+        ema_update(self.ema, self.reader, early_decay(images / batch, EMA))
         return {}
 
     def lr_factor(self, images: int, total: int) -> float:
@@ -117,17 +118,17 @@ class ReaderTask(Task):
 def people_batches(people: PaintedPeople, seed: int) -> Batches:
     """Batches with `PER_PERSON` pictures of each person: two photos and two styled ones, views drawn anew each time."""
 
-    def batches(start: int, count: int) -> dict[str, Tensor]:
+    def batches(start: int, count: int, rows: slice = slice(None)) -> dict[str, Tensor]:
         if count % PER_PERSON:
             raise ValueError(f"the batch must be a multiple of {PER_PERSON}, not {count}")
         who = epoch_order(len(people), seed, start // PER_PERSON, count // PER_PERSON)
         draw = np.random.default_rng(update_seed(seed, start, "people"))
-        rows = []
+        pictures: list[int] = []
         for person in who:
             first = draw.choice(PHOTOS, 2, replace=False)
             second = PHOTOS + draw.choice(PAINTED - PHOTOS, 2, replace=False)
-            rows.extend(person * PAINTED + np.concatenate([first, second]))
-        return people.batch(np.array(rows))
+            pictures.extend(person * PAINTED + np.concatenate([first, second]))
+        return people.batch(np.array(pictures)[rows])
 
     return batches
 

@@ -30,7 +30,8 @@ from stages.metrics.pixel import head_iou
 from stages.networks.face_reader import DEGREES, SIZE, Reader, load_reader
 from stages.recipes.augment import affine, recolour, soften, warp
 from stages.recipes.reader_score import overlay
-from stages.training.fit import Phase, Task, ema_update, epoch_order, fit
+from stages.training.ema import early_decay, ema_update
+from stages.training.fit import Phase, Task, Update, epoch_order, fit
 
 BATCH = 32
 KEEP = 0.5  # weight of staying with the starting reader
@@ -66,7 +67,7 @@ class MaskTask(Task):
         params = list(self.reader.parameters())
         self.phases = [Phase("mask", params, torch.optim.AdamW(params, lr=lr, betas=(0.9, 0.98), weight_decay=0.02))]
 
-    def losses(self, phase: str, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    def losses(self, phase: str, batch: dict[str, Tensor], update: Update) -> dict[str, Tensor]:
         theta, _ = affine(len(batch["image"]), batch["image"].device)
         image, head = warp(batch["image"], (batch["mask"][:, 0] > 0.5).long(), theta)
         image = soften(recolour(image)).clamp(-1, 1)
@@ -84,7 +85,7 @@ class MaskTask(Task):
         return {"cross": cross, "dice": dice, "kept": KEEP * kept}
 
     def after_update(self, images: int, batch: int) -> dict[str, float]:
-        ema_update(self.ema, self.reader, min(0.995, 1 - 10 / (10 + images / batch)))
+        ema_update(self.ema, self.reader, early_decay(images / batch, 0.995))
         return {}
 
     def lr_factor(self, images: int, total: int) -> float:
@@ -111,9 +112,9 @@ def finetune(options: argparse.Namespace) -> None:
     work = Path(options.work)
     work.mkdir(parents=True, exist_ok=True)
 
-    def batches(start: int, count: int) -> dict[str, Tensor]:
-        rows = trained[epoch_order(len(trained), options.seed, start, count)]
-        return {"image": to_tensor(pictures[rows]), "mask": mask_tensor(masks[rows])}
+    def batches(start: int, count: int, rows: slice = slice(None)) -> dict[str, Tensor]:
+        chosen = trained[epoch_order(len(trained), options.seed, start, count)[rows]]
+        return {"image": to_tensor(pictures[chosen]), "mask": mask_tensor(masks[chosen])}
 
     train = Train(images=options.length, batch=BATCH, lr=options.lr / 5, seed=options.seed)
     runtime = Runtime("cpu", options.workers, Tracker(work))

@@ -53,7 +53,7 @@ from stages.recipes.face_parser import (
     score,
     training_options,
 )
-from stages.training.fit import Batches, fit
+from stages.training.fit import Batches, Update, fit
 
 SURE = 0.75  # share from which the averaged network is believed
 
@@ -197,13 +197,18 @@ def _stacked(images: list[np.ndarray], codes: list[np.ndarray]) -> Labelled:
 
 
 def mixed_batches(painted: Labelled, photos: Labelled, seed: int) -> Batches:
-    """Batches whose first half is painted; `seen` counts the images before each."""
+    """Batches whose first half is painted."""
     first, second = painted.batches(seed), photos.batches(seed + 1)
 
-    def batches(start: int, count: int) -> dict[str, Tensor]:
-        parts = [source(start // 2, count // 2) for source in (first, second)]
-        joined = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-        return joined | {"seen": torch.full((count,), start, device=joined["image"].device)}
+    def batches(start: int, count: int, rows: slice = slice(None)) -> dict[str, Tensor]:
+        half = count // 2
+        places = range(2 * half)[rows]  # of the rows: those below the half are painted
+        border = sum(place < half for place in places)
+        parts = [
+            first(start // 2, half, slice(places[:border].start, places[:border].stop, places.step)),
+            second(start // 2, half, slice(places[border:].start - half, places[border:].stop - half, places.step)),
+        ]
+        return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
     return batches
 
@@ -219,7 +224,7 @@ class OpenTask(ParserTask):
         super().__init__(parser, lr)
         self.images = images
 
-    def losses(self, phase: str, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    def losses(self, phase: str, batch: dict[str, Tensor], update: Update) -> dict[str, Tensor]:
         device, half = batch["image"].device, len(batch["image"]) // 2
         theta, mirrored = affine(2 * half, device, SCALE, SHIFT, TURN)
         plain, codes = cut(batch["image"], batch["labels"], theta, self.parser.size)
@@ -233,7 +238,7 @@ class OpenTask(ParserTask):
                 known = self.ema.eval()(plain[half:].clamp(-1, 1)).float().softmax(1) * allowed[half:]
         sure, label = (known / known.sum(1, keepdim=True).clamp_min(1e-6)).max(1)
         taught = F.cross_entropy(logits[half:], label, reduction="none") * (sure > SURE)
-        ramp = ((batch["seen"][0] / self.images - 0.15) / 0.25).clamp(0, 1)  # the averaged network learns first
+        ramp = min(max((update.images / self.images - 0.15) / 0.25, 0.0), 1.0)  # the averaged network learns first
         return partial_loss(logits.softmax(1), codes, allowed, half) | {"self": 0.5 * ramp * taught.mean()}
 
 

@@ -6,27 +6,17 @@ would cost more than the training on a GPU.
 
 from __future__ import annotations
 
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
-
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from stages.core.artifact import Artifact
+from stages.core.settings import TristyleError
+from stages.core.shards import pictures
 from stages.datasets.pictures import edge_blurred
 from stages.training.fit import Batches, epoch_order
-
-
-class EdgeBlurred:
-    """`edge_blurred` of pictures that do not fit into memory: made when they are asked for, indexed like an array."""
-
-    def __init__(self, pictures: Any) -> None:
-        self.pictures = pictures
-
-    def __getitem__(self, which: Any) -> np.ndarray:
-        """Pictures by index array or slice: uint8 [N, H, W, 3]."""
-        return edge_blurred(self.pictures[which])
+from stages.training.loading import Allowance, Derived, Indexed, Kept
 
 
 def paintable(masks: Tensor) -> Tensor:
@@ -41,23 +31,57 @@ def solid(masks: Tensor) -> Tensor:
     return 1 - F.max_pool2d((masks <= 0.98).float(), 2 * radius + 1, stride=1, padding=radius)
 
 
-def pair_batches(photo: np.ndarray, style: np.ndarray, mask: np.ndarray, seed: int, blurred: bool = False) -> Batches:
+def load_pairs(pair: Artifact, workers: int, allowance: Allowance) -> list[Kept]:
+    """The kept pairs, from files or shards alike, read as they are asked for.
+
+    Args:
+        pair: the pair artifact.
+        workers: threads that decode.
+        allowance: of memory for what was read.
+
+    Returns:
+        photo, style uint8 [N, H, W, 3] and head coverage uint8 [N, H, W], indexed like arrays.
+
+    Raises:
+        TristyleError: curation kept nothing. Later, of what is read: a picture is missing, damaged, or of another size.
+    """
+    found = pictures(pair.path, ("photo", "style", "mask"), workers)
+    if not len(found[0]):
+        raise TristyleError(f"{pair.path}: no pair was kept, so that there is nothing to learn. Loosen pair.curate.")
+    return [Kept(kind, allowance) for kind in found]
+
+
+def pair_batches(
+    photo: Indexed,
+    style: Indexed,
+    mask: Indexed,
+    seed: int,
+    blurred: bool = False,
+    allowance: Allowance | None = None,
+) -> Batches:
     """Pairs in an endless shuffled order, and which of them are to be flipped; each image count has its own flips.
 
-    photo, style: uint8 [N, H, W, 3]; mask: uint8 [N, H, W] head coverage; anything indexed like an array will do.
-    A batch holds them as uint8 [N, C, H, W], with `blurred` also `blurred` (`style` with its edges softened), and
-    `flip`, bool [N]; see `prepared`.
+    Args:
+        photo, style: uint8 [N, H, W, 3].
+        mask: uint8 [N, H, W] head coverage.
+        seed: of the order and the flips.
+        blurred: give `style` with its edges softened, too.
+        allowance: of memory for these; None for one of their own.
+
+    Returns:
+        Batches of photo, style (and blurred) uint8 [n, 3, H, W], mask uint8 [n, 1, H, W] and flip bool [n]; see
+        `prepared`.
     """
     if not len(photo) == len(style) == len(mask):
         raise ValueError(f"{len(photo)} photos, {len(style)} styles and {len(mask)} masks are not pairs")
-    colours: dict[str, Any] = {"photo": photo, "style": style}
+    colours: dict[str, Indexed] = {"photo": photo, "style": style}
     if blurred:
-        colours["blurred"] = edge_blurred(style) if isinstance(style, np.ndarray) else EdgeBlurred(style)
+        colours["blurred"] = Kept(Derived(edge_blurred, style), allowance or Allowance())
 
-    def batch(start: int, count: int) -> dict[str, Tensor]:
-        chosen = epoch_order(len(photo), seed, start, count)
-        flip = torch.from_numpy(np.random.default_rng([seed, 1, start]).random(count) < 0.5)
-        found = {name: torch.from_numpy(pictures[chosen]).permute(0, 3, 1, 2) for name, pictures in colours.items()}
+    def batch(start: int, count: int, rows: slice = slice(None)) -> dict[str, Tensor]:
+        chosen = epoch_order(len(photo), seed, start, count)[rows]
+        flip = torch.from_numpy((np.random.default_rng([seed, 1, start]).random(count) < 0.5)[rows])
+        found = {name: torch.from_numpy(source[chosen]).permute(0, 3, 1, 2) for name, source in colours.items()}
         return found | {"mask": torch.from_numpy(mask[chosen])[:, None], "flip": flip}
 
     return batch
@@ -75,16 +99,3 @@ def prepared(batch: dict[str, Tensor]) -> dict[str, Tensor]:
     masks = {"mask": paintable(cover), "head": solid(cover)}
     pictures = {name: value.float().div_(127.5).sub_(1.0) for name, value in turned.items()}
     return {name: value.contiguous(memory_format=torch.channels_last) for name, value in (pictures | masks).items()}
-
-
-def read_ahead(batches: Batches) -> Batches:
-    """The same batches; a thread reads the next one while the training is at this one."""
-    pool, ahead = ThreadPoolExecutor(1), dict[tuple[int, int], Future[dict[str, Tensor]]]()
-
-    def batch(start: int, count: int) -> dict[str, Tensor]:
-        found = ahead.pop((start, count), None) or pool.submit(batches, start, count)
-        ahead.clear()
-        ahead[start + count, count] = pool.submit(batches, start + count, count)
-        return found.result()
-
-    return batch

@@ -25,12 +25,14 @@ from stages.core.images import grid
 from stages.core.runtime import Runtime
 from stages.core.settings import Train, number
 from stages.core.tensors import to_tensor, to_uint8
-from stages.networks.mobile import MobileStudent, blend
+from stages.networks.mobile import MobileStudent, blend, normalised_together
 from stages.networks.patchgan import PatchGAN
 from stages.student.batches import load_pairs, pair_batches, prepared
 from stages.student.student import StudentTraining
-from stages.training import distributed
-from stages.training.fit import Phase, Task, ema_update
+from stages.training.draws import Draws
+from stages.training.ema import ema_update, half_life_decay
+from stages.training.fit import Phase, Task, Update
+from stages.training.loading import Allowance, read_ahead
 from stages.training.losses import (
     chroma_l1,
     edge_weighted_l1,
@@ -121,10 +123,12 @@ class Pix2Pix:
         Raises:
             TristyleError: curation kept no pair.
         """
-        photo, style, mask = load_pairs(inputs["pair"], runtime.workers)
+        allowance = Allowance()
+        photo, style, mask = load_pairs(inputs["pair"], runtime.workers, allowance)
         shown = slice(0, SHOWN)
         task = self.task(train, {"photo": to_tensor(photo[shown]), "style": to_tensor(style[shown])})
-        batches = pair_batches(photo, style, mask, train.seed, blurred=self.weights.edge_promotion > 0)
+        blurred = self.weights.edge_promotion > 0
+        batches = pair_batches(photo, style, mask, train.seed, blurred, allowance)
         return StudentTraining(task, read_ahead(batches), photo.shape[1], {"pairs": len(photo)})
 
     def network(self, task: Task) -> nn.Module:
@@ -152,48 +156,46 @@ class Pix2PixTask(Task):
         self.discriminator = PatchGAN(settings.discriminator_width, settings.discriminator_layers)
         self.student_ema = MobileStudent(settings.tier).requires_grad_(False)
         self.student_ema.load_state_dict(self.student.state_dict())
-        self.images, self.total = 0, train.images
-        self.seen: Tensor  # `images` as a buffer, so that it is in the checkpoint
-        self.register_buffer("seen", torch.zeros((), dtype=torch.int64))
-        self.register_load_state_dict_post_hook(lambda task, _: setattr(task, "images", int(task.seen)))
+        self.total = train.images
         # A fifth faster on CPU: the convolutions need not reorder their inputs.
         self.to(memory_format=torch.channels_last)
         self.phases = [
             self._phase("student", self.student, train.lr),
             self._phase("discriminator", self.discriminator, train.lr * settings.discriminator_lr),
         ]
-        # this update's pairs and the student's output, for the discriminator's phase after it
-        self.pairs: dict[str, Tensor] = {}
-        self.output = torch.empty(0)
 
     @staticmethod
     def _phase(name: str, module: nn.Module, lr: float) -> Phase:
         params = list(module.parameters())
         return Phase(name, params, torch.optim.Adam(params, lr=lr, betas=(0.5, 0.999)))
 
-    @property
-    def warming(self) -> bool:
-        """Whether the discriminator has not come in yet."""
-        return self.images < self.warm_up_images
+    def warming(self, images: int) -> bool:
+        """Whether after `images` images the discriminator has not come in yet."""
+        return images < self.warm_up_images
 
-    @property
-    def ramp(self) -> float:
+    def ramp(self, images: int) -> float:
         """Share of the equivariance's weight: 0 in the first half, then rising, 1 in the last quarter."""
-        return min(max(4 * self.images / self.total - 2, 0.0), 1.0)
+        return min(max(4 * images / self.total - 2, 0.0), 1.0)
 
-    def losses(self, phase: str, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    def losses(self, phase: str, batch: dict[str, Tensor], update: Update) -> dict[str, Tensor]:
         """Terms of the student (eq. 4 and the additions above) or of the discriminator."""
         if phase == "discriminator":
-            return self._discriminator_losses()
-        self.pairs = prepared(batch)
-        return self._student_losses(**{name: self.pairs[name] for name in ("photo", "style", "mask")})
+            return self._discriminator_losses(update)
+        update.memory["pairs"] = prepared(batch)
+        return self._student_losses(update.memory["pairs"], update)
 
-    def _discriminator_losses(self) -> dict[str, Tensor]:
+    def moved_buffers(self, phase: str) -> list[Tensor]:
+        """The student's batch statistics; the discriminator's spectral norms, which its use moves in either phase."""
+        moved = [*self.discriminator.buffers(), *(self.student.buffers() if phase == "student" else ())]
+        return [value for value in moved if value.is_floating_point()]
+
+    def _discriminator_losses(self, update: Update) -> dict[str, Tensor]:
         """The discriminator's loss on the output before the student's step: one forward serves both phases."""
-        if self.warming:  # it learns from the first real contest on; a zero gradient leaves it as it is
+        if self.warming(update.images):  # it learns from the first real contest on; a zero gradient leaves it as it is
             return {"hinge": 0.0 * torch.stack([p.sum() for p in self.discriminator.parameters()]).sum()}
-        photo, weight = self.pairs["photo"], self.settings.weights.edge_promotion
-        pictures = [self.pairs["style"], self.output.detach(), *([self.pairs["blurred"]] if weight else [])]
+        pairs, weight = update.memory["pairs"], self.settings.weights.edge_promotion
+        photo = pairs["photo"]
+        pictures = [pairs["style"], update.memory["output"], *([pairs["blurred"]] if weight else [])]
         logits = self.discriminator(photo.repeat(len(pictures), 1, 1, 1), torch.cat(pictures)).logits
         real, fake, *blurred = logits.chunk(len(pictures))
         terms = {"hinge": patch_hinge(real, fake)}
@@ -201,27 +203,29 @@ class Pix2PixTask(Task):
             terms["edge_promotion"] = weight * F.relu(1 + blurred[0]).mean()
         return terms
 
-    def _student_losses(self, photo: Tensor, style: Tensor, mask: Tensor) -> dict[str, Tensor]:
-        """The student's terms."""
-        weights, ramp = self.settings.weights, self.ramp
-        maps = self._maps(photo) if ramp * weights.equivariance else None
+    def _student_losses(self, pairs: dict[str, Tensor], update: Update) -> dict[str, Tensor]:
+        """The student's terms; its output stays in the memory, for the discriminator's phase."""
+        photo, style, mask = (pairs[name] for name in ("photo", "style", "mask"))
+        weights, ramp = self.settings.weights, self.ramp(update.images)
+        maps = self._maps(photo, update.draws) if ramp * weights.equivariance else None
         # one forward for both: the norms must not tell a photo from its moved copy
-        seen = photo if maps is None else torch.cat([photo, self._moved(photo, maps)])
-        layers = self.student.layers(seen)
+        seen = photo if maps is None else torch.cat([photo, self._moved(photo, maps, update.draws)])
+        with normalised_together(self.student, update.together):
+            layers = self.student.layers(seen)
         outputs = blend(seen, layers)
         output, alpha = outputs[: len(photo)], layers.alpha[: len(photo)]
-        self.output = output
+        update.memory["output"] = output.detach()
         terms = {
             "l1": weights.l1 * edge_weighted_l1(output, style, weights.edge_gain),
             "chroma": weights.chroma * chroma_l1(output, style),
             "matte": weights.matte * matte_loss(alpha, mask),
-            "solid": weights.solid * matte_loss(1 - alpha, 1 - self.pairs["head"]),
+            "solid": weights.solid * matte_loss(1 - alpha, 1 - pairs["head"]),
             "_plain_l1": F.l1_loss(output.detach(), style),
         }
         if maps is not None:
             steady = equivariance(output, outputs[len(photo) :], maps)
             terms["equivariance"] = ramp * weights.equivariance * steady
-        if not self.warming:
+        if not self.warming(update.images):
             fake = self.discriminator(photo, output)
             with torch.no_grad():
                 real = self.discriminator(photo, style)
@@ -230,23 +234,20 @@ class Pix2PixTask(Task):
         return terms
 
     @staticmethod
-    def _maps(photo: Tensor) -> Tensor:
+    def _maps(photo: Tensor, draws: Draws) -> Tensor:
         """Small motions, one a photo: [N, 2, 3]."""
-        draws = distributed.own(lambda n: torch.rand(n, 5, device=photo.device), len(photo))
-        return random_similarities(draws, STRIDE, TURN, ZOOM)
+        drawn = draws.own(lambda n: torch.rand(n, 5, device=photo.device), len(photo))
+        return random_similarities(drawn, STRIDE, TURN, ZOOM)
 
     @staticmethod
-    def _moved(photo: Tensor, maps: Tensor) -> Tensor:
+    def _moved(photo: Tensor, maps: Tensor, draws: Draws) -> Tensor:
         """The photos in motion, seen by a sensor: [N, 3, H, W], channels last."""
-        noisy = moved(photo, maps)[0] + GRAIN * distributed.own_normal(photo)
+        noisy = moved(photo, maps)[0] + GRAIN * draws.normal_like(photo)
         return noisy.contiguous(memory_format=torch.channels_last)
 
     def after_update(self, images: int, batch: int) -> dict[str, float]:
         """Moves the average: half of it is younger than `ema_images`, sooner at the start (StyleGAN's ramp-up)."""
-        self.images = images
-        self.seen.fill_(images)
-        half_life = min(self.settings.ema_images, 0.05 * images)
-        decay = 0.5 ** (batch / half_life) if half_life > 0 else 0.0
+        decay = half_life_decay(batch, images, self.settings.ema_images, ramp=0.05)
         ema_update(self.student_ema, self.student, decay)
         return {}
 

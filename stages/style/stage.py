@@ -319,11 +319,11 @@ class Images:
     def __init__(self, images: np.ndarray, seed: int, mirror: bool) -> None:
         self.images, self.seed, self.mirror = images, seed, mirror
 
-    def __call__(self, start: int, count: int) -> dict[str, Tensor]:
-        """`images` [count, 3, H, W] in [-1, 1], a function of (seed, start, count) alone."""
-        chosen = self.images[epoch_order(len(self.images), self.seed, start, count)]
+    def __call__(self, start: int, count: int, rows: slice = slice(None)) -> dict[str, Tensor]:
+        """`images` [rows, 3, H, W] in [-1, 1], a function of (seed, start, count, rows) alone."""
+        chosen = self.images[epoch_order(len(self.images), self.seed, start, count)[rows]]
         if self.mirror:
-            flip = np.random.default_rng(update_seed(self.seed, start, "mirror")).random(count) < 0.5
+            flip = (np.random.default_rng(update_seed(self.seed, start, "mirror")).random(count) < 0.5)[rows]
             chosen[flip] = chosen[flip, :, ::-1]
         return {"images": to_tensor(chosen)}
 

@@ -25,8 +25,9 @@ from stages.core.tensors import to_uint8
 from stages.core.weights import save_network
 from stages.networks.augment import PIPES, AugmentPipe
 from stages.networks.stylegan2 import Discriminator, Generator, MappingNetwork
-from stages.training import distributed
-from stages.training.fit import Phase, Task, ema_update
+from stages.training.draws import Draws
+from stages.training.ema import ema_update, half_life_decay
+from stages.training.fit import Phase, Task, Update
 from stages.training.losses import (
     discriminator_logistic,
     distance_consistency,
@@ -35,8 +36,8 @@ from stages.training.losses import (
     path_lengths,
     r1_penalty,
 )
+from stages.training.precision import PRECISIONS, compute_dtype
 
-PRECISIONS = ("auto", "float32", "bfloat16")
 COMPARED = 4  # samples of an update that consistency compares, as published; its cost is a drawing of them
 
 
@@ -128,22 +129,6 @@ class Ada:
         number("every", self.every, 1, 1000, integer=True)
 
 
-def compute_dtype(precision: str, device: torch.device) -> torch.dtype:
-    """The type of the convolutions: `precision` itself, or for ``auto`` bfloat16 where the hardware multiplies it.
-
-    Hardware that does not emulates bfloat16 (8 times slower than float32). Capability flags decide, not timing: a
-    training resumed on a busy machine must compute in the type it began with.
-    """
-    if precision == "auto":
-        if device.type == "cuda":
-            fast = torch.cuda.is_bf16_supported(including_emulation=False)
-        else:
-            flags = torch.cpu.get_capabilities()
-            fast = bool(flags.get("amx_bf16") or flags.get("avx512_bf16"))
-        precision = "bfloat16" if fast else "float32"
-    return torch.bfloat16 if precision == "bfloat16" else torch.float32
-
-
 def lazy_adam(params: list[nn.Parameter], lr: float, every: int | None) -> torch.optim.Adam:
     """Adam with betas (0, 0.99), corrected for a regulariser in every `every`-th update (1912.04958, appendix B)."""
     share = 1.0 if every is None else every / (every + 1)
@@ -162,12 +147,6 @@ def frozen_in_generator(name: str, recipe: Recipe) -> bool:
     """Whether the generator's parameter `name` stays fixed under `freeze_g` and `freeze_mapping`."""
     block = re.match(r"synthesis\.b(\d+)\.", name)
     return int(block.group(1)) <= recipe.freeze_g if block else recipe.freeze_mapping
-
-
-def ema_decay(batch: int, images: int, ema_images: float, ema_ramp: float | None) -> float:
-    """Decay of the averaged weights in an update of `batch` images after `images` seen before it."""
-    half_life = ema_images if ema_ramp is None else min(ema_images, images * ema_ramp)
-    return float(0.5 ** (batch / max(half_life, 1e-8)))
 
 
 def rungs(total: int, batch: int, count: int) -> list[int]:
@@ -222,8 +201,6 @@ class StyleGAN2(Task):
         self.register_buffer("pl_mean", torch.zeros([]))
         self.register_buffer("sign_sum", torch.zeros([]))
         self.register_buffer("sign_count", torch.zeros([]))
-        self._fakes: Tensor | None = None
-        self._whole_length = torch.empty(0)  # mean path length over all micro-batches of the update at work
         self.phases = self._phases(lr)
 
     def _phases(self, lr: float) -> list[Phase]:
@@ -253,20 +230,21 @@ class StyleGAN2(Task):
 
     # Draws
 
-    def latents(self, n: int) -> Tensor:
+    def latents(self, n: int, draws: Draws) -> Tensor:
         """z [n, z_dim]."""
-        return distributed.own(lambda n: torch.randn(n, self.generator.z_dim, device=self.pl_mean.device), n)
+        return draws.own(lambda n: torch.randn(n, self.generator.z_dim, device=self.pl_mean.device), n)
 
-    def unit_noise(self, images: Tensor) -> Tensor:
+    def unit_noise(self, images: Tensor, draws: Draws) -> Tensor:
         """N(0, 1) in the shape of `images`, for path lengths."""
-        return distributed.own_normal(images)
+        return draws.normal_like(images)
 
-    def _latents(self, n: int) -> list[tuple[Tensor, int]]:
+    def _latents(self, n: int, draws: Draws) -> list[tuple[Tensor, int]]:
         """z [n, z_dim] and the first level it styles; with probability `mixing` two of them, the second from a cut."""
-        parts = [(self.latents(n), 0)]
+        parts = [(self.latents(n, draws), 0)]
+        # One decision and one cut for the whole batch: every micro-batch draws the same numbers.
         if self.recipe.mixing and float(torch.rand([])) < self.recipe.mixing:
             cut = int(torch.randint(1, self.generator.num_ws, []))
-            parts.append((self.latents(n), cut))
+            parts.append((self.latents(n, draws), cut))
         return parts
 
     def _styles(self, mapping: MappingNetwork, parts: list[tuple[Tensor, int]], update_w_avg: bool = True) -> Tensor:
@@ -277,76 +255,83 @@ class StyleGAN2(Task):
             ws = torch.cat([ws[:, :cut], mapping(z, update_w_avg=False)[:, cut:]], dim=1)
         return ws
 
-    def _draw(self, generator: Generator, parts: list[tuple[Tensor, int]]) -> Tensor:
+    def _draw(self, generator: Generator, parts: list[tuple[Tensor, int]], draws: Draws) -> Tensor:
         """Images [n, 3, R, R] of what `_latents` drew."""
-        return self._synthesise(generator, self._styles(generator.mapping, parts))
+        return self._synthesise(generator, self._styles(generator.mapping, parts), draws)
 
-    def _synthesise(self, generator: Generator, ws: Tensor) -> Tensor:
-        return generator.synthesis(ws, noise_mode="random" if self.recipe.noise else "none")
+    def _synthesise(self, generator: Generator, ws: Tensor, draws: Draws) -> Tensor:
+        return generator.synthesis(ws, "random" if self.recipe.noise else "none", draws)
 
     # Losses
 
-    def losses(self, phase: str, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    def losses(self, phase: str, batch: dict[str, Tensor], update: Update) -> dict[str, Tensor]:
         """Terms of `Gmain`, `Greg`, `Dmain` or `Dreg` on real images batch["images"]."""
         real = batch["images"]
         dtype = compute_dtype(self.recipe.precision, real.device)
         self.generator.synthesis.compute_dtype = self.discriminator.compute_dtype = dtype
-        return getattr(self, f"_{phase.lower()}")(real)
+        return getattr(self, f"_{phase.lower()}")(real, update)
 
-    def _gmain(self, real: Tensor) -> dict[str, Tensor]:
-        parts = self._latents(len(real))
+    def moved_buffers(self, phase: str) -> list[Tensor]:
+        """The mean w, the mean path length, and the signs that steer ADA."""
+        w_avg = self.generator.mapping.w_avg
+        moved = {"Gmain": [w_avg], "Greg": [w_avg, self.pl_mean], "Dmain": [self.sign_sum, self.sign_count]}
+        return moved.get(phase, [])
+
+    def _gmain(self, real: Tensor, update: Update) -> dict[str, Tensor]:
+        parts = self._latents(len(real), update.draws)
         terms: dict[str, Tensor] = {}
         if self.source is None:
-            fakes = self._draw(self.generator, parts)
+            fakes = self._draw(self.generator, parts, update.draws)
         else:
-            fakes, terms["consistency"] = self._draw_beside(self.source, parts)
-        self._fakes = fakes.detach()
-        logits = self.discriminator(self.augment(fakes))
+            fakes, terms["consistency"] = self._draw_beside(self.source, parts, update.draws)
+        update.memory["fakes"] = fakes.detach()
+        logits = self.discriminator(self.augment(fakes, draws=update.draws))
         return {"adversarial": generator_logistic(logits).mean()} | terms
 
-    def _draw_beside(self, source: Generator, parts: list[tuple[Tensor, int]]) -> tuple[Tensor, Tensor]:
+    def _draw_beside(self, source: Generator, parts: list[tuple[Tensor, int]], draws: Draws) -> tuple[Tensor, Tensor]:
         """Images [n, 3, R, R], and the weighted consistency of the first few with `source` at one block, at random."""
         blocks = self.generator.synthesis.block_resolutions
         block = f"b{blocks[int(torch.randint(len(blocks), []))]}"
         with output_of(getattr(self.generator.synthesis, block)) as own:
-            fakes = self._draw(self.generator, parts)
+            fakes = self._draw(self.generator, parts, draws)
         few = [(z[:COMPARED], cut) for z, cut in parts]
         source.synthesis.compute_dtype = self.generator.synthesis.compute_dtype
         with torch.no_grad(), output_of(getattr(source.synthesis, block)) as wanted:
-            self._draw(source, few)
+            self._draw(source, few, draws)
         loss = distance_consistency(own[0][:COMPARED].float(), wanted[0].float())
         return fakes, loss * self.recipe.consistency
 
-    def _greg(self, real: Tensor) -> dict[str, Tensor]:
-        count = max(len(real) // 2, 1)
-        if distributed.first_of_several():
-            means = [
-                self._path_lengths(count, update_w_avg=False).detach().mean() for _ in distributed.each(real.device)
-            ]
-            self._whole_length = distributed.mean(torch.stack(means).mean())
-        lengths = self._path_lengths(count)
-        if distributed.micro_batches() == distributed.world():
-            self._whole_length = distributed.mean(lengths.detach().mean())
-        whole = self._whole_length if distributed.micro_batches() > 1 else None
-        penalty, self.pl_mean = path_length_penalty(lengths, self.pl_mean, whole=whole)
+    def _greg(self, real: Tensor, update: Update) -> dict[str, Tensor]:
+        lengths = self._path_lengths(len(real), update.draws)
+        whole = update.mean("length", lengths.mean())
+        penalty, moved = path_length_penalty(lengths, self.pl_mean, whole=whole)
+        self.pl_mean.copy_(moved)
         weight = self.recipe.pl_weight * self.recipe.pl_every
         return {"path_length": penalty.mean() * weight, "_length": lengths.mean()}
 
-    def _path_lengths(self, count: int, update_w_avg: bool = True) -> Tensor:
-        """Path lengths [count] at drawn latents."""
-        ws = self._styles(self.generator.mapping, self._latents(count), update_w_avg)
+    def measures(self, phase: str, batch: dict[str, Tensor], update: Update) -> dict[str, Tensor]:
+        """The mean path length: the penalty is about its distance from the whole batch's."""
+        if phase != "Greg":
+            return {}
+        lengths = self._path_lengths(len(batch["images"]), update.draws, update_w_avg=False)
+        return {"length": lengths.detach().mean()}
+
+    def _path_lengths(self, batch: int, draws: Draws, update_w_avg: bool = True) -> Tensor:
+        """Path lengths [batch / 2] at drawn latents: half of a batch is enough (1912.04958, appendix B)."""
+        parts = self._latents(max(batch // 2, 1), draws)
+        ws = self._styles(self.generator.mapping, parts, update_w_avg)
         if not ws.requires_grad:  # of a frozen mapping; lengths are slopes with respect to ws
             ws.requires_grad_()
-        images = self._synthesise(self.generator, ws)
-        return path_lengths(images, ws, self.unit_noise(images))
+        images = self._synthesise(self.generator, ws, draws)
+        return path_lengths(images, ws, self.unit_noise(images, draws))
 
-    def _dmain(self, real: Tensor) -> dict[str, Tensor]:
-        fakes, self._fakes = self._fakes, None
+    def _dmain(self, real: Tensor, update: Update) -> dict[str, Tensor]:
+        fakes = update.memory.pop("fakes", None)
         if fakes is None:
             with torch.no_grad():
-                fakes = self._draw(self.generator, self._latents(len(real)))
-        fake_logits = self.discriminator(self.augment(fakes))
-        real_logits = self.discriminator(self.augment(real))
+                fakes = self._draw(self.generator, self._latents(len(real), update.draws), update.draws)
+        fake_logits = self.discriminator(self.augment(fakes, draws=update.draws))
+        real_logits = self.discriminator(self.augment(real, draws=update.draws))
         signs = real_logits.detach().sign()
         self.sign_sum += signs.sum()
         self.sign_count += signs.numel()
@@ -356,9 +341,9 @@ class StyleGAN2(Task):
             "_sign": signs.mean(),
         }
 
-    def _dreg(self, real: Tensor) -> dict[str, Tensor]:
+    def _dreg(self, real: Tensor, update: Update) -> dict[str, Tensor]:
         real = real.detach().requires_grad_()
-        penalty = r1_penalty(self.discriminator(self.augment(real)), real)
+        penalty = r1_penalty(self.discriminator(self.augment(real, draws=update.draws)), real)
         weight = self.recipe.r1_gamma / 2 * self.recipe.r1_every
         return {"r1": penalty.mean() * weight, "_gradient": penalty.mean()}
 
@@ -366,7 +351,7 @@ class StyleGAN2(Task):
 
     def after_update(self, images: int, batch: int) -> dict[str, float]:
         """Move the averaged generator and, every few updates, ADA's p."""
-        decay = ema_decay(batch, images - batch, self.recipe.ema_images, self.recipe.ema_ramp)
+        decay = half_life_decay(batch, images - batch, self.recipe.ema_images, self.recipe.ema_ramp)
         ema_update(self.ema, self.generator, decay)
         if self.ada and images // batch % self.ada.every == 0:
             direction = torch.sign(self.sign_sum / self.sign_count.clamp(min=1) - self.ada.target)

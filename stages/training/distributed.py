@@ -1,16 +1,13 @@
-"""One update over several processes of a `torchrun` and over the micro-batches of gradient accumulation.
+"""Several processes of a `torchrun` that train together.
 
-The batch of an update is cut into P micro-batches, the same number for each process; micro-batch p takes the rows
-``p::P``, so that a discriminator's minibatch groups, which lie N / G apart, stay whole. What a loss draws at random it
-draws for the whole batch from one seed and keeps its own rows (`own`), so that P micro-batches see what one batch would
-have seen. Processes meet in one all-reduce of one flat buffer (no DDP: it refuses the double backward of R1). Without
-`torchrun` every function here is the identity and imports nothing.
+They meet in one all-reduce of one flat buffer (no DDP: it refuses the double backward of R1). Without `torchrun` every
+function here is the identity and imports nothing.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -22,7 +19,6 @@ if TYPE_CHECKING:
 # A process waits at a barrier while the first one writes an artifact; should that one die, torchrun ends all.
 PATIENCE = timedelta(days=7)
 
-_micro_batch, _micro_batches = 0, 1  # which of how many
 _alone = False
 
 
@@ -113,6 +109,17 @@ def differentiable_mean(tensor: Tensor) -> Tensor:
     return mean
 
 
+class Processes:
+    """The processes of a training, each with a part of the batch: what a loss is handed for means over all of them."""
+
+    def __init__(self) -> None:
+        self.count = world()
+
+    def mean(self, tensor: Tensor) -> Tensor:
+        """Mean of a tensor over the processes, one shape in all; gradients flow back to every process."""
+        return differentiable_mean(tensor)
+
+
 def average(tensors: Sequence[Tensor]) -> None:
     """Replace floating-point tensors by their means over the processes: one all-reduce of one flat buffer."""
     if world() > 1 and tensors:
@@ -149,63 +156,6 @@ def _reduced(tensor: Tensor) -> Tensor:
 
     distributed.all_reduce(tensor)
     return tensor.div_(world())
-
-
-# Micro-batches
-
-
-@contextmanager
-def micro_batch(index: int, count: int) -> Iterator[None]:
-    """Within the context, this process computes micro-batch `index` of the `count` of an update."""
-    global _micro_batch, _micro_batches
-    before = _micro_batch, _micro_batches
-    _micro_batch, _micro_batches = index, count
-    try:
-        yield
-    finally:
-        _micro_batch, _micro_batches = before
-
-
-def micro_batches() -> int:
-    """P, the micro-batches of the update at work over all processes; 1 outside of a training."""
-    return _micro_batches
-
-
-def each(device: torch.device) -> Iterator[None]:
-    """This process's micro-batches one after the other, each from one state of torch's generator on `device`.
-
-    For what a loss must know of all of them; afterwards the generator is as it was.
-    """
-    import torch
-
-    place = [device] if device.type == "cuda" else []
-    for index in range(rank(), _micro_batches, world()):
-        with micro_batch(index, _micro_batches), torch.random.fork_rng(devices=place):
-            yield
-
-
-def first_of_several() -> bool:
-    """Whether this is the first of several micro-batches that this process computes one after the other."""
-    return _micro_batch < world() < _micro_batches
-
-
-def own(draw: Callable[[int], Tensor], count: int) -> Tensor:
-    """A random draw for the whole batch, of which each micro-batch gets its rows: [count, ...].
-
-    `draw(n)` draws n rows from torch's generator, which is in the same state for every micro-batch. It is asked for
-    ``count * P`` rows; where nothing is divided that is ``draw(count)``.
-    """
-    return draw(count) if _micro_batches == 1 else draw(count * _micro_batches)[_micro_batch::_micro_batches]
-
-
-def own_normal(images: Tensor) -> Tensor:
-    """N(0, 1) in the shape and memory layout of `images`: rows of a draw for the whole batch, as by `own`."""
-    import torch
-
-    def draw(n: int) -> Tensor:
-        return torch.randn_like(images if n == len(images) else torch.cat([images.detach()] * _micro_batches))
-
-    return own(draw, len(images))
 
 
 def threads(workers: int) -> int:

@@ -1,21 +1,24 @@
 """The one training loop. A `Task` holds the networks and answers for the losses; `fit` counts images and keeps state.
 
 Lazy regularisation is a phase with `every > 1`. Each update seeds torch from `(seed, images seen)` and batches are pure
-functions of the image count, so a checkpoint needs no generator state and a resumed training equals an uninterrupted
-one bit for bit on CPU (same torch, same instruction set, same thread count).
+functions of the image count. So a checkpoint needs no generator state, and a resumed training equals an uninterrupted
+one bit for bit on a CPU (same torch, same instruction set, same thread count).
 
-An update's batch may be cut into micro-batches, over the processes of a `torchrun` and one after the other within each
-(`Train.accumulate`). Each phase takes one optimiser step for all of them, every one of them starts from the same random
-state and the same buffers, and gradients and moved buffers become their means over all of them. So a loss that is a
-mean over its pictures trains as with the whole batch in one piece, up to the rounding of sums.
+The batch of an update may be cut into P micro-batches: over the processes of a `torchrun`, and one after the other
+within each process (`Train.accumulate`). Micro-batch p takes the rows ``p::P``, so that a discriminator's minibatch
+groups, which lie N / G apart, stay whole. Each phase takes one optimiser step for all micro-batches. Every one of them
+starts from the same random state and the same buffers; gradients and moved buffers become their means over all. So a
+loss that is a mean over its pictures trains as with the whole batch in one piece, up to the rounding of sums.
+
+What a loss must know of this it gets as an argument, `Update`. Networks and losses know nothing of processes.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
@@ -30,12 +33,25 @@ from stages.core.settings import Train, TristyleError
 from stages.core.tracking import Silent, Tracker
 from stages.training import distributed
 from stages.training.checkpoint import load_checkpoint, save_checkpoint
+from stages.training.draws import Draws
 from stages.training.signals import deferred
+
+Batch = dict[str, Tensor]
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What a training is made of
 
 
 @dataclass
 class Phase:
-    """One optimiser step of an update: which losses (`name`), which parameters, and in every how-manieth update."""
+    """One optimiser step of an update.
+
+    Args:
+        name: which losses, as `Task.losses` knows them.
+        params: what they train.
+        optimizer: two phases may share one.
+        every: updates from one such step to the next.
+    """
 
     name: str
     params: list[nn.Parameter]
@@ -43,27 +59,85 @@ class Phase:
     every: int = 1
 
 
-class Task(nn.Module):
-    """All networks of a training, its phases and its losses. Subclasses set `self.phases`.
+@dataclass
+class Update:
+    """What the loop hands to the losses of one micro-batch, from the first phase of an update to its last.
 
-    What `losses` binds to an attribute in one phase (generated pictures) it finds there in a later phase of the same
-    update, each micro-batch its own.
+    Args:
+        images: images seen before this update.
+        draws: random numbers go through it, so that a micro-batch sees its rows of the whole batch's draws.
+        memory: empty at the start of the update; what one phase leaves there, a later phase finds.
+        together: the parts of the batch that are computed at the same time; None where there is one.
+        means: what `Task.measures` gave, averaged over the whole batch; see `mean`.
     """
+
+    images: int = 0
+    draws: Draws = field(default_factory=Draws)
+    memory: dict[str, Any] = field(default_factory=dict)
+    together: distributed.Processes | None = None
+    means: dict[str, Tensor] = field(default_factory=dict)
+
+    def mean(self, name: str, value: Tensor) -> Tensor | None:
+        """Mean of a statistic over the whole batch, without gradient.
+
+        Args:
+            name: as `Task.measures` calls it.
+            value: of this micro-batch.
+
+        Returns:
+            The mean over all micro-batches; None where the batch is not cut, so that `value` says it all.
+        """
+        if self.draws.count == 1:
+            return None
+        if self.together is None or name in self.means:
+            return self.means[name]
+        return self.together.mean(value.detach())
+
+
+class Task(nn.Module):
+    """All networks of a training, its phases and its losses. Subclasses set `self.phases`."""
 
     phases: list[Phase]
 
-    def losses(self, phase: str, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Weighted scalar terms of a phase; their sum is minimised. A name starting with `_` is only logged.
+    def losses(self, phase: str, batch: Batch, update: Update) -> dict[str, Tensor]:
+        """The terms of a phase, whose sum is minimised.
 
-        Each term is a mean over the pictures of the batch, for `batch` may be one of several micro-batches, and random
-        draws go through `distributed.own`. No terms at all leave the phase out of this update.
+        Args:
+            phase: the name of one of `self.phases`.
+            batch: this micro-batch, on the training's device.
+            update: images seen, random draws, and the memory of this micro-batch.
+
+        Returns:
+            Weighted scalar terms, each a mean over the pictures of `batch`. A name starting with `_` is only logged. No
+            terms at all leave the phase out of this update.
         """
         raise NotImplementedError
 
-    def after_update(self, images: int, batch: int) -> dict[str, float]:
-        """Called once an update, after all phases, with the images seen by then: EMA, ADA. Returns scalars to log.
+    def moved_buffers(self, phase: str) -> list[Tensor]:
+        """The floating-point buffers that the losses of `phase` move: running means, estimates of spectral norms, sums.
 
-        `batch` is the whole batch. In every process it must do the same; buffers that losses move are means by now.
+        Losses move them in place. The loop starts every micro-batch from the same values and keeps the mean of where
+        they end.
+        """
+        return []
+
+    def measures(self, phase: str, batch: Batch, update: Update) -> dict[str, Tensor]:
+        """Scalars of which the losses of `phase` need the mean over the whole batch; they ask `Update.mean` for it.
+
+        The loop calls it where a process computes several micro-batches, before the first one's losses and from the
+        same random state. It must not move buffers.
+        """
+        return {}
+
+    def after_update(self, images: int, batch: int) -> dict[str, float]:
+        """Move averages and controllers, once an update and after all phases.
+
+        Args:
+            images: seen by now.
+            batch: images of the whole batch.
+
+        Returns:
+            Scalars to log. In every process this must do the same; moved buffers are means by now.
         """
         return {}
 
@@ -89,12 +163,21 @@ class Task(nn.Module):
 class Batches(Protocol):
     """Training data as a pure function: the images `start .. start + count` of an endless, reproducible order.
 
-    Every process makes the whole batch and takes its rows: how a batch is drawn may depend on all of it, and to cut it
-    out of memory costs little beside an update.
+    Which images these are, and which of them are mirrored, may depend on the whole batch. Pixels are made for the
+    asked rows alone: on eight processes each decodes an eighth.
     """
 
-    def __call__(self, start: int, count: int) -> dict[str, Tensor]:
-        """Tensors whose first axis has `count` entries."""
+    def __call__(self, start: int, count: int, rows: slice = slice(None)) -> Batch:
+        """Some rows of a batch, bit for bit those of the whole batch.
+
+        Args:
+            start: images before this batch.
+            count: images of the whole batch.
+            rows: which of its rows to make.
+
+        Returns:
+            Tensors whose first axis has as many entries as `rows` takes.
+        """
         ...
 
 
@@ -114,12 +197,175 @@ def update_seed(seed: int, images: int, salt: str = "") -> int:
     return int.from_bytes(hashlib.sha256(f"{seed}/{images}/{salt}".encode()).digest()[:8], "big") >> 1
 
 
-@torch.no_grad()
-def ema_update(ema: nn.Module, module: nn.Module, decay: float) -> None:
-    """ema <- decay * ema + (1 - decay) * module for parameters; buffers are copied."""
-    torch._foreach_lerp_(list(ema.parameters()), list(module.parameters()), 1.0 - decay)
-    for target, source in zip(ema.buffers(), module.buffers(), strict=True):
-        target.copy_(source)
+# ---------------------------------------------------------------------------------------------------------------------
+# The loop
+
+
+def fit(
+    task: Task,
+    batches: Batches,
+    *,
+    train: Train,
+    scratch: Path,
+    runtime: Runtime,
+    label: str,
+    start: Path | None = None,
+) -> None:
+    """Train `task` on `train.images` images, resuming from `scratch/<label>.ckpt` where there is one.
+
+    In a `torchrun` all processes call it alike, with one shared folder `scratch`; the first one alone writes and logs.
+    Ctrl-C and SIGTERM end it after the update at work, with its state kept.
+
+    Args:
+        task: networks, phases and losses.
+        batches: the training data.
+        train: length, batch size and learning rate.
+        scratch: folder of the training state.
+        runtime: device, threads and log.
+        label: name of the training in files and logs.
+        start: the state of a finished training (`keep_state`) to go on from, with its optimisers, buffers and images
+            seen: as one training of `train.images` images in all.
+
+    Raises:
+        TristyleError: a loss is no longer finite (the last good state stays on disk); `start` does not fit; the batch
+            does not divide into micro-batches.
+        SystemExit: a signal has asked it to stop; the state is kept.
+    """
+    device, first = _set_up(task, runtime), distributed.rank() == 0
+    log, path = _Log(runtime.track if first else Silent(), label), scratch / f"{label}.ckpt"
+
+    # Resume. A state brings the learning rates of its own moment, so the full ones are noted before.
+    rates = [[group["lr"] for group in optimizer.param_groups] for optimizer in _optimizers(task)]
+    distributed.barrier()  # a state that the first process was writing is complete
+    images = _first_images(path, start, task, train)
+    _meet(task, train, label, images)
+    milestones, log_every = task.milestones(train), max(train.batch, train.images // 200)
+
+    with log.track.progress(label, train.images) as line, deferred() as stop:
+        line.start(images)
+        while images < train.images:
+            # Seed the update and set the learning rates: functions of the images seen.
+            torch.manual_seed(update_seed(train.seed, images))
+            for optimizer, full in zip(_optimizers(task), rates, strict=True):
+                for group, lr in zip(optimizer.param_groups, full, strict=True):
+                    group["lr"] = lr * task.lr_factor(images, train.images)
+
+            # Draw the batch: this process's micro-batches.
+            parts = list(_micro_batches(batches, images, train, device))
+
+            # One step of each phase.
+            for phase in task.phases:
+                if images // train.batch % phase.every == 0:
+                    log.add(phase.name, step(task, phase, parts))
+
+            # Averages, controllers, snapshots.
+            before, images = images, images + train.batch
+            log.state = task.after_update(images, train.batch)
+            if first and any(before < milestone <= images for milestone in milestones):
+                task.snapshot(images)
+
+            # Log before saving, so that a state with a broken loss is never kept.
+            last = images >= train.images
+            saving = bool(stop) or last or _crossed(train.checkpoint_images, before, images)
+            if saving or _crossed(log_every, before, images):
+                log.write(images)
+            if first and (last or _crossed(train.preview_images, before, images)):
+                log.preview(task, images)
+            if first and saving:
+                _save(path, task, images)
+            line.update(min(images, train.images))
+            stop.obey(f"{label}: stopped after {images} images, which are kept. The same command goes on.")
+    task.eval()
+
+
+def _set_up(task: Task, runtime: Runtime) -> torch.device:
+    """Meet the other processes, take the threads of this one, and move the task to its device."""
+    distributed.start(runtime.device)
+    device = torch.device(runtime.device)
+    if device.type == "cpu":
+        torch.set_num_threads(distributed.threads(runtime.workers))
+    task.to(device).train()
+    return device
+
+
+def _crossed(every: int, before: int, images: int) -> bool:
+    """Whether a multiple of `every` lies in (before, images]."""
+    return images // every > before // every
+
+
+def _optimizers(task: Task) -> list[torch.optim.Optimizer]:
+    """The distinct optimisers in phase order (two phases may share one)."""
+    return list({id(phase.optimizer): phase.optimizer for phase in task.phases}.values())
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# One update
+
+
+def _micro_batches(batches: Batches, images: int, train: Train, device: torch.device) -> Iterator[tuple[Batch, Update]]:
+    """This process's micro-batches of the update after `images` images, and what their losses are handed."""
+    processes = distributed.Processes() if distributed.world() > 1 else None
+    count = train.accumulate * distributed.world()
+    for place in range(train.accumulate):
+        index = place * distributed.world() + distributed.rank()
+        made = batches(images, train.batch, slice(index, None, count))
+        batch = {name: value.to(device) for name, value in made.items()}
+        yield batch, Update(images, Draws(index, count), together=processes)
+
+
+def step(task: Task, phase: Phase, parts: list[tuple[Batch, Update]]) -> list[dict[str, Tensor]]:
+    """Take one optimiser step of `phase` on the means over all micro-batches.
+
+    Returns:
+        The terms of each of this process's micro-batches; none where the phase was left out.
+    """
+    rows: list[dict[str, Tensor]] = []
+    count, cut = len(parts), parts[0][1].draws.count > 1
+    with only(phase.params, list(task.parameters())):
+        # Each micro-batch moves the buffers from the same start.
+        buffers = task.moved_buffers(phase.name) if cut else []
+        starts, ends = [value.clone() for value in buffers], [torch.zeros_like(value) for value in buffers]
+        means = _measured(task, phase.name, parts) if count > 1 else {}
+
+        for place, (batch, update) in enumerate(parts):
+            update.means = means
+            # The last micro-batch leaves torch's generator as a whole batch would.
+            with _same_draws(batch) if place + 1 < count else nullcontext():
+                terms = task.losses(phase.name, batch, update)
+                if terms:
+                    total = torch.stack([value for name, value in terms.items() if not name.startswith("_")]).sum()
+                    (total / count).backward()
+                    rows.append({name: value.detach() for name, value in terms.items()})
+            with torch.no_grad():
+                for value, begin, end in zip(buffers, starts, ends, strict=True):
+                    end += value / count
+                    value.copy_(begin)
+
+        # Where the buffers ended, and the gradients: means over this process's micro-batches, then over all processes.
+        with torch.no_grad():
+            for value, end in zip(buffers, ends, strict=True):
+                value.copy_(end)
+        gradients = [parameter.grad for parameter in phase.params if parameter.grad is not None]
+        distributed.average([*gradients, *buffers])
+    if rows:
+        phase.optimizer.step()
+    phase.optimizer.zero_grad(set_to_none=True)  # one phase's gradients need not wait through the others
+    return rows
+
+
+def _measured(task: Task, phase: str, parts: list[tuple[Batch, Update]]) -> dict[str, Tensor]:
+    """`Task.measures` of all micro-batches, averaged over them and over the processes."""
+    found = []
+    for batch, update in parts:
+        with _same_draws(batch):
+            found.append(task.measures(phase, batch, update))
+    return {name: distributed.mean(torch.stack([row[name].detach() for row in found]).mean()) for name in found[0]}
+
+
+def _same_draws(batch: Batch) -> AbstractContextManager[None]:
+    """Within the context torch's generators go on; afterwards they are as they were."""
+    device = next(iter(batch.values())).device
+    return torch.random.fork_rng([device] if device.type == "cuda" else [])
 
 
 @contextmanager
@@ -136,35 +382,13 @@ def only(params: list[nn.Parameter], everything: list[nn.Parameter]) -> Iterator
             parameter.requires_grad_(value)
 
 
-class _Means:
-    """Running means of logged scalars, kept on the device until they are read."""
-
-    def __init__(self) -> None:
-        self.sums: dict[str, dict[str, Any]] = {}
-        self.counts: dict[str, int] = {}
-
-    def add(self, phase: str, values: dict[str, Tensor]) -> None:
-        sums = self.sums.setdefault(phase, {})
-        for name, value in values.items():
-            sums[name] = sums.get(name, 0.0) + value.detach()
-        self.counts[phase] = self.counts.get(phase, 0) + 1
-
-    def read(self) -> dict[str, dict[str, float]]:
-        """Means since the last reading, over all processes: phase -> name -> value."""
-        names = [(phase, name) for phase, sums in self.sums.items() for name in sums]
-        values = [float(self.sums[phase][name]) / self.counts[phase] for phase, name in names]
-        means: dict[str, dict[str, float]] = {phase: {} for phase in self.sums}
-        for (phase, name), value in zip(
-            names, distributed.mean(torch.tensor(values, dtype=torch.float64)), strict=True
-        ):
-            means[phase][name.lstrip("_")] = float(value)
-        self.sums, self.counts = {}, {}
-        return means
+# ---------------------------------------------------------------------------------------------------------------------
+# Training state
 
 
-def _optimizers(task: Task) -> list[torch.optim.Optimizer]:
-    """The distinct optimisers in phase order (two phases may share one)."""
-    return list({id(phase.optimizer): phase.optimizer for phase in task.phases}.values())
+def keep_state(scratch: Path, label: str, path: Path) -> None:
+    """Copy the state that a finished `fit` left in `scratch` to `path`, for another `fit` to start from."""
+    write_bytes(path, (scratch / f"{label}.ckpt").read_bytes())
 
 
 def _save(path: Path, task: Task, images: int) -> None:
@@ -173,6 +397,11 @@ def _save(path: Path, task: Task, images: int) -> None:
 
 
 def _resume(path: Path, task: Task) -> int | None:
+    """Load the state at `path` into the task and its optimisers.
+
+    Returns:
+        Images seen by then; None where there is no state.
+    """
     # By way of the CPU, whatever the device: networks and optimisers take their tensors to where they compute, and
     # Adam's counts of steps must stay where it wants them (on a GPU, it would wait for each one of them).
     state = load_checkpoint(path)
@@ -204,113 +433,6 @@ def _first_images(path: Path, start: Path | None, task: Task, train: Train) -> i
     return images or 0
 
 
-def keep_state(scratch: Path, label: str, path: Path) -> None:
-    """Copy the state that a finished `fit` left in `scratch` to `path`, for another `fit` to start from."""
-    write_bytes(path, (scratch / f"{label}.ckpt").read_bytes())
-
-
-class _MovedBuffers:
-    """Floating-point buffers that a phase's losses move (running means, estimates of spectral norms).
-
-    Each micro-batch moves them from the same start; what stays is the mean of the ends. Whether a buffer was moved is
-    told by the tensor's version and not by its values, so that all processes agree on it.
-    """
-
-    def __init__(self, task: Task, count: int) -> None:
-        self.task, self.count = task, count
-        whole = distributed.world() * count == 1
-        self.before = {} if whole else {name: (value, value._version) for name, value in self._buffers().items()}
-        self.start = {name: value.clone() for name, value in self._buffers().items()} if count > 1 else {}
-        self.ends: dict[str, Tensor] = {}
-
-    def _buffers(self) -> dict[str, Tensor]:
-        return {name: value for name, value in self.task.named_buffers() if value.is_floating_point()}
-
-    def _moved(self) -> dict[str, Tensor]:
-        if not self.before:
-            return {}
-        old = self.before
-        return {
-            name: value
-            for name, value in self._buffers().items()
-            if value is not old[name][0] or value._version != old[name][1]
-        }
-
-    @torch.no_grad()
-    def collect(self) -> None:
-        """After a micro-batch: note where it moved the buffers, and put them back for the next one."""
-        for name, value in self._moved().items() if self.count > 1 else ():
-            self.ends[name] = self.ends.get(name, 0.0) + value / self.count
-            value.copy_(self.start[name])
-
-    @torch.no_grad()
-    def settle(self) -> list[Tensor]:
-        """After the last one: the moved buffers, each at the mean of this process's ends."""
-        moved = self._moved()
-        for name, end in self.ends.items():
-            moved[name].copy_(end)
-        return list(moved.values())
-
-
-def _gradients(
-    task: Task, phase: Phase, batches: list[dict[str, Tensor]], kept: list[dict[str, Any]]
-) -> list[dict[str, Tensor]]:
-    """Leave the gradients of one phase, means over the update's micro-batches, in its parameters.
-
-    batches: this process's micro-batches; kept: the attributes that each of them has bound so far.
-    Returns the terms of each micro-batch; no terms leave the phase out.
-    """
-    count, rows = len(batches), []
-    buffers = _MovedBuffers(task, count)
-    for place, batch in enumerate(batches):
-        vars(task).update(kept[place])
-        before = dict(vars(task))
-        device = next(iter(batch.values())).device
-        index = place * distributed.world() + distributed.rank()
-        # all micro-batches draw from one state of the generators; the last one leaves them as a whole batch would
-        draws = torch.random.fork_rng([device] if device.type == "cuda" else [], enabled=place + 1 < count)
-        with distributed.micro_batch(index, count * distributed.world()), draws:
-            terms = task.losses(phase.name, batch)
-            if terms:
-                total = torch.stack([value for name, value in terms.items() if not name.startswith("_")]).sum()
-                (total / count).backward()
-                rows.append({name: value.detach() for name, value in terms.items()})
-        kept[place] |= {name: value for name, value in vars(task).items() if value is not before.get(name)}
-        buffers.collect()
-    gradients = [parameter.grad for parameter in phase.params if parameter.grad is not None]
-    distributed.average([*gradients, *buffers.settle()])
-    return rows
-
-
-def _update(task: Task, batches: list[dict[str, Tensor]], step: int, means: _Means) -> None:
-    """All phases that are due in this update, each on all micro-batches of this process."""
-    everything = list(task.parameters())
-    kept: list[dict[str, Any]] = [{} for _ in batches]
-    for phase in task.phases:
-        if step % phase.every:
-            continue
-        with only(phase.params, everything):
-            rows = _gradients(task, phase, batches, kept)
-        for terms in rows:
-            means.add(phase.name, terms)
-        if rows:
-            phase.optimizer.step()
-        phase.optimizer.zero_grad(set_to_none=True)  # one phase's gradients need not wait through the others
-
-
-def _own_rows(batch: dict[str, Tensor], accumulate: int, device: torch.device) -> list[dict[str, Tensor]]:
-    """This process's micro-batches of a whole batch, on `device`."""
-    count = accumulate * distributed.world()
-
-    def rows(value: Tensor, index: int) -> Tensor:
-        channels_last = value.ndim == 4 and value.is_contiguous(memory_format=torch.channels_last)
-        layout = torch.channels_last if channels_last else torch.contiguous_format
-        return value if count == 1 else value[index::count].contiguous(memory_format=layout)
-
-    places = [place * distributed.world() + distributed.rank() for place in range(accumulate)]
-    return [{name: rows(value, index).to(device) for name, value in batch.items()} for index in places]
-
-
 def _meet(task: Task, train: Train, label: str, images: int) -> None:
     """All processes start from the first one's weights, after as many images.
 
@@ -331,86 +453,59 @@ def _meet(task: Task, train: Train, label: str, images: int) -> None:
     distributed.broadcast([*task.parameters(), *task.buffers()])
 
 
-def fit(
-    task: Task,
-    batches: Batches,
-    *,
-    train: Train,
-    scratch: Path,
-    runtime: Runtime,
-    label: str,
-    start: Path | None = None,
-) -> None:
-    """Train `task` on `train.images` images, resuming from `scratch/<label>.ckpt` where there is one.
+# ---------------------------------------------------------------------------------------------------------------------
+# Log
 
-    In a `torchrun` all processes call it alike, with one shared folder `scratch`; the first one alone writes and logs.
-    Ctrl-C and SIGTERM end it after the update at work, with its state kept (SystemExit).
+
+class _Log:
+    """Running means of the losses, kept on the device until they are written, and what else a training shows.
 
     Args:
-        start: the state of a finished training (`keep_state`) to go on from, with its optimisers, buffers and images
-            seen: as one training of `train.images` images in all.
-
-    Raises:
-        TristyleError: a loss is no longer finite (the last good state stays on disk); `start` does not fit; the batch
-            does not divide into micro-batches.
+        track: where the log goes.
+        label: name of the training in it.
     """
-    distributed.start(runtime.device)
-    device = torch.device(runtime.device)
-    if device.type == "cpu":
-        torch.set_num_threads(distributed.threads(runtime.workers))
-    task.to(device).train()
-    writes = distributed.rank() == 0
-    track = runtime.track if writes else Silent()
-    path = scratch / f"{label}.ckpt"
-    rates = [[group["lr"] for group in optimizer.param_groups] for optimizer in _optimizers(task)]
-    distributed.barrier()  # a state that the first process was writing is complete
-    images, means = _first_images(path, start, task, train), _Means()
-    _meet(task, train, label, images)
-    milestones = task.milestones(train)
-    log_every = max(train.batch, train.images // 200)
-    with track.progress(label, train.images) as line, deferred() as stop:
-        line.start(images)
-        while images < train.images:
-            torch.manual_seed(update_seed(train.seed, images))
-            for optimizer, lrs in zip(_optimizers(task), rates, strict=True):
-                for group, lr in zip(optimizer.param_groups, lrs, strict=True):
-                    group["lr"] = lr * task.lr_factor(images, train.images)
-            own = _own_rows(batches(images, train.batch), train.accumulate, device)
-            _update(task, own, images // train.batch, means)
-            before, images = images, images + train.batch
-            state = task.after_update(images, train.batch)
-            if writes and any(before < milestone <= images for milestone in milestones):
-                task.snapshot(images)
 
-            def due(every: int, before: int = before, images: int = images) -> bool:
-                return images >= train.images or images // every > before // every
+    def __init__(self, track: Tracker, label: str) -> None:
+        self.track, self.label = track, label
+        self.state: dict[str, float] = {}  # what `Task.after_update` gave last
+        self.sums: dict[str, dict[str, Any]] = {}
+        self.counts: dict[str, int] = {}
 
-            saving = bool(stop) or due(train.checkpoint_images)
-            if saving or due(log_every):  # before saving, so that a state with a broken loss is never kept
-                _log(track, label, images, means.read(), state)
-            if writes and due(train.preview_images):
-                _preview(task, track, label, images)
-            if writes and saving:
-                _save(path, task, images)
-            line.update(min(images, train.images))
-            stop.obey(f"{label}: stopped after {images} images, which are kept. The same command goes on.")
-    task.eval()
+    def add(self, phase: str, rows: list[dict[str, Tensor]]) -> None:
+        """Count the terms of one step, a row for each micro-batch."""
+        for row in rows:
+            sums = self.sums.setdefault(phase, {})
+            for name, value in row.items():
+                sums[name] = sums.get(name, 0.0) + value.detach()
+            self.counts[phase] = self.counts.get(phase, 0) + 1
 
+    def write(self, images: int) -> None:
+        """Write the means since the last time, over all processes.
 
-@torch.no_grad()
-def _preview(task: Task, track: Tracker, label: str, images: int) -> None:
-    for name, sheet in task.preview().items():
-        track.image(f"{label}-{name}", images, sheet)
+        Raises:
+            TristyleError: one is not finite.
+        """
+        names = [(phase, name) for phase, sums in self.sums.items() for name in sums]
+        values = [float(self.sums[phase][name]) / self.counts[phase] for phase, name in names]
+        means: dict[str, dict[str, float]] = {phase: {} for phase in self.sums}
+        over_all = distributed.mean(torch.tensor(values, dtype=torch.float64))
+        for (phase, name), value in zip(names, over_all.tolist(), strict=True):
+            means[phase][name.lstrip("_")] = value
+        self.sums, self.counts = {}, {}
 
+        for phase, terms in means.items():
+            for name, value in terms.items():
+                if not np.isfinite(value):
+                    raise TristyleError(
+                        f"{self.label}: the loss {phase}/{name} is {value} after {images} images. Lower the learning "
+                        f"rate ({self.label}: train.lr), then run again; it resumes from the last good state."
+                    )
+            self.track.scalars(f"{self.label}/{phase}", images, terms)
+        if self.state:
+            self.track.scalars(f"{self.label}/state", images, self.state)
 
-def _log(track: Tracker, label: str, images: int, means: dict[str, dict[str, float]], state: dict[str, float]) -> None:
-    for phase, values in means.items():
-        for name, value in values.items():
-            if not np.isfinite(value):
-                raise TristyleError(
-                    f"{label}: the loss {phase}/{name} is {value} after {images} images. Lower the learning rate "
-                    f"({label}: train.lr), then run again; it resumes from the last good state."
-                )
-        track.scalars(f"{label}/{phase}", images, values)
-    if state:
-        track.scalars(f"{label}/state", images, state)
+    @torch.no_grad()
+    def preview(self, task: Task, images: int) -> None:
+        """Keep the task's sample sheets."""
+        for name, sheet in task.preview().items():
+            self.track.image(f"{self.label}-{name}", images, sheet)

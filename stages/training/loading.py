@@ -51,6 +51,8 @@ class Allowance:
 class Kept:
     """Pictures that are read when they are first asked for, and kept as far as the allowance goes.
 
+    What was read last is at hand in any case, so that what is derived from it does not read it again.
+
     Args:
         source: what reads them; uint8 [N, H, W, 3] or [N, H, W].
         allowance: of memory.
@@ -59,6 +61,7 @@ class Kept:
     def __init__(self, source: Indexed, allowance: Allowance) -> None:
         self.source, self.allowance = source, allowance
         self._kept: dict[int, np.ndarray] = {}
+        self._last: dict[int, np.ndarray] = {}
 
     def __len__(self) -> int:
         return len(self.source)
@@ -69,16 +72,19 @@ class Kept:
         return self.source.shape
 
     def __getitem__(self, which: Any) -> np.ndarray:
-        """Pictures by slice or index array, a new array."""
+        """Pictures by slice or index array, as a new array."""
         numbers = [int(number) for number in np.arange(len(self))[which]]
-        missing = sorted(set(numbers) - self._kept.keys())
+        missing = sorted({number for number in numbers if number not in self._kept and number not in self._last})
         found = dict(zip(missing, self.source[np.array(missing)], strict=True)) if missing else {}
 
         # a copy each: a view would keep all pictures of its batch alive
         for number, picture in found.items():
             if self.allowance.take(picture.nbytes):
                 self._kept[number] = picture.copy()
-        return np.stack([found[number] if number in found else self._kept[number] for number in numbers])
+
+        places = (self._kept, found, self._last)
+        self._last = {number: next(place[number] for place in places if number in place) for number in numbers}
+        return np.stack([self._last[number] for number in numbers])
 
 
 class Derived:

@@ -131,10 +131,11 @@ def our_iteration(size: int, width: int) -> Callable[[], object]:
     task = plain_task(size, width)
     batch = {name: torch.rand(1, 3, size, size) * 2 - 1 for name in ("photo", "style")}
     batch |= {f"{name}_mask": torch.ones(1, 1, size, size) for name in ("photo", "style")}
-    means = engine._Means()
 
     def iteration() -> None:
-        engine._update(task, [batch], 0, means)
+        update = engine.Update()
+        for phase in task.phases:
+            engine.step(task, phase, [(batch, update)])
         task.after_update(1, 1)
 
     return iteration

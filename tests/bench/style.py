@@ -29,8 +29,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from stages.networks import stylegan2 as sg
-from stages.style.stylegan2_ada import Ada, Recipe, StyleGAN2, compute_dtype
-from stages.training.fit import only
+from stages.networks.random_rows import RandomRows
+from stages.style.stylegan2_ada import Ada, Recipe, StyleGAN2
+from stages.training.fit import Update, only
+from stages.training.precision import compute_dtype
 from tests.bench.formulation import formulated
 
 NARROW = {"channel_base": 4096, "channel_max": 128}
@@ -78,12 +80,14 @@ def reference_bias_act(x: Tensor, b: Tensor | None, act: str, gain: float) -> Te
     return x * gain if gain != 1 else x
 
 
-def reference_synthesis_layer(self: sg.SynthesisLayer, x: Tensor, w: Tensor, noise_mode: str = "random") -> Tensor:
+def reference_synthesis_layer(
+    self: sg.SynthesisLayer, x: Tensor, w: Tensor, noise_mode: str, draws: RandomRows
+) -> Tensor:
     styles = self.affine(w)
     full = self.weight[None] * styles[:, None, :, None, None]  # [N, O, I, k, k]
     scale = (full.square().sum(dim=(2, 3, 4)) + 1e-8).rsqrt()
     x = reference_conv(x * styles[:, :, None, None], self.weight, self.resample_filter, self.up, 1, 1)
-    noise = self.noise(len(x), noise_mode)
+    noise = self.noise(len(x), noise_mode, draws)
     x = x * scale[:, :, None, None]
     x = x if noise is None else x + noise
     return reference_bias_act(x, self.bias, "lrelu", sqrt(2))
@@ -94,12 +98,12 @@ def reference_torgb(self: sg.ToRGBLayer, x: Tensor, w: Tensor) -> Tensor:
     return reference_bias_act(F.conv2d(x * styles[:, :, None, None], self.weight), self.bias, "linear", 1.0)
 
 
-def reference_block(self: sg.SynthesisBlock, x, img, ws, noise_mode, dtype):
+def reference_block(self: sg.SynthesisBlock, x, img, ws, noise_mode, dtype, draws):
     if self.first:
         x = self.const[None].repeat(len(ws), 1, 1, 1)
     else:
-        x = self.conv0(x, ws[:, 0], noise_mode)
-    x = self.conv1(x, ws[:, self.num_conv - 1], noise_mode)
+        x = self.conv0(x, ws[:, 0], noise_mode, draws)
+    x = self.conv1(x, ws[:, self.num_conv - 1], noise_mode, draws)
     rgb = self.torgb(x, ws[:, self.num_conv])
     if img is None:
         return x, rgb
@@ -146,23 +150,21 @@ def task(
     return model.to(memory_format=memory_format).train()
 
 
-def losses(model: StyleGAN2, phase: str, images: Tensor, redraw: bool) -> Tensor:
+def losses(model: StyleGAN2, phase: str, images: Tensor, update: Update, redraw: bool) -> Tensor:
     """The sum that a phase minimises. `redraw`: Dmain makes its own fakes."""
-    if redraw:
-        model._fakes = None
-    terms = model.losses(phase, {"images": images})
+    terms = model.losses(phase, {"images": images}, Update() if redraw else update)
     return torch.stack([value for name, value in terms.items() if not name.startswith("_")]).sum()
 
 
 def phase_seconds(model: StyleGAN2, images: Tensor, redraw: bool = False) -> dict[str, float]:
     """CPU seconds of one call of each phase: losses, backward, optimiser step."""
     seconds = {}
-    everything = list(model.parameters())
+    everything, update = list(model.parameters()), Update()
     for phase in model.phases:
         begun = time.process_time()
         phase.optimizer.zero_grad(set_to_none=True)
         with only(phase.params, everything):
-            losses(model, phase.name, images, redraw).backward()
+            losses(model, phase.name, images, update, redraw).backward()
         phase.optimizer.step()
         seconds[phase.name] = time.process_time() - begun
     return seconds
@@ -174,11 +176,11 @@ def main_gflop(model: StyleGAN2, redraw: bool) -> float:
     from torch.utils.flop_counter import FlopCounterMode
 
     images = torch.randn(BATCH // part, 3, RESOLUTION, RESOLUTION)
-    total = 0.0
+    total, update = 0.0, Update()
     for phase in model.phases:
         if phase.name in MAIN:
             with FlopCounterMode(display=False) as counter, only(phase.params, list(model.parameters())):
-                losses(model, phase.name, images, redraw).backward()
+                losses(model, phase.name, images, update, redraw).backward()
             total += part * counter.get_total_flops() / 1e9
     return total
 

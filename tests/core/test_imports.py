@@ -19,7 +19,7 @@ from tests.tools.core_alone import ALLOWED, IMAGES
 OTHER = ".venv-litert/bin/python"  # an interpreter with another torch, NumPy and safetensors (make runtimes)
 TERMS = {
     "style": {"adversarial", "consistency", "path_length", "r1", "real"},
-    "pair": {"cycle", "person", "latent", "mask", "cam"},
+    "pair": {"cycle", "face_identity", "latent", "mask", "cam"},
     "student": {"l1", "chroma", "features", "equivariance", "blurred"},
 }
 

@@ -18,7 +18,7 @@ from stages.networks import augment, resample
 from stages.networks import stylegan2 as sg
 from stages.style.stylegan2_ada import Recipe, StyleGAN2
 from stages.training import losses
-from stages.training.fit import only
+from stages.training.fit import Update, only
 
 SHARED = Path(os.environ.get("TRISTYLE_SHARED", Path(__file__).resolve().parents[2] / "../shared"))
 FOLDER = SHARED / "golden" / "stylegan"
@@ -340,8 +340,8 @@ def task_of(d_io) -> StyleGAN2:
             p.data.zero_()
     recipe = Recipe(r1_gamma=float(d_io["r1_gamma"]), r1_every=16, pl_every=4, mixing=0.0, precision="float32")
     task = StyleGAN2(g, discriminator(), lr=0.001, recipe=recipe, ada=None)
-    task.latents = lambda n: STEP["z"][:n]
-    task.unit_noise = lambda images: STEP["pl_unit_noise"]
+    task.latents = lambda n, draws: STEP["z"][:n]
+    task.unit_noise = lambda images, draws: STEP["pl_unit_noise"]
     return task
 
 
@@ -350,7 +350,7 @@ def test_train_step(phase: str, d_io) -> None:
     task = task_of(d_io)
     spec = next(p for p in task.phases if p.name == phase)
     with only(spec.params, list(task.parameters())):
-        terms = task.losses(phase, {"images": d_io["img"]})
+        terms = task.losses(phase, {"images": d_io["img"]}, Update())
         sum(v for k, v in terms.items() if not k.startswith("_")).backward()
     names = arrays("train_step.npz")[f"{phase[0].lower()}_param_names"]
     net = task.generator if phase[0] == "G" else task.discriminator
@@ -369,9 +369,9 @@ def test_train_step_losses(d_io) -> None:
     if not STEP:
         return
     task = task_of(d_io)
-    real = {"images": d_io["img"]}
-    close(task.losses("Gmain", real)["adversarial"], STEP["loss_Gmain"].mean())
-    terms = task.losses("Dmain", real)
+    real, update = {"images": d_io["img"]}, Update()
+    close(task.losses("Gmain", real, update)["adversarial"], STEP["loss_Gmain"].mean())
+    terms = task.losses("Dmain", real, update)
     close(terms["fake"], STEP["loss_Dgen"].mean())
     close(terms["real"], STEP["loss_Dreal"].mean())
     fakes = task.generator.synthesis(task.generator.mapping(STEP["z"]))

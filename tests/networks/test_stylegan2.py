@@ -11,8 +11,9 @@ from stages.networks.augment import PIPES, AugmentPipe
 from stages.networks.conv_derivatives import convolve
 from stages.networks.resample import grid_sample, setup_filter, upfirdn2d
 from stages.networks.stylegan2 import Discriminator, Generator, resolutions
-from stages.style.stylegan2_ada import Ada, Recipe, StyleGAN2, compute_dtype, lazy_adam
-from stages.training.fit import only
+from stages.style.stylegan2_ada import Ada, Recipe, StyleGAN2, lazy_adam
+from stages.training.fit import Update, only
+from stages.training.precision import compute_dtype
 
 
 def tiny(size: int = 16) -> tuple[Generator, Discriminator]:
@@ -31,10 +32,10 @@ def test_every_parameter_gets_a_gradient() -> None:
     """Over the phases of one update; each phase reaches its own network alone."""
     task = tiny_task(mixing=1.0)
     images = torch.randn(8, 3, 16, 16)
-    everything = list(task.parameters())
+    everything, update = list(task.parameters()), Update()
     for phase in task.phases:
         with only(phase.params, everything):
-            sum(v for k, v in task.losses(phase.name, {"images": images}).items() if k[0] != "_").backward()
+            sum(v for k, v in task.losses(phase.name, {"images": images}, update).items() if k[0] != "_").backward()
     for net in (task.generator, task.discriminator):
         silent = [name for name, p in net.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
         assert silent == []
@@ -360,10 +361,10 @@ def test_portraits_are_never_turned_round() -> None:
 
 def test_training_without_noise_keeps_its_strengths_at_zero() -> None:
     task = tiny_task(noise=False)
-    images = torch.randn(8, 3, 16, 16)
+    images, update = torch.randn(8, 3, 16, 16), Update()
     for phase in task.phases:
         with only(phase.params, list(task.parameters())):
-            sum(v for k, v in task.losses(phase.name, {"images": images}).items() if k[0] != "_").backward()
+            sum(v for k, v in task.losses(phase.name, {"images": images}, update).items() if k[0] != "_").backward()
         phase.optimizer.step()
     strengths = [p for name, p in task.generator.named_parameters() if name.endswith("noise_strength")]
     assert strengths and all(float(p.detach()) == 0 for p in strengths)

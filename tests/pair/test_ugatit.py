@@ -21,6 +21,7 @@ from stages.networks.ugatit import (
 )
 from stages.pair.ugatit import TranslationTask, Translator, TranslatorWeights, unpaired_batches
 from stages.training import losses
+from stages.training.fit import Update
 from tests.tools.pair_toys import heads
 
 MASK = Translator(
@@ -41,8 +42,11 @@ def batch(count: int = 4) -> dict[str, torch.Tensor]:
 
 def losses_of(task: TranslationTask, data: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Both phases in their order."""
-    found = {f"generator/{name}": value for name, value in task.losses("generator", data).items()}
-    return found | {f"discriminator/{name}": value for name, value in task.losses("discriminator", data).items()}
+    update = Update()
+    found = {f"generator/{name}": value for name, value in task.losses("generator", data, update).items()}
+    return found | {
+        f"discriminator/{name}": value for name, value in task.losses("discriminator", data, update).items()
+    }
 
 
 # ----------------------------------------------------------------------------------------------- networks
@@ -152,9 +156,9 @@ def test_generated_pictures_carry_their_sources_mask() -> None:
     left[..., :16], right[..., 16:] = 1, 1
     data |= {"photo_mask": left, "style_mask": right}
     white = torch.full_like(data["photo"], 5.0)  # outside the range of every colour
-    task._discriminator_inputs(data, white, white)
+    seen = task._discriminator_inputs(data, white, white, Update().draws)
     for domain, real_side, fake_side in (("style", right, left), ("photo", left, right)):
-        real, fake = task._seen[domain]
+        real, fake = seen[domain]
         assert torch.equal((fake == 5).float(), fake_side.expand_as(fake))
         inside = real_side.expand_as(real) == 1
         assert torch.equal(real[inside], data[domain][inside])
@@ -165,9 +169,9 @@ def test_generated_pictures_carry_their_sources_mask() -> None:
 @pytest.mark.parametrize("translator", [MASK, PLAIN, replace(PLAIN, light=False)], ids=["mask", "plain", "full"])
 def test_every_parameter_gets_a_gradient_from_its_own_phase(translator: Translator) -> None:
     task = translator.task(32, TRAIN)
-    data = batch()
+    data, update = batch(), Update()
     for phase in task.phases:
-        terms = task.losses(phase.name, data)
+        terms = task.losses(phase.name, data, update)
         sum(value for name, value in terms.items() if not name.startswith("_")).backward()
         silent = [p.shape for p in phase.params if p.grad is None or not p.grad.abs().sum() > 0]
         assert not silent, f"{phase.name}: {silent}"
@@ -177,9 +181,9 @@ def test_every_parameter_gets_a_gradient_from_its_own_phase(translator: Translat
 
 
 def test_discriminators_do_not_pull_on_the_generators() -> None:
-    task = MASK.task(32, TRAIN)
-    task.losses("generator", batch())
-    sum(task.losses("discriminator", batch()).values()).backward()
+    task, update = MASK.task(32, TRAIN), Update()
+    task.losses("generator", batch(), update)
+    sum(task.losses("discriminator", batch(), update).values()).backward()
     assert all(p.grad is None for p in (*task.to_style.parameters(), *task.to_photo.parameters()))
 
 
@@ -213,21 +217,20 @@ def test_the_latent_term_compares_heads_with_their_source() -> None:
     task = replace(MASK, weights=weights).task(32, TRAIN)
     photo, style, source = heads(8, 0, False), heads(8, 1, True), heads(8, 1, False)
     data = unpaired_batches(*photo, *style, 0, source[0])(0, 4)
-    terms = task.losses("generator", data)
+    terms = task.losses("generator", data, Update())
     with torch.no_grad():
         painted = task.to_style(data["source"]).image
     expected = 2 * losses.regional_l1(painted, data["style"], data["style_mask"])
     assert terms["latent"].item() == pytest.approx(expected.item(), rel=1e-4)
     del data["source"]  # a style set without sources: the term is left out
-    assert "latent" not in task.losses("generator", data)
+    assert "latent" not in task.losses("generator", data, Update())
 
 
 def test_the_person_counts_once_there_is_a_face_to_recognise() -> None:
     task = replace(MASK, face_identity_from=0.5, weights=replace(MASK.weights, face_identity=1.0)).task(32, TRAIN)
     data = batch()
-    assert "face_identity" not in task.losses("generator", data)
-    task.after_update(4, 4)
-    lost = task.losses("generator", data)["face_identity"]
+    assert "face_identity" not in task.losses("generator", data, Update())
+    lost = task.losses("generator", data, Update(images=4))["face_identity"]
     assert 0 < lost.item() < 2
     lost.backward()
     assert next(task.to_style.parameters()).grad is not None
@@ -250,8 +253,8 @@ def test_the_warm_up_of_a_translator_without_a_mask_keeps_what_lies_outside_the_
     task = region.task(32, TRAIN)
     photo, style, source = heads(8, 0, False), heads(8, 1, True), heads(8, 1, False)
     data = unpaired_batches(*photo, *style, 0, source[0])(0, 4)
-    terms = task.losses("generator", data)
-    assert set(terms) == {"latent", "background"} and task.losses("discriminator", data) == {}
+    terms = task.losses("generator", data, Update())
+    assert set(terms) == {"latent", "background"} and task.losses("discriminator", data, Update()) == {}
     inputs = torch.cat([data["source"], data["photo"]])
     with torch.no_grad():
         painted = task.to_style(inputs).image
@@ -281,9 +284,9 @@ def test_edge_promotion_refuses_soft_edges_to_the_weight_given() -> None:
 
 
 def test_plain_shows_whole_pictures_to_the_discriminators() -> None:
-    task, data = PLAIN.task(32, TRAIN), batch()
-    task.losses("generator", data)
-    assert torch.equal(task._seen["style"][0], data["style"])
+    task, data, update = PLAIN.task(32, TRAIN), batch(), Update()
+    task.losses("generator", data, update)
+    assert torch.equal(update.memory["seen"]["style"][0], data["style"])
     assert task.to_style.mask is None
 
 

@@ -21,7 +21,7 @@ from stages.recipes import augment, people
 from stages.recipes import face_reader as train
 from stages.recipes import reader_score as score
 from stages.recipes.finetune import finetune
-from stages.training.fit import fit
+from stages.training.fit import Update, fit
 
 SMALL = {"widths": [8, 12, 12, 16], "lateral": 8}
 
@@ -99,7 +99,7 @@ def test_every_parameter_learns(few: people.PaintedPeople) -> None:
     task = train.ReaderTask(Reader(**SMALL), 1e-3, few.batch(np.arange(2))["image"])
     batch = train.people_batches(few, 0)(0, 16)
     assert sorted(batch["person"].unique(return_counts=True)[1].tolist()) == [4, 4, 4, 4]
-    sum(task.losses("read", batch).values()).backward()
+    sum(task.losses("read", batch, Update()).values()).backward()
     still = [name for name, value in task.reader.named_parameters() if value.grad is None or not value.grad.any()]
     assert still == []
 

@@ -14,6 +14,7 @@ from stages.metrics.pixel import head_iou
 from stages.networks.parser import HEAD, LABELS, MIRROR, FaceParser
 from stages.recipes import open_face_parser as recipe
 from stages.recipes.open_face_parser import CODES, MEMBERS, MIRRORED
+from stages.training.fit import Update
 
 PAINTED = [painter.paint(painter.sample_person(n), painter.sample_view(n, 0), 192) for n in range(900, 904)]
 
@@ -97,11 +98,11 @@ def test_the_averaged_network_teaches_late_and_within_the_set() -> None:
     assert task.ema.split.bias is not None
     task.ema.split.bias.data[13] = 30.0  # sure of hair, wherever that is allowed
     taught = {}
-    for seen in (0, 100):
+    for images in (0, 100):
         torch.manual_seed(1)
-        terms = task.losses("parse", batch | {"seen": torch.full((4,), seen)})
+        terms = task.losses("parse", batch, Update(images=images))
         assert all(bool(torch.isfinite(value)) for value in terms.values())
-        taught[seen] = float(terms["self"].detach())
+        taught[images] = float(terms["self"].detach())
     assert taught[0] == 0 and taught[100] > 0.1
 
 

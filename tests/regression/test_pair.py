@@ -45,8 +45,8 @@ VARIANTS = {
 def swapped(batches: Batches) -> Batches:
     """The fault of giving each picture the other domain's mask."""
 
-    def batch(start: int, count: int) -> dict[str, torch.Tensor]:
-        data = batches(start, count)
+    def batch(start: int, count: int, rows: slice = slice(None)) -> dict[str, torch.Tensor]:
+        data = batches(start, count, rows)
         return data | {"photo_mask": data["style_mask"], "style_mask": data["photo_mask"]}
 
     return batch

@@ -122,8 +122,8 @@ def test_the_training_is_as_recorded(tmp_path: Path) -> None:
 class Inverted(Images):
     """Batches in negative: what a mix-up of value ranges does."""
 
-    def __call__(self, start: int, count: int) -> dict[str, torch.Tensor]:
-        return {"images": -super().__call__(start, count)["images"]}
+    def __call__(self, start: int, count: int, rows: slice = slice(None)) -> dict[str, torch.Tensor]:
+        return {"images": -super().__call__(start, count, rows)["images"]}
 
 
 FAULTS: dict[str, dict[str, Any]] = {

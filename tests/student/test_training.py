@@ -18,6 +18,7 @@ from stages.networks.mobile import MobileStudent, count_parameters
 from stages.student import stage as student_stage
 from stages.student.batches import paintable, pair_batches, prepared
 from stages.student.pix2pix import Pix2Pix, Pix2PixWeights
+from stages.training.fit import Update
 from stages.training.losses import (
     chroma_l1,
     edge_strength,
@@ -117,8 +118,9 @@ def test_every_parameter_gets_a_gradient() -> None:
         for name, value in task.student.named_parameters():
             if name.endswith("second.1.weight"):
                 value.fill_(0.5)  # zero at the start by design, which hides the block behind it
+    update = Update()
     for phase in task.phases:
-        torch.stack(list(task.losses(phase.name, batch).values())).sum().backward()
+        torch.stack(list(task.losses(phase.name, batch, update).values())).sum().backward()
     for name, value in task.named_parameters():
         if not name.startswith("student_ema."):
             assert value.grad is not None and value.grad.abs().sum() > 0, name
@@ -129,9 +131,8 @@ def test_the_warm_up_knows_no_discriminator() -> None:
     photo, style, mask = toys(0, 4, 32)
     batch = pair_batches(photo, style, mask, seed=0, blurred=True)(0, 4)
     task = Pix2Pix(tier="nano", warm_up=0.5, weights=Pix2PixWeights()).task(Train(images=16, batch=4, lr=1e-3), batch)
-    assert "adversarial" not in task.losses("student", batch)
-    task.after_update(8, 4)
-    assert {"adversarial", "features"} <= set(task.losses("student", batch))
+    assert "adversarial" not in task.losses("student", batch, Update(images=4))
+    assert {"adversarial", "features"} <= set(task.losses("student", batch, Update(images=8)))
 
 
 @pytest.fixture
@@ -186,30 +187,21 @@ def test_the_discriminator_refuses_blurred_edges_and_the_steadiness_rises_late()
     batch = pair_batches(photo, style, mask, seed=0, blurred=True)(0, 4)
     train = Train(images=80, batch=4, lr=1e-3)
     task = Pix2Pix(tier="nano", warm_up=0.0, weights=Pix2PixWeights()).task(train, batch)
-    assert "equivariance" not in task.losses("student", batch)
-    assert set(task.losses("discriminator", batch)) == {"hinge", "edge_promotion"}
+    update = Update()
+    assert "equivariance" not in task.losses("student", batch, update)
+    assert set(task.losses("discriminator", batch, update)) == {"hinge", "edge_promotion"}
     steady = {}
     for images in (40, 44, 60, 76):
-        task.images = images
         torch.manual_seed(0)
-        steady[images] = task.losses("student", batch).get("equivariance", torch.zeros(())).item()
+        steady[images] = task.losses("student", batch, Update(images)).get("equivariance", torch.zeros(())).item()
     assert steady[40] == 0 < steady[44] < steady[60] == pytest.approx(steady[76])
     plain = Pix2Pix(tier="nano", warm_up=0.0, weights=Pix2PixWeights(edge_promotion=0, equivariance=0)).task(
         train, batch
     )
     batch = pair_batches(photo, style, mask, seed=0)(0, 4)
-    plain.images = 76
-    assert "equivariance" not in plain.losses("student", batch)
-    assert set(plain.losses("discriminator", batch)) == {"hinge"}
-
-
-def test_a_resumed_task_knows_how_far_it_is() -> None:
-    task, other = (
-        Pix2Pix(tier="nano", weights=Pix2PixWeights()).task(Train(images=8, batch=4, lr=1e-3), {}) for _ in "ab"
-    )
-    task.after_update(4, 4)
-    other.load_state_dict(task.state_dict())
-    assert other.images == 4 == int(other.seen)
+    update = Update(images=76)
+    assert "equivariance" not in plain.losses("student", batch, update)
+    assert set(plain.losses("discriminator", batch, update)) == {"hinge"}
 
 
 def test_nothing_kept_is_said_in_one_line(tmp_path: Path) -> None:

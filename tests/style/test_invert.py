@@ -38,6 +38,7 @@ from stages.style.inversion.optimise import (
     refinement,
     w_statistics,
 )
+from stages.training.fit import Update
 
 SIZE = 16
 
@@ -312,14 +313,11 @@ def test_the_training_reads_its_own_samples_latents(reader) -> None:
     ws = task._styles(8)
     changes = (ws[:, 1:] != ws[:, :-1]).any(dim=2).sum(dim=1)
     assert changes.tolist() == [1] * 8  # each sample mixes two latents, at one layer
-    layers = []
-    for seen in (0, 4, 5, 17, 30, 100):
-        task.seen.fill_(seen)
-        layers.append(task.layers())
+    layers = [task.layers(images) for images in (0, 4, 5, 17, 30, 100)]
     assert layers[:3] == [0, 0, 1] and 1 < layers[3] < 5 and layers[4:] == [5, 5]
-    terms = task.losses("encoder", {"images": torch.zeros(4, 3, SIZE, SIZE)})
+    terms = task.losses("encoder", {"images": torch.zeros(4, 3, SIZE, SIZE)}, Update(images=100))
     assert set(terms) == {"pixel", "perceptual", "identity", "regression", "delta_norm", "latent"}
-    assert {name for name in task.losses("latent_r1", {"images": torch.zeros(4, 3, 1, 1)})} == {"r1"}
+    assert {name for name in task.losses("latent_r1", {"images": torch.zeros(4, 3, 1, 1)}, Update())} == {"r1"}
 
 
 def test_the_pool_hands_past_codes_back(reader) -> None:

@@ -14,7 +14,8 @@ from torch import nn
 from stages.core.settings import ConfigError, Train
 from stages.networks.stylegan2 import Discriminator, Generator
 from stages.style import presets as published
-from stages.style.stylegan2_ada import Ada, Recipe, StyleGAN2, ema_decay, lazy_adam
+from stages.style.stylegan2_ada import Ada, Recipe, StyleGAN2, lazy_adam
+from stages.training.ema import half_life_decay
 
 RECIPES = Path(__file__).resolve().parents[2] / "conf" / "style" / "recipe"
 SETTINGS = {"train": Train, "recipe": Recipe, "ada": Ada}
@@ -69,7 +70,7 @@ def test_lazy_regularisation_corrects_adam_as_the_reference(schedule) -> None:
 def test_averaging_decays_as_the_reference(schedule) -> None:
     assert schedule["ema"]
     for row in schedule["ema"]:
-        decay = ema_decay(row["batch"], row["cur_nimg"], row["ema_kimg"] * 1000, row["ramp"])
+        decay = half_life_decay(row["batch"], row["cur_nimg"], row["ema_kimg"] * 1000, row["ramp"])
         assert decay == pytest.approx(row["beta"], rel=1e-12, abs=1e-300)
 
 

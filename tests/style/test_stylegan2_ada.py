@@ -16,7 +16,7 @@ from stages.core.tracking import Tracker
 from stages.core.weights import load_network
 from stages.networks.stylegan2 import Discriminator, Generator
 from stages.style.stylegan2_ada import Ada, Recipe, StyleGAN2, rungs
-from stages.training.fit import fit, keep_state
+from stages.training.fit import Update, fit, keep_state
 from stages.training.losses import distance_consistency
 
 SIZE, BATCH = 16, 4
@@ -56,9 +56,9 @@ def task(place: Path | None = None, seed: int = 0, kind: type[StyleGAN2] = Style
     return kind(generator, discriminator, 0.01, Recipe(**settings), ada, ladder=place)
 
 
-def batches(start: int, count: int) -> dict[str, Tensor]:
+def batches(start: int, count: int, rows: slice = slice(None)) -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(start)
-    return {"images": torch.rand(count, 3, SIZE, SIZE, generator=generator) * 2 - 1}
+    return {"images": (torch.rand(count, 3, SIZE, SIZE, generator=generator) * 2 - 1)[rows]}
 
 
 def train(which: StyleGAN2, folder: Path, images: int = 48, start: Path | None = None) -> StyleGAN2:
@@ -143,15 +143,15 @@ def test_frozen_parts_of_the_generator_stay_and_the_rest_moves(tmp_path) -> None
 def test_consistency_is_with_what_the_training_started_from(tmp_path) -> None:
     which = task(consistency=1000.0)
     started = {name: value.clone() for name, value in which.generator.state_dict().items()}
-    assert which.losses("Gmain", batches(0, BATCH))["consistency"].item() == pytest.approx(0, abs=1e-3)
+    assert which.losses("Gmain", batches(0, BATCH), Update())["consistency"].item() == pytest.approx(0, abs=1e-3)
     train(which, tmp_path, images=16)
     assert all(torch.equal(value, started[name]) for name, value in which.source.state_dict().items())
-    term = which.losses("Gmain", batches(0, BATCH))["consistency"]
+    term = which.losses("Gmain", batches(0, BATCH), Update())["consistency"]
     assert term.item() > 0
     own = torch.autograd.grad(term, list(which.generator.parameters()), allow_unused=True, retain_graph=True)
     assert any(float(grad.abs().sum()) > 0 for grad in own if grad is not None)
     assert not any(parameter.requires_grad for parameter in which.source.parameters())
-    assert "consistency" not in task().losses("Gmain", batches(0, BATCH))
+    assert "consistency" not in task().losses("Gmain", batches(0, BATCH), Update())
     assert not any(name.startswith("source.") for name in task().state_dict())
 
 
@@ -170,7 +170,7 @@ def test_distance_consistency_by_hand() -> None:
 
 def test_path_lengths_are_regularised_with_a_frozen_mapping() -> None:
     which = task(freeze_mapping=True)
-    terms = which.losses("Greg", batches(0, BATCH))
+    terms = which.losses("Greg", batches(0, BATCH), Update())
     trained = next(phase.params for phase in which.phases if phase.name == "Greg")
     grads = torch.autograd.grad(terms["path_length"], trained, allow_unused=True)
     assert sum(float(g.abs().sum()) for g in grads if g is not None) > 0

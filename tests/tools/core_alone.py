@@ -24,7 +24,8 @@ TORCH_NEEDS = ("filelock", "fsspec", "jinja2", "markupsafe", "mpmath", "networkx
 ALLOWED = {"stages", "torch", "torchgen", "numpy", "safetensors", "typing_extensions", "triton", *TORCH_NEEDS}
 MODULES = (
     "core.runtime", "core.tracking", "training.fit", "training.checkpoint", "training.distributed", "training.losses",
-    "style.stylegan2_ada", "pair.ugatit", "student.pix2pix", "faces.recognise",
+    "training.draws", "training.ema", "training.precision", "style.stylegan2_ada", "pair.ugatit", "student.pix2pix",
+    "faces.recognise",
 )  # fmt: skip
 SIZE, BATCH, IMAGES = 32, 4, 32
 
@@ -81,12 +82,12 @@ def trainings() -> dict[str, tuple[Any, Any, Any]]:
     student = Pix2Pix(tier="nano", discriminator_width=8, warm_up=0.25, weights=StudentWeights())
     task = student.task(train, {"photo": photo, "style": picture})
 
-    def portraits(start: int, count: int) -> dict[str, Any]:
-        chosen = np.arange(start, start + count) % len(faces[0])
+    def portraits(start: int, count: int, rows: slice = slice(None)) -> dict[str, Any]:
+        chosen = np.arange(start, start + count)[rows] % len(faces[0])
         return {"images": torch.from_numpy(faces[0][chosen]).permute(0, 3, 1, 2).float() / 127.5 - 1}
 
-    def pairs(start: int, count: int) -> dict[str, Any]:
-        chosen = np.arange(start, start + count) % len(faces[0])
+    def pairs(start: int, count: int, rows: slice = slice(None)) -> dict[str, Any]:
+        chosen = np.arange(start, start + count)[rows] % len(faces[0])
         names = {"photo": faces[0], "style": faces[1], "blurred": faces[3]}
         found = {name: torch.from_numpy(array[chosen]).permute(0, 3, 1, 2) for name, array in names.items()}
         flip = torch.from_numpy(chosen % 2 == 0)

@@ -34,7 +34,8 @@ from stages.style.stage import Images, StyleStage
 from stages.style.stylegan2_ada import Ada, Recipe, StyleGAN2
 from stages.training import distributed
 from stages.training.checkpoint import load_checkpoint
-from stages.training.fit import Batches, Task, fit
+from stages.training.draws import Draws
+from stages.training.fit import Batches, Task, Update, fit
 from stages.training.losses import path_length_penalty
 from tests.tools.pair_toys import heads
 from tests.tools.tiny_pairs import STYLE, data_artifact, pair_artifact, toys
@@ -193,6 +194,21 @@ def test_two_processes_resume_bit_for_bit(folder: Path) -> None:
     assert all(torch.equal(value, resumed[key]) for key, value in whole.items())
 
 
+@pytest.mark.parametrize("name", TOYS)
+def test_every_buffer_that_losses_move_is_declared(name: str) -> None:
+    task, batches, length = TOYS[name]()
+    update, batch = Update(images=length.images), batches(0, length.batch)
+    task.train()
+    for phase in task.phases:
+        before = {key: value.clone() for key, value in task.named_buffers() if value.is_floating_point()}
+        declared = {value.data_ptr() for value in task.moved_buffers(phase.name)}
+        task.losses(phase.name, batch, update)
+        after = dict(task.named_buffers())
+        moved = {key for key, value in before.items() if not torch.equal(value, after[key])}
+        assert {key for key in moved if after[key].data_ptr() not in declared} == set(), phase.name
+        assert moved or name == "style" and phase.name == "Dreg"
+
+
 def test_the_log_is_written_once_and_holds_the_means(folder: Path, tmp_path: Path) -> None:
     trained("style", tmp_path)
     one, two = (read_jsonl(path / "style" / "log.jsonl") for path in (tmp_path, folder))
@@ -234,21 +250,18 @@ def test_rows_of_a_draw_are_those_of_the_whole_batch() -> None:
     def draw(n: int) -> Tensor:
         return torch.randn(n, 3, 4, 4, generator=torch.Generator().manual_seed(1))
 
-    whole = distributed.own(draw, 6)
+    whole = Draws().own(draw, 6)
     for index in range(3):
-        with distributed.micro_batch(index, 3):
-            assert torch.equal(distributed.own(draw, 2), whole[index::3])
-    assert distributed.micro_batches() == 1
+        assert torch.equal(Draws(index, 3).own(draw, 2), whole[index::3])
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 def test_noise_follows_the_layout_of_the_images(layout: torch.memory_format) -> None:
     images = torch.zeros(8, 3, 4, 4).contiguous(memory_format=layout)
     torch.manual_seed(2)
-    whole = distributed.own_normal(images)
+    whole = Draws().normal_like(images)
     torch.manual_seed(2)
-    with distributed.micro_batch(1, 4):
-        assert torch.equal(distributed.own_normal(images[1::4].contiguous(memory_format=layout)), whole[1::4])
+    assert torch.equal(Draws(1, 4).normal_like(images[1::4].contiguous(memory_format=layout)), whole[1::4])
 
 
 def test_interleaved_micro_batches_keep_the_minibatch_groups() -> None:

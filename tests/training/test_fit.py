@@ -18,7 +18,8 @@ from stages.core.runtime import Runtime
 from stages.core.settings import ConfigError, Train, TristyleError
 from stages.core.tracking import Tracker
 from stages.training.checkpoint import load_checkpoint, previous, save_checkpoint
-from stages.training.fit import Phase, Task, ema_update, epoch_order, fit
+from stages.training.ema import ema_update
+from stages.training.fit import Phase, Task, Update, epoch_order, fit
 
 
 class Toy(Task):
@@ -37,7 +38,7 @@ class Toy(Task):
             Phase("lazy", list(self.left.parameters()), left, every=4),
         ]
 
-    def losses(self, phase: str, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    def losses(self, phase: str, batch: dict[str, Tensor], update: Update) -> dict[str, Tensor]:
         self.calls.append(phase)
         hidden = self.left(batch["x"] + 0.1 * torch.randn_like(batch["x"]))
         score = self.right(hidden).mean()
@@ -52,9 +53,9 @@ class Toy(Task):
         return {"images": float(images)}
 
 
-def batches(start: int, count: int) -> dict[str, Tensor]:
+def batches(start: int, count: int, rows: slice = slice(None)) -> dict[str, Tensor]:
     table = torch.linspace(-1, 1, 40).view(10, 4)
-    return {"x": table[torch.from_numpy(epoch_order(10, 3, start, count))]}
+    return {"x": table[torch.from_numpy(epoch_order(10, 3, start, count)[rows])]}
 
 
 def train(images: int = 64) -> Train:
@@ -187,16 +188,19 @@ class Handing(Toy):
         super().__init__()
         self.register_buffer("mean", torch.zeros(4))
         self.phases = self.phases[:2]
-        self.left_over, self.found = torch.empty(0), []
+        self.found: list[bool] = []
 
-    def losses(self, phase: str, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    def moved_buffers(self, phase: str) -> list[Tensor]:
+        return [self.mean]
+
+    def losses(self, phase: str, batch: dict[str, Tensor], update: Update) -> dict[str, Tensor]:
         x = batch["x"]
         self.mean.lerp_(x.mean(dim=0), 0.5)
         if phase == "left":
-            self.left_over = x
+            update.memory["x"] = x
             return {"size": self.left(x).square().mean()}
-        self.found.append(torch.equal(self.left_over, x))
-        return {"score": self.right(self.left(self.left_over).detach()).square().mean()}
+        self.found.append(torch.equal(update.memory["x"], x))
+        return {"score": self.right(self.left(update.memory["x"]).detach()).square().mean()}
 
 
 def test_micro_batches_keep_their_own_and_together_are_the_batch(tmp_path: Path) -> None:

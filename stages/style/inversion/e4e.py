@@ -29,7 +29,8 @@ from stages.networks.latents import generator_id
 from stages.networks.stylegan2 import Generator
 from stages.style.inversion.optimise import decode, perceptual_distance, pixel_distance, w_statistics
 from stages.training import distributed
-from stages.training.fit import Batches, Phase, Task, ema_update, epoch_order, fit, update_seed
+from stages.training.ema import early_decay, ema_update
+from stages.training.fit import Batches, Phase, Task, Update, epoch_order, fit, update_seed
 from stages.training.losses import discriminator_logistic, generator_logistic, r1_penalty
 
 EMA = 0.998  # decay an update of the encoder for use
@@ -97,7 +98,6 @@ class Encoding(Task):
 
     pool: Tensor
     pooled: Tensor
-    seen: Tensor
 
     def __init__(self, generator: Generator, reader: Reader, settings: Encode, examples: Tensor) -> None:
         super().__init__()
@@ -115,8 +115,6 @@ class Encoding(Task):
         self.critic = LatentDiscriminator(generator.w_dim)
         self.register_buffer("pool", torch.zeros(POOL, generator.w_dim))
         self.register_buffer("pooled", torch.zeros([], dtype=torch.long))
-        self.register_buffer("seen", torch.zeros([], dtype=torch.long))
-        self._codes: Tensor | None = None
         params = list(self.encoder.parameters())
         self.phases = [Phase("encoder", params, torch.optim.Adam(params, lr=settings.train.lr, betas=(0.9, 0.99)))]
         if settings.latent:
@@ -132,10 +130,10 @@ class Encoding(Task):
             fixed.eval()
         return self
 
-    def layers(self) -> int:
-        """Deltas switched on by now, 0 .. num_ws - 1: the coarse layers' first."""
+    def layers(self, images: int) -> int:
+        """Deltas switched on after `images` photos, 0 .. num_ws - 1: the coarse layers' first."""
         s, deltas = self.settings, self.generator.num_ws - 1
-        done = int(self.seen) / s.train.images
+        done = images / s.train.images
         if done < s.deltas_from:
             return 0
         share = (done - s.deltas_from) / max(s.deltas_until - s.deltas_from, 1e-9)
@@ -143,20 +141,23 @@ class Encoding(Task):
 
     # Losses
 
-    def losses(self, phase: str, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Terms of `encoder` on photos batch["images"], of `latent` and of `latent_r1` on the codes it gave."""
+    def losses(self, phase: str, batch: dict[str, Tensor], update: Update) -> dict[str, Tensor]:
+        """Terms of `encoder` on photos batch["images"], of `latent` and of `latent_r1` on the codes it gave.
+
+        Batches are whole (`Encode` sees to it), so that draws are plainly torch's and no buffer needs averaging.
+        """
         photos = batch["images"]
         if phase == "encoder":
-            return self._encoder(photos)
-        return self._latent(len(photos)) if phase == "latent" else self._latent_r1(len(photos))
+            return self._encoder(photos, update)
+        return self._latent(update) if phase == "latent" else self._latent_r1(len(photos))
 
-    def _encoder(self, photos: Tensor) -> dict[str, Tensor]:
+    def _encoder(self, photos: Tensor, update: Update) -> dict[str, Tensor]:
         s, n = self.settings, len(photos)
         known = self._styles(s.samples)
         with torch.no_grad():
             samples = decode(self.generator, known)
         base, deltas = self.encoder.parts(torch.cat([photos, samples]))
-        layers = self.layers()
+        layers = self.layers(update.images)
         ws = compose(base, deltas, layers)
         terms = self._likeness(decode(self.generator, ws[:n]), photos)
         if s.samples and s.regression:
@@ -164,7 +165,7 @@ class Encoding(Task):
             terms["regression"] = s.regression * error
         if s.delta_norm and layers:
             terms["delta_norm"] = s.delta_norm * deltas[:n, :layers].norm(dim=2).sum(dim=1).mean()
-        self._codes = ws[:n].detach()
+        update.memory["codes"] = ws[:n].detach()
         if s.latent:
             terms["latent"] = s.latent * generator_logistic(self.critic(ws[:n, : layers + 1])).mean()
         return terms
@@ -182,10 +183,10 @@ class Encoding(Task):
             terms["identity"] = s.identity * (1 - same.sum(dim=1)).mean()
         return terms
 
-    def _latent(self, count: int) -> dict[str, Tensor]:
-        assert self._codes is not None  # the encoder's phase comes first in every update
-        fake_logits = self.critic(self._pooled(self._codes))
-        real_logits = self.critic(self._w(count))
+    def _latent(self, update: Update) -> dict[str, Tensor]:
+        codes = update.memory["codes"]  # the encoder's phase comes first in every update
+        fake_logits = self.critic(self._pooled(codes, self.layers(update.images)))
+        real_logits = self.critic(self._w(len(codes)))
         return {
             "fake": discriminator_logistic(fake_logits, real=False).mean(),
             "real": discriminator_logistic(real_logits, real=True).mean(),
@@ -214,9 +215,12 @@ class Encoding(Task):
         return torch.where(first[..., None], self._w(count)[:, None], self._w(count)[:, None])
 
     @torch.no_grad()
-    def _pooled(self, codes: Tensor) -> Tensor:
-        """One w of each of the codes [N, num_ws, w_dim], half of them exchanged for past ones: [N, w_dim]."""
-        layer = torch.randint(self.layers() + 1, (len(codes),), device=codes.device)
+    def _pooled(self, codes: Tensor, layers: int) -> Tensor:
+        """One w of each of the codes [N, num_ws, w_dim], half of them exchanged for past ones: [N, w_dim].
+
+        layers: deltas switched on by now; each w is one of the first and those.
+        """
+        layer = torch.randint(layers + 1, (len(codes),), device=codes.device)
         picked = codes[torch.arange(len(codes), device=codes.device), layer].clone()
         for i in range(len(picked)):
             if int(self.pooled) < POOL:
@@ -232,10 +236,9 @@ class Encoding(Task):
     # Between updates
 
     def after_update(self, images: int, batch: int) -> dict[str, float]:
-        """Count photos and move the averaged encoder."""
-        self.seen.fill_(images)
-        ema_update(self.ema, self.encoder, min(EMA, 1 - 10 / (10 + images / batch)))
-        return {"deltas": float(self.layers())}
+        """Move the averaged encoder."""
+        ema_update(self.ema, self.encoder, early_decay(images / batch, EMA))
+        return {"deltas": float(self.layers(images))}
 
     def lr_factor(self, images: int, total: int) -> float:
         """Warm-up, then half a cosine to zero."""
@@ -264,12 +267,12 @@ def begin_with(encoder: Encoder, reader: Reader) -> None:
 
 
 def photo_batches(photos: np.ndarray, seed: int, mirror: bool) -> Batches:
-    """`images` [count, 3, H, W] of uint8 photos [N, H, W, 3], shuffled every epoch, mirrored at random."""
+    """`images` [rows, 3, H, W] of uint8 photos [N, H, W, 3], shuffled every epoch, mirrored at random."""
 
-    def batches(start: int, count: int) -> dict[str, Tensor]:
-        chosen = photos[epoch_order(len(photos), seed, start, count)]
+    def batches(start: int, count: int, rows: slice = slice(None)) -> dict[str, Tensor]:
+        chosen = photos[epoch_order(len(photos), seed, start, count)[rows]]
         if mirror:
-            flip = np.random.default_rng(update_seed(seed, start, "mirror")).random(count) < 0.5
+            flip = (np.random.default_rng(update_seed(seed, start, "mirror")).random(count) < 0.5)[rows]
             chosen[flip] = chosen[flip, :, ::-1]
         return {"images": to_tensor(chosen)}
 
