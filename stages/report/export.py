@@ -99,7 +99,7 @@ def _tier(run: Mapping[str, Artifact]) -> str:
     if card is not None and card.exists() and "tier" in (found := json.loads(card.read_bytes())):
         return str(found["tier"])
     config = run["student"].config if "student" in run else {}
-    return str((config.get("student") or config).get("tier", ""))
+    return str((config.get("model") or config).get("tier", ""))
 
 
 def _rank(order: Sequence[str], name: str) -> tuple[int, str]:

@@ -48,7 +48,7 @@ from stages.datasets.painted.paint import paint, twin
 from stages.datasets.painted.person import sample_person, sample_view
 from stages.metrics.kid import composite_grey, mmd2_cubic
 from stages.networks.face_reader import Reader, load_reader
-from stages.student.batches import pair_batches, read_ahead
+from stages.student.batches import pair_batches
 from stages.student.pix2pix import Pix2Pix, Pix2PixTask, Pix2PixWeights
 from stages.student.score import HeldOut, apply_student, score, steadiness
 from stages.student.stage import comparison, load_pairs

@@ -29,11 +29,12 @@ from torch import Tensor
 
 from stages.core.settings import Train
 from stages.networks import ugatit as networks
-from stages.pair.ugatit import TranslationTask, Translator, TranslatorWeights
+from stages.pair.ugatit import TranslationTask
 from stages.pair.ugatit_checkpoints import published
 from stages.training import fit as engine
 from tests.bench.formulation import formulated
 from tests.golden.ugatit_iteration import Reference
+from tests.tools.pair_toys import translator
 
 CAP = 512
 ARMS = ("reference", "ours")
@@ -113,16 +114,15 @@ def reference_iteration(size: int, width: int) -> Callable[[], object]:
 
 def plain_task(size: int, width: int) -> TranslationTask:
     """The task of `pair=plain` in float32 at this width."""
-    translator = Translator(
+    model = translator(
         width=width,
+        blocks=4,
         discriminator_width=width,
         discriminator_max_width=CAP,
         mask_head=False,
         composite=False,
-        weights=TranslatorWeights(),
-        precision="float32",
     )
-    task: TranslationTask = translator.task(size, Train(images=1000, batch=1, lr=1e-4)).train()
+    task: TranslationTask = model.task(size, Train(images=1000, batch=1, lr=1e-4)).train()
     return task
 
 

@@ -35,8 +35,10 @@ from stages.networks.face_reader import SIZE as READ  # noqa: E402
 from stages.networks.face_reader import load_reader  # noqa: E402
 from stages.networks.ugatit import ResnetGenerator  # noqa: E402
 from stages.pair.curate import Curate, Limit  # noqa: E402
-from stages.pair.photo_sets import CHUNK, StoredPhotos, translator_painter  # noqa: E402
-from stages.pair.write import Translated, Write, write_pairs  # noqa: E402
+from stages.pair.inputs import Translated  # noqa: E402
+from stages.pair.photo_sets import CHUNK, StoredPhotos  # noqa: E402
+from stages.pair.ugatit import translator_painter  # noqa: E402
+from stages.pair.write import Write, write_pairs  # noqa: E402
 from tests.tools.pair_toys import heads  # noqa: E402
 
 CURATE = Curate(identity=Limit(worst=0.05), background=Limit(worst=0.02), clarity=Limit(worst=0.03))

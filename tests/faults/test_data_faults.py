@@ -36,7 +36,7 @@ from stages.datasets.folders import stage as folder_module
 from stages.datasets.folders.photo_quality import Limits
 from stages.datasets.folders.stage import FolderData
 from stages.datasets.pictures import read_square
-from stages.pair.given import OnDisk, couples
+from stages.pair.given import couples, on_disk
 from tests.tools import odd_pictures as odd
 
 SIDE = 32
@@ -504,11 +504,11 @@ def test_D22_pairs_with_a_side_missing_of_another_size_or_in_another_order(own: 
     victim = data.path / pairs[1].twin
     write_image(victim, odd.portrait(1, 48, 48))
     with unharmed(own):
-        assert str(victim) in refused(lambda: OnDisk.of(data.path, pairs)(range(len(pairs))))
+        assert str(victim) in refused(lambda: on_disk(data.path, pairs)(range(len(pairs))))
         assert victim.name in refused(lambda: open_artifact(data.path, "data"))
     victim.unlink()
     with unharmed(own):
-        assert f"{victim}: no such file" in refused(lambda: OnDisk.of(data.path, pairs)(range(len(pairs))))
+        assert f"{victim}: no such file" in refused(lambda: on_disk(data.path, pairs)(range(len(pairs))))
         assert f"{victim}: missing" in refused(lambda: open_artifact(data.path, "data"))
 
 

@@ -79,8 +79,10 @@ def work(out: Path, form: str, part: str | None, steps: int | None) -> None:
     from stages.networks.face_reader import Reader
     from stages.networks.ugatit import ResnetGenerator
     from stages.pair.curate import Curate, Limit
-    from stages.pair.photo_sets import Photos, translator_painter
-    from stages.pair.write import Translated, Write, write_pairs
+    from stages.pair.inputs import Translated
+    from stages.pair.photo_sets import Photos
+    from stages.pair.ugatit import translator_painter
+    from stages.pair.write import Write, write_pairs
     from tests.tools.pair_toys import heads
 
     if steps is not None:

@@ -18,13 +18,12 @@ from stages.core.tracking import Tracker
 from stages.core.weights import save_network
 from stages.networks import latents as shared
 from stages.networks.encoder import Encoder
-from stages.networks.face_reader import Reader
+from stages.networks.face_reader import Reader, read_masks
 from stages.networks.latents import decode, generator_id, latents, load_encoder, load_generator
 from stages.networks.stylegan2 import Generator
 from stages.pair import latent as module
 from stages.pair.curate import Curate, Limit, composite, feathered
 from stages.pair.latent import LatentPairs
-from stages.pair.photo_sets import read_masks
 from stages.pair.write import Write
 from tests.tools.pair_toys import heads, small_reader
 

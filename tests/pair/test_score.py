@@ -18,8 +18,8 @@ from stages.core.settings import TristyleError
 from stages.core.tracking import Tracker
 from stages.metrics.bootstrap import draw, mean_interval
 from stages.networks.face_reader import Reader
-from stages.pair.photo_sets import Painter, Translation
 from stages.pair.score import READ, compare, measure_heldout
+from stages.pair.translator import Painter, Translation
 from tests.tools.pair_toys import heads
 
 COUNT, SIZE = 10, 32

@@ -19,14 +19,13 @@ from stages.core.settings import ConfigError, Train, TristyleError
 from stages.core.tensors import to_tensor, to_uint8
 from stages.core.tracking import Tracker
 from stages.core.weights import load_network
-from stages.networks.face_reader import Reader
+from stages.networks.face_reader import Reader, read_masks
 from stages.pair import stage as module
 from stages.pair.curate import Curate, Limit, composite, feathered, reasons
 from stages.pair.stage import PairStage
-from stages.pair.ugatit import Translator, TranslatorWeights
 from stages.pair.write import Write
 from stages.training import fit as engine
-from tests.tools.pair_toys import heads
+from tests.tools.pair_toys import heads, translator, weights
 
 SIZE = 32
 
@@ -42,14 +41,8 @@ def reader(monkeypatch: pytest.MonkeyPatch) -> Reader:
 
 
 def stage(**changes: object) -> PairStage:
-    translator = Translator(
-        width=4,
-        blocks=1,
-        discriminator_width=4,
-        precision="float32",
-        weights=TranslatorWeights(cam=10.0, mask=1.0, mask_tv=0.2),
-    )
-    return PairStage(translator=translator, train=Train(images=16, batch=4, lr=1e-3, checkpoint_images=4), **changes)
+    small = translator(weights=weights(cam=10.0, mask=1.0, mask_tv=0.2))
+    return PairStage(translator=small, train=Train(images=16, batch=4, lr=1e-3, checkpoint_images=4), **changes)
 
 
 def inputs(folder: Path, twins: bool = True, style_size: int = SIZE) -> dict[str, Artifact]:
@@ -256,7 +249,7 @@ def test_a_composites_background_is_the_photos_to_the_bit() -> None:
 
 def test_the_reader_gives_masks_in_the_pictures_size(reader: Reader) -> None:
     images, _ = heads(3, 0, True, 48)
-    masks = module.read_masks(reader, images, "cpu")
+    masks = read_masks(reader, images, "cpu")
     assert masks.shape == (3, 48, 48) and masks.dtype == np.uint8
     expected = reader.read(to_tensor(images)).mask[:, 0]
     assert np.abs(masks / 255 - expected.numpy()).max() < 0.5 / 255 + 1e-6

@@ -19,19 +19,14 @@ from stages.networks.ugatit import (
     clip_rho,
     discriminator_layers,
 )
-from stages.pair.ugatit import TranslationTask, Translator, TranslatorWeights, unpaired_batches
+from stages.pair.batches import unpaired_batches
+from stages.pair.ugatit import TranslationTask, TranslatorWeights
 from stages.training import losses
 from stages.training.fit import Update
-from tests.tools.pair_toys import heads
+from tests.tools.pair_toys import heads, translator, weights
 
-MASK = Translator(
-    width=4,
-    blocks=1,
-    discriminator_width=4,
-    precision="float32",
-    weights=TranslatorWeights(cam=10.0, mask=1.0, mask_tv=0.2),
-)
-PLAIN = Translator(width=4, blocks=1, discriminator_width=4, mask_head=False, composite=False, precision="float32")
+MASK = translator(weights=weights(cam=10.0, mask=1.0, mask_tv=0.2))
+PLAIN = translator(mask_head=False, composite=False)
 TRAIN = Train(images=8, batch=4, lr=1e-3)
 
 
@@ -143,8 +138,8 @@ def test_adversarial_gradient_stays_on_the_head() -> None:
     task = MASK.task(32, TRAIN)
     data = batch()
     fake = data["photo"].clone().requires_grad_()
-    task._discriminator_inputs(data, fake, data["style"])
-    task._adversarial("style").backward()
+    seen = task._discriminator_inputs(data, fake, data["style"], Update().draws)
+    task._adversarial("style", seen["style"][1]).backward()
     outside = (data["photo_mask"] == 0).expand_as(fake)
     assert fake.grad[outside].abs().max() == 0 and fake.grad[~outside].abs().max() > 0
 
@@ -167,7 +162,7 @@ def test_generated_pictures_carry_their_sources_mask() -> None:
 
 
 @pytest.mark.parametrize("translator", [MASK, PLAIN, replace(PLAIN, light=False)], ids=["mask", "plain", "full"])
-def test_every_parameter_gets_a_gradient_from_its_own_phase(translator: Translator) -> None:
+def test_every_parameter_gets_a_gradient_from_its_own_phase(translator: UgatitTranslator) -> None:
     task = translator.task(32, TRAIN)
     data, update = batch(), Update()
     for phase in task.phases:
@@ -249,7 +244,7 @@ def test_the_cycle_counts_what_lies_outside_the_head_less() -> None:
 
 
 def test_the_warm_up_of_a_translator_without_a_mask_keeps_what_lies_outside_the_head() -> None:
-    region = replace(PLAIN, composite=True, warm_up=1.0, weights=TranslatorWeights(latent=1.0, background=2.0))
+    region = replace(PLAIN, composite=True, warm_up=1.0, weights=weights(latent=1.0, background=2.0))
     task = region.task(32, TRAIN)
     photo, style, source = heads(8, 0, False), heads(8, 1, True), heads(8, 1, False)
     data = unpaired_batches(*photo, *style, 0, source[0])(0, 4)

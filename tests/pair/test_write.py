@@ -27,10 +27,12 @@ from stages.networks.face_reader import Reader
 from stages.pair import write as module
 from stages.pair.curate import Curate, Limit, score
 from stages.pair.gather import Rejects, sheet
-from stages.pair.photo_sets import FolderPhotos, Joined, Photos, Translation
-from stages.pair.write import Translated, Write, write_pairs
-from stages.student.batches import pair_batches, read_ahead
-from stages.student.stage import load_pairs
+from stages.pair.inputs import Translated
+from stages.pair.photo_sets import FolderPhotos, Joined, Photos
+from stages.pair.translator import Translation
+from stages.pair.write import Write, write_pairs
+from stages.student.batches import load_pairs, pair_batches
+from stages.training.loading import Allowance, Kept, read_ahead
 from tests.tools.pair_toys import heads
 from tests.tools.tiny_pairs import toys
 
@@ -350,9 +352,9 @@ def test_the_student_sees_the_same_batches_from_files_tars_memory_and_disk(
         shutil.rmtree(tmp_path / name, ignore_errors=True)
         write = Write(format=name, per_shard=5)
         write_pairs(made, tmp_path / name, CURATE, write, reader, runtime(tmp_path / name))
-    held = load_pairs(Artifact(tmp_path / "files", {}), 1)
-    streamed = load_pairs(Artifact(tmp_path / form, {}), 2, most=1000)
-    assert isinstance(held[0], np.ndarray) and not isinstance(streamed[0], np.ndarray)
+    held = load_pairs(Artifact(tmp_path / "files", {}), 1, Allowance())
+    streamed = load_pairs(Artifact(tmp_path / form, {}), 2, Allowance(1000))
+    assert all(isinstance(kind, Kept) for kind in (*held, *streamed))
     assert held[0].shape == streamed[0].shape and len(held[0]) < 12
     one = pair_batches(*held, seed=3, blurred=True)
     other = read_ahead(pair_batches(*streamed, seed=3, blurred=True))

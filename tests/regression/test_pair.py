@@ -16,14 +16,15 @@ import pytest
 import torch
 
 from stages.core.files import read_jsonl
-from stages.core.runtime import Runtime  # noqa: E402
-from stages.core.settings import Train  # noqa: E402
-from stages.core.tensors import mask_tensor, to_tensor, unit  # noqa: E402
-from stages.core.tracking import Tracker  # noqa: E402
-from stages.metrics.pixel import background_error  # noqa: E402
-from stages.pair.ugatit import Translator, TranslatorWeights, unpaired_batches  # noqa: E402
-from stages.training.fit import Batches, fit  # noqa: E402
-from tests.tools.pair_toys import heads  # noqa: E402
+from stages.core.runtime import Runtime
+from stages.core.settings import Train
+from stages.core.tensors import mask_tensor, to_tensor, unit
+from stages.core.tracking import Tracker
+from stages.metrics.pixel import background_error
+from stages.pair.batches import unpaired_batches
+from stages.pair.ugatit import UgatitTranslator
+from stages.training.fit import Batches, fit
+from tests.tools.pair_toys import heads, translator, weights
 
 RECORD = Path(__file__).with_name("pair.json")
 WINDOWS = 4  # a curve is the means over so many equal parts of the training
@@ -35,10 +36,9 @@ MEASURES = {
     "average_lag": 0.1,
 }  # absolute; lag: of itself
 TRAIN = Train(images=64, batch=4, lr=2e-3, seed=0)
-COMMON = dict(width=4, blocks=1, discriminator_width=4, precision="float32")
 VARIANTS = {
-    "mask": Translator(**COMMON, ema=0.9, weights=TranslatorWeights(cam=10.0, mask=10.0, mask_tv=0.2)),
-    "region": Translator(**COMMON, ema=0.9, mask_head=False, weights=TranslatorWeights(cam=10.0, background=10.0)),
+    "mask": translator(ema=0.9, weights=weights(cam=10.0, mask=10.0, mask_tv=0.2)),
+    "region": translator(ema=0.9, mask_head=False, weights=weights(cam=10.0, background=10.0)),
 }
 
 
@@ -52,10 +52,10 @@ def swapped(batches: Batches) -> Batches:
     return batch
 
 
-def train(translator: Translator, settings: Train = TRAIN, fault: Callable[[Batches], Batches] | None = None) -> dict:
+def train(model: UgatitTranslator, settings: Train = TRAIN, fault: Callable[[Batches], Batches] | None = None) -> dict:
     """Train on toys; loss curves by phase and term, and measures on toys that were not trained on."""
     torch.set_num_threads(1)
-    task = translator.task(32, settings)
+    task = model.task(32, settings)
     batches = unpaired_batches(*heads(32, 0, False), *heads(32, 1, True), seed=0)
     with tempfile.TemporaryDirectory() as folder:
         runtime = Runtime("cpu", 1, Tracker(Path(folder)))
@@ -117,9 +117,9 @@ def test_training_repeats_what_was_recorded(variant: str) -> None:
     assert not deviations(train(VARIANTS[variant]), json.loads(RECORD.read_text())[variant])
 
 
-def without(variant: str, term: str) -> Translator:
-    translator = VARIANTS[variant]
-    return replace(translator, weights=replace(translator.weights, **{term: 0.0}))
+def without(variant: str, term: str) -> UgatitTranslator:
+    model = VARIANTS[variant]
+    return replace(model, weights=replace(model.weights, **{term: 0.0}))
 
 
 FAULTS = {
@@ -147,4 +147,4 @@ def test_the_recorded_training_learns() -> None:
 
 
 if __name__ == "__main__":
-    RECORD.write_text(json.dumps({name: train(translator) for name, translator in VARIANTS.items()}, indent=1) + "\n")
+    RECORD.write_text(json.dumps({name: train(model) for name, model in VARIANTS.items()}, indent=1) + "\n")

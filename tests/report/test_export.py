@@ -21,7 +21,7 @@ def run(out: Path, tier: str, runtime: str = "onnx", where: str = "all") -> dict
     """A student and its export with made-up records; `where` "nowhere" is a runtime that does not run here."""
     metrics = {"parameters": 52384 * COST[tier], "macs_256": 145e6 * COST[tier], "size": 64}
     metrics |= {"edge_clarity_ratio": 1 - 0.1 / COST[tier], "kid_ratio": 0.3, "flicker": float("nan")}
-    config = {"_target_": "stages.student.stage.StudentStage", "student": {"tier": tier}}
+    config = {"_target_": "stages.student.stage.StudentStage", "model": {"tier": tier}}
     student = seal(made(out / "student" / tier), "student", config=config, inputs={}, metrics=metrics)
     rows = []
     for precision, share in SHARE.items():

@@ -13,12 +13,15 @@ from stages.core.settings import ConfigError, Train, TristyleError
 from stages.core.tensors import mask_tensor, to_tensor
 from stages.core.tracking import Tracker
 from stages.core.weights import load_network
+from stages.metrics.heldout import read_heldout
 from stages.networks.face_reader import Reader
 from stages.networks.mobile import MobileStudent, count_parameters
 from stages.student import stage as student_stage
-from stages.student.batches import paintable, pair_batches, prepared
+from stages.student.batches import load_pairs, paintable, pair_batches, prepared
 from stages.student.pix2pix import Pix2Pix, Pix2PixWeights
+from stages.student.score import read_teacher, score
 from stages.training.fit import Update
+from stages.training.loading import Allowance
 from stages.training.losses import (
     chroma_l1,
     edge_strength,
@@ -166,19 +169,18 @@ def test_the_stage_writes_weights_pictures_and_scores(run: tuple[Path, dict[str,
 
 def test_a_perfect_student_scores_perfectly(tmp_path: Path) -> None:
     """The true twins as outputs: no face error, no background error, clarity 1 beside a perfect translator."""
-    from stages.student.score import held_out, score
-
     data, pair = data_artifact(tmp_path / "data", 64), pair_artifact(tmp_path / "pair", 64)
-    people = held_out(data, pair, STYLE, 1)
+    people = read_heldout(data, STYLE, 1)
+    teacher = read_teacher(pair, people, 1)
     assert people.twin is not None
     torch.manual_seed(0)
-    means, rows = score(to_tensor(people.twin), people, Reader((4, 4, 8, 8, 8), 4).eval())
+    means, rows = score(to_tensor(people.twin), people, teacher, Reader((4, 4, 8, 8, 8), 4).eval())
     assert means["face_error"] == 0 and means["background_error"] == 0
     assert means["photo_face_error"] > 0.03
     assert means["ssim_twin"] == pytest.approx(1, abs=1e-5)
     assert means["edge_clarity_ratio"] == pytest.approx(1, abs=0.02)
     assert np.isfinite(rows["face_error"]).all()
-    photos, _ = score(to_tensor(people.photo), people, Reader((4, 4, 8, 8, 8), 4).eval())
+    photos, _ = score(to_tensor(people.photo), people, teacher, Reader((4, 4, 8, 8, 8), 4).eval())
     assert photos["face_ratio"] == pytest.approx(1)
 
 
@@ -207,7 +209,7 @@ def test_the_discriminator_refuses_blurred_edges_and_the_steadiness_rises_late()
 def test_nothing_kept_is_said_in_one_line(tmp_path: Path) -> None:
     pair = pair_artifact(tmp_path / "pair", 32, pairs=1)
     with pytest.raises(TristyleError, match="no pair was kept"):
-        student_stage.load_pairs(pair, 1)
+        load_pairs(pair, 1, Allowance())
 
 
 @pytest.mark.parametrize(("settings", "key"), [({"tier": "huge"}, "tier"), ({"warm_up": 2.0}, "warm_up")])

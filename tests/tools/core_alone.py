@@ -57,8 +57,9 @@ def trainings() -> dict[str, tuple[Any, Any, Any]]:
 
     from stages.core.settings import Train
     from stages.networks.stylegan2 import Discriminator, Generator
-    from stages.pair.ugatit import Translator, unpaired_batches
+    from stages.pair.batches import unpaired_batches
     from stages.pair.ugatit import TranslatorWeights as PairWeights
+    from stages.pair.ugatit import UgatitTranslator
     from stages.student.pix2pix import Pix2Pix
     from stages.student.pix2pix import Pix2PixWeights as StudentWeights
     from stages.style.stylegan2_ada import Ada, Recipe, StyleGAN2
@@ -75,7 +76,7 @@ def trainings() -> dict[str, tuple[Any, Any, Any]]:
     style = StyleGAN2(*pair, 1e-3, recipe, Ada(images=200, every=2))
 
     weights = PairWeights(cam=1.0, mask=3.0, mask_tv=0.2, latent=10.0, face_identity=1.0, edge_promotion=0.5)
-    translator = Translator(width=4, blocks=1, discriminator_width=4, warm_up=0.25, weights=weights)
+    translator = UgatitTranslator(width=4, blocks=1, discriminator_width=4, warm_up=0.25, weights=weights)
     domains = unpaired_batches(faces[0], heads[0], faces[1], heads[1], seed=0, source=faces[2], blurred=faces[3])
 
     photo, picture = (torch.from_numpy(faces[i][:2]).permute(0, 3, 1, 2).float() / 127.5 - 1 for i in range(2))

@@ -2,10 +2,28 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 
 from stages.networks.face_reader import Reader
+from stages.pair.ugatit import TranslatorWeights, UgatitTranslator
+
+PUBLISHED = {"adversarial": 1.0, "cycle": 10.0, "identity_mapping": 10.0, "cam": 1000.0}
+OFF = {"mask": 0.0, "mask_tv": 0.0, "background": 0.0, "latent": 0.0, "face_identity": 0.0, "edge_promotion": 0.0}
+
+
+def weights(**changes: float) -> TranslatorWeights:
+    """The published weights and no others, but for `changes`."""
+    return TranslatorWeights(**PUBLISHED | OFF | changes)
+
+
+def translator(**changes: Any) -> UgatitTranslator:
+    """A tiny translator in float32 without a warm-up and with a slow average, but for `changes`."""
+    settings = {"width": 4, "blocks": 1, "discriminator_width": 4, "precision": "float32", "weights": weights()}
+    settings |= {"discriminator_max_width": 512, "background_cycle": 1.0, "warm_up": 0.0, "ema": 0.999}
+    return UgatitTranslator(**settings | {"face_identity_from": 0.3} | changes)
 
 
 def small_reader() -> Reader:

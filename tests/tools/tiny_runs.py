@@ -170,7 +170,7 @@ def pair(
     config = {
         "_target_": "stages.pair.stage.PairStage",
         "translator": {
-            "_target_": "stages.pair.ugatit.Translator", "mask_head": translator == "mask",
+            "_target_": "stages.pair.ugatit.UgatitTranslator", "mask_head": translator == "mask",
             "composite": translator != "plain", "balance": balance,
         },
         "curate": {"grow": 0.015, "feather": 0.015},

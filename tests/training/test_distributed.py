@@ -23,8 +23,7 @@ from stages.core.settings import ConfigError, Train, TristyleError
 from stages.core.tracking import Silent, Tracker
 from stages.core.weights import load_network
 from stages.networks.stylegan2 import Discriminator, Generator, minibatch_std
-from stages.pair.ugatit import Translator, unpaired_batches
-from stages.pair.ugatit import TranslatorWeights as PairWeights
+from stages.pair.batches import unpaired_batches
 from stages.student.batches import pair_batches
 from stages.student.pix2pix import Pix2Pix
 from stages.student.pix2pix import Pix2PixWeights as StudentWeights
@@ -37,7 +36,7 @@ from stages.training.checkpoint import load_checkpoint
 from stages.training.draws import Draws
 from stages.training.fit import Batches, Task, Update, fit
 from stages.training.losses import path_length_penalty
-from tests.tools.pair_toys import heads
+from tests.tools.pair_toys import heads, translator, weights
 from tests.tools.tiny_pairs import STYLE, data_artifact, pair_artifact, toys
 
 Toy = tuple[Task, Batches, Train]
@@ -61,10 +60,9 @@ def style() -> Toy:
 def pair() -> Toy:
     """Both directions, masks, heads on random colours, spectral norms."""
     length = Train(images=12, batch=4, lr=1e-3, seed=5, checkpoint_images=8)
-    weights = PairWeights(cam=10.0, mask=1.0, mask_tv=0.2)
-    translator = Translator(width=4, blocks=1, discriminator_width=4, precision="float32", weights=weights)
+    model = translator(weights=weights(cam=10.0, mask=1.0, mask_tv=0.2))
     photo, drawn = heads(8, 0, False), heads(8, 1, True)
-    return translator.task(32, length), unpaired_batches(*photo, *drawn, seed=0), length
+    return model.task(32, length), unpaired_batches(*photo, *drawn, seed=0), length
 
 
 def student() -> Toy:
