@@ -195,7 +195,7 @@ class Pix2PixTask(Task):
             return {"hinge": 0.0 * torch.stack([p.sum() for p in self.discriminator.parameters()]).sum()}
         pairs, weight = update.memory["pairs"], self.settings.weights.edge_promotion
         photo = pairs["photo"]
-        pictures = [pairs["style"], update.memory["output"], *([pairs["blurred"]] if weight else [])]
+        pictures = [pairs["style"], update.memory["output"].detach(), *([pairs["blurred"]] if weight else [])]
         logits = self.discriminator(photo.repeat(len(pictures), 1, 1, 1), torch.cat(pictures)).logits
         real, fake, *blurred = logits.chunk(len(pictures))
         terms = {"hinge": patch_hinge(real, fake)}
@@ -214,7 +214,7 @@ class Pix2PixTask(Task):
             layers = self.student.layers(seen)
         outputs = blend(seen, layers)
         output, alpha = outputs[: len(photo)], layers.alpha[: len(photo)]
-        update.memory["output"] = output.detach()
+        update.memory["output"] = output
         terms = {
             "l1": weights.l1 * edge_weighted_l1(output, style, weights.edge_gain),
             "chroma": weights.chroma * chroma_l1(output, style),

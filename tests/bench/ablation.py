@@ -26,7 +26,7 @@ import multiprocessing
 import os
 import time
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -46,13 +46,15 @@ from stages.core.tracking import Silent
 from stages.core.weights import load_network, save_network
 from stages.datasets.painted.paint import paint, twin
 from stages.datasets.painted.person import sample_person, sample_view
+from stages.metrics.heldout import HeldOut, StylePictures
 from stages.metrics.kid import composite_grey, mmd2_cubic
 from stages.networks.face_reader import Reader, load_reader
-from stages.student.batches import pair_batches
+from stages.student.batches import load_pairs, pair_batches
 from stages.student.pix2pix import Pix2Pix, Pix2PixTask, Pix2PixWeights
-from stages.student.score import HeldOut, apply_student, score, steadiness
-from stages.student.stage import comparison, load_pairs
-from stages.training.fit import fit
+from stages.student.score import apply_student, score, steadiness
+from stages.student.stage import comparison
+from stages.training.fit import Update, fit
+from stages.training.loading import Allowance, read_ahead
 
 PHOTO_PEOPLE, STYLE_PEOPLE = 900_000, 2_900_000  # of no data set, and never the held-out ones
 ARMS = {
@@ -150,9 +152,10 @@ class Tried(Pix2PixTask):
             maps.append(level(maps[-1]))
         return maps
 
-    def _paint(self, photo: Tensor, style: Tensor, mask: Tensor) -> dict[str, Tensor]:
-        terms = super()._paint(photo, style, mask)
-        weight, output = self.extra, self.output
+    def _student_losses(self, pairs: dict[str, Tensor], update: Update) -> dict[str, Tensor]:
+        terms = super()._student_losses(pairs, update)
+        photo, style = pairs["photo"], pairs["style"]
+        weight, output = self.extra, update.memory["output"]
         if "pyramid" in weight:
             terms["pyramid"] = weight["pyramid"] * pyramid(output, style)
         if "reader" in self.outside:
@@ -209,7 +212,9 @@ def people(size: int, count: int, style: str, cache: Path, jobs: int) -> HeldOut
         np.savez(path, **arrays)
     with np.load(path) as found:
         arrays = dict(found)
-    return HeldOut(ids=[f"{index:06d}" for index in range(count)], teacher=arrays["twin"], **arrays)
+    shown = StylePictures(images=arrays.pop("style"), mask=arrays.pop("style_mask"))
+    names = [f"{index:06d}" for index in range(count)]
+    return HeldOut(ids=names, people=names, style=shown, **arrays)
 
 
 def read_pairs(path: Path) -> list[np.ndarray]:
@@ -217,7 +222,7 @@ def read_pairs(path: Path) -> list[np.ndarray]:
     if path.suffix == ".npz":
         with np.load(path) as found:
             return [found[name] for name in ("photo", "style", "mask")]
-    return load_pairs(Artifact(path, {}), os.cpu_count() or 1, most=1 << 40)  # type: ignore[return-value]
+    return [kind[:] for kind in load_pairs(Artifact(path, {}), os.cpu_count() or 1, Allowance(0))]
 
 
 def translate(translator: nn.Module, photos: np.ndarray, device: str) -> np.ndarray:
@@ -233,10 +238,10 @@ def kid_blind(output: Tensor, held: HeldOut) -> float:
 
     Each feature is scaled by its mean and deviation over the style pictures; the estimate is that of all pictures.
     """
-    assert held.style is not None and held.style_mask is not None
+    assert held.style is not None and held.style.mask is not None
     heads = (
         composite_grey(unit(output), mask_tensor(held.mask)),
-        composite_grey(unit(to_tensor(held.style)), mask_tensor(held.style_mask)),
+        composite_grey(unit(to_tensor(held.style.images)), mask_tensor(held.style.mask)),
     )
     values = []
     for seed in range(BLIND):
@@ -290,8 +295,7 @@ def run_arm(arm: Arm, options: argparse.Namespace) -> dict[str, Any]:
     held = people(photo.shape[1], options.people, options.style, Path(options.out), 1)
     file = pairs / "translator.safetensors"
     translator = load_network(file, device) if file.exists() else None
-    if translator is not None:
-        held = replace(held, teacher=translate(translator, held.photo, device))
+    teacher = held.twin if translator is None else translate(translator, held.photo, device)
     if "cleaned" in arm.extra:
         style = cleaned(style, mask)
     length = {"images": options.images, "batch": options.batch, "lr": options.lr, "seed": arm.seed} | arm.train
@@ -309,10 +313,10 @@ def run_arm(arm: Arm, options: argparse.Namespace) -> dict[str, Any]:
     student = task.student_ema.eval()
     save_network(out / "student.safetensors", student)
     output = apply_student(student, held.photo, device)
-    means, _ = score(output, held, load_reader())
+    means, _ = score(output, held, teacher, load_reader())
     means["kid_blind"] = kid_blind(output, held)
     means |= steadiness(student, photo.shape[1], device, PHOTO_PEOPLE)
-    write_image(out / "sheet.png", comparison(held, to_uint8(output)))
+    write_image(out / "sheet.png", comparison(held, teacher, to_uint8(output)))
     row = {"arm": arm.name, "seed": arm.seed} | means | took
     write_json(done, {key: value if not isinstance(value, float) else round(value, 6) for key, value in row.items()})
     return row

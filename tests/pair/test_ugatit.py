@@ -20,7 +20,7 @@ from stages.networks.ugatit import (
     discriminator_layers,
 )
 from stages.pair.batches import unpaired_batches
-from stages.pair.ugatit import TranslationTask, TranslatorWeights
+from stages.pair.ugatit import TranslationTask, TranslatorWeights, UgatitTranslator
 from stages.training import losses
 from stages.training.fit import Update
 from tests.tools.pair_toys import heads, translator, weights
