@@ -20,7 +20,7 @@ OTHER = ".venv-litert/bin/python"  # an interpreter with another torch, NumPy an
 TERMS = {
     "style": {"adversarial", "consistency", "path_length", "r1", "real"},
     "pair": {"cycle", "face_identity", "latent", "mask", "cam"},
-    "student": {"l1", "chroma", "features", "equivariance", "blurred"},
+    "student": {"l1", "chroma", "features", "equivariance", "edge_promotion"},
 }
 
 

@@ -143,8 +143,8 @@ def test_adversarial_gradient_stays_on_the_head() -> None:
     task = MASK.task(32, TRAIN)
     data = batch()
     fake = data["photo"].clone().requires_grad_()
-    task._discriminator_inputs(data, fake, data["style"])
-    task._adversarial("style").backward()
+    seen = task._discriminator_inputs(data, fake, data["style"], Update().draws)
+    task._adversarial("style", seen["style"][1]).backward()
     outside = (data["photo_mask"] == 0).expand_as(fake)
     assert fake.grad[outside].abs().max() == 0 and fake.grad[~outside].abs().max() > 0
 

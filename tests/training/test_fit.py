@@ -234,13 +234,6 @@ def test_order_shows_every_image_once_an_epoch_from_any_start() -> None:
     assert not np.array_equal(whole[:7], whole[7:14])
 
 
-def test_ema_formula() -> None:
-    a, b = nn.Linear(2, 2), nn.Linear(2, 2)
-    expected = 0.9 * a.weight.detach() + 0.1 * b.weight.detach()
-    ema_update(a, b, 0.9)
-    torch.testing.assert_close(a.weight.detach(), expected)
-
-
 def test_damaged_checkpoint_falls_back_to_the_one_before(tmp_path: Path) -> None:
     path = tmp_path / "x.ckpt"
     save_checkpoint(path, {"images": 1})
