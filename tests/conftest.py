@@ -9,6 +9,8 @@ os.environ["WANDB_MODE"] = "offline"
 os.environ["WANDB_SILENT"] = "true"
 os.environ.pop("HYDRA_FULL_ERROR", None)
 
+import signal  # noqa: E402
+from collections.abc import Iterator  # noqa: E402
 from pathlib import Path  # noqa: E402
 
 import pytest  # noqa: E402
@@ -29,3 +31,11 @@ def shared() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no shared test material at {folder} (TRISTYLE_SHARED)")
     return folder
+
+
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Ctrl-C reaches this process and those it starts, even where a parent in the background has it ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)

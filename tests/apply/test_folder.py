@@ -138,6 +138,7 @@ def test_a_folder_goes_beside_itself(tree: Path, model: Path) -> None:
     assert "one.png" in outputs(tree.with_name("in.stylized"))
 
 
+@pytest.mark.usefixtures("interruptible")
 @pytest.mark.parametrize(("stop", "code"), [(signal.SIGKILL, -9), (signal.SIGINT, 130)])
 def test_a_stopped_run_is_gone_on_with(model: Path, tmp_path: Path, stop: signal.Signals, code: int) -> None:
     root, out = tmp_path / "in", tmp_path / "out"

@@ -105,6 +105,7 @@ def test_faces_are_followed_and_the_rest_is_left(tmp_path: Path, model: Path) ->
     assert change[40:120, 130:190].mean() > 20 and change[:, :60].mean() < 3
 
 
+@pytest.mark.usefixtures("interruptible")
 @pytest.mark.parametrize(("stop", "code"), [(signal.SIGKILL, -9), (signal.SIGINT, 130)])
 def test_a_stopped_run_leaves_no_half_file(model: Path, tmp_path: Path, stop: signal.Signals, code: int) -> None:
     source, out = tmp_path / "clip.mp4", tmp_path / "out.mp4"

@@ -323,7 +323,7 @@ def test_the_training_reads_its_own_samples_latents(reader) -> None:
 def test_the_pool_hands_past_codes_back(reader) -> None:
     task = Encoding(tiny(), reader, encode(100), torch.zeros(1, 3, SIZE, SIZE))
     codes = torch.arange(2.0 * POOL)[:, None, None].expand(-1, 6, 8)
-    first, second = task._pooled(codes[:POOL]), task._pooled(codes[POOL:])
+    first, second = task._pooled(codes[:POOL], 0), task._pooled(codes[POOL:], 0)
     assert torch.equal(first, codes[:POOL, 0]) and int(task.pooled) == POOL
     past = (second[:, 0] < POOL).sum()
     assert 10 < past < 40  # about half, and what was handed back is no longer in the pool

@@ -99,6 +99,7 @@ class Signalled(Toy):
         return super().after_update(images, batch)
 
 
+@pytest.mark.usefixtures("interruptible")
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_asked_to_stop_it_loses_nothing(
     number: signal.Signals, code: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -118,6 +119,7 @@ def test_asked_to_stop_it_loses_nothing(
         assert torch.equal(value, resumed.state_dict()[name]), name
 
 
+@pytest.mark.usefixtures("interruptible")
 def test_asked_twice_it_stops_at_once(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         fit(
@@ -141,6 +143,19 @@ def test_a_signal_that_is_ignored_stays_ignored(tmp_path: Path) -> None:
         signal.signal(signal.SIGINT, before)
     state = load_checkpoint(tmp_path / "toy.ckpt")
     assert state is not None and state["images"] == train().images
+
+
+def test_with_interrupts_ignored_it_still_stops_when_asked_to_end(tmp_path: Path) -> None:
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        where = {"train": train(), "runtime": runtime(tmp_path), "label": "toy"}
+        with pytest.raises(SystemExit) as left:
+            fit(Signalled(signal.SIGTERM), batches, scratch=tmp_path, **where)
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
+    state = load_checkpoint(tmp_path / "toy.ckpt")
+    assert left.value.code == 143 and state is not None and state["images"] == 20
 
 
 KILLED = """
@@ -232,13 +247,6 @@ def test_order_shows_every_image_once_an_epoch_from_any_start() -> None:
     assert all(sorted(whole[7 * e : 7 * e + 7]) == list(range(7)) for e in range(3))
     assert np.array_equal(epoch_order(7, 5, 9, 6), whole[9:15])
     assert not np.array_equal(whole[:7], whole[7:14])
-
-
-def test_ema_formula() -> None:
-    a, b = nn.Linear(2, 2), nn.Linear(2, 2)
-    expected = 0.9 * a.weight.detach() + 0.1 * b.weight.detach()
-    ema_update(a, b, 0.9)
-    torch.testing.assert_close(a.weight.detach(), expected)
 
 
 def test_damaged_checkpoint_falls_back_to_the_one_before(tmp_path: Path) -> None:
