@@ -1,9 +1,9 @@
 """Which pairs the student may learn from: written composites, five scores, and the limits on them.
 
-A pair's style picture is the translation laid over its photo by a feathered head mask, so that its background is the
-photo's to the last bit. The scores are taken on the *raw* translation: what the student copies, it copies from there.
+A pair's style picture is the translation on the photo, cut by a feathered head mask: its background is the photo's to
+the last bit. Scores are taken on the *raw* translation, because the student copies from there.
 
-A limit is a value, or a share of the worst. Pairs are judged shard by shard, by any number of processes, so shares
+A limit is a value, or a share of the worst. Pairs are scored shard by shard, by any number of processes. So shares
 become values once, on the first candidates, before the first shard is written.
 """
 
@@ -50,9 +50,14 @@ class Limit:
             number("value", self.value)
 
     def bound(self, scores: np.ndarray, better: int) -> float | None:
-        """The value that parts kept from dropped among pairs like those with `scores` [N], the stricter of the two.
+        """The least or greatest score that is kept: `value`, or what `worst` comes to, whichever is stricter.
 
-        `better` is +1 where more is better, else -1. NaN (nothing to measure) does not count.
+        Args:
+            scores: float64 [N], of pairs like those to come; NaN where there is nothing to measure.
+            better: +1 where more is better, else -1.
+
+        Returns:
+            None for no bound.
         """
         merit = scores.astype(np.float64) * better
         known = merit[~np.isnan(merit)]
@@ -100,7 +105,7 @@ class Curate:
 
 
 def reasons(scores: Scores, limits: Limits) -> list[str]:
-    """Why each pair is dropped, the names of the scores joined by a blank; "" for a kept one. NaN is no reason."""
+    """Why each pair is dropped: names of scores, joined by a space; "" for a kept pair. NaN drops no pair."""
     count = len(scores["identity"])
     dropped = {name: np.zeros(count, bool) for name in SCORES}
     for name, better in SCORES.items():
@@ -120,25 +125,34 @@ def beyond(row: dict[str, float | None], name: str, limit: float) -> float:
 def score(
     photo: np.ndarray, raw: np.ndarray, mask: np.ndarray, painted: np.ndarray | None, reader: Reader, device: str
 ) -> Scores:
-    """The scores of curation, each float64 [N]. The reader sees each picture once, in the crop around the photo's head.
+    """The scores of curation. The reader sees each picture once, in the crop around the photo's head.
 
     Args:
-        photo, raw: uint8 [N, H, W, 3], what was painted and what became of it.
+        photo, raw: uint8 [N, H, W, 3], the photos and what was made of them.
         mask: uint8 [N, H, W] head coverage of the photos.
-        painted: uint8 [N, H, W], where the translator says it painted.
+        painted: uint8 [N, H, W], where the translator says it painted; None without a mask head.
+        reader: the face reader, on `device`.
+        device: where to compute.
+
+    Returns:
+        Score -> float64 [N]; NaN where there is nothing to measure.
     """
     before, after = (unit(to_tensor(images).to(device)) for images in (photo, raw))
     cover = mask_tensor(mask).to(device)
+
+    # one crop for both pictures, so that a head that moved is seen to have moved
     boxes = head_boxes(cover)
     heads = torch.cat([crop(before, boxes), crop(after, boxes)]) * 2 - 1
     identity, landmarks = reader.recognise(heads.contiguous(memory_format=torch.channels_last))
     first, second = identity.chunk(2)
     points, moved = landmarks.chunk(2)
+
     if painted is None:
         agreement = torch.full([len(photo)], float("nan"))
     else:
         agreement = head_iou(mask_tensor(painted).to(device), cover)
     sharp = [edge_clarity(image, head > 127) for image, head in zip(raw, mask, strict=True)]
+
     measured = {
         "identity": F.cosine_similarity(first, second, dim=1),
         "landmarks": landmark_error(moved, points),
@@ -150,9 +164,14 @@ def score(
 
 
 def feathered(mask: np.ndarray, grow: float, feather: float) -> np.ndarray:
-    """Head mask for compositing: grown, then softened; never below the mask itself, exactly 0 away from it.
+    """Head mask for compositing: grown, then softened.
 
-    mask: uint8 [H, W], 255 = head; `grow`, `feather`: shares of the width. Returns float32 [H, W] in [0, 1].
+    Args:
+        mask: uint8 [H, W], 255 = head.
+        grow, feather: shares of the width.
+
+    Returns:
+        float32 [H, W] in [0, 1]; never below the mask itself, and exactly 0 away from it.
     """
     width = mask.shape[1]
     radius = round(grow * width)
@@ -166,7 +185,16 @@ def feathered(mask: np.ndarray, grow: float, feather: float) -> np.ndarray:
 
 
 def composite(raw: np.ndarray, photo: np.ndarray, mask: np.ndarray, curate: Curate) -> np.ndarray:
-    """Raw translation over its photo, whose background stays exactly: uint8 2 x [H, W, 3], [H, W] -> [H, W, 3]."""
+    """Raw translation on its photo, whose background stays exactly as it is.
+
+    Args:
+        raw, photo: uint8 [H, W, 3].
+        mask: uint8 [H, W], the photo's head.
+        curate: how far the mask is grown and softened.
+
+    Returns:
+        uint8 [H, W, 3].
+    """
     alpha = feathered(mask, curate.grow, curate.feather)[..., None]
     mixed = np.rint(alpha * raw + (1 - alpha) * photo).astype(np.uint8)
     return np.where(alpha > 0, mixed, photo)

@@ -1,4 +1,4 @@
-"""U-GAT-IT as a training task, in two directions, with the constraints that keep the background and the person.
+"""U-GAT-IT as a translator: training in two directions, with the constraints that keep the background and the person.
 
 Objective of Kim et al. (arXiv 1907.10830, eq. 3-7): least-squares adversarial losses on patches and attention logits at
 two scales, cycle, identity and attention (CAM) classification. Added here, each switched by a weight:
@@ -16,9 +16,9 @@ two scales, cycle, identity and attention (CAM) classification. Added here, each
     photo, but it says what becomes of skin, hair and eyes: L1 on its head steers the photo -> style generator, and the
     adversarial loss corrects it on real photos.
 
-Deviations from the published training: the generators step first and their pictures are reused, detached, by the
-discriminators (three passes of each generator an update instead of four, and no gradient into them from there); real
-and generated pictures share one discriminator pass; an average of the generator's weights writes the pairs.
+What differs from the published training: the generators step first, and the discriminators reuse their pictures,
+detached (three passes of each generator an update instead of four). Real and generated pictures share one pass of the
+discriminators. An average of the generator's weights writes the pairs.
 """
 
 from __future__ import annotations
@@ -96,8 +96,9 @@ class UgatitTranslator:
     Args:
         width: channels of the generators' first layer.
         blocks: residual blocks on each side of the generators' attention.
-        light: the generators' modulation follows from pooled features; false ("full"): from the map, averaged to
-            FULL_POOL cells a side, so that the weights do not depend on the pictures' size.
+        light: the generators' modulation follows from pooled features. False, the published "full" version: from the
+            map, averaged to FULL_POOL cells a side, so that the weights do not depend on the pictures' size; 256 times
+            the weights in it.
         discriminator_width: channels of the discriminators' first layer.
         discriminator_max_width: the most channels of any discriminator layer.
         discriminator_lr: factor on the discriminators' learning rate.
@@ -202,33 +203,19 @@ class TranslationTask(Task):
     def __init__(self, translator: UgatitTranslator, size: int, train: Train, device: str) -> None:
         super().__init__()
         self.translator, self.weights = translator, translator.weights
-        self.to_style, self.to_photo = (
-            ResnetGenerator(
-                translator.width,
-                translator.blocks,
-                size,
-                translator.light,
-                translator.mask_head,
-                full_pool=None if translator.light else FULL_POOL,
-            )  # fmt: skip
-            for _ in range(2)
-        )
+        self.to_style, self.to_photo = _generator(translator, size), _generator(translator, size)
         self.ema = copy.deepcopy(self.to_style).requires_grad_(False)
-        depths = discriminator_layers(size), min(5, discriminator_layers(size) - 1)  # global, local
-        self.style_discriminators, self.photo_discriminators = (
-            nn.ModuleList(
-                CamDiscriminator(translator.discriminator_width, depth, translator.discriminator_max_width)
-                for depth in depths
-            )
-            for _ in range(2)
-        )
+        self.style_discriminators, self.photo_discriminators = _scales(translator, size), _scales(translator, size)
         self.to(memory_format=torch.channels_last)  # twice as fast as NCHW: the norms here do not mind the layout
+
         painters = [*self.to_style.parameters(), *self.to_photo.parameters()]
         discriminators = [*self.style_discriminators.parameters(), *self.photo_discriminators.parameters()]
         self.phases = [
             Phase("generator", painters, _adam(painters, train.lr)),
             Phase("discriminator", discriminators, _adam(discriminators, train.lr * translator.discriminator_lr)),
         ]
+
+        # a list, so that the recogniser is neither trained nor part of the training state
         self.warm_up_images = translator.warm_up * train.images
         self.face_identity_images = translator.face_identity_from * train.images
         self._recognisers: list[Recogniser] = []
@@ -237,7 +224,11 @@ class TranslationTask(Task):
         self._shown: dict[str, Tensor] = {}  # the last pictures, for the preview
 
     def losses(self, phase: str, batch: dict[str, Tensor], update: Update) -> dict[str, Tensor]:
-        """Weighted terms of one phase; `generator` comes first and leaves its pictures for `discriminator`."""
+        """Weighted terms of one phase.
+
+        The generators step first and leave their pictures in the update's memory for the discriminators. In the warm-up
+        there are no discriminators, and one generator learns alone.
+        """
         batch = {name: value.contiguous(memory_format=torch.channels_last) for name, value in batch.items()}
         if "source" in batch and self.weights.latent and update.images < self.warm_up_images:
             return self._warm_up_losses(batch) if phase == "generator" else {}
@@ -270,20 +261,25 @@ class TranslationTask(Task):
         return nullcontext() if dtype is torch.float32 else torch.autocast(device.type, dtype)
 
     def _generator_losses(self, batch: dict[str, Tensor], update: Update) -> dict[str, Tensor]:
+        """The generators' terms, both directions in each (eq. 3-7 and the additions of the module's text)."""
         photo, style, photo_mask, style_mask = (batch[key] for key in ("photo", "style", "photo_mask", "style_mask"))
         count, weights = len(photo), self.weights
+
+        # one pass of each generator: its source, its target domain (identity mapping) and the latent pairs' sources
         with self._autocast(photo.device):
-            # each generator sees its source and, for the identity term, its target domain in one pass
             inputs = [photo, style] + ([batch["source"]] if weights.latent and "source" in batch else [])
             styled, photoed = self.to_style(torch.cat(inputs)), self.to_photo(torch.cat([style, photo]))
             fake_style, fake_photo = styled.image[:count], photoed.image[:count]
             again_photo, again_style = self.to_photo(fake_style).image, self.to_style(fake_photo).image
+
             seen = self._discriminator_inputs(batch, fake_style, fake_photo, update.draws)
             terms = {
                 f"adversarial_{domain}": weights.adversarial * self._adversarial(domain, pictures[1])
                 for domain, pictures in seen.items()
             }
         update.memory["seen"] = {name: [picture.detach() for picture in pictures] for name, pictures in seen.items()}
+
+        # what is published
         terms["cycle"] = weights.cycle * (
             losses.regional_l1(again_photo, photo, self._cycle_weights(photo_mask))
             + losses.regional_l1(again_style, style, self._cycle_weights(style_mask))
@@ -296,6 +292,8 @@ class TranslationTask(Task):
             for out in (styled, photoed)
             for logit, source in ((out.cam_logit[:count], True), (out.cam_logit[count : 2 * count], False))
         )
+
+        # what is added: the latent pairs, the masks, the person and the background
         if len(inputs) > 2:
             terms["latent"] = weights.latent * losses.regional_l1(styled.image[2 * count :], style, style_mask)
         if styled.mask is not None and photoed.mask is not None:
@@ -306,12 +304,13 @@ class TranslationTask(Task):
             terms["face_identity"] = weights.face_identity * self._face_identity(photo, fake_style, photo_mask)
         outside = losses.regional_l1(fake_style, photo, 1 - photo_mask)
         outside = outside + losses.regional_l1(fake_photo, style, 1 - style_mask)
+        # without a weight it is logged alone
         terms["background" if weights.background else "_background"] = (weights.background or 1.0) * outside
         self._shown = {"photo": photo, "style": fake_style.detach(), "again": again_photo.detach()}
         return terms
 
     def _cycle_weights(self, mask: Tensor) -> Tensor:
-        """TranslatorWeights of the cycle: 1 on the head, `background_cycle` beside it."""
+        """Where the cycle counts, [N, 1, H, W]: 1 on the head, `background_cycle` beside it."""
         return self.translator.background_cycle + (1 - self.translator.background_cycle) * mask
 
     def _face_identity(self, photo: Tensor, fake_style: Tensor, mask: Tensor) -> Tensor:
@@ -343,17 +342,19 @@ class TranslationTask(Task):
 
     def _adversarial(self, domain: str, generated: Tensor) -> Tensor:
         """The generators' adversarial loss: patches and attention at both scales."""
-        verdicts = [discriminator(generated) for discriminator in self._discriminators(domain)]
-        return _total(losses.lsgan(logit.float(), 1.0) for v in verdicts for logit in (v.logit, v.cam_logit))
+        outputs = [discriminator(generated) for discriminator in self._discriminators(domain)]
+        return _total(losses.lsgan(logit.float(), 1.0) for out in outputs for logit in (out.logit, out.cam_logit))
 
     def _discriminator_losses(self, seen: dict[str, list[Tensor]]) -> dict[str, Tensor]:
         """The discriminators' loss: real to 1; generated, and edge-blurred where there are any, to 0."""
         weights = (1.0, 1.0, self.weights.edge_promotion)
         terms: dict[str, Tensor] = {}
         for domain, pictures in seen.items():
+            # real and generated pictures share one pass
             with self._autocast(pictures[0].device):
-                verdicts = [discriminator(torch.cat(pictures)) for discriminator in self._discriminators(domain)]
-            parts = [logits.float().split(len(pictures[0])) for v in verdicts for logits in (v.logit, v.cam_logit)]
+                outputs = [discriminator(torch.cat(pictures)) for discriminator in self._discriminators(domain)]
+            count = len(pictures[0])
+            parts = [logits.float().split(count) for out in outputs for logits in (out.logit, out.cam_logit)]
             terms[domain] = self.weights.adversarial * _total(
                 weight * losses.lsgan(logits, float(place == 0))
                 for part in parts
@@ -382,6 +383,19 @@ class TranslationTask(Task):
             return {}
         rows = [self._shown["photo"], self.ema(self._shown["photo"]).image, self._shown["style"], self._shown["again"]]
         return {"photo_style_cycle": grid(to_uint8(torch.cat(rows)), columns=len(rows[0]))}
+
+
+def _generator(translator: UgatitTranslator, size: int) -> ResnetGenerator:
+    pool = None if translator.light else FULL_POOL
+    arguments = (translator.width, translator.blocks, size, translator.light, translator.mask_head)
+    return ResnetGenerator(*arguments, full_pool=pool)
+
+
+def _scales(translator: UgatitTranslator, size: int) -> nn.ModuleList:
+    """The discriminators of one domain: the global and the local one."""
+    depths = discriminator_layers(size), min(5, discriminator_layers(size) - 1)
+    width, most = translator.discriminator_width, translator.discriminator_max_width
+    return nn.ModuleList(CamDiscriminator(width, depth, most) for depth in depths)
 
 
 def _total(terms: Iterable[Tensor]) -> Tensor:

@@ -157,6 +157,7 @@ class Pix2PixTask(Task):
         self.student_ema = MobileStudent(settings.tier).requires_grad_(False)
         self.student_ema.load_state_dict(self.student.state_dict())
         self.total = train.images
+
         # A fifth faster on CPU: the convolutions need not reorder their inputs.
         self.to(memory_format=torch.channels_last)
         self.phases = [
@@ -195,6 +196,8 @@ class Pix2PixTask(Task):
             return {"hinge": 0.0 * torch.stack([p.sum() for p in self.discriminator.parameters()]).sum()}
         pairs, weight = update.memory["pairs"], self.settings.weights.edge_promotion
         photo = pairs["photo"]
+
+        # target, output and blurred target in one pass
         pictures = [pairs["style"], update.memory["output"].detach(), *([pairs["blurred"]] if weight else [])]
         logits = self.discriminator(photo.repeat(len(pictures), 1, 1, 1), torch.cat(pictures)).logits
         real, fake, *blurred = logits.chunk(len(pictures))
@@ -207,6 +210,7 @@ class Pix2PixTask(Task):
         """The student's terms; its output stays in the memory, for the discriminator's phase."""
         photo, style, mask = (pairs[name] for name in ("photo", "style", "mask"))
         weights, ramp = self.settings.weights, self.ramp(update.images)
+
         maps = self._maps(photo, update.draws) if ramp * weights.equivariance else None
         # one forward for both: the norms must not tell a photo from its moved copy
         seen = photo if maps is None else torch.cat([photo, self._moved(photo, maps, update.draws)])
@@ -215,6 +219,7 @@ class Pix2PixTask(Task):
         outputs = blend(seen, layers)
         output, alpha = outputs[: len(photo)], layers.alpha[: len(photo)]
         update.memory["output"] = output
+
         terms = {
             "l1": weights.l1 * edge_weighted_l1(output, style, weights.edge_gain),
             "chroma": weights.chroma * chroma_l1(output, style),
@@ -225,6 +230,8 @@ class Pix2PixTask(Task):
         if maps is not None:
             steady = equivariance(output, outputs[len(photo) :], maps)
             terms["equivariance"] = ramp * weights.equivariance * steady
+
+        # the real pictures' features are only a target: no gradient
         if not self.warming(update.images):
             fake = self.discriminator(photo, output)
             with torch.no_grad():
