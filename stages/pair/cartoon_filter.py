@@ -1,8 +1,7 @@
 """Pairs drawn by rule: a comic made of the photograph itself, with flat tones and ink lines, and no translator.
 
-For a student of photographs where there is neither a generator good enough to learn from nor a set of style pictures:
-the rule needs no data, keeps every person, and the student does at once and anywhere what takes the rule a third of a
-second. The rule smooths the photo along its edges, flattens lightness to a few tones (Winnemoeller, Olsen, Gooch:
+It serves where there is neither a generator good enough to learn from nor a set of style pictures. The rule needs no
+data and keeps every person; the student then does in milliseconds what takes the rule a third of a second. The rule smooths the photo along its edges, flattens lightness to a few tones (Winnemoeller, Olsen, Gooch:
 "Real-Time Video Abstraction", SIGGRAPH 2006, sec. 3.2) and inks where a difference of Gaussians across the edge,
 gathered along it, is negative (Kang, Lee, Chui: "Coherent Line Drawing", NPAR 2007; thresholded softly as in
 Winnemoeller, Kyprianidis, Olsen: "XDoG", Computers & Graphics 36, 2012).
@@ -74,10 +73,10 @@ class CartoonPairs:
         target: style among the data's whose held-out pictures the drawings are measured against (KID).
         rule: how they are drawn.
         curate: which pairs are kept, and how they are composited.
-        write: how they are laid down, and of which photos they are made.
+        write: how they are stored, and of which photos they are made.
 
     Raises:
-        ConfigError: no name of a style.
+        ConfigError: the target is not a name.
     """
 
     reads: ClassVar[tuple[str, ...]] = ("data",)
@@ -88,7 +87,7 @@ class CartoonPairs:
 
     def __post_init__(self) -> None:
         if not isinstance(self.target, str) or not self.target:
-            raise ConfigError("target", f"{self.target!r} is no style", "Name one of the data set's styles")
+            raise ConfigError("target", f"{self.target!r} is not a style", "Name one of the data set's styles")
 
     def files(self) -> dict[str, Path]:
         """The face reader, which scores, and the folders of further photos and their masks, if any."""
@@ -99,9 +98,13 @@ class CartoonPairs:
         return self.write.shards(photo_count(inputs["data"], self.write.photos))
 
     def run(self, inputs: dict[str, Artifact], out: Path, runtime: Runtime) -> dict[str, Any]:
-        """Draw, curate, write, measure; returns the artifact's metrics, or of a part how much is done.
+        """Draw, curate, write and measure the pairs.
 
-        Raises TristyleError: no photos, or no pair within the limits.
+        Returns:
+            The artifact's metrics; of a part (`runtime.part`), how many shards are done and how many there are.
+
+        Raises:
+            TristyleError: the data set has no photos, or no pair passes the limits.
         """
         data = inputs["data"]
         reader = load_reader(runtime.device)
@@ -122,15 +125,20 @@ def draw(photo: np.ndarray, rule: Rule) -> np.ndarray:
     method = cv2.INTER_AREA if side > SIDE else cv2.INTER_CUBIC
     large = cv2.resize(photo, (SIDE, SIDE), interpolation=method).astype(np.float32) / 255
     lab = cv2.cvtColor(large.clip(0, 1), cv2.COLOR_RGB2Lab)  # L in [0, 100]
+
+    # small steps flatten more, and keep more edges, than one large
     smooth = lab
-    for _ in range(9):  # small steps flatten more, and keep more edges, than one large
+    for _ in range(9):
         smooth = cv2.bilateralFilter(smooth, 0, 12.0, 3.0)  # Lab units, px
+
+    # a few tones of lightness, stronger colours
     flat = smooth.copy()
     light = _stepped(smooth[..., 0], 100 / rule.tones, rule.hardness)
     flat[..., 0] = (55 + (light - 50) * rule.contrast).clip(0, 100)  # a little brighter, for what the ink takes
     flat[..., 1] = flat[..., 1] * (1 + (rule.saturation - 1) / 3)
     flat[..., 2] = flat[..., 2] * rule.saturation
     colour = cv2.cvtColor(flat, cv2.COLOR_Lab2RGB)
+
     clear = cv2.bilateralFilter(lab, 0, 6.0, 3.0)[..., 0] / 100  # without grain, which would be inked
     paper = 1 - rule.ink * (1 - _lines(np.ascontiguousarray(clear), rule.line))[..., None]
     inked = colour * paper + np.array(INK, np.float32) * (1 - paper)

@@ -29,7 +29,7 @@ def gather(out: Path, lists: Iterable[Path], limits: Limits) -> dict[str, Any]:
     Args:
         out: the artifact's folder.
         lists: the shards' records, in order.
-        limits: what parted kept from dropped.
+        limits: the least or greatest value of each score that was kept.
 
     Returns:
         pairs, kept (share), unreadable, train_<score> (mean where defined), rejected_<score> (count).
@@ -50,8 +50,10 @@ def gather(out: Path, lists: Iterable[Path], limits: Limits) -> dict[str, Any]:
                     rejects.add(row)
                     yield line
 
+    # one pass over the shards' lists, which may hold millions of lines
     put(out / "records.jsonl", lines(), sync=True)
     put(out / "rejects.png", encode(sheet(out, rejects)))
+
     means = {f"train_{name}": sums[name] / seen[name] for name in SCORES if seen[name]}
     counts = {f"rejected_{name}": float(rejects.counts[name]) for name in SCORES}
     kept = {"pairs": float(seen["kept"]), "kept": seen["kept"] / max(seen["all"], 1)}
@@ -64,7 +66,7 @@ class Rejects:
     A pair with several reasons counts for each and is shown for the first.
 
     Args:
-        limits: how bad a score is, is how far it is from these.
+        limits: the worst records are those farthest from these.
     """
 
     def __init__(self, limits: Limits) -> None:
@@ -113,9 +115,12 @@ def _band(out: Path, rejects: Rejects, name: str) -> np.ndarray:
     count = rejects.counts[name]
     title = f"{name} {WRONG[SCORES[name]]} {limit:.3g}: {count} of {rejects.all} pairs"
     note = "" if count == len(rows) else f"{len(rows)} shown, the worst first"
+
     band = _canvas(TITLE + -(-len(rows) // COLUMNS) * (SIDE + CAPTION + PAD))
     draw = ImageDraw.Draw(band)
     _heading(draw, title, note)
+
+    # photo and raw translation side by side, under them the score and, faint, the id and other reasons
     for number, row in enumerate(rows):
         left, top = PAD + number % COLUMNS * (2 * SIDE + PAD), TITLE + number // COLUMNS * (SIDE + CAPTION + PAD)
         for side, kind in enumerate(("photo", "raw")):

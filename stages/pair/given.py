@@ -1,4 +1,4 @@
-"""Pairs that somebody else has made: a folder's own couples of photo and style picture, no translator.
+"""Pairs that somebody else has made: a folder's own couples of photo and style picture, without a translator.
 
 `data=folders` knows a style picture under a photo's file stem for that photo's twin (`twin_of` in its records). Those
 are the pairs: exactly aligned, or the student learns to move things. They are scored, curated and written like any.
@@ -30,14 +30,14 @@ class GivenPairs:
 
     Args:
         target: name of the style whose pictures are the photos' twins.
-        keep_background: lay the twin's head over its photo, so that nothing else changes (a live picture keeps its
-            room). Say false to take style pictures as they are: the mask written is then the whole frame, in which the
-            student may paint, and the background has no score.
-        curate: which pairs are kept, and how they are composited. No limits: whoever gives pairs has chosen them.
-        write: how they are laid down.
+        keep_background: composite the twin's head onto its photo, so that nothing else changes. False takes style
+            pictures as they are: the mask written is then the whole frame, in which the student may paint, and the
+            background has no score.
+        curate: which pairs are kept, and how they are composited; no limits by default.
+        write: how they are stored.
 
     Raises:
-        ConfigError: no name of a style, or a folder of further photos, which have no twins.
+        ConfigError: the target is not a name, or `write` names a folder of further photos, which have no twins.
     """
 
     reads: ClassVar[tuple[str, ...]] = ("data",)
@@ -48,7 +48,9 @@ class GivenPairs:
 
     def __post_init__(self) -> None:
         if not isinstance(self.target, str) or not self.target:
-            raise ConfigError("target", f"{self.target!r} is no style", "Name the folder below style/ with the twins")
+            raise ConfigError(
+                "target", f"{self.target!r} is not a style", "Name the folder below style/ with the twins"
+            )
         choice("keep_background", self.keep_background, (True, False))
         refuse_photos(self.write.photos, "given pairs are of the data's photos")
 
@@ -57,12 +59,16 @@ class GivenPairs:
         return reader_file()
 
     def run(self, inputs: dict[str, Artifact], out: Path, runtime: Runtime) -> dict[str, Any]:
-        """Curate and write the couples of training photos; returns the artifact's metrics, or of a part what is done.
+        """Curate and write the couples of training photos.
 
-        `identity` and `background_error` are those of the held-out twins, which go to `heldout/`: what somebody made,
-        not what a translator paints. There is no error to the twin and no KID, which would be of the truth to itself.
+        `identity` and `background_error` are those of the held-out twins, which go to `heldout/`: of what somebody
+        made, not of what a translator paints. An error to the twin or a KID would compare the truth with itself.
 
-        Raises TristyleError: no couples of that style, or no pair within the limits.
+        Returns:
+            The artifact's metrics; of a part (`runtime.part`), how many shards are done and how many there are.
+
+        Raises:
+            TristyleError: the data set has no couples of that style, or no pair passes the limits.
         """
         data = inputs["data"]
         reader = load_reader(runtime.device)
@@ -110,6 +116,8 @@ def couples(data: Artifact, target: str) -> list[Couple]:
     ]
     if any(pair.split == "train" for pair in found):
         return sorted(found, key=lambda pair: pair.id)
+
+    # name what there is: the style's name is the usual mistake
     others = sorted({str(row["style"]) for row in twins} - {target})
     if others:
         raise TristyleError(

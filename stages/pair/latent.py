@@ -59,10 +59,10 @@ class LatentPairs:
         count: pairs made of random latents, before curation; null for as many as the style set holds. More than that
             are drawn from further seeds.
         curate: which pairs are kept, and how they are composited.
-        write: how they are laid down, and with ``photos``, of which further ones pairs are made.
+        write: how they are stored, and with ``photos``, of which further ones pairs are made.
 
     Raises:
-        ConfigError: a count of photos, or photos for random latents.
+        ConfigError: `count` with photos, or further photos with random latents.
     """
 
     reads: ClassVar[tuple[str, ...]] = ("data", "style")
@@ -93,19 +93,24 @@ class LatentPairs:
         return self.write.shards(count)
 
     def run(self, inputs: dict[str, Artifact], out: Path, runtime: Runtime) -> dict[str, Any]:
-        """Make, curate, write, measure; returns the artifact's metrics, or of a part how much is done.
+        """Make, curate, write and measure the pairs.
 
-        Where the shipped encoder was made for the style's source, held-out photos are inverted by it and decoded by
-        the fused generator: `identity`, `kid` and the others speak of that, as they do of a translator. Random pairs
-        have a KID of their own, `pairs_kid`: that of the pairs' raw style pictures, not of held-out people.
+        Where the shipped encoder was made for the style's source, it inverts the held-out photos and the fused
+        generator decodes them: `identity`, `kid` and the others measure that, as they measure a translator. Random
+        pairs have a KID of their own, `pairs_kid`: that of the pairs' raw style pictures, not of held-out people.
 
-        Raises TristyleError: a style set without what is asked for, unlike sizes, or no pair within the limits.
+        Returns:
+            The artifact's metrics; of a part (`runtime.part`), how many shards are done and how many there are.
+
+        Raises:
+            TristyleError: the style set lacks what is asked for, sizes differ, or no pair passes the limits.
         """
         data, style = inputs["data"], inputs["style"]
         reader = load_reader(runtime.device)
         networks = (style.path / f"{name}.safetensors" for name in ("source", "generator"))
         source, fused = (load_generator(path, runtime.device) for path in networks)
         _check_size(data, style, fused)
+
         encoder = load_encoder(source)
         painter = encoder and inverting_painter(encoder, fused, runtime.device)
         if self.source == "random":
@@ -115,6 +120,8 @@ class LatentPairs:
         metrics = write_pairs(candidates, out, self.curate, self.write, reader, runtime)
         if runtime.part is not None:
             return metrics
+
+        # without an encoder held-out people cannot be painted
         name = style_name(style)
         if painter is not None:
             metrics |= measure_heldout(data, name, painter, reader, out, runtime)
@@ -153,7 +160,7 @@ class LatentPairs:
         if painter is None:
             raise TristyleError(
                 f"{style.path}: its source is not the generator that the shipped encoder was made for, so photos "
-                "cannot be inverted. Say style.sampling.source=invert, or pair.source=random."
+                "cannot be inverted. Set style.sampling.source=invert, or pair.source=random."
             )
         return Translated(all_photos(data, self.write.photos, out, reader, runtime), painter)
 
@@ -186,7 +193,7 @@ def _further_seeds(style: Artifact, rows: list[dict[str, Any]], count: int) -> l
     if altered or any("photo" in row or "seed" not in row for row in rows):
         raise TristyleError(
             f"pair.count={len(rows) + count}: {style.path} holds {len(rows)} pictures, edited, recoloured or of photos "
-            "as further ones would not be. Say pair.count=null, or raise style.sampling.count."
+            "as further ones would not be. Set pair.count=null, or raise style.sampling.count."
         )
     tried = rows + read_jsonl(style.path / "rejects.jsonl")
     first = 1 + max(int(row["seed"]) for row in tried if "seed" in row)
@@ -199,7 +206,7 @@ def _further_seeds(style: Artifact, rows: list[dict[str, Any]], count: int) -> l
 
 @dataclass
 class Drawn:
-    """Candidates by latent: of the style set, read from disk, then of further seeds, drawn when they are asked for.
+    """Candidates by latent: those of the style set, read from disk, then further seeds, drawn when they are asked for.
 
     Attributes:
         folder: the style artifact's.

@@ -1,4 +1,4 @@
-"""Photographs and what a stage paints from them: by number and read on demand, so that there may be millions."""
+"""Photographs by number, read when they are asked for, so that there may be millions."""
 
 from __future__ import annotations
 
@@ -139,6 +139,8 @@ class FolderPhotos:
                 missing.append(place)
             else:
                 masks[place] = mask
+
+        # the face reader sees together all that have no mask
         if missing:
             masks[missing] = read_masks(self.reader, images[missing], self.device)
         notes = [{"source": name} for name in names]

@@ -36,9 +36,15 @@ def published(
     n_layers: tuple[int, int] = (7, 5),
     max_width: int | None = None,
 ) -> dict[str, nn.Module]:
-    """Newly drawn networks under their published names; `n_layers` are the depths of the global and local scale.
+    """Newly drawn networks under their published names.
 
-    The first layer of the discriminators is as wide as the generators'. `max_width` caps them (None: as published).
+    Args:
+        ngf: channels of the first layer, of generators and discriminators alike.
+        n_blocks: residual blocks of a generator.
+        img_size: side of the pictures, px.
+        light: the light version of the generators.
+        n_layers: depths of the global and the local discriminators.
+        max_width: most channels of a discriminator's layer; None as published.
     """
     networks: dict[str, nn.Module] = {name: ResnetGenerator(ngf, n_blocks, img_size, light) for name in GENERATORS}
     for name in DISCRIMINATORS:
@@ -47,14 +53,14 @@ def published(
 
 
 def read_reference(path: Path | str) -> dict[str, nn.Module]:
-    """The six networks of a file of the public PyTorch project, in eval mode; sizes are read off the tensors' shapes.
+    """The six networks of a file of the public PyTorch project, in eval mode.
 
-    Only tensors are read: code in the file is never executed. A light generator's file does not say its image size
-    (any is accepted by the network); 256 is noted.
+    Sizes follow from the tensors' shapes. Only tensors are read: code in the file is never executed. A light
+    generator's file does not say its image size, and its network accepts any; 256 is noted.
 
     Raises:
-        TristyleError: no such file, damaged, something other than tensors in it, a network or key that is missing,
-            unknown or of a shape that does not fit; one line naming file, network and key.
+        TristyleError: the file does not exist, is damaged or holds other things than tensors, or a network or key is
+            missing, unknown or of another shape; one line that names file, network and key.
     """
     file = _open(Path(path))
     networks = {}
@@ -112,7 +118,7 @@ def network_of(name: str, state: Mapping[str, Tensor], img_size: int = 256) -> n
             shapes = f"{tuple(state[key].shape)}, not {tuple(expected[key].shape)}"
             raise ValueError(f"{key} has the shape {shapes}")
         if not state[key].is_floating_point() or not state[key].isfinite().all():
-            raise ValueError(f"{key} holds what is no finite number")
+            raise ValueError(f"{key} holds a value that is not a finite number")
     network.load_state_dict({key: value.float().contiguous() for key, value in state.items()}, assign=True)
     return network.eval()
 
@@ -157,12 +163,19 @@ def _refusal(path: Path | str, problem: str) -> TristyleError:
 
 
 def convert(source: Path, target: Path) -> str:
-    """A published file -> its photo -> style generator as safetensors, or back; what was written, in a sentence.
+    """Convert a published file to a safetensors file of its photo -> style generator, or back.
 
-    On the way back the five other networks are drawn anew: the public code asks for six.
+    On the way back the five other networks are drawn anew, because the public code asks for six.
+
+    Args:
+        source: the file to read; its suffix decides the direction.
+        target: the file to write.
+
+    Returns:
+        What was written, in a sentence.
 
     Raises:
-        TristyleError: unreadable, or not convertible; one line.
+        TristyleError: the file is unreadable or cannot be converted; one line.
     """
     if source.suffix != ".safetensors":
         generator = read_reference(source)["genA2B"]

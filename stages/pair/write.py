@@ -1,9 +1,9 @@
 """Candidate pairs painted, scored, curated and written, in shards that any number of processes may share out.
 
-A shard is a range of candidates' numbers, and all that is in it follows from the candidates and the limits: whoever
-writes it, after however many kills, writes the same bytes. It counts as done when `shards/<number>.jsonl` is there,
-which comes last. Each is written under a lock that dies with its process. In a process the threads take chunks of
-candidates through all steps, each with one thread of torch, so that bytes do not depend on their number either.
+A shard is a range of candidates' numbers. All that is in it follows from the candidates and the limits, so that every
+process writes the same bytes, even after a kill. A shard is done when `shards/<number>.jsonl` exists, which is written
+last, under a lock that dies with its process. In a process, threads take chunks of candidates through all steps, each
+with one thread of torch, so that the bytes do not depend on the number of threads.
 """
 
 from __future__ import annotations
@@ -38,16 +38,16 @@ NO_PAIR = "pair: no pair passed the limits. Loosen pair.curate or train longer (
 
 @dataclass(kw_only=True)
 class Write:
-    """How pairs are laid down on disk, and which photos they are made of.
+    """How pairs are stored on disk, and which photos they are made of.
 
     Args:
         format: `files`: one picture a file; `tar`: shards with WebDataset's keys, for millions of pairs.
         per_shard: candidates of one shard.
-        codec: of the pictures but for the masks, which are PNGs: `png`, or `jpeg` or `webp`, which lose a little, the
-            background's exactness included.
+        codec: of the pictures: `png`, or `jpeg` or `webp`, which lose a little and so an exact background. Masks are
+            PNGs always.
         quality: of jpeg and webp, 1..100.
-        photos: folder of further photos of any size and format, beside those of the data artifact; their masks, as
-            far as there are any, in `mask/` beside it under the same names.
+        photos: folder of further photos of any size and format, besides those of the data artifact. Masks that exist
+            lie in `mask/` beside it, under the same names.
         pilot: candidates (rounded up to whole chunks) on which limits given as shares become values.
     """
 
@@ -73,19 +73,27 @@ class Write:
 def write_pairs(
     candidates: PairCandidates, out: Path, curate: Curate, write: Write, reader: Reader, runtime: Runtime
 ) -> dict[str, Any]:
-    """Do what `runtime.part` asks for, as far as it is not done: limits, shards, and with all of them the seal.
+    """Do what `runtime.part` asks for, as far as it is not done: limits, shards, and after all of them the records.
 
-    Leaves limits.json, the pictures, shards/*.jsonl, and from the seal records.jsonl and rejects.png. The pictures are
-    files in photo/, style/, mask/ and raw/, with a reject's photo in rejects/ and its raw translation among the others;
-    or tars in shards/, with photo and raw translation of rejects in rejects/*.tar.
+    It writes limits.json, the pictures and shards/*.jsonl, and at the end records.jsonl and rejects.png. As files, the
+    pictures lie in photo/, style/, mask/ and raw/; a reject's photo lies in rejects/ and its raw translation in raw/.
+    As tars, pairs lie in shards/*.tar, and photo and raw translation of rejects in rejects/*.tar.
+
+    Args:
+        candidates: the pairs to choose from.
+        out: the artifact's folder.
+        curate: the limits.
+        write: format and photos.
+        reader: the face reader, which scores.
+        runtime: the machine, and which part to do.
 
     Returns:
         Metrics: pairs, kept (share), train_<score> (mean), rejected_<score> (count), unreadable, shards. Of a part:
         done and shards.
 
     Raises:
-        TristyleError: no pair is within the limits; a shard that another process writes; limits that are not there yet.
-        ConfigError: there is no such shard.
+        TristyleError: no pair passes the limits, another process writes the shard, or the limits do not exist yet.
+        ConfigError: the shard does not exist.
     """
     job = Writing(candidates, out, curate, write, reader, runtime)
     # chunks side by side use a processor better than one chunk cut in pieces
@@ -121,7 +129,7 @@ def in_order(function: Callable[[Item], Result], items: Iterable[Item], workers:
 
 @dataclass
 class ScoredPair:
-    """One candidate, ready to be laid down: its record, and its pictures by kind as files' bytes."""
+    """One candidate, ready to be stored: its record, and its pictures by kind as files' bytes."""
 
     record: dict[str, Any]
     pictures: dict[str, bytes]
@@ -144,9 +152,13 @@ class Writing:
         return f"{shard:06d}"
 
     def numbered(self, part: str) -> int:
-        """A shard by `runtime.part`. Raises ConfigError: there is no such shard."""
+        """A shard by `runtime.part`.
+
+        Raises:
+            ConfigError: the shard does not exist.
+        """
         if not part.isdecimal() or int(part) >= self.shards:
-            raise ConfigError("part", f"{part!r} is no shard", f"Choose train, or 0 to {self.shards - 1}")
+            raise ConfigError("part", f"{part!r} is not a shard", f"Choose train, or 0 to {self.shards - 1}")
         return int(part)
 
     def done(self, shard: int) -> bool:
@@ -167,18 +179,22 @@ class Writing:
     def settle(self) -> None:
         """Turn limits into values, once; the pilot's candidates are kept for their shards.
 
-        Raises TristyleError: no candidate of the pilot is within them.
+        Raises:
+            TristyleError: no candidate of the pilot passes them.
         """
         file = self.out / "limits.json"
         with locked(self.scratch / "limits"):
             if file.exists():
                 return
+
+            # limits that are values already need no pilot
             scores: list[Scores] = []
             pilot = list(self._pilot()) if self.curate.shares else []
             with self.runtime.track.progress("pilot", sum(map(len, pilot))) as line:
                 for found in in_order(self._trial, pilot, self.runtime.workers):
                     scores.append(found)
                     line.update(line.done + len(found["identity"]))
+
             known = {name: np.concatenate([part[name] for part in scores] or [np.empty(0)]) for name in SCORES}
             limits = self.curate.limits(known)
             if pilot and all(reasons(known, limits)):
@@ -223,9 +239,14 @@ class Writing:
                 self.write(shard, lambda count: line.update(line.done + count))
 
     def write(self, shard: int, tell: Callable[[int], None] = lambda count: None) -> None:
-        """Write one shard, unless it is done; `tell` is called with the number of candidates after each chunk.
+        """Write one shard, unless it is done.
 
-        Raises TristyleError: another process is at it; limits that are not there yet.
+        Args:
+            shard: its number.
+            tell: called with the number of candidates after each chunk.
+
+        Raises:
+            TristyleError: another process writes it, or the limits do not exist yet.
         """
         if self.done(shard):
             return
@@ -233,19 +254,26 @@ class Writing:
         with locked(self.scratch / "shards" / self.name(shard)), ExitStack() as stack:
             if self.done(shard):
                 return
-            lay = self._tars(shard, stack) if self.settings.format == "tar" else self._files
+
+            store = self._tars(shard, stack) if self.settings.format == "tar" else self._files
             rows = []
             chunks = self._chunks(shard)
             for made in in_order(lambda numbers: self._made(numbers, limits), chunks, self.runtime.workers):
-                rows += [lay(one) for one in made]
+                rows += [store(one) for one in made]
                 tell(len(made))
-            stack.close()  # the tars are there before the list that says so
+
+            # the tars are complete before the list that says so
+            stack.close()
             put(self.listing(shard), b"".join(json.dumps(row).encode() + b"\n" for row in rows), sync=True)
             for numbers in chunks:
                 self._kept(numbers).unlink(missing_ok=True)
 
     def limits(self) -> Limits:
-        """What parts kept from dropped. Raises TristyleError: it is not settled yet."""
+        """The least or greatest value of each score that is kept.
+
+        Raises:
+            TristyleError: they are not settled yet.
+        """
         try:
             limits: Limits = json.loads((self.out / "limits.json").read_bytes())["limits"]
         except FileNotFoundError:
@@ -253,7 +281,7 @@ class Writing:
         return limits
 
     def _made(self, numbers: range, limits: Limits) -> list[ScoredPair]:
-        """All that is to be done to a chunk before it is laid down."""
+        """Score, judge and encode a chunk of candidates, without storing it."""
         kept = self._kept(numbers)
         made, scores = _unpacked(kept) if kept.exists() else self._measured(numbers)
         found = []
@@ -282,7 +310,7 @@ class Writing:
         return "png" if kind == "mask" else SUFFIXES[self.settings.codec]
 
     def _files(self, made: ScoredPair) -> dict[str, Any]:
-        """Lay a candidate down in files; returns its record with their names."""
+        """Store a candidate as files; returns its record with their names."""
         name, names = made.record["id"], {}
         for kind, data in made.pictures.items():
             folder = "rejects" if kind == "photo" and not made.record["kept"] else kind
@@ -291,11 +319,11 @@ class Writing:
         return made.record | names
 
     def _tars(self, shard: int, stack: ExitStack) -> Callable[[ScoredPair], dict[str, Any]]:
-        """Lays candidates down in a shard's two tars; a record says where the members lie."""
+        """Stores candidates in a shard's two tars; a record says where the members lie."""
         names = {True: f"shards/{self.name(shard)}.tar", False: f"rejects/{self.name(shard)}.tar"}
         tars = {kept: stack.enter_context(TarWriter(self.out / names[kept], empty=kept)) for kept in (True, False)}
 
-        def lay(made: ScoredPair) -> dict[str, Any]:
+        def store(made: ScoredPair) -> dict[str, Any]:
             kept = made.record["kept"]
             if not made.pictures:
                 return made.record
@@ -303,7 +331,7 @@ class Writing:
             members["json"] = json.dumps(made.record).encode()
             return made.record | {"shard": names[kept], "members": tars[kept].add(made.record["id"], members)}
 
-        return lay
+        return store
 
 
 def _finite(value: float) -> float | None:

@@ -116,7 +116,7 @@ def test_parts_in_any_order_of_any_process_give_the_bytes_of_one_go(tmp_path: Pa
     assert part("train") == {"done": 0, "shards": 3} and (parts / "limits.json").exists()
     assert part("2", workers=3) == {"done": 1, "shards": 3}
     assert part("0")["done"] == 2 and part("0")["done"] == 2  # done is done
-    with pytest.raises(ConfigError, match="part: '3' is no shard. Choose train, or 0 to 2"):
+    with pytest.raises(ConfigError, match="part: '3' is not a shard. Choose train, or 0 to 2"):
         part("3")
     assert not (parts / "records.jsonl").exists()
     part(None, workers=2)
