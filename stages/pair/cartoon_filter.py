@@ -1,10 +1,11 @@
 """Pairs drawn by rule: a comic made of the photograph itself, with flat tones and ink lines, and no translator.
 
 It serves where there is neither a generator good enough to learn from nor a set of style pictures. The rule needs no
-data and keeps every person; the student then does in milliseconds what takes the rule a third of a second. The rule smooths the photo along its edges, flattens lightness to a few tones (Winnemoeller, Olsen, Gooch:
-"Real-Time Video Abstraction", SIGGRAPH 2006, sec. 3.2) and inks where a difference of Gaussians across the edge,
-gathered along it, is negative (Kang, Lee, Chui: "Coherent Line Drawing", NPAR 2007; thresholded softly as in
-Winnemoeller, Kyprianidis, Olsen: "XDoG", Computers & Graphics 36, 2012).
+data and keeps every person; the student then does in milliseconds what takes the rule a third of a second. The rule
+smooths the photo along its edges, flattens lightness to a few tones (Winnemoeller, Olsen, Gooch: "Real-Time Video
+Abstraction", SIGGRAPH 2006, sec. 3.2) and inks where a difference of Gaussians across the edge, gathered along it, is
+negative (Kang, Lee, Chui: "Coherent Line Drawing", NPAR 2007; thresholded softly as in Winnemoeller, Kyprianidis,
+Olsen: "XDoG", Computers & Graphics 36, 2012).
 """
 
 from __future__ import annotations
