@@ -3,9 +3,9 @@
 Source: Karras et al., "Training Generative Adversarial Networks with Limited Data" (arXiv 2006.06676), appendix B: the
 pipeline and its probabilities; geometry is one resampling with a sym6 lowpass at twice the resolution, colour one 4x4
 matrix, image-space filtering four octave bands of sym2. Orders and conventions agree with the official code
-(tests/golden). What differs: the matrices are sampled apart from being applied, so that either can be tested; a
-`portrait` pipeline leaves out what turns faces round or recolours them (rotations, hue, luma flip), whose leaks into
-the generated images users of ADA complain of most.
+(tests/golden). What differs: the matrices are sampled apart from being applied, so that either can be tested. A
+`portrait` pipeline leaves out what turns or recolours faces (rotations, hue, luma flip): leaks of these into the
+generated images are what users of ADA complain of most.
 """
 
 from __future__ import annotations
@@ -304,12 +304,17 @@ class AugmentPipe(nn.Module):
 
     def apply_geometry(self, images: Tensor, inverse: Tensor) -> Tensor:
         """Resample images by `inverse` (see `sample_geometry`), with reflection beyond the border."""
+        # Reflect and enlarge twofold, so that the lowpass can do its work at twice the resolution.
         n, channels, height, width = images.shape
         x0, x1, y0, y1 = self.margins(images.shape, inverse)
         images = self._enlarge(height, y0, y1).t() @ (images @ self._enlarge(width, x0, x1))
+
+        # The same map in the frame of the enlarged image.
         inverse = _translate2d((x0 - x1) / 2, (y0 - y1) / 2, n, images) @ inverse
         inverse = _scale2d(2.0, 2.0, n, images) @ inverse @ _scale2d(0.5, 0.5, n, images)
         inverse = _translate2d(-0.5, -0.5, n, images) @ inverse @ _translate2d(0.5, 0.5, n, images)
+
+        # Resample, and reduce again.
         pad = len(self.geometry_taps) // 4
         shape = [n, channels, (height + 2 * pad) * 2, (width + 2 * pad) * 2]
         # affine_grid wants the map between [-1, 1] squares.

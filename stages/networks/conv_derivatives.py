@@ -1,11 +1,15 @@
 """Convolution with the derivatives that training StyleGAN2 needs: fast ones, to any order.
 
-torch's own convolution loses time in three places, measured on one core: its second derivative (R1, path length)
-convolves group by group (on a GPU, too: 24,000 launches an update) and computes weight gradients nobody asked for; that
-of the weights runs a convolution whose kernel is a whole feature map; and its first weight gradient of channels-last
-maps reaches half of the peak on CPUs without AVX-512, where matrix products are faster. A convolution is bilinear, so
-every derivative of it is one of three maps (convolution, transposed convolution, weight gradient), and each of the
-three differentiates into the two others: that is all there is here.
+torch's own convolution loses time in three places, measured on one core:
+
+  * its second derivative (R1, path length) convolves group by group (on a GPU, too: 24,000 launches an update) and
+    computes weight gradients that are not needed;
+  * that of the weights runs a convolution whose kernel is a whole feature map;
+  * its first weight gradient of channels-last maps reaches half of the peak on CPUs without AVX-512, where matrix
+    products are faster.
+
+A convolution is bilinear, so every derivative of it is one of three maps: convolution, transposed convolution, weight
+gradient. Each of the three differentiates into the two others. There is nothing else here.
 """
 
 from __future__ import annotations
@@ -43,14 +47,14 @@ def convolve(
     if not torch.is_grad_enabled() or not (x.requires_grad or w.requires_grad):
         return torch.convolution(x, w, bias, stride, padding, (1, 1), transposed, output_padding, groups)
     if w.is_leaf and w.requires_grad:
-        w = w.view_as(w)  # the engine cannot be asked about leaves
+        w = w.view_as(w)  # the engine refuses the question below for leaves
     return _Convolution.apply(x, w, bias, stride, padding, output_padding, transposed, groups)
 
 
-def _weight_is_asked_for(ctx: Any) -> bool:
-    """Whether the running backward pass wants the weight's gradient, which R1 does not although the weight takes one.
+def _weight_gradient_wanted(ctx: Any) -> bool:
+    """Whether the running backward pass wants the weight's gradient. R1 does not, although the weight takes one.
 
-    The question torch's own operators ask of the engine; `needs_input_grad` only tells what could be wanted.
+    `needs_input_grad` says only what could be wanted.
     """
     return bool(ctx.needs_input_grad[1]) and engine_wants(ctx.next_functions[1][0])
 
@@ -85,7 +89,7 @@ class _Convolution(torch.autograd.Function):
         if ctx.needs_input_grad[0]:
             rest = (0, 0) if transposed else _unread(ctx.size, grad.shape[2:], w.shape[2:], stride, padding)
             grad_x = convolve(grad, w, None, stride, padding, rest, not transposed, groups)
-        if _weight_is_asked_for(ctx):
+        if _weight_gradient_wanted(ctx):
             if groups > 1:
                 raise ValueError("the weights of grouped convolutions are fixed filters: they take no gradient")
             wide, narrow = (grad, x) if transposed else (x, grad)
@@ -156,6 +160,8 @@ def _minimal_weight_gradient(wide: Tensor, narrow: Tensor, padding: Pair) -> Ten
     """
     channels, width = wide.shape[1], narrow.shape[3]
     total = wide.new_zeros(3, 4, narrow.shape[1], channels)
+
+    # Four products for each row of the kernel, of sums of neighbouring columns.
     for x, g in _blocks(wide, narrow, 3, 1, padding, _BLOCK // 4):
         x0, x1, x2, x3 = (x[:, i : i + width - 1 : 2] for i in range(4))
         g0, g1 = g[:, ::2], g[:, 1::2]
@@ -170,6 +176,8 @@ def _minimal_weight_gradient(wide: Tensor, narrow: Tensor, padding: Pair) -> Ten
         left = left.flatten(1, 2).transpose(1, 2)  # [4, O, rows * width / 2]
         for j in range(3):
             total[j].baddbmm_(left, right[:, j : j + len(g)].flatten(1, 2))
+
+    # Back from the products to the three columns of the kernel.
     first, plus, minus, last = total.unbind(1)
     even, odd = (plus + minus) / 2, (plus - minus) / 2
     return torch.stack([first + even, odd, even + last], dim=1).permute(2, 3, 0, 1)

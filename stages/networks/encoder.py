@@ -95,11 +95,15 @@ class Encoder(nn.Module):
             "generator": generator,
         }  # fmt: skip
         self.num_ws, self.w_dim, self.size, self.generator = num_ws, w_dim, size, generator
+
+        # The trunk: blocks of pixels become channels, then three halvings.
         block = size // STEM
         self.stem = nn.Sequential(nn.PixelUnshuffle(block), Unit(3 * block**2, widths[0]), EncoderBlock(widths[0]))
         self.levels = nn.ModuleList(
             nn.Sequential(Unit(a, b, 2), EncoderBlock(b)) for a, b in zip(widths[:-1], widths[1:], strict=True)
         )
+
+        # The heads: w of the first layer, and the deltas of coarse, medium and fine layers.
         four, eight, sixteen = (widths[3], 4), (widths[2], 8), (widths[1], 16)
         self.base = Tier((four, eight), (48, 4), hidden, 1, w_dim)
         counts = [max(min(num_ws, high) - low, 0) for low, high in ((1, COARSE), (COARSE, MEDIUM), (MEDIUM, num_ws))]

@@ -92,18 +92,24 @@ class Reader(nn.Module):
     def __init__(self, widths: tuple[int, ...] | list[int] = (24, 64, 96, 112), lateral: int = 32) -> None:
         super().__init__()
         self.arguments = {"widths": list(widths), "lateral": lateral}
+
+        # Encoder, and the decoder's lateral sums.
         self.stem = nn.Sequential(nn.PixelUnshuffle(2), _unit(12, widths[0]), ReaderBlock(widths[0]))
         self.levels = nn.ModuleList(
             nn.Sequential(_unit(a, b, 2), ReaderBlock(b)) for a, b in zip(widths[:-1], widths[1:], strict=True)
         )
         self.lateral = nn.ModuleList(nn.Conv2d(width, lateral, 1) for width in widths)
         self.smooth = nn.ModuleList(_unit(lateral, lateral) for _ in range(3))  # at 8, 16 and 32
+
+        # Heads on the decoded map: labels and heat maps of the landmarks.
         split = nn.Conv2d(lateral, 4 * LABEL_COUNT, 1)
         with torch.no_grad():  # the four pixels of a block start alike, or a checkerboard has to be unlearnt
             split.weight.copy_(split.weight[::4].repeat_interleave(4, dim=0))
         nn.init.zeros_(cast(Tensor, split.bias))
         self.parse = nn.Sequential(split, nn.PixelShuffle(2))
         self.heat = nn.Conv2d(lateral, LANDMARKS, 1)
+
+        # Heads on vectors: pose, expression, identity.
         self.turn = nn.Sequential(
             nn.Linear(widths[2] + widths[3] + 2 * LANDMARKS, 96), nn.ReLU(inplace=True), nn.Linear(96, 2)
         )
@@ -115,6 +121,8 @@ class Reader(nn.Module):
         self.who = nn.Sequential(
             nn.Linear(regions * (widths[1] + 1) + widths[3], 96), nn.ReLU(inplace=True), nn.Linear(96, IDENTITY)
         )
+
+        # Mean and deviation of the features over the training set.
         count = 2 * widths[0] + 2 * widths[1] + widths[2]  # 272
         self.register_buffer("feature_mean", torch.zeros(count))
         self.register_buffer("feature_std", torch.ones(count))
@@ -175,9 +183,12 @@ class Reader(nn.Module):
         turn = self.turn(
             torch.cat([maps[2].mean(dim=(2, 3)), maps[3].mean(dim=(2, 3)), landmarks.detach().flatten(1) - 0.5], dim=1)
         )
+
+        # Head coverage at the pictures' own size.
         mask = parsing.softmax(1)[:, HEAD_LABELS].sum(1, keepdim=True)
         if images.shape[-2:] != mask.shape[-2:]:
             mask = F.interpolate(mask, images.shape[-2:], mode="bilinear", align_corners=False, antialias=True)
+
         return FaceReading(
             parsing=parsing,
             mask=mask.clamp(0, 1),

@@ -28,7 +28,7 @@ _UNFOLDED = 1 << 20  # numbers in the unfolded map, for the gradient of the weig
 
 
 class LayerInstanceNorm(torch.autograd.Function):
-    """gamma (rho IN(x) + (1 - rho) LN(x)) + beta, then ReLU if asked (arXiv 1907.10830, eq. 1).
+    """gamma (rho IN(x) + (1 - rho) LN(x)) + beta, then ReLU where `relu` is set (arXiv 1907.10830, eq. 1).
 
     Statistics are those of torch, computed in two passes over the centred map, so that a large mean costs no accuracy,
     in float32 (float64 for float64). With rho None plain instance normalisation (biased variance).
@@ -37,17 +37,20 @@ class LayerInstanceNorm(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, rho: Tensor | None, gamma: Tensor, beta: Tensor, eps: float, relu: bool) -> Tensor:
+        # Statistics over the pixels of each channel.
         pixels = x[0, 0].numel()
         wide = x if x.dtype == torch.float64 else x.float()
         mean = wide.sum((2, 3)) / pixels  # [N, C]
         d = wide - mean[:, :, None, None]
         square = (d * d).sum((2, 3))
         d = d.to(x.dtype)
+
         if rho is None:
             scale = torch.rsqrt(square / pixels + eps)
             saved: tuple[Tensor, ...] = (scale,)
             y = d * scale.to(x.dtype)[:, :, None, None]
         else:
+            # Both normalisations and the affine map become one scale and one shift a channel.
             offset = mean - mean.mean(1, keepdim=True)  # of the channel from the layer
             r = torch.rsqrt(square / max(pixels - 1, 1) + eps)
             layer = torch.addcmul(square, offset, offset, value=pixels).sum(1, keepdim=True)
@@ -57,6 +60,7 @@ class LayerInstanceNorm(torch.autograd.Function):
             shift = torch.addcmul(beta, gamma * other, offset)
             saved = (scale, gamma, offset, r, r_layer, instance, other)
             y = torch.addcmul(shift.to(x.dtype)[:, :, None, None], d, scale.to(x.dtype)[:, :, None, None])
+
         if relu:
             y.relu_()
         ctx.save_for_backward(d, y if relu else None, *saved)
@@ -68,12 +72,15 @@ class LayerInstanceNorm(torch.autograd.Function):
         d, y, scale, *rest = ctx.saved_tensors
         if y is not None:
             grad = torch.ops.aten.threshold_backward(grad, y, 0)
+
+        # The whole gradient needs two sums over the pixels of a channel.
         pixels = d[0, 0].numel()
         wide = grad if grad.dtype == torch.float64 else grad.float()
         b = wide.sum((2, 3))  # d loss / d shift
         a = (wide * d).sum((2, 3))  # d loss / d scale
         d_rho = d_gamma = d_beta = None
         slope, constant = scale**3 * a * (-1 / pixels), scale * b
+
         if rest:
             gamma, offset, r, r_layer, instance, other = rest
             both, weighted = torch.addcmul(a, b, offset), gamma * other
@@ -85,6 +92,8 @@ class LayerInstanceNorm(torch.autograd.Function):
             d_offset = torch.addcmul(weighted * b, offset, d_layer, value=pixels)
             slope = d_layer - gamma * instance * a * r**2 / max(pixels - 1, 1)
             constant = constant - d_offset + d_offset.mean(1, keepdim=True)
+
+        # d loss / d x is affine in the centred map and in the incoming gradient.
         constant, slope, scale = (t.to(d.dtype)[:, :, None, None] for t in (constant / -pixels, slope, scale))
         return torch.addcmul(constant, d, slope).addcmul_(grad, scale), d_rho, d_gamma, d_beta, None, None
 
@@ -250,6 +259,7 @@ class _SpectralConv(torch.autograd.Function):
         grad_x = grad_w = grad_bias = None
         if ctx.needs_input_grad[2]:
             grad_bias = grad.sum((0, 2, 3))
+
         grad = grad / sigma
         padded = _pad(x, padding)
         if ctx.needs_input_grad[1]:

@@ -65,6 +65,6 @@ def load_encoder(generator: Generator, path: Path | None = None) -> Encoder | No
     encoder = load_network(path)
     if not isinstance(encoder, Encoder):
         raise TristyleError(
-            f"{path}: holds {type(encoder).__name__}, no encoder. Give a file of stages.recipes.inversion_encoder."
+            f"{path}: holds {type(encoder).__name__}, not an encoder. Give a file of stages.recipes.inversion_encoder."
         )
     return encoder.requires_grad_(False) if encoder.generator == generator_id(generator) else None

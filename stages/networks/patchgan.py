@@ -29,8 +29,12 @@ class Judgement(NamedTuple):
 class PatchGAN(nn.Module):
     """Conditional patch discriminator.
 
-    width: channels after the first layer (64 in the paper). layers: stride-2 convolutions; 3 sees 70x70 patches as in
-    the paper, 2 sees 34x34, which at 64 px is half a face. Raises ConfigError when out of range.
+    Args:
+        width: channels after the first layer (64 in the paper).
+        layers: stride-2 convolutions. 3 sees 70x70 patches as in the paper; 2 sees 34x34, at 64 px half a face.
+
+    Raises:
+        ConfigError: out of range.
     """
 
     def __init__(self, width: int = 64, layers: int = 3) -> None:

@@ -58,12 +58,14 @@ def upfirdn2d(
     (ux, uy), (dx, dy), (x0, x1, y0, y1) = _pair(up), _pair(down), _margins(padding)
     if f is None:
         f = x.new_ones(1, 1)
-    if f.ndim == 1:
+    if f.ndim == 1:  # along one axis after the other
         x = upfirdn2d(x, f[None, :], (ux, 1), (dx, 1), (x0, x1, 0, 0), flip_filter, sqrt(gain))
         return upfirdn2d(x, f[:, None], (1, uy), (1, dy), (0, 0, y0, y1), flip_filter, sqrt(gain))
     if x.dtype == torch.bfloat16 and (ux, uy, dx, dy) != (1, 1, 1, 1):
         # Strided depthwise convolutions in bfloat16 have no fast backward pass on CPUs (measured: 20 times float32's).
         return upfirdn2d(x.float(), f, up, down, padding, flip_filter, gain).to(x.dtype)
+
+    # Without upsampling: one depthwise convolution.
     channels, (kh, kw) = x.shape[1], f.shape
     f = (f * gain).to(x.dtype)
     if ux == uy == 1:  # torch convolutions correlate, hence the flip
@@ -71,6 +73,8 @@ def upfirdn2d(
         if x0 != x1 or y0 != y1 or min(x0, y0) < 0:
             x, x0, y0 = F.pad(x, (x0, x1, y0, y1)), 0, 0
         return convolve(x, kernel.expand(channels, 1, kh, kw), None, (dy, dx), (y0, x0), groups=channels)
+
+    # With it: one transposed convolution, cropped.
     kernel = (f.flip([0, 1]) if flip_filter else f).expand(channels, 1, kh, kw)
     # The transposed convolution gives the full convolution; the wanted window starts k - 1 - p0 pixels into it.
     low_x, low_y = kw - 1 - x0, kh - 1 - y0
@@ -159,6 +163,8 @@ def conv2d_resample(
     """
     k = w.shape[-1]
     margins = _resample_margins(f, (up, up), (down, down), _margins(padding))
+
+    # Upsampling: a transposed convolution, then the filter.
     if up > 1:
         w = w.flip([2, 3]) if flip_weight else w  # a transposed convolution already convolves
         x = convolve(x, w.transpose(0, 1), None, (up, up), transposed=True)
@@ -166,11 +172,14 @@ def conv2d_resample(
         x0, x1, y0, y1 = margins
         x = upfirdn2d(x, f, padding=(x0 - lead, x1 - tail, y0 - lead, y1 - tail), gain=up**2)
         return upfirdn2d(x, f, down=down) if down > 1 else x
+
+    # Downsampling: the filter, then a strided convolution; for a single pixel the stride goes to the filter.
     w = w if flip_weight else w.flip([2, 3])
     if down > 1:
         if k == 1:
             return convolve(upfirdn2d(x, f, down=down, padding=margins), w, bias)
         return convolve(upfirdn2d(x, f, padding=margins), w, bias, (down, down))
+
     x0, x1, y0, y1 = margins
     if x0 == x1 and y0 == y1 and min(x0, y0) >= 0:
         return convolve(x, w, bias, padding=(y0, x0))

@@ -56,8 +56,21 @@ def modulated_conv2d(
 ) -> Tensor:
     """Convolution whose input channels are scaled by `styles` and whose output is rescaled to unit variance (eq. 1-3).
 
-    x: [N, I, H, W]; weight: [O, I, k, k]; styles: [N, I]; noise: broadcastable to the output; bias: [O].
-    Returns ``gain * (conv + noise + bias)``, [N, O, H * up, W * up].
+    Args:
+        x: [N, I, H, W].
+        weight: [O, I, k, k].
+        styles: [N, I].
+        noise: broadcastable to the output; None adds none.
+        up: upsampling factor.
+        padding: pixels on each side, relative to the upsampled map.
+        resample_filter: of the upsampling; None for `up` = 1.
+        demodulate: rescale to unit variance.
+        flip_weight: true means correlation, what torch calls a convolution.
+        bias: [O].
+        gain: factor on everything.
+
+    Returns:
+        ``gain * (conv + noise + bias)``, [N, O, H * up, W * up].
     """
     x = x * styles.to(x.dtype)[:, :, None, None]
     x = conv2d_resample(x, weight.to(x.dtype), resample_filter, up=up, padding=padding, flip_weight=flip_weight)
@@ -105,8 +118,16 @@ def bias_act(
 def minibatch_std(x: Tensor, group_size: int | None, num_channels: int = 1) -> Tensor:
     """Append the mean standard deviation over groups of samples as `num_channels` channels (arXiv 1710.10196, sec. 3).
 
-    x: [N, C, H, W] -> [N, C + num_channels, H, W]. Members of a group are N / group apart.
-    Raises ValueError when N is not a multiple of the group size.
+    Args:
+        x: [N, C, H, W].
+        group_size: samples in a group, whose members lie N / group apart; None: the batch is one group.
+        num_channels: channels to append.
+
+    Returns:
+        [N, C + num_channels, H, W].
+
+    Raises:
+        ValueError: N is not a multiple of the group size.
     """
     n, c, h, w = x.shape
     group = n if group_size is None else min(group_size, n)
@@ -284,7 +305,17 @@ class MappingNetwork(nn.Module):
     def forward(
         self, z: Tensor, truncation_psi: float = 1.0, truncation_cutoff: int | None = None, update_w_avg: bool = True
     ) -> Tensor:
-        """Truncation moves the first `truncation_cutoff` ws (default all) to w_avg. Training mode updates w_avg."""
+        """Map latents to styles. Training mode moves w_avg.
+
+        Args:
+            z: [N, z_dim].
+            truncation_psi: share of the way from w_avg to w that is kept; 1 keeps w.
+            truncation_cutoff: how many ws from the first are truncated; None: all.
+            update_w_avg: false leaves w_avg alone in training mode, too.
+
+        Returns:
+            ws [N, num_ws, w_dim].
+        """
         w = normalize_2nd_moment(z)
         for i in range(self.num_layers):
             w = getattr(self, f"fc{i}")(w)
@@ -510,7 +541,11 @@ class Discriminator(nn.Module):
 
 
 def resolutions(img_resolution: int) -> list[int]:
-    """[4, 8, ..., img_resolution]. Raises ValueError unless it is a power of two from 8 on."""
+    """[4, 8, ..., img_resolution].
+
+    Raises:
+        ValueError: the resolution is not a power of two from 8 on.
+    """
     exponent = int(log2(img_resolution)) if img_resolution > 0 else 0
     if exponent < 3 or 2**exponent != img_resolution:
         raise ValueError(f"resolution {img_resolution} is not a power of two from 8 on")
@@ -518,9 +553,17 @@ def resolutions(img_resolution: int) -> list[int]:
 
 
 def lowest_reduced(img_resolution: int, num_fp16_res: int) -> int:
-    """The lowest resolution computed in `compute_dtype`: of the `num_fp16_res` highest, 8 at least; 0: of all.
+    """The lowest resolution computed in `compute_dtype`.
 
-    Raises ValueError when `num_fp16_res` is negative.
+    Args:
+        img_resolution: px.
+        num_fp16_res: how many of the highest resolutions are; 0: all of them.
+
+    Returns:
+        px; 8 at least, or 4 for all.
+
+    Raises:
+        ValueError: `num_fp16_res` is negative.
     """
     if num_fp16_res < 0:
         raise ValueError(f"num_fp16_res {num_fp16_res} is negative")

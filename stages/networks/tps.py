@@ -35,9 +35,10 @@ def with_border(points: Tensor) -> Tensor:
 
 
 def fit(source: Tensor, target: Tensor, smoothing: float = 0.0) -> Spline:
-    """The spline that takes `source` onto `target` ([N, K, 2] each, K >= 3), differentiable in both.
+    """Fit the spline that takes `source` onto `target`, differentiable in both.
 
     Args:
+        source, target: points [N, K, 2] each, K >= 3.
         smoothing: lambda above; 0 meets every target exactly. Above 0 points may coincide.
 
     Raises:
@@ -46,6 +47,8 @@ def fit(source: Tensor, target: Tensor, smoothing: float = 0.0) -> Spline:
     if source.shape != target.shape or source.ndim != 3 or source.shape[2] != 2 or source.shape[1] < 3:
         shapes = f"{tuple(source.shape)} and {tuple(target.shape)}"
         raise ValueError(f"a spline needs two sets of at least three points [N, K, 2], not {shapes}")
+
+    # The system of the module's text.
     s, t = source.double(), target.double()
     n, k = s.shape[:2]
     kernel = _kernel(s, s)

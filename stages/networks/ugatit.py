@@ -166,13 +166,19 @@ def _attend(x: Tensor, gap_logit: nn.Module, gmp_logit: nn.Module, gap: Tensor, 
 
 
 class ResnetGenerator(nn.Module):
-    """U-GAT-IT's generator; ``light`` feeds the MLP pooled features, else the map itself.
+    """U-GAT-IT's generator: [N, 3, H, W] in [-1, 1] -> :class:`Translation`.
 
-    Args: ``ngf`` width of the first layer; ``n_blocks`` residual blocks on each side; ``img_size`` a multiple of 4;
-    ``mask`` adds the mask head; ``full_pool`` is for ``light=False``: the map is averaged to that many cells a side
-    before the MLP, so that any size is accepted (None: as published, bound to ``img_size``; a pool of ``img_size`` / 4
-    is the same network). Input [N, 3, H, W] in [-1, 1]; returns a :class:`Translation`.
-    Raises ValueError for an image size that the two stride-2 convolutions cannot halve, or that a bound MLP refuses.
+    Args:
+        ngf: channels of the first layer.
+        n_blocks: residual blocks on each side.
+        img_size: px, a multiple of 4.
+        light: feed the MLP pooled features, else the map itself.
+        mask: add the mask head.
+        full_pool: for ``light=False``: the map is averaged to that many cells a side before the MLP, so that any size
+            is accepted. None: as published, bound to `img_size`; a pool of ``img_size / 4`` is the same network.
+
+    Raises:
+        ValueError: an image size that the two stride-2 convolutions cannot halve, or that a bound MLP refuses.
     """
 
     def __init__(
@@ -198,11 +204,15 @@ class ResnetGenerator(nn.Module):
             "full_pool": full_pool,
         }
         self.cells = 1 if light else full_pool or img_size // 4  # a side of the map that the MLP sees
+
+        # Encoder: two halvings, then residual blocks.
         c = 4 * ngf
         down: dict[int, nn.Module] = {1: ReflectConv(3, ngf, 7), 2: InstanceNorm(relu=True)}
         for at, width in ((5, ngf), (9, 2 * ngf)):
             down |= {at: ReflectConv(width, 2 * width, 3, stride=2), at + 1: InstanceNorm(relu=True)}
         self.DownBlock = _published(down | {12 + i: ResnetBlock(c) for i in range(n_blocks)})
+
+        # Attention by two classifiers of the domain, and the MLP that gives the modulation.
         self.gap_fc = nn.Linear(c, 1, bias=False)
         self.gmp_fc = nn.Linear(c, 1, bias=False)
         self.conv1x1 = nn.Conv2d(2 * c, c, 1)
@@ -211,6 +221,8 @@ class ResnetGenerator(nn.Module):
         )
         self.gamma = nn.Linear(c, c, bias=False)
         self.beta = nn.Linear(c, c, bias=False)
+
+        # Decoder: modulated residual blocks, two doublings, the heads.
         for i in range(n_blocks):
             setattr(self, f"UpBlock1_{i + 1}", ResnetAdaILNBlock(c))  # the published names
         up: dict[int, nn.Module] = {}
@@ -226,17 +238,22 @@ class ResnetGenerator(nn.Module):
     def forward(self, x: Tensor) -> Translation:
         """[N, 3, H, W] in [-1, 1] -> :class:`Translation`."""
         h = self.DownBlock(x)  # [N, 4 ngf, H/4, W/4]
+
+        # Attend, and find the modulation of the decoder.
         cam_logit, h = _attend(h, self.gap_fc, self.gmp_fc, self.gap_fc.weight, self.gmp_fc.weight)
         h = F.relu(self.conv1x1(h))
         heatmap = h.sum(1, keepdim=True)
         code = self.FC(self._condense(h))
         gamma, beta = self.gamma(code), self.beta(code)  # [N, 4 ngf], shared by all AdaILN layers
+
         for i in range(self.arguments["n_blocks"]):
             h = getattr(self, f"UpBlock1_{i + 1}")(h, gamma, beta)
         trunk = self.UpBlock2[: self.trunk_end](h)  # [N, ngf, H, W]
         if self.mask is None:
             image = self.UpBlock2[self.trunk_end :](trunk).to(x.dtype)
             return Translation(image, cam_logit, heatmap, None, image)
+
+        # The content starts as the input, and is laid over it where the mask says so.
         change = self.UpBlock2[self.trunk_end : -1](trunk).to(x.dtype)
         content = torch.tanh(change + torch.atanh(CONTRAST * x))
         mask = torch.sigmoid(self.mask(trunk).to(x.dtype))  # [N, 1, H, W]
@@ -328,10 +345,15 @@ def discriminator_layers(img_size: int, most: int = 7) -> int:
 
 
 class CamDiscriminator(nn.Module):
-    """Patch discriminator with class activation attention; ``n_layers`` 5 is the local scale, 6 or 7 the global one.
+    """Patch discriminator with class activation attention: [N, 3, H, W] in [-1, 1] -> :class:`DiscriminatorOutput`.
 
-    Input [N, 3, H, W] in [-1, 1]; returns a :class:`DiscriminatorOutput`. ``max_width`` caps the channels
-    (None: as published).
+    Args:
+        ndf: channels of the first layer.
+        n_layers: 5 is the local scale, 6 or 7 the global one.
+        max_width: the most channels of any layer; None: as published.
+
+    Raises:
+        ValueError: fewer than three layers.
     """
 
     def __init__(self, ndf: int = 64, n_layers: int = 5, max_width: int | None = None) -> None:
@@ -339,6 +361,8 @@ class CamDiscriminator(nn.Module):
         if n_layers < 3:
             raise ValueError(f"n_layers: {n_layers} is less than 3")
         self.arguments = {"ndf": ndf, "n_layers": n_layers, "max_width": max_width}
+
+        # Convolutions that halve, and a last one that does not.
         widths = [ndf * 2**i for i in range(n_layers - 1)]
         if max_width is not None:
             widths = [min(width, max_width) for width in widths]
@@ -349,6 +373,7 @@ class CamDiscriminator(nn.Module):
             layers |= {3 * i + 1: SpectralConv2d(before, width, stride), 3 * i + 2: nn.LeakyReLU(0.2, True)}
             before = width
         self.model = _published(layers)
+
         self.gap_fc = SpectralLinear(before, 1)
         self.gmp_fc = SpectralLinear(before, 1)
         self.conv1x1 = nn.Conv2d(2 * before, before, 1)

@@ -10,8 +10,8 @@ explains the generated ones best. With the distribution functions F of all stati
 A share of 0: as the real ones; 1: as if augmented as often as what the discriminator sees. A difference that no
 augmentation would make counts only as far as it looks like one, and every statistic is taken from its set's median: a
 leak scatters the pictures, while a style not yet reached moves all of them together. The score is the share less its
-uncertainty by a bootstrap over both sets, so that noise raises no alarm. Mirroring is no leak; noise, filters and
-cut-outs have no reading here.
+uncertainty by a bootstrap over both sets, so that noise raises no alarm. Mirroring is not a leak; noise, filters
+and cut-outs have no reading here.
 
 The face's place, size, aspect and turn come from registering the picture's edges with the mean real edges: the peaks of
 the cross-correlation with shifted, scaled, stretched and turned copies of the mean, at `SIDE` px.
@@ -63,11 +63,15 @@ def detect(generated: np.ndarray, real: np.ndarray, pipe: str, p: float, seed: i
     """
     if min(len(generated), len(real)) < 2:
         raise ValueError(f"{len(generated)} generated and {len(real)} real pictures: two of each are needed")
+
+    # The kinds of this pipe.
     augment = AugmentPipe(pipe)
     kinds = {kind: augment.operations & operations for kind, operations in KINDS.items()}
     kinds = {kind: operations for kind, operations in kinds.items() if operations}
     if p <= 0 or not kinds:
         return dict.fromkeys(kinds, 0.0)
+
+    # Statistics of both sets, and of the real pictures augmented in one kind each.
     pictures, drawn = _shrunk(real), _shrunk(generated)
     registration = Registration(pictures)
     base, found = (np.hstack([registration(images), colours(images)]) for images in (pictures, drawn))
@@ -170,6 +174,7 @@ def _confirmed_shares(found: np.ndarray, base: np.ndarray, augmented: list[np.nd
     """Lower ends [kinds] of the bootstrapped shares. Rows of the sets are pictures, columns statistics."""
     from scipy.optimize import nnls  # half a second, where a start need not wait for it
 
+    # A style not yet reached moves all pictures together: each set is read from its own median.
     rng = np.random.default_rng(seed)
     found, base, *augmented = (values - np.median(values, axis=0) for values in (found, base, *augmented))
     marks = np.linspace(0, 1, LEVELS + 2)[1:-1]
@@ -187,5 +192,7 @@ def _confirmed_shares(found: np.ndarray, base: np.ndarray, augmented: list[np.nd
     reals = weights @ below(base)
     design = np.stack([weights @ below(values) - reals for values in augmented], axis=2)  # [ROUNDS, rows, kinds]
     wanted = resampled(len(found)) @ below(found) - reals
+
+    # Least squares with shares >= 0, once for each round of the bootstrap.
     shares = [nnls(d.astype(np.float64), w.astype(np.float64))[0] for d, w in zip(design, wanted, strict=True)]
     return np.maximum(np.mean(shares, axis=0) - CONFIRMED * np.std(shares, axis=0), 0)

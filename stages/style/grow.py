@@ -5,7 +5,7 @@ arXiv 1511.05641). What differs from both: nothing is faded in. The grown genera
 new block adds nothing to the image yet), and the grown discriminator as the old one on the halved image, exactly: its
 new block carries x as lrelu(x) and lrelu(-x), from which x = (lrelu(x) - lrelu(-x)) / (1 + slope) comes back. So the
 game goes on from its balance, and only the fine detail is left to learn. Channels are added as in Net2Net's wider
-networks, but the new ones are drawn afresh and nobody listens to them yet: what reads them starts at zero.
+networks, but the new ones are drawn afresh and have no effect yet: the weights that read them start at zero.
 """
 
 from __future__ import annotations
@@ -24,9 +24,14 @@ Network = TypeVar("Network", Generator, Discriminator)
 
 
 def grow(generator: Generator, discriminator: Discriminator) -> tuple[Generator, Discriminator]:
-    """The pair at twice the resolution, new weights from torch's current seed.
+    """Grow a pair to twice the resolution, with new weights from torch's current seed.
 
-    Until trained, G'(z) is G(z) upsampled by the network's own filter, and D'(x) is D of x downsampled by it.
+    Args:
+        generator, discriminator: a trained pair at R px; they stay as they are.
+
+    Returns:
+        Generator and discriminator at 2 R px. Until trained, G'(z) is G(z) upsampled by the network's own filter, and
+        D'(x) is D of x downsampled by it.
 
     Raises:
         ValueError: fewer than six channels at the new resolution, which cannot carry an image.
@@ -36,7 +41,11 @@ def grow(generator: Generator, discriminator: Discriminator) -> tuple[Generator,
 
 @torch.no_grad()
 def widen(old: Network, channel_base: int) -> Network:
-    """The same function with the channels that `channel_base` allows, new weights from torch's current seed.
+    """Widen a network without changing what it computes; new weights come from torch's current seed.
+
+    Args:
+        old: the network; it stays as it is.
+        channel_base: R px get ``channel_base / R`` channels, at most `channel_max`.
 
     Raises:
         ValueError: fewer channels than before, or more at 4 px, where the minibatch statistic has its place.
@@ -55,7 +64,7 @@ def widen(old: Network, channel_base: int) -> Network:
 
 
 def _widen(old: Tensor, new: Tensor, factor: float) -> None:
-    """Lay `old`, times `factor`, over the first places of `new`; old outputs do not listen to new inputs."""
+    """Lay `old`, times `factor`, over the first places of `new`; old outputs do not read new inputs."""
     if old.ndim == 4:
         new[: len(old), old.shape[1] :] = 0.0
     new[tuple(slice(side) for side in old.shape)] = old * factor

@@ -95,7 +95,7 @@ class Recipe:
         number("freeze_d", self.freeze_d, 0, integer=True)
         number("freeze_g", self.freeze_g, 0, 1024, integer=True)
         if self.freeze_g & (self.freeze_g - 1) or self.freeze_g in (1, 2):
-            raise ConfigError("freeze_g", f"{self.freeze_g} is no block's resolution", "Give 0, 4, 8, 16, 32, ...")
+            raise ConfigError("freeze_g", f"{self.freeze_g} is not a block's resolution", "Give 0, 4, 8, 16, 32, ...")
         number("consistency", self.consistency, 0, 1e6)
         number("ladder", self.ladder, 0, 64, integer=True)
         choice("precision", self.precision, PRECISIONS)
@@ -170,8 +170,22 @@ def output_of(block: nn.Module) -> Iterator[list[Tensor]]:
 class StyleGAN2(Task):
     """Generator, discriminator, averaged generator and augmentation of one training.
 
-    Batches hold `images` [N, 3, R, R] in [-1, 1]. `ema` is what a training is for. Micro-batches are whole groups of
-    the discriminator's minibatch statistic; with `consistency` each compares samples of its own.
+    Batches hold `images` [N, 3, R, R] in [-1, 1]. Micro-batches are whole groups of the discriminator's minibatch
+    statistic; with `consistency` each compares samples of its own.
+
+    Args:
+        generator, discriminator: what to train, in place.
+        lr: learning rate of both, before the correction for lazy regularisation.
+        recipe: weights and pace.
+        ada: adaptive augmentation; None for none.
+        seed: of the previewed samples.
+        ladder: folder of the snapshots; None keeps none.
+
+    Attributes:
+        ema: the averaged generator, which the training is for.
+
+    Raises:
+        TristyleError: everything is frozen.
     """
 
     pl_mean: Tensor
@@ -205,14 +219,20 @@ class StyleGAN2(Task):
 
     def _phases(self, lr: float) -> list[Phase]:
         r = self.recipe
+
+        # What is trained.
         frozen = {id(p) for m in self.discriminator.layers_from_image()[: r.freeze_d] for p in m.parameters()}
         g_params = [p for name, p in self.generator.named_parameters() if not frozen_in_generator(name, r)]
         d_params = [p for p in self.discriminator.parameters() if id(p) not in frozen]
         for key, params in (("freeze_g", g_params), ("freeze_d", d_params)):
             if not params:
                 raise TristyleError(f"style.recipe.{key}: {getattr(r, key)} leaves nothing to train. Choose less.")
+
+        # A network's two phases share one optimiser.
         g_optimizer = lazy_adam(g_params, lr, r.pl_every if r.pl_weight else None)
         d_optimizer = lazy_adam(d_params, lr, r.r1_every if r.r1_gamma else None)
+
+        # The generator steps first: the discriminator reuses its pictures.
         phases = [Phase("Gmain", g_params, g_optimizer)]
         if r.pl_weight:
             phases.append(Phase("Greg", g_params, g_optimizer, r.pl_every))

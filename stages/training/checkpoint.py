@@ -20,7 +20,12 @@ _DIGEST = 64  # hex characters before the newline
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
-    """Write `state` (tensors, numbers, strings, lists, dicts) to `path`; the file before becomes `<path>.previous`."""
+    """Write a training state; the file before becomes `<path>.previous`.
+
+    Args:
+        path: the file to write.
+        state: tensors, numbers, strings, lists and dicts.
+    """
     buffer = io.BytesIO()
     torch.save(state, buffer)
     payload = buffer.getvalue()
@@ -30,7 +35,11 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
 
 
 def load_checkpoint(path: Path) -> dict[str, Any] | None:
-    """The newest undamaged state of `path` and `<path>.previous`, on the CPU; None where there is none."""
+    """Read the newest undamaged state of `path` and `<path>.previous`.
+
+    Returns:
+        The state, its tensors on the CPU; None where there is none.
+    """
     for candidate in (path, previous(path)):
         if not candidate.exists():
             continue
@@ -43,5 +52,5 @@ def load_checkpoint(path: Path) -> dict[str, Any] | None:
 
 
 def previous(path: Path) -> Path:
-    """Where the last but one state is kept."""
+    """Where the state before the last is kept."""
     return path.with_name(path.name + ".previous")

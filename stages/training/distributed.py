@@ -81,43 +81,40 @@ def first(value: int) -> int:
 
 
 def mean(tensor: Tensor) -> Tensor:
-    """Mean of a tensor over the processes, without gradient; its shape must be the same in all."""
+    """Mean of a tensor over the processes, without gradient; one shape in all."""
     if world() == 1:
         return tensor
     return _reduced(tensor.detach().clone())
 
 
-def differentiable_mean(tensor: Tensor) -> Tensor:
-    """Mean of a tensor over the processes, for a loss: gradients flow back through it to all of them.
-
-    The gradient of the processes' mean loss is the mean of their gradients; so is it in the backward pass here.
-    """
-    if world() == 1:
-        return tensor
-    import torch
-
-    class Mean(torch.autograd.Function):
-        @staticmethod
-        def forward(ctx: Any, value: Tensor) -> Tensor:
-            return _reduced(value.clone())
-
-        @staticmethod
-        def backward(ctx: Any, *grads: Tensor) -> Tensor:
-            return _reduced(grads[0].clone())
-
-    mean: Tensor = Mean.apply(tensor)
-    return mean
-
-
 class Processes:
-    """The processes of a training, each with a part of the batch: what a loss is handed for means over all of them."""
+    """The processes of a training, each with a part of the batch: what a loss is handed for means over all of them.
+
+    Attributes:
+        count: how many there are.
+    """
 
     def __init__(self) -> None:
         self.count = world()
 
     def mean(self, tensor: Tensor) -> Tensor:
-        """Mean of a tensor over the processes, one shape in all; gradients flow back to every process."""
-        return differentiable_mean(tensor)
+        """Mean of a tensor over the processes, one shape in all; gradients flow back to every process.
+
+        The gradient of the processes' mean loss is the mean of their gradients; so is it in the backward pass here.
+        """
+        import torch
+
+        class Mean(torch.autograd.Function):
+            @staticmethod
+            def forward(ctx: Any, value: Tensor) -> Tensor:
+                return _reduced(value.clone())
+
+            @staticmethod
+            def backward(ctx: Any, *grads: Tensor) -> Tensor:
+                return _reduced(grads[0].clone())
+
+        mean: Tensor = Mean.apply(tensor)
+        return mean
 
 
 def average(tensors: Sequence[Tensor]) -> None:

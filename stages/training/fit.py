@@ -244,23 +244,8 @@ def fit(
     with log.track.progress(label, train.images) as line, deferred() as stop:
         line.start(images)
         while images < train.images:
-            # Seed the update and set the learning rates: functions of the images seen.
-            torch.manual_seed(update_seed(train.seed, images))
-            for optimizer, full in zip(_optimizers(task), rates, strict=True):
-                for group, lr in zip(optimizer.param_groups, full, strict=True):
-                    group["lr"] = lr * task.lr_factor(images, train.images)
-
-            # Draw the batch: this process's micro-batches.
-            parts = list(_micro_batches(batches, images, train, device))
-
-            # One step of each phase.
-            for phase in task.phases:
-                if images // train.batch % phase.every == 0:
-                    log.add(phase.name, step(task, phase, parts))
-
-            # Averages, controllers, snapshots.
+            _update(task, batches, images, train, rates, device, log)
             before, images = images, images + train.batch
-            log.state = task.after_update(images, train.batch)
             if first and any(before < milestone <= images for milestone in milestones):
                 task.snapshot(images)
 
@@ -302,15 +287,47 @@ def _optimizers(task: Task) -> list[torch.optim.Optimizer]:
 # One update
 
 
-def _micro_batches(batches: Batches, images: int, train: Train, device: torch.device) -> Iterator[tuple[Batch, Update]]:
-    """This process's micro-batches of the update after `images` images, and what their losses are handed."""
+def _update(
+    task: Task,
+    batches: Batches,
+    images: int,
+    train: Train,
+    rates: list[list[float]],
+    device: torch.device,
+    log: _Log,
+) -> None:
+    """One update after `images` images: every phase that is due, and what follows them.
+
+    Args:
+        task, batches, train: as in `fit`.
+        images: seen so far.
+        rates: full learning rates by optimiser and parameter group.
+        device: where to compute.
+        log: takes the terms and the task's state.
+    """
+    # Seed the update and set the learning rates: functions of the images seen.
+    torch.manual_seed(update_seed(train.seed, images))
+    factor = task.lr_factor(images, train.images)
+    for optimizer, full in zip(_optimizers(task), rates, strict=True):
+        for group, lr in zip(optimizer.param_groups, full, strict=True):
+            group["lr"] = lr * factor
+
+    # Draw the batch: this process's micro-batches of it.
+    parts: list[tuple[Batch, Update]] = []
     processes = distributed.Processes() if distributed.world() > 1 else None
     count = train.accumulate * distributed.world()
-    for place in range(train.accumulate):
-        index = place * distributed.world() + distributed.rank()
+    for index in range(distributed.rank(), count, distributed.world()):
         made = batches(images, train.batch, slice(index, None, count))
         batch = {name: value.to(device) for name, value in made.items()}
-        yield batch, Update(images, Draws(index, count), together=processes)
+        parts.append((batch, Update(images, Draws(index, count), together=processes)))
+
+    # One step of each phase.
+    for phase in task.phases:
+        if images // train.batch % phase.every == 0:
+            log.add(phase.name, step(task, phase, parts))
+
+    # Averages and controllers.
+    log.state = task.after_update(images + train.batch, train.batch)
 
 
 def step(task: Task, phase: Phase, parts: list[tuple[Batch, Update]]) -> list[dict[str, Tensor]]:

@@ -91,7 +91,7 @@ def student_hinge(fake_logits: Tensor) -> Tensor:
 
 
 def patch_hinge(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
-    """Hinge loss of a patch discriminator, scalar; 2 when it knows nothing, 0 when it is sure and right."""
+    """Hinge loss of a patch discriminator, scalar; 2 for logits of 0, 0 where both are right by a margin of 1."""
     return F.relu(1 - real_logits).mean() + F.relu(1 + fake_logits).mean()
 
 

@@ -1,6 +1,6 @@
 """Ctrl-C and SIGTERM (a queue's end of time, a shutdown) wait until a training has kept its state; a second does not.
 
-A kill cannot wait: it loses what came after the last checkpoint.
+SIGKILL cannot wait: it loses what came after the last checkpoint.
 """
 
 from __future__ import annotations
@@ -18,7 +18,11 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Stop:
-    """Whether a signal has asked to stop; as a truth value, and obeyed when it suits."""
+    """A request to stop, true once a signal has come.
+
+    Attributes:
+        signal: the number of that signal; 0 until then.
+    """
 
     def __init__(self) -> None:
         self.signal = 0
@@ -27,10 +31,10 @@ class Stop:
         return self.signal != 0
 
     def obey(self, words: str) -> None:
-        """Leave as a stopped program does (status 128 + signal) and say `words`, where a signal has come.
+        """Print `words` and leave as a stopped program does, where a signal has come.
 
         Raises:
-            SystemExit: it has.
+            SystemExit: a signal has come; the status is 128 + its number.
         """
         if self.signal:
             print(f"\n{words}", file=sys.stderr, flush=True)
@@ -39,18 +43,22 @@ class Stop:
 
 @contextmanager
 def deferred() -> Iterator[Stop]:
-    """Within the block, the first Ctrl-C or SIGTERM is noted in what the context gives and does nothing else.
+    """Within the block, note the first Ctrl-C or SIGTERM instead of obeying it at once.
 
-    Left alone are threads, which get no signals, the processes of a torchrun, which must all stop together, and signals
-    that are ignored.
+    Nothing changes in threads, which get no signals, nor in the processes of a torchrun, which must all stop together.
+    A signal that is ignored stays ignored, each for itself: a job in the background ignores Ctrl-C and ends at SIGTERM.
+
+    Yields:
+        The request, to be obeyed when it suits.
     """
     stop = Stop()
     if threading.current_thread() is not threading.main_thread() or distributed.world() > 1:
         yield stop
         return
-    before = {number: signal.getsignal(number) for number in SIGNALS}
-    for number in [number for number, handler in before.items() if handler in (None, signal.SIG_IGN)]:
-        del before[number]  # whoever started this in the background wants it to ignore Ctrl-C; None: not Python's
+
+    # Whoever started this in the background wants it to ignore Ctrl-C. None: the handler is not Python's.
+    handlers = {number: signal.getsignal(number) for number in SIGNALS}
+    before = {number: handler for number, handler in handlers.items() if handler not in (None, signal.SIG_IGN)}
 
     def restore() -> None:
         for number, handler in before.items():

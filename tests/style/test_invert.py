@@ -261,7 +261,7 @@ def test_an_encoder_survives_its_file(tmp_path) -> None:
     assert load_encoder(tiny(seed=1), tmp_path / "e.safetensors") is None
     save_network(tmp_path / "g.safetensors", generator, half=True)
     assert generator_id(load_network(tmp_path / "g.safetensors")) == generator_id(generator)
-    with pytest.raises(TristyleError, match="no encoder"):
+    with pytest.raises(TristyleError, match="not an encoder"):
         load_encoder(generator, tmp_path / "g.safetensors")
 
 

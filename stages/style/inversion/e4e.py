@@ -82,7 +82,7 @@ class Encode:
         number("deltas_until", self.deltas_until, self.deltas_from, 1)
         if not self.pixel + self.perceptual:
             raise ConfigError("pixel", "both distances weigh 0", "Give pixel or perceptual a weight above 0")
-        if self.train.accumulate > 1:  # the critic's pool of past latents goes from batch to batch
+        if self.train.accumulate > 1:  # the discriminator's pool of past latents goes from batch to batch
             raise ConfigError("train.accumulate", "the encoder's training takes whole batches", "Set it to 1")
 
 
@@ -102,27 +102,34 @@ class Encoding(Task):
     def __init__(self, generator: Generator, reader: Reader, settings: Encode, examples: Tensor) -> None:
         super().__init__()
         self.settings, self.examples = settings, examples
+
+        # What stays fixed.
         self.generator = copy.deepcopy(generator).requires_grad_(False)
         self.reader = copy.deepcopy(reader).requires_grad_(False)
         mean, spread = w_statistics(generator)
         self.unit = spread / generator.w_dim**0.5  # deviation of one number of w
+
+        # What is trained: the encoder begins with the reader's trunk, at the mean w.
         size = min(max(generator.img_resolution, 32), 256)
         encoder = Encoder(generator.num_ws, generator.w_dim, size, generator=generator_id(generator))
         encoder.w_avg.copy_(mean)
         begin_with(encoder, reader)
         self.encoder = encoder.to(memory_format=torch.channels_last)
         self.ema = copy.deepcopy(encoder)
-        self.critic = LatentDiscriminator(generator.w_dim)
+        self.discriminator = LatentDiscriminator(generator.w_dim)
+
+        # Past codes, and how many of them there are.
         self.register_buffer("pool", torch.zeros(POOL, generator.w_dim))
         self.register_buffer("pooled", torch.zeros([], dtype=torch.long))
+
         params = list(self.encoder.parameters())
         self.phases = [Phase("encoder", params, torch.optim.Adam(params, lr=settings.train.lr, betas=(0.9, 0.99)))]
         if settings.latent:
-            judged: list[nn.Parameter] = list(self.critic.parameters())
-            optimizer = torch.optim.Adam(judged, lr=settings.latent_lr, betas=(0.9, 0.99))
-            self.phases.append(Phase("latent", judged, optimizer))
+            latent_params: list[nn.Parameter] = list(self.discriminator.parameters())
+            optimizer = torch.optim.Adam(latent_params, lr=settings.latent_lr, betas=(0.9, 0.99))
+            self.phases.append(Phase("latent", latent_params, optimizer))
             if settings.r1_gamma:
-                self.phases.append(Phase("latent_r1", judged, optimizer, settings.r1_every))
+                self.phases.append(Phase("latent_r1", latent_params, optimizer, settings.r1_every))
 
     def train(self, mode: bool = True) -> Encoding:
         super().train(mode)
@@ -153,21 +160,26 @@ class Encoding(Task):
 
     def _encoder(self, photos: Tensor, update: Update) -> dict[str, Tensor]:
         s, n = self.settings, len(photos)
+
+        # The generator's own samples, whose latents are known, go through the encoder beside the photos.
         known = self._styles(s.samples)
         with torch.no_grad():
             samples = decode(self.generator, known)
         base, deltas = self.encoder.parts(torch.cat([photos, samples]))
         layers = self.layers(update.images)
         ws = compose(base, deltas, layers)
+
         terms = self._likeness(decode(self.generator, ws[:n]), photos)
         if s.samples and s.regression:
             error = ((ws[n:] - known) / self.unit)[:, : layers + 1].square().mean()
             terms["regression"] = s.regression * error
         if s.delta_norm and layers:
             terms["delta_norm"] = s.delta_norm * deltas[:n, :layers].norm(dim=2).sum(dim=1).mean()
+
+        # The latent discriminator's turn comes in the next phase.
         update.memory["codes"] = ws[:n].detach()
         if s.latent:
-            terms["latent"] = s.latent * generator_logistic(self.critic(ws[:n, : layers + 1])).mean()
+            terms["latent"] = s.latent * generator_logistic(self.discriminator(ws[:n, : layers + 1])).mean()
         return terms
 
     def _likeness(self, images: Tensor, photos: Tensor) -> dict[str, Tensor]:
@@ -178,15 +190,15 @@ class Encoding(Task):
         terms["pixel"] = s.pixel * pixel_distance(images, photos).mean()
         terms["perceptual"] = s.perceptual * perceptual_distance(self.reader.encode(images), maps).mean()
         if s.identity:
-            few = (len(photos) + 3) // 4  # another pass through the reader is dear
+            few = (len(photos) + 3) // 4  # another pass through the reader is expensive
             same = self.reader.identity(images[:few]) * self.reader.identity(photos[:few])
             terms["identity"] = s.identity * (1 - same.sum(dim=1)).mean()
         return terms
 
     def _latent(self, update: Update) -> dict[str, Tensor]:
         codes = update.memory["codes"]  # the encoder's phase comes first in every update
-        fake_logits = self.critic(self._pooled(codes, self.layers(update.images)))
-        real_logits = self.critic(self._w(len(codes)))
+        fake_logits = self.discriminator(self._pooled(codes, self.layers(update.images)))
+        real_logits = self.discriminator(self._w(len(codes)))
         return {
             "fake": discriminator_logistic(fake_logits, real=False).mean(),
             "real": discriminator_logistic(real_logits, real=True).mean(),
@@ -195,7 +207,7 @@ class Encoding(Task):
     def _latent_r1(self, count: int) -> dict[str, Tensor]:
         w = self._w(count)[:, :, None, None].requires_grad_()
         weight = self.settings.r1_gamma / 2 * self.settings.r1_every
-        return {"r1": weight * r1_penalty(self.critic(w.flatten(1)), w).mean()}
+        return {"r1": weight * r1_penalty(self.discriminator(w.flatten(1)), w).mean()}
 
     # Draws
 
