@@ -27,7 +27,7 @@ from stages.networks.face_reader import Reader, read_masks
 BATCH = 64  # pictures that the face reader sees together
 FEWEST = 2  # pictures on each side of KID
 
-Pictures = np.ndarray | Tensor  # uint8 [N, H, W, 3], or floating point [N, 3, H, W] in [0, 1]
+RawPictures = np.ndarray | Tensor  # uint8 [N, H, W, 3], or floating point [N, 3, H, W] in [0, 1]
 
 
 @dataclass(kw_only=True)
@@ -117,7 +117,7 @@ def read_if_all(files: list[Path], workers: int) -> np.ndarray | None:
 
 
 @dataclass(kw_only=True)
-class View:
+class HeldOutView:
     """Some of the held-out people beside what was made of them.
 
     Attributes:
@@ -151,10 +151,10 @@ class PictureScores:
 @torch.no_grad()
 def score_pictures(
     people: HeldOut,
-    raw: Pictures,
+    raw: RawPictures,
     reader: Reader,
     device: str = "cpu",
-    further: Callable[[View], dict[str, Tensor]] = lambda view: {},
+    further: Callable[[HeldOutView], dict[str, Tensor]] = lambda view: {},
 ) -> PictureScores:
     """Score raw pictures of the held-out people, one value a picture.
 
@@ -186,8 +186,8 @@ def score_pictures(
     return PictureScores(rows={"identity": identity} | columns, photo=photo, raw=made)
 
 
-def _view(people: HeldOut, raw: Pictures, part: slice, device: str) -> View:
-    return View(
+def _view(people: HeldOut, raw: RawPictures, part: slice, device: str) -> HeldOutView:
+    return HeldOutView(
         part=part,
         photo=_floating(people.photo, part, device),
         raw=_floating(raw, part, device),
@@ -196,14 +196,14 @@ def _view(people: HeldOut, raw: Pictures, part: slice, device: str) -> View:
     )
 
 
-def _floating(pictures: Pictures, part: slice, device: str) -> Tensor:
+def _floating(pictures: RawPictures, part: slice, device: str) -> Tensor:
     """Some pictures as [n, 3, H, W] in [0, 1] on `device`."""
     if isinstance(pictures, Tensor):
         return pictures[part].to(device)
     return unit(to_tensor(pictures[part]).to(device))
 
 
-def _errors(view: View) -> dict[str, Tensor]:
+def _errors(view: HeldOutView) -> dict[str, Tensor]:
     found = {"background_error": background_error(view.raw, view.photo, view.mask)}
     if view.twin is not None:
         for prefix, picture in (("", view.raw), ("photo_", view.photo)):
@@ -229,7 +229,7 @@ def style_kid(style: StylePictures, reader: Reader, device: str = "cpu") -> Head
     return kid
 
 
-def add_pictures(add: Callable[[Tensor, Tensor], None], images: Pictures, masks: np.ndarray, device: str) -> None:
+def add_pictures(add: Callable[[Tensor, Tensor], None], images: RawPictures, masks: np.ndarray, device: str) -> None:
     """Feed one side of KID.
 
     Args:
@@ -244,7 +244,7 @@ def add_pictures(add: Callable[[Tensor, Tensor], None], images: Pictures, masks:
 
 
 def heldout_kid(
-    people: HeldOut, pictures: Mapping[str, Pictures | None], reader: Reader, device: str = "cpu"
+    people: HeldOut, pictures: Mapping[str, RawPictures | None], reader: Reader, device: str = "cpu"
 ) -> tuple[HeadKid | None, dict[str, float]]:
     """KID of several sets of pictures of the held-out people to the held-out style pictures.
 

@@ -33,7 +33,7 @@ CONTRAST = 0.97  # of the input within the painted content: keeps its inverse ta
 START = 0.005  # greatest initial weight of the content head beside a mask head: it begins as the input
 
 
-class Translation(NamedTuple):
+class GeneratorOutput(NamedTuple):
     """What a generator returns; ``mask`` is None without a mask head (then ``content`` is ``image``)."""
 
     image: Tensor  # [N, 3, H, W] in [-1, 1]
@@ -166,7 +166,7 @@ def _attend(x: Tensor, gap_logit: nn.Module, gmp_logit: nn.Module, gap: Tensor, 
 
 
 class ResnetGenerator(nn.Module):
-    """U-GAT-IT's generator: [N, 3, H, W] in [-1, 1] -> :class:`Translation`.
+    """U-GAT-IT's generator: [N, 3, H, W] in [-1, 1] -> :class:`GeneratorOutput`.
 
     Args:
         ngf: channels of the first layer.
@@ -235,8 +235,8 @@ class ResnetGenerator(nn.Module):
         if mask:
             nn.init.uniform_(head.weight, -START, START)
 
-    def forward(self, x: Tensor) -> Translation:
-        """[N, 3, H, W] in [-1, 1] -> :class:`Translation`."""
+    def forward(self, x: Tensor) -> GeneratorOutput:
+        """[N, 3, H, W] in [-1, 1] -> :class:`GeneratorOutput`."""
         h = self.DownBlock(x)  # [N, 4 ngf, H/4, W/4]
 
         # Attend, and find the modulation of the decoder.
@@ -251,13 +251,13 @@ class ResnetGenerator(nn.Module):
         trunk = self.UpBlock2[: self.trunk_end](h)  # [N, ngf, H, W]
         if self.mask is None:
             image = self.UpBlock2[self.trunk_end :](trunk).to(x.dtype)
-            return Translation(image, cam_logit, heatmap, None, image)
+            return GeneratorOutput(image, cam_logit, heatmap, None, image)
 
         # The content starts as the input, and is laid over it where the mask says so.
         change = self.UpBlock2[self.trunk_end : -1](trunk).to(x.dtype)
         content = torch.tanh(change + torch.atanh(CONTRAST * x))
         mask = torch.sigmoid(self.mask(trunk).to(x.dtype))  # [N, 1, H, W]
-        return Translation(mask * content + (1 - mask) * x, cam_logit, heatmap, mask, content)
+        return GeneratorOutput(mask * content + (1 - mask) * x, cam_logit, heatmap, mask, content)
 
     def _condense(self, h: Tensor) -> Tensor:
         """What the MLP sees of the attended map [N, C, H/4, W/4]: [N, cells * cells * C]."""

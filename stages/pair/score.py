@@ -24,8 +24,8 @@ from stages.metrics.clarity import median_defined, paired_ratios
 from stages.metrics.geometry import correspondence, landmark_error
 from stages.metrics.heldout import (
     HeldOut,
+    HeldOutView,
     PictureScores,
-    View,
     heldout_kid,
     ratio_of_means,
     read_heldout,
@@ -131,7 +131,7 @@ def _write_paintings(folder: Path, ids: list[str], painting: Translation) -> Non
             write_image(place / f"{name}.png", picture)
 
 
-def _read(view: View, reader: Reader) -> dict[str, Tensor]:
+def _read(view: HeldOutView, reader: Reader) -> dict[str, Tensor]:
     """What the face reader sees in painting, photo and twin: pose and expression, and the landmarks' distance."""
     found: dict[str, Tensor] = {}
     landmarks = []
@@ -144,7 +144,7 @@ def _read(view: View, reader: Reader) -> dict[str, Tensor]:
     return found | {"landmark_error": landmark_error(landmarks[0], landmarks[1])}
 
 
-def _agreement(view: View, painting: Translation) -> dict[str, Tensor]:
+def _agreement(view: HeldOutView, painting: Translation) -> dict[str, Tensor]:
     """Overlap of where the painter says it painted with the head; {} for a painter without masks."""
     if painting.mask is None:
         return {}

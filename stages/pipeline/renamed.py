@@ -19,6 +19,7 @@ RENAMED_KEYS: dict[str, str] = {
     "pair=drawn": "pair=cartoon",
     # student
     "student.student": "student.model",
+    "student.seed": "student.train.seed",
     "student.model.weights.edge": "student.model.weights.edge_gain",
     "student.model.weights.blurred": "student.model.weights.edge_promotion",
 }

@@ -15,7 +15,7 @@ from stages.datasets.painted.paint import SIZES
 from stages.datasets.painted.person import HELDOUT_PEOPLE
 from stages.metrics.clarity import clarity_ratios
 from stages.metrics.flicker import flicker
-from stages.metrics.heldout import BATCH, HeldOut, View, heldout_kid, ratio_of_means, read_if_all, score_pictures
+from stages.metrics.heldout import BATCH, HeldOut, HeldOutView, heldout_kid, ratio_of_means, read_if_all, score_pictures
 from stages.metrics.pixel import face_error, mean_defined, ssim
 from stages.networks.face_reader import Reader
 
@@ -83,7 +83,7 @@ def _target(people: HeldOut, teacher: np.ndarray) -> Tensor:
     return unit(to_tensor(people.photo)) * (1 - mask) + unit(to_tensor(teacher)) * mask
 
 
-def _likeness(view: View, teacher: np.ndarray | None, target: Tensor | None) -> dict[str, Tensor]:
+def _likeness(view: HeldOutView, teacher: np.ndarray | None, target: Tensor | None) -> dict[str, Tensor]:
     """Structural similarity to twin and target, and the translator's own error to the twin."""
     found: dict[str, Tensor] = {}
     if view.twin is not None:
