@@ -10,13 +10,14 @@ import pytest
 import torch
 
 from stages.core.tensors import to_tensor
-from stages.pair.ugatit import unpaired_batches
+from stages.pair.batches import unpaired_batches
 from stages.recipes.face_parser import Labelled
 from stages.recipes.open_face_parser import mixed_batches
-from stages.student.batches import pair_batches, read_ahead
+from stages.student.batches import pair_batches
 from stages.style.inversion.e4e import photo_batches
 from stages.style.stage import Images
 from stages.training.fit import Batches
+from stages.training.loading import read_ahead
 
 COUNT, START, PROCESSES = 16, 32, 8
 
