@@ -24,7 +24,8 @@ import numpy as np
 
 from stages.core.files import write_json
 from stages.core.settings import TristyleError, number
-from stages.export.contract import Backend, ConversionSource, Run, require
+from stages.core.tensors import TensorSpec
+from stages.export.contract import Backend, ConversionSource, Run, Signature, require
 
 SIZES = (256, 512)  # px, of the photo that a tier is predicted for
 WIDTH, SIDE = 32, 128  # channels and px of the operators that no tier is built of, for comparison
@@ -184,19 +185,20 @@ def added(runtime: Backend, operator: Operator, rounds: int) -> float:
 
 def opened(runtime: Backend, onnx: Path, place: Path) -> Run:
     """An fp32 ONNX file converted and opened, on one thread."""
-    source = ConversionSource(onnx, onnx, onnx, 0, alpha=False)
-    return runtime.open(runtime.convert(source, "fp32", place), 1)
+    signature = Signature((TensorSpec("photo", 3),), (TensorSpec("output", 3),))
+    source = ConversionSource(onnx, onnx, onnx, 0, signature)
+    return runtime.open(runtime.convert(source, "fp32", place), signature, 1)
 
 
 def fastest(runs: Sequence[Run], side: int, rounds: int) -> list[float]:
     """The least CPU ms of each opened model on a photo of side x side, in turn, after two runs to warm up."""
     photo = np.random.default_rng(0).uniform(-1, 1, (1, 3, side, side)).astype(np.float32)
     for run in runs:
-        run.times(photo, 2)
+        run.times([photo], 2)
     found = [float("inf")] * len(runs)
     for _ in range(rounds):
         for index, run in enumerate(runs):
-            found[index] = min(found[index], *(1000 * cpu for cpu, _ in run.times(photo, 2)))
+            found[index] = min(found[index], *(1000 * cpu for cpu, _ in run.times([photo], 2)))
     return found
 
 
@@ -229,9 +231,10 @@ def measured_tiers(runtime: Backend, sizes: Sequence[int], rounds: int) -> dict[
             place = Path(folder) / tier
             place.mkdir()
             torch.manual_seed(0)
-            export_onnx(MobileStudent(tier), place / "source.onnx", {})
-            source = ConversionSource(place / "source.onnx", place, place, 0)
-            runs.append(runtime.open(runtime.convert(source, "fp32", place), 1))
+            student = MobileStudent(tier)
+            export_onnx(student, place / "source.onnx", {})
+            source = ConversionSource(place / "source.onnx", place, place, 0, Signature.of(student))
+            runs.append(runtime.open(runtime.convert(source, "fp32", place), source.signature, 1))
             stack.callback(runs[-1].close)
         for size in sizes:
             found |= {(tier, size): ms for tier, ms in zip(TIERS, fastest(runs, size, rounds), strict=True)}

@@ -19,7 +19,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from stages.export.onnx import OPSET, Exported, open_session, quiet  # noqa: E402
+from stages.export.contract import Signature  # noqa: E402
+from stages.export.onnx import OPSET, Traced, open_session, quiet  # noqa: E402
 from stages.networks.mobile import TIERS, MobileStudent, count_macs, count_parameters  # noqa: E402
 from tests.bench.peers import PEERS  # noqa: E402
 
@@ -52,7 +53,8 @@ def exported(network: nn.Module, path: Path) -> Path:
 def networks() -> dict[str, nn.Module]:
     """The tiers and the peers, seeded."""
     torch.manual_seed(0)
-    tiers: dict[str, nn.Module] = {tier: Exported(MobileStudent(tier)) for tier in TIERS}
+    students = {tier: MobileStudent(tier) for tier in TIERS}
+    tiers: dict[str, nn.Module] = {tier: Traced(student, Signature.of(student)) for tier, student in students.items()}
     return tiers | {name: kind() for name, kind in PEERS.items()}
 
 
