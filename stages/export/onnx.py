@@ -10,7 +10,7 @@ import shutil
 import tempfile
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, ClassVar
@@ -63,7 +63,7 @@ class Onnx:
     runs_here: ClassVar[bool] = True
     notes: ClassVar[tuple[str, ...]] = ()
     side: ClassVar[int | None] = None
-    precisions: list[str]
+    precisions: list[str] = field(default_factory=lambda: ["fp32", "fp16", "int8"])
 
     def __post_init__(self) -> None:
         check_precisions(self.precisions)

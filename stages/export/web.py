@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
@@ -33,6 +33,7 @@ class Web(Onnx):
         "Not timed here: press Measure on the page, on the device in question.",
         "ONNX Runtime Web in vendor/ is under the MIT licence (vendor/LICENSE.txt).",
     )
+    precisions: list[str] = field(default_factory=lambda: ["fp32"])
 
     def convert(self, source: ConversionSource, precision: str, out: Path) -> Path:
         """Write the folder student.<precision>.web into `out`: index.html and all that it needs.
