@@ -42,6 +42,8 @@ def arguments() -> argparse.ArgumentParser:
         epilog=HELP,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+
+    # What is read and written.
     add = parser.add_argument
     add("input", type=Path, nargs="+", help="a picture, several pictures, a folder, or a video")
     add("-o", "--out", type=Path, help="file or folder to write; default: INPUT.stylized beside it")
@@ -51,6 +53,8 @@ def arguments() -> argparse.ArgumentParser:
         help="a .onnx file, the folder of an export, or a shipped model: faces (photographs) or painted (the painter's "
         "people); default: the last one in runs/export, else faces",
     )
+
+    # How it is stylised.
     add(
         "--faces",
         choices=FACES,
@@ -70,6 +74,8 @@ def arguments() -> argparse.ArgumentParser:
         type=int,
         help="px at which the network works: a face's square, or the frame's shorter side; default: as trained",
     )
+
+    # Folders and videos.
     add("--jobs", type=int, help="processes for a folder, threads for one file; default: one a core")
     add(
         "--smooth",
@@ -100,6 +106,7 @@ def parser_for(words: list[str]) -> tuple[argparse.ArgumentParser, list[str]]:
 
 def main(argv: list[str] | None = None) -> None:
     """Entry point of the console script `stylize`. Mistakes end with one line on stderr and exit code 2."""
+    # The version and the server need no parser of pictures.
     words = sys.argv[1:] if argv is None else argv
     if words == ["--version"]:
         from stages.core.version import own_version
@@ -165,6 +172,7 @@ def _stylize(given: argparse.Namespace) -> int:
 
 
 def _options(given: argparse.Namespace) -> Options:
+    """The options of the command line. Raises TristyleError where the model cannot be used."""
     return Options(model_path(given.model), given.size, given.faces, given.weights, given.alpha)
 
 

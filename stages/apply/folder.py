@@ -150,6 +150,7 @@ def _jobs(sources: Sequence[Path], out: Path, options: Options, summary: Summary
 
     taken: dict[Path, Path] = {}
     for path, name in _found(sources, out):
+        # Kinds that are not pictures.
         suffix = path.suffix.lower()
         if suffix in VIDEOS:
             summary.skipped[str(name)] = "a video. Give it to stylize by itself."
@@ -157,12 +158,14 @@ def _jobs(sources: Sequence[Path], out: Path, options: Options, summary: Summary
             summary.skipped[str(name)] = f"{suffix} is not read. Convert it to JPEG or PNG."
         elif suffix not in IMAGE_SUFFIXES:
             summary.others += 1
+
+        # No two pictures may become one file.
         else:
             target = out / _target(name, options.alpha)
             if target in taken:  # a.bmp beside a.png: it becomes a.bmp.png
                 target = target.with_name(name.name + target.suffix)
             if target in taken:
-                raise TristyleError(f"{taken[target]} and {path} would both become {target}. Give them one by one.")
+                raise TristyleError(f"{path}: would become {target}, as {taken[target]} would. Give them one by one.")
             taken[target] = path
             yield Job(path, target, str(name))
 

@@ -45,6 +45,7 @@ def paint_heads(
     """
     import numpy as np
 
+    # Each face changes the photo as it was, not what another face made of it.
     wanted = size or trained_size(session) or UNKNOWN_SIZE
     out = photo.astype(np.float32)
     matte = np.zeros(photo.shape[:2], np.float32)

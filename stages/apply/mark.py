@@ -84,12 +84,13 @@ def encode_marked(image: np.ndarray, suffix: str, digest: str = "") -> bytes:
     from PIL import Image
     from PIL.PngImagePlugin import PngInfo
 
+    # Compression 3: 6 takes twice the time for 5 % fewer bytes.
     picture, buffer, packet = Image.fromarray(image), io.BytesIO(), xmp(digest)
     if suffix == ".png":
         marks = PngInfo()
         marks.add_itxt("XML:com.adobe.xmp", packet.decode())
         marks.add_text("DigitalSourceType", SOURCE_TYPE)
-        picture.save(buffer, "PNG", pnginfo=marks, compress_level=3)  # 6 takes twice the time for 5 % fewer bytes
+        picture.save(buffer, "PNG", pnginfo=marks, compress_level=3)
     elif suffix == ".webp":
         picture.save(buffer, "WEBP", quality=95, xmp=packet)
     else:

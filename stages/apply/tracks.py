@@ -70,11 +70,13 @@ class Tracks:
         Returns:
             The faces, the largest first, and how far each is faded in, 0..1.
         """
+        # After a cut, what is found is there at once.
         self._age = 0 if movement is None else self._age + 1
         if movement is None:
             self._tracks = [Track(face, 1.0, seen=2) for face in found or []]
             self._since = 0
         else:
+            # Move the squares with the picture and on toward what was found last.
             for track in self._tracks:
                 moved = _moved(track.face, movement, shape[1] / movement.flow.shape[1])
                 x, y, side, tilt = track.pull
@@ -82,22 +84,29 @@ class Tracks:
             self._since += 1
             if found is not None:
                 self._correct(found)
+
+            # A face fades in at its second sighting, and out when searches miss it.
             for track in self._tracks:
                 wanted = track.seen >= 2 and track.missed < PATIENCE
                 track.strength = min(1.0, max(0.0, track.strength + (1 if wanted else -1) / FADE))
             self._tracks = [track for track in self._tracks if track.strength or track.missed < PATIENCE]
+
         shown = sorted((track for track in self._tracks if track.strength), key=lambda track: -track.face.side)
         return [track.face for track in shown], [track.strength for track in shown]
 
     def _correct(self, found: Sequence[Face]) -> None:
+        """Match the faces that were found with the tracks, and begin tracks for the rest."""
         self._since = 0
         left = list(found)
         for track in self._tracks:
+            # The most similar square is the same face, unless it lies too far away.
             face = min(left, key=lambda other: _apart(track.face, other), default=None)
             track.pull = (0.0, 0.0, 0.0, 0.0)
             if face is None or _apart(track.face, face) > 0.4:
                 track.missed += 1
                 continue
+
+            # Spread the way to it over the frames until the next search.
             left.remove(face)
             gain = (EARLY if track.seen < 3 else PULL) / EVERY
             turn = math.remainder(face.tilt - track.face.tilt, 2 * math.pi)

@@ -83,6 +83,7 @@ def stylize_video(source: Path, out: Path, options: Options, smooth: float, thre
 
 
 def _av() -> Any:
+    """The module of PyAV. Raises TristyleError that names the extra."""
     try:
         import av
     except ImportError as error:
@@ -92,6 +93,7 @@ def _av() -> Any:
 
 
 def _reason(error: Exception) -> str:
+    """An error in a few words, one line."""
     text = getattr(error, "strerror", None) or str(error) or type(error).__name__
     return str(text).splitlines()[0]
 
@@ -139,6 +141,7 @@ class FrameStylizer:
 
 @contextmanager
 def _opened(av: Any, source: Path) -> Iterator[Any]:
+    """The opened video for a block. Raises TristyleError where it is not one."""
     try:
         container = av.open(str(source), metadata_errors="ignore")
     except (av.error.FFmpegError, OSError, ValueError) as error:
@@ -226,6 +229,7 @@ class _Writer:
         return self
 
     def _open(self) -> None:
+        """Begin the temporary file with its streams."""
         # Remove what a killed process left.
         for stale in self.out.parent.glob(f".{self.out.name}.*.tmp"):
             if not _alive(stale.name.split(".")[-2]):
@@ -249,6 +253,7 @@ class _Writer:
             self.temporary.unlink(missing_ok=True)
 
     def _new_video(self) -> Any:
+        """The output's stream of pictures, with the input's rate and times, in BT.709."""
         name = next(name for name in ENCODERS if name in self.av.codecs_available)
         rate = self.stream.average_rate or self.stream.guessed_rate or Fraction(25)
         made = self._container.add_stream(name, rate=rate, options=ENCODERS[name])
@@ -259,6 +264,7 @@ class _Writer:
         return made
 
     def _new_sound(self, sound: Any) -> tuple[Any, Any]:
+        """The output's stream for a sound, and its resampler; None where the sound is copied."""
         if sound.codec_context.name in COPIED:
             return self._container.add_stream_from_template(sound), None
         rate = sound.codec_context.sample_rate or 44100
@@ -294,6 +300,7 @@ class _Writer:
 
     def sound(self, packet: Any) -> None:
         """Add a packet of sound, as it is or encoded again."""
+        # Sound before the first picture waits: the picture's size opens the file.
         if not self.count:
             self._waiting.append(packet)
             return
@@ -332,6 +339,7 @@ class _Writer:
 
     @contextmanager
     def _named_errors(self) -> Iterator[None]:
+        """Turns errors of writing into TristyleError for a block."""
         try:
             yield
         except (self.av.error.FFmpegError, OSError, ValueError) as error:
@@ -341,6 +349,7 @@ class _Writer:
 
 
 def _alive(process: str) -> bool:
+    """Whether a process of this id runs."""
     try:
         os.kill(int(process), 0)
     except (ValueError, ProcessLookupError):

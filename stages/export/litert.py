@@ -87,6 +87,7 @@ class Litert(FixedSide):
 
     @staticmethod
     def _digest(source: ConversionSource) -> str:
+        """Names what a source's fp32 file follows from."""
         return f"{sha256_file(source.network)} {source.signature.output_names}"
 
 
@@ -178,6 +179,7 @@ def load(path: Path, signature: Signature, threads: int) -> Call:
     interpreter = Interpreter(str(path), num_threads=threads)
     interpreter.allocate_tensors()
     runner = interpreter.get_signature_runner("serving_default")
+    # The signature's order is lost in the file; names are kept.
     wanted = {name: tuple(int(n) for n in details["shape"]) for name, details in runner.get_input_details().items()}
 
     def call(*inputs: np.ndarray) -> Sequence[np.ndarray]:

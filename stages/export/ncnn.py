@@ -74,6 +74,7 @@ def load(path: Path, signature: Signature, threads: int) -> Call:
     """Open a model. Raises ValueError where the folder does not hold one."""
     import ncnn
 
+    # Options count only before the model is loaded.
     net = ncnn.Net()
     net.opt.num_threads = threads
     net.opt.use_vulkan_compute = False

@@ -213,6 +213,7 @@ def write_int8(source: Path, path: Path, calibration: Path) -> None:
             index = next(self.left, None)
             return None if index is None else {name: values[index][None] for name, values in samples.items()}
 
+    # Constants are folded first, so that they are not quantised one by one.
     with tempfile.TemporaryDirectory(dir=source.parent) as folder, quiet("root"):
         prepared = Path(folder) / "prepared.onnx"
         quantization.quant_pre_process(str(source), str(prepared), skip_symbolic_shape=True)

@@ -106,6 +106,7 @@ class ExportStage:
         self, network: Exportable, signature: Signature, weights: Path, inputs: dict[str, Artifact], scratch: Path
     ) -> ConversionSource:
         """Write what the converters start from into the scratch folder."""
+        # The ONNX file, with notes that readers of the file need.
         scratch.mkdir(parents=True, exist_ok=True)
         trained = int(inputs["student"].metrics["size"])
         style = str(inputs["student"].config.get("target", ""))
@@ -114,6 +115,7 @@ class ExportStage:
             notes["tristyle.multiple_of"] = str(signature.multiple_of)
         export_onnx(network, scratch / "source.onnx", notes, signature)
 
+        # Pictures of training people at the training's size, for int8.
         people = split_photos(inputs["data"], "train", self.calibration)
         if people.shape[-1] != trained or people.shape[-2] != trained:
             people = F.interpolate(people, (trained, trained), mode="area")
@@ -132,6 +134,7 @@ class ExportStage:
         truth: list[tuple[np.ndarray, ...]],
     ) -> dict[str, Any]:
         """Convert to one precision, check and time it. A line of records.jsonl."""
+        # Convert and describe.
         path = self.runtime.convert(source, precision, out)
         files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
         row: dict[str, Any] = {"runtime": self.runtime.name, "precision": precision, "file": path.name}
@@ -140,6 +143,7 @@ class ExportStage:
         if not self.runtime.runs_here:
             return row
 
+        # A file that disagrees with torch is refused before its time is measured.
         with closing(self.runtime.open(path, source.signature, 1)) as run:
             found = agreement(run, samples, truth, source.signature)
         self._accept(path, precision, found)
@@ -253,6 +257,7 @@ def card(
     module, signature = cast(nn.Module, network), source.signature
     zeros = [torch.zeros(shape) for shape in signature.shapes(256, 256)]
     return {
+        # What it is.
         "name": f"tristyle {type(network).__name__}",
         "style": source.style,
         "tier": network.arguments.get("tier", ""),
@@ -265,8 +270,10 @@ def card(
         "bytes": first["bytes"],
         "format": {"precision": first["precision"]},
         "files": [row if runtime.runs_here else row | {"checked": "not run here"} for row in rows],
+        # How to feed it.
         "inputs": [port(spec, source, runtime.side) for spec in signature.inputs],
         "outputs": [port(spec, source, runtime.side) for spec in signature.outputs],
+        # How good it is, and where it comes from.
         "checked": {
             "against": "the same network in torch, float32, on held-out photos",
             "psnr": "dB of the first output, by its range; edge_clarity and flat_energy: shares of torch's",

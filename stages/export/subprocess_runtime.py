@@ -138,6 +138,7 @@ class ChildRuntime:
                 )
             return str(Path(self.python).absolute())  # not resolved: a venv is known by the link's place
 
+        # This interpreter where it has all modules, else the one that `make runtimes` made.
         missing = [name for name in self.modules if not _findable(name)]
         if not missing:
             return sys.executable
@@ -153,9 +154,11 @@ class ChildRuntime:
         return f"export={self.name}: {reason}. Run: pip install 'tristyle[{self.name}]'; in a checkout: make runtimes"
 
     def _remedy(self) -> str:
+        """The second sentence of a failed conversion's message."""
         return f"Leave that precision out, or use the versions of .ci/locks/{self.name}.lock."
 
     def _command(self, verb: str, request: dict[str, Any]) -> list[str]:
+        """The command that starts the child."""
         python = self.interpreter()
         # -I hides this interpreter's variables from another one; -P keeps any from importing what lies in its folder.
         alone = "-P" if python == sys.executable else "-I"
@@ -165,6 +168,7 @@ class ChildRuntime:
         """Run the child once, in `folder`; its answer. Raises TristyleError where it fails or takes too long."""
         command = self._command(verb, request)
         with tempfile.TemporaryFile() as log:
+            # The answer comes on stdout; what libraries print goes to the log, whose last line explains a failure.
             try:
                 done = subprocess.run(
                     command,
@@ -178,6 +182,7 @@ class ChildRuntime:
                 )
             except subprocess.TimeoutExpired:
                 raise TristyleError(f"export={self.name}: {what} took over {PATIENCE} s. {self._remedy()}") from None
+
             if done.returncode:
                 raise TristyleError(f"export={self.name}: {what} {_end(done.returncode, log)}. {self._remedy()}")
         return dict(json.loads(done.stdout))
@@ -231,12 +236,14 @@ class ChildRun:
         return self._answer()
 
     def _answer(self) -> dict[str, Any]:
+        """The head of the child's next answer. Raises TristyleError where it is an error."""
         answer = dict(json.loads(self._frame()))
         if "error" in answer:
             raise TristyleError(f"{self.path}: {answer['error']}")
         return answer
 
     def _frame(self) -> bytes:
+        """The child's next frame. Raises TristyleError where the child died."""
         assert self.child.stdout is not None
         data = _read(self.child.stdout)
         if data is None:
@@ -309,6 +316,7 @@ def _serve(module: Any, asked: dict[str, Any], requests: IO[bytes], channel: IO[
         found = opened[0](*inputs)
         return {"outputs": len(found)}, found
 
+    # An error is an answer too: the child lives on and the next call may succeed.
     opened: list[Call] = []
     answer(start)
     while (data := _read(requests)) is not None:
@@ -323,6 +331,7 @@ def _serve(module: Any, asked: dict[str, Any], requests: IO[bytes], channel: IO[
 
 
 def _write(stream: IO[bytes], data: bytes) -> None:
+    """Send a frame."""
     stream.write(len(data).to_bytes(8, "little") + data)
     stream.flush()
 
@@ -336,16 +345,19 @@ def _read(stream: IO[bytes]) -> bytes | None:
 
 
 def _array_bytes(array: np.ndarray) -> bytes:
+    """An array as .npy, float32."""
     buffer = io.BytesIO()
     np.save(buffer, np.ascontiguousarray(array, np.float32), allow_pickle=False)
     return buffer.getvalue()
 
 
 def _read_array(data: bytes) -> np.ndarray:
+    """The array of an .npy."""
     return np.asarray(np.load(io.BytesIO(data), allow_pickle=False))
 
 
 def _findable(module: str) -> bool:
+    """Whether this interpreter has a module, without importing it."""
     try:
         return importlib.util.find_spec(module.split(".")[0]) is not None
     except (ImportError, ValueError):
@@ -369,7 +381,7 @@ def _scratch(out: Path) -> Iterator[Path]:
             yield Path(folder).absolute()
     finally:
         with suppress(OSError):
-            base.rmdir()  # only where nobody else has put something there
+            base.rmdir()  # fails, as it should, where something else lies there
 
 
 def _end(status: int, log: IO[bytes]) -> str:

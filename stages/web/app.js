@@ -103,7 +103,7 @@ async function openFile(file) {
   try {
     bitmap = await createImageBitmap(file);
   } catch {
-    say(`“${file.name}” is no picture that this browser can read. Use a PNG, JPEG or WebP file.`, true);
+    say(`“${file.name}” is not a picture that this browser can read. Use a PNG, JPEG or WebP file.`, true);
     return;
   }
   if (bitmap.width * bitmap.height > LARGEST_FILE) {

@@ -80,7 +80,7 @@ function summary(times) {
   return { median: at(0.5), p95: at(0.95) };
 }
 
-/** What the browser tells of the device, beside what its owner says. */
+/** What the browser knows of the device, and the name that its owner gives. */
 export async function describeDevice(named) {
   const hints = await navigator.userAgentData
     ?.getHighEntropyValues(['model', 'platformVersion', 'fullVersionList'])

@@ -79,11 +79,14 @@ def main() -> None:
     parser.add_argument("--sizes", default="256,512")
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
+
+    # Measure all arms side by side.
     sides = [int(side) for side in options.sizes.split(",")]
     arms = networks()
     with tempfile.TemporaryDirectory() as folder:
         sessions = {name: open_session(exported(arm, Path(folder) / f"{name}.onnx")) for name, arm in arms.items()}
         found = {side: best(sessions, side, options.rounds) for side in sides}
+
     print(f"{'':<21}{'M params':>9}{'GMAC 256':>9}" + "".join(f"{f'ms {side}':>9}" for side in sides))
     for name, arm in arms.items():
         cost = f"{count_parameters(arm) / 1e6:9.3f}{count_macs(arm, 256) / 1e9:9.3f}"
