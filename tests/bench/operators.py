@@ -111,36 +111,52 @@ def nodes(operator: Operator, constant: Callable[[str, np.ndarray], str]) -> lis
     if kind == "instance_norm":
         return [node("InstanceNormalization", ["x", ones("scale", wide), ones("bias", wide)], ["y"])]
     if kind == "one_group_norm":
-        shapes = [
-            constant(name, np.array(shape))
-            for name, shape in (("flat", [1, 1, -1]), ("full", [1, wide] + [operator.side] * 2))
-        ]
-        return [
-            node("Reshape", ["x", shapes[0]], ["a"]),
-            node("InstanceNormalization", ["a", ones("scale", 1), ones("bias", 1)], ["b"]),
-            node("Reshape", ["b", shapes[1]], ["c"]),
-            node("Mul", ["c", ones("gain", 1, wide, 1, 1)], ["d"]),
-            node("Add", ["d", ones("shift", 1, wide, 1, 1)], ["y"]),
-        ]
+        return _one_group_norm(operator, node, constant, ones)
 
     # The student's end: sub-pixel convolution, colour and matte, the blend over the photo.
     if kind == "head":
-        parts = constant("parts", np.array([3, 1]))
-        return [
-            node("DepthToSpace", ["x"], ["a"], blocksize=2, mode="CRD"),
-            node("Split", ["a", parts], ["b", "c"], axis=1),
-            node("Tanh", ["b"], ["colour"]),
-            node("Sigmoid", ["c"], ["matte"]),
-            node("Sub", ["colour", "photo"], ["d"]),
-            node("Mul", ["matte", "d"], ["e"]),
-            node("Add", ["photo", "e"], ["y"]),
-        ]
+        return _head(node, constant)
 
     # Activations.
     if kind == "prelu":
         return [node("PRelu", ["x", ones("slope", wide, 1, 1)], ["y"])]
     name = {"relu": "Relu", "leaky_relu": "LeakyRelu", "hard_swish": "HardSwish", "tanh": "Tanh", "sigmoid": "Sigmoid"}
     return [node(name[kind], ["x"], ["y"])]
+
+
+def _one_group_norm(
+    operator: Operator,
+    node: Callable[..., Any],
+    constant: Callable[[str, np.ndarray], str],
+    ones: Callable[..., str],
+) -> list[Any]:
+    """Group norm of one group: an instance norm of all channels as one."""
+    wide = operator.inputs
+    shapes = [
+        constant(name, np.array(shape))
+        for name, shape in (("flat", [1, 1, -1]), ("full", [1, wide] + [operator.side] * 2))
+    ]
+    return [
+        node("Reshape", ["x", shapes[0]], ["a"]),
+        node("InstanceNormalization", ["a", ones("scale", 1), ones("bias", 1)], ["b"]),
+        node("Reshape", ["b", shapes[1]], ["c"]),
+        node("Mul", ["c", ones("gain", 1, wide, 1, 1)], ["d"]),
+        node("Add", ["d", ones("shift", 1, wide, 1, 1)], ["y"]),
+    ]
+
+
+def _head(node: Callable[..., Any], constant: Callable[[str, np.ndarray], str]) -> list[Any]:
+    """Sub-pixel convolution's shuffle, colour and matte, the blend over the photo."""
+    parts = constant("parts", np.array([3, 1]))
+    return [
+        node("DepthToSpace", ["x"], ["a"], blocksize=2, mode="CRD"),
+        node("Split", ["a", parts], ["b", "c"], axis=1),
+        node("Tanh", ["b"], ["colour"]),
+        node("Sigmoid", ["c"], ["matte"]),
+        node("Sub", ["colour", "photo"], ["d"]),
+        node("Mul", ["matte", "d"], ["e"]),
+        node("Add", ["photo", "e"], ["y"]),
+    ]
 
 
 def photo_side(operator: Operator) -> int:
