@@ -30,7 +30,7 @@ KILLED = "Run again with --jobs 1; what is done is kept."
 
 
 @dataclass(frozen=True)
-class Job:
+class PictureJob:
     """One picture to paint.
 
     Attributes:
@@ -57,7 +57,7 @@ class Answer:
         reason: why the picture was skipped; "" = it was not.
     """
 
-    job: Job
+    job: PictureJob
     key: str = ""
     kept: bool = False
     reason: str = ""
@@ -144,7 +144,7 @@ def stylize_folder(sources: Sequence[Path], out: Path, options: Options, workers
 # What there is to do
 
 
-def _jobs(sources: Sequence[Path], out: Path, options: Options, summary: Summary) -> Iterator[Job]:
+def _jobs(sources: Sequence[Path], out: Path, options: Options, summary: Summary) -> Iterator[PictureJob]:
     """The pictures and where they go. What is skipped for its name is noted in `summary`."""
     from stages.core.images import IMAGE_SUFFIXES
 
@@ -167,7 +167,7 @@ def _jobs(sources: Sequence[Path], out: Path, options: Options, summary: Summary
             if target in taken:
                 raise TristyleError(f"{path}: would become {target}, as {taken[target]} would. Give them one by one.")
             taken[target] = path
-            yield Job(path, target, str(name))
+            yield PictureJob(path, target, str(name))
 
 
 def _found(sources: Sequence[Path], out: Path) -> Iterator[tuple[Path, Path]]:
@@ -206,7 +206,7 @@ def _sweep(out: Path) -> None:
 # Doing it
 
 
-def _answers(jobs: Sequence[Job], options: Options, digest: str, workers: int) -> Iterator[Answer]:
+def _answers(jobs: Sequence[PictureJob], options: Options, digest: str, workers: int) -> Iterator[Answer]:
     """Answers in the order of the jobs, from `workers` processes of one thread each, or from this one.
 
     Args:
@@ -232,7 +232,7 @@ def _stylizer(options: Options, digest: str) -> Stylizer:
     return Stylizer(options, 1)
 
 
-def _paint(options: Options, digest: str, job: Job) -> Answer:
+def _paint(options: Options, digest: str, job: PictureJob) -> Answer:
     """Paint one picture unless its output is there already; a reason instead where it cannot be used.
 
     Raises:
