@@ -1,4 +1,4 @@
-"""`stylize`: pictures, folders and videos through an exported student. Needs onnxruntime, not torch."""
+"""`stylize`: pictures, folders and videos through an exported student. Needs onnxruntime, not torch (README.md)."""
 
 from stages.apply.cli import arguments, main, parser_for
 from stages.apply.mark import write_marked

@@ -3,6 +3,7 @@
     stylize photo.jpg -o out.png        stylize pictures/ -o out/        stylize clip.mp4 -o out.mp4
     stylize verify out.png              what a file says of its origin
     stylize serve                       a page that runs the student on the camera, see `stages.apply.serve`
+    stylize --version
 
 The network works at the size it was trained at (`--size` changes that). What it changed is laid over the photo at the
 photo's own size: where the network's matte is 0 the photo stays as it is, sharp.
@@ -18,28 +19,31 @@ from pathlib import Path
 from stages.apply.folder import SKIPPED, VIDEOS, WRITTEN
 from stages.apply.mark import VIDEO_SUFFIXES, verify, write_marked
 from stages.apply.model import SMALLEST, model_path
-from stages.apply.stylizer import FACES, Stylizer, Wishes
+from stages.apply.stylizer import FACES, Options, Stylizer
 from stages.core.settings import TristyleError
 
 LARGEST = 4096  # px: --size
-LISTED = 10  # pictures passed over that are told on the screen
+LISTED = 10  # skipped pictures that are listed on the screen
 HELP = """
-stylize verify FILE...  tells what pictures and videos say of their origin; exit code 0 when all say synthetic, else 1.
+stylize verify FILE...  reports what files say of their origin; exit code 0 when all say synthetic, else 1.
 stylize serve           starts a page on this machine that runs the model in the browser, on the camera or on pictures.
+stylize --version       prints the version.
 
-Exit codes: 0 done; 3 done, but some pictures of a folder were passed over (listed in skipped.txt there); 2 nothing
-could be done, one line says why; 130 stopped with Ctrl-C. A folder run is gone on with by running it again.
+Exit codes: 0 done; 3 done, but some pictures of a folder were skipped (listed in skipped.txt there); 2 nothing could be
+done, one line says why; 130 stopped with Ctrl-C. Run a folder again to continue it.
 """
 
 
 def arguments() -> argparse.ArgumentParser:
-    """The command line. Nothing heavy is imported to answer --help."""
+    """The parser of `stylize`. Nothing heavy is imported to answer --help."""
     parser = argparse.ArgumentParser(
         prog="stylize",
         description="Stylise pictures, folders of pictures and videos with an exported student.",
         epilog=HELP,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+
+    # What is read and written.
     add = parser.add_argument
     add("input", type=Path, nargs="+", help="a picture, several pictures, a folder, or a video")
     add("-o", "--out", type=Path, help="file or folder to write; default: INPUT.stylized beside it")
@@ -49,6 +53,8 @@ def arguments() -> argparse.ArgumentParser:
         help="a .onnx file, the folder of an export, or a shipped model: faces (photographs) or painted (the painter's "
         "people); default: the last one in runs/export, else faces",
     )
+
+    # How it is stylised.
     add(
         "--faces",
         choices=FACES,
@@ -68,6 +74,8 @@ def arguments() -> argparse.ArgumentParser:
         type=int,
         help="px at which the network works: a face's square, or the frame's shorter side; default: as trained",
     )
+
+    # Folders and videos.
     add("--jobs", type=int, help="processes for a folder, threads for one file; default: one a core")
     add(
         "--smooth",
@@ -79,8 +87,8 @@ def arguments() -> argparse.ArgumentParser:
 
 
 def verify_arguments() -> argparse.ArgumentParser:
-    """The command line of `stylize verify`."""
-    parser = argparse.ArgumentParser(prog="stylize verify", description="Tell what files say of their origin.")
+    """The parser of `stylize verify`."""
+    parser = argparse.ArgumentParser(prog="stylize verify", description="Report what files say of their origin.")
     parser.add_argument("file", type=Path, nargs="+", help="PNG, JPEG, WebP, MP4 or MOV")
     return parser
 
@@ -98,51 +106,62 @@ def parser_for(words: list[str]) -> tuple[argparse.ArgumentParser, list[str]]:
 
 def main(argv: list[str] | None = None) -> None:
     """Entry point of the console script `stylize`. Mistakes end with one line on stderr and exit code 2."""
+    # The version and the server need no parser of pictures.
     words = sys.argv[1:] if argv is None else argv
+    if words == ["--version"]:
+        from stages.core.version import own_version
+
+        print(f"tristyle {own_version()}")
+        return
     if words[:1] == ["serve"]:
         from stages.apply import serve
 
         return serve.main(words[1:])
+
     parser, rest = parser_for(words)
-    options = parser.parse_args(rest)
+    given = parser.parse_args(rest)
     try:
-        code = verify(options.file) if words[:1] == ["verify"] else _stylize(options)
+        code = verify(given.file) if words[:1] == ["verify"] else _stylize(given)
     except TristyleError as error:
         print(f"stylize: {error}", file=sys.stderr)
         raise SystemExit(2) from None
     except KeyboardInterrupt:
-        print("\nstylize: stopped. Nothing half-written is left; run it again to go on.", file=sys.stderr)
+        print("\nstylize: stopped. Nothing half-written is left; run it again to continue.", file=sys.stderr)
         raise SystemExit(130) from None
     if code:
         raise SystemExit(code)
 
 
-def _stylize(options: argparse.Namespace) -> int:
+def _stylize(given: argparse.Namespace) -> int:
     """Do what the command line asks for; the exit code."""
-    if options.size is not None and not SMALLEST <= options.size <= LARGEST:
-        raise TristyleError(f"--size {options.size}: out of range. Give {SMALLEST} to {LARGEST}.")
-    if options.jobs is not None and options.jobs < 1:
-        raise TristyleError(f"--jobs {options.jobs}: out of range. Give 1 or more.")
-    if not 0 <= options.smooth <= 1:
-        raise TristyleError(f"--smooth {options.smooth}: out of range. Give 0 to 1.")
-    for path in options.input:
+    # Check all numbers and places first: nothing is opened for a command that cannot succeed.
+    if given.size is not None and not SMALLEST <= given.size <= LARGEST:
+        raise TristyleError(f"--size {given.size}: out of range. Give {SMALLEST} to {LARGEST}.")
+    if given.jobs is not None and given.jobs < 1:
+        raise TristyleError(f"--jobs {given.jobs}: out of range. Give 1 or more.")
+    if not 0 <= given.smooth <= 1:
+        raise TristyleError(f"--smooth {given.smooth}: out of range. Give 0 to 1.")
+    for path in given.input:
         if not path.exists():
             raise TristyleError(f"{path}: no such file or folder. Check the path.")
-    first = options.input[0]
-    if len(options.input) > 1 or first.is_dir():
-        return _folder(options)
-    out = options.out or _beside(first, options.alpha)
+
+    # A folder, a video or one picture?
+    first = given.input[0]
+    if len(given.input) > 1 or first.is_dir():
+        return _folder(given)
+    out = given.out or _beside(first, given.alpha)
     _check_place(first, out)
     if first.suffix.lower() in VIDEOS or out.suffix.lower() in VIDEO_SUFFIXES:
-        return _video(options, first, out)
+        return _video(given, first, out)
     if out.suffix.lower() not in WRITTEN:
         raise TristyleError(f"{out}: unknown kind of picture. End -o in one of {', '.join(WRITTEN)}.")
-    if options.alpha and out.suffix.lower() not in (".png", ".webp"):
+    if given.alpha and out.suffix.lower() not in (".png", ".webp"):
         raise TristyleError(f"{out}: keeps no transparency. End -o in .png or .webp for --alpha.")
-    from stages.apply.photo import read_photo
+
+    from stages.apply.picture import read_photo
 
     photo = read_photo(first)
-    stylizer = Stylizer(_wishes(options), options.jobs or 0)
+    stylizer = Stylizer(_options(given), given.jobs or 0)
     try:
         write_marked(out, stylizer(photo), stylizer.digest)
     except TristyleError as error:
@@ -152,11 +171,13 @@ def _stylize(options: argparse.Namespace) -> int:
     return 0
 
 
-def _wishes(options: argparse.Namespace) -> Wishes:
-    return Wishes(model_path(options.model), options.size, options.faces, options.weights, options.alpha)
+def _options(given: argparse.Namespace) -> Options:
+    """The options of the command line. Raises TristyleError where the model cannot be used."""
+    return Options(model_path(given.model), given.size, given.faces, given.weights, given.alpha)
 
 
 def _beside(source: Path, alpha: bool) -> Path:
+    """The output's place where -o is not given: INPUT.stylized beside the input."""
     suffix = source.suffix.lower()
     if suffix in VIDEOS:
         return source.with_name(f"{source.stem}.stylized{suffix if suffix in VIDEO_SUFFIXES else '.mp4'}")
@@ -166,35 +187,40 @@ def _beside(source: Path, alpha: bool) -> Path:
 
 
 def _check_place(source: Path, out: Path) -> None:
+    """Raises TristyleError where `out` cannot be written without loss."""
     if out.is_dir():
         raise TristyleError(f"{out}: is a folder. Give -o a file.")
     if out.exists() and out.samefile(source):
         raise TristyleError(f"{out}: is the input itself. Choose another place for -o.")
 
 
-def _folder(options: argparse.Namespace) -> int:
+def _folder(given: argparse.Namespace) -> int:
+    """Stylise a folder or several files and report; the exit code."""
     from stages.apply.folder import stylize_folder
 
-    sources, out = options.input, options.out
+    sources, out = given.input, given.out
     folders = [path for path in sources if path.is_dir()]
     if len(sources) > 1 and folders:
         raise TristyleError(f"{folders[0]}: is a folder. Give one folder, or several files.")
     if out is None and len(sources) > 1:
-        raise TristyleError("several pictures need a folder to go to. Say -o FOLDER.")
+        raise TristyleError("--out: several pictures need a folder. Give -o FOLDER.")
+
+    # Where the outputs go.
     if out is None:
         out = sources[0].resolve().with_name(f"{sources[0].resolve().name}.stylized")
     if out.exists() and not out.is_dir():
         raise TristyleError(f"{out}: is a file. Give -o a folder.")
     if folders and out.exists() and out.samefile(folders[0]):
         raise TristyleError(f"{out}: is the input itself. Choose another folder for -o.")
-    done = stylize_folder(sources, out, _wishes(options), options.jobs or _cores())
+
+    done = stylize_folder(sources, out, _options(given), given.jobs or _cores())
     rate = f" ({done.painted / done.seconds:.1f} a second)" if done.painted and done.seconds else ""
     parts = [f"{done.painted} stylised{rate}"]
     parts += [f"{done.kept} there already"] * bool(done.kept)
     parts += [f"{done.others} other files left alone"] * bool(done.others)
-    parts += [f"{len(done.skipped)} passed over, see {out / SKIPPED}"] * bool(done.skipped)
+    parts += [f"{len(done.skipped)} skipped, see {out / SKIPPED}"] * bool(done.skipped)
     for name, reason in sorted(done.skipped.items())[:LISTED]:
-        print(f"stylize: passed over {name}: {reason}", file=sys.stderr)
+        print(f"stylize: skipped {name}: {reason}", file=sys.stderr)
     print(f"{out}: {', '.join(parts)}")
     if not done.skipped:
         return 0
@@ -206,13 +232,14 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _video(options: argparse.Namespace, source: Path, out: Path) -> int:
+def _video(given: argparse.Namespace, source: Path, out: Path) -> int:
+    """Stylise a video and report; the exit code."""
     if out.suffix.lower() not in VIDEO_SUFFIXES:
         raise TristyleError(f"{out}: unknown kind of video. End -o in one of {', '.join(VIDEO_SUFFIXES)}.")
-    if options.alpha:
+    if given.alpha:
         raise TristyleError("--alpha: videos are written without transparency. Give pictures, or leave it out.")
     from stages.apply.video import stylize_video
 
-    told = stylize_video(source, out, _wishes(options), options.smooth, options.jobs or 0)
-    print(f"{out}: {told}")
+    report = stylize_video(source, out, _options(given), given.smooth, given.jobs or 0)
+    print(f"{out}: {report}")
     return 0

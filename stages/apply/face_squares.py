@@ -1,7 +1,7 @@
-"""Where the faces of a photo are, as the upright squares that a student was trained on.
+"""Where the faces of a photo are, as the squares that a student was trained on.
 
-The detector is that of `stages.faces.detect`: RetinaFace where its weights are, which sees tilted and turned faces too,
-else the frontal cascade. Either gives five points a face, and those the square.
+The detector is that of `stages.faces.detect`: RetinaFace where its weights are, which finds tilted and turned faces,
+else the frontal cascade. Both give five points for each face, and the square follows from them.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def open_finder(weights: Path | None = None) -> Finder:
         weights: a folder with facexlib's detection weights, see `open_detector`.
 
     Raises:
-        TristyleError: the folder named has no such file, or facexlib or the weights cannot be loaded.
+        TristyleError: the folder has no such file, or facexlib or the weights cannot be loaded.
     """
     detector = open_detector(weights)
 
@@ -55,10 +55,13 @@ def open_finder(weights: Path | None = None) -> Finder:
 
 
 def face_of_points(points: np.ndarray) -> Face:
-    """The square in which five points [5, 2] (px: eyes, nose, corners of the mouth, image left first) lie best.
+    """The square that fits five points best.
 
-    Rotation, scale and shift of least squares (Umeyama, 1991); as complex numbers t -> a t + b with
+    Rotation, scale and shift by least squares (Umeyama, 1991); as complex numbers t -> a t + b with
     a = sum conj(t - t0) (p - p0) / sum |t - t0|^2.
+
+    Args:
+        points: [5, 2] in px: eyes, tip of the nose, corners of the mouth, image left first.
     """
     import numpy as np
 

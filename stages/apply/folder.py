@@ -1,27 +1,23 @@
-"""A folder of pictures, or several files: in parallel, the tree kept, each output whole or absent, run again to go on.
+"""A folder of pictures, or several files: in parallel, the tree kept, each output whole or absent.
 
-`.stylize.jsonl` beside the outputs tells of each what it was made of (the picture's bytes, the model, the wishes). A
-picture whose line still holds is not painted again. What cannot be used is passed over and listed in `skipped.txt`.
+`.stylize.jsonl` beside the outputs records what each was made of: the picture's bytes, the model, the options. A
+picture whose record still holds is not painted again, so that a stopped run continues when it is run again. What
+cannot be used is skipped and listed in `skipped.txt`.
 """
 
 from __future__ import annotations
 
 import hashlib
-import multiprocessing
 import os
-import signal
-import threading
 import time
-from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import lru_cache, partial
 from pathlib import Path
 
 from stages.apply.mark import encode_marked
-from stages.apply.stylizer import Stylizer, Wishes
+from stages.apply.stylizer import Options, Stylizer
 from stages.core.settings import TristyleError
 
 INDEX = ".stylize.jsonl"
@@ -29,12 +25,20 @@ SKIPPED = "skipped.txt"
 WRITTEN = (".png", ".jpg", ".jpeg", ".webp")
 VIDEOS = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".wmv", ".flv", ".3gp", ".ts")
 UNREAD = (".heic", ".heif", ".avif", ".jxl", ".jp2", ".svg", ".psd", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf")
-AHEAD = 4  # pictures handed to a process before the first is back
+AHEAD = 4  # pictures that each process holds at most
+KILLED = "Run again with --jobs 1; what is done is kept."
 
 
 @dataclass(frozen=True)
-class Job:
-    """One picture: where it lies, where it goes, and the key of what lies there already ("" = nothing)."""
+class PictureJob:
+    """One picture to paint.
+
+    Attributes:
+        source: where it lies.
+        out: where its output goes.
+        name: what it is called in reports.
+        made: key of what lies at `out` already; "" = nothing.
+    """
 
     source: Path
     out: Path
@@ -44,9 +48,16 @@ class Job:
 
 @dataclass
 class Answer:
-    """What became of it: `key` of what was made of it, `kept` when it was there before, or why it was passed over."""
+    """What became of a job.
 
-    task: Job
+    Attributes:
+        job: the job.
+        key: of the output that was made.
+        kept: whether the output was there before.
+        reason: why the picture was skipped; "" = it was not.
+    """
+
+    job: PictureJob
     key: str = ""
     kept: bool = False
     reason: str = ""
@@ -54,7 +65,15 @@ class Answer:
 
 @dataclass
 class Summary:
-    """A run's outcome: pictures painted, kept from an earlier run, passed over (name -> reason), and left alone."""
+    """A run's outcome.
+
+    Attributes:
+        painted: pictures painted.
+        kept: outputs kept from an earlier run.
+        skipped: name -> reason, of what could not be used.
+        others: files that are not pictures.
+        seconds: how long it took.
+    """
 
     painted: int = 0
     kept: int = 0
@@ -63,8 +82,14 @@ class Summary:
     seconds: float = 0.0
 
 
-def stylize_folder(sources: Sequence[Path], out: Path, wishes: Wishes, jobs: int) -> Summary:
-    """Stylise all pictures of a folder, or several files, into the folder `out`.
+def stylize_folder(sources: Sequence[Path], out: Path, options: Options, workers: int) -> Summary:
+    """Stylise all pictures of a folder, or several files.
+
+    Args:
+        sources: one folder, or files.
+        out: the folder to write.
+        options: how to stylise.
+        workers: processes.
 
     Raises:
         TristyleError: nothing to do, the place cannot be written, the model cannot be used, a process was killed.
@@ -74,33 +99,39 @@ def stylize_folder(sources: Sequence[Path], out: Path, wishes: Wishes, jobs: int
     from stages.core.tracking import Progress
 
     summary = Summary()
-    tasks = list(_tasks(sources, out, wishes, summary))
-    if not tasks and not summary.skipped:
+    jobs = list(_jobs(sources, out, options, summary))
+    if not jobs and not summary.skipped:
         where = ", ".join(map(str, sources))
-        raise TristyleError(f"{where}: holds no pictures. Give a folder with PNG, JPEG, WebP, BMP or TIFF in it.")
+        raise TristyleError(f"{where}: has no pictures in it. Give a folder with PNG, JPEG, WebP, BMP or TIFF in it.")
     try:
         out.mkdir(parents=True, exist_ok=True)
         (out / INDEX).touch()
     except OSError as error:
         raise TristyleError(f"{out}: cannot be written ({error.strerror}). Choose another folder for -o.") from None
+
     with locked(out):
         _sweep(out)
+
+        # What an earlier run made of which picture.
         made = {row["out"]: row["key"] for row in read_jsonl(out / INDEX) if {"out", "key"} <= row.keys()}
-        tasks = [Job(t.source, t.out, t.name, made.get(str(t.out.relative_to(out)), "")) for t in tasks]
+        jobs = [replace(job, made=made.get(str(job.out.relative_to(out)), "")) for job in jobs]
+
+        # Each answer is recorded as it comes, so that a stopped run can be continued.
         begun = time.monotonic()
-        progress = Progress("stylize", len(tasks), "pictures")
-        for number, answer in enumerate(_answers(tasks, wishes, sha256_file(wishes.model), jobs), 1):
+        progress = Progress("stylize", len(jobs), "pictures")
+        for number, answer in enumerate(_answers(jobs, options, sha256_file(options.model), workers), 1):
             if answer.reason:
-                summary.skipped[answer.task.name] = answer.reason
+                summary.skipped[answer.job.name] = answer.reason
             elif answer.kept:
                 summary.kept += 1
             else:
                 summary.painted += 1
-                row = {"out": str(answer.task.out.relative_to(out)), "of": answer.task.name, "key": answer.key}
+                row = {"out": str(answer.job.out.relative_to(out)), "of": answer.job.name, "key": answer.key}
                 append_jsonl(out / INDEX, row)
             progress.update(number, skipped=len(summary.skipped))
         summary.seconds = time.monotonic() - begun
         progress.close()
+
         lines = [f"{name}: {reason}\n" for name, reason in sorted(summary.skipped.items())]
         if lines:
             write_bytes(out / SKIPPED, "".join(lines).encode())
@@ -113,12 +144,13 @@ def stylize_folder(sources: Sequence[Path], out: Path, wishes: Wishes, jobs: int
 # What there is to do
 
 
-def _tasks(sources: Sequence[Path], out: Path, wishes: Wishes, summary: Summary) -> Iterator[Job]:
-    """The pictures and where they go; what is passed over already by its name is put into `summary`."""
+def _jobs(sources: Sequence[Path], out: Path, options: Options, summary: Summary) -> Iterator[PictureJob]:
+    """The pictures and where they go. What is skipped for its name is noted in `summary`."""
     from stages.core.images import IMAGE_SUFFIXES
 
     taken: dict[Path, Path] = {}
     for path, name in _found(sources, out):
+        # Kinds that are not pictures.
         suffix = path.suffix.lower()
         if suffix in VIDEOS:
             summary.skipped[str(name)] = "a video. Give it to stylize by itself."
@@ -126,18 +158,20 @@ def _tasks(sources: Sequence[Path], out: Path, wishes: Wishes, summary: Summary)
             summary.skipped[str(name)] = f"{suffix} is not read. Convert it to JPEG or PNG."
         elif suffix not in IMAGE_SUFFIXES:
             summary.others += 1
+
+        # No two pictures may become one file.
         else:
-            target = out / _target(name, wishes.alpha)
-            if target in taken:  # a.bmp beside a.png
+            target = out / _target(name, options.alpha)
+            if target in taken:  # a.bmp beside a.png: it becomes a.bmp.png
                 target = target.with_name(name.name + target.suffix)
             if target in taken:
-                raise TristyleError(f"{taken[target]} and {path} would both become {target}. Give them one by one.")
+                raise TristyleError(f"{path}: would become {target}, as {taken[target]} would. Give them one by one.")
             taken[target] = path
-            yield Job(path, target, str(name))
+            yield PictureJob(path, target, str(name))
 
 
 def _found(sources: Sequence[Path], out: Path) -> Iterator[tuple[Path, Path]]:
-    """Files and their names below the folder given, in order; nothing hidden, and nothing of the outputs."""
+    """Files and their names below the given folder, in order; nothing hidden, and nothing of the outputs."""
     outputs = out.resolve()
     for source in sources:
         if not source.is_dir():
@@ -154,6 +188,7 @@ def _found(sources: Sequence[Path], out: Path) -> Iterator[tuple[Path, Path]]:
 
 
 def _target(name: Path, alpha: bool) -> Path:
+    """The name of a picture's output: its own where that kind can be written, else a PNG's."""
     suffix = name.suffix.lower()
     if suffix in (".jpg", ".jpeg") and not alpha or suffix in (".png", ".webp"):
         return name
@@ -161,7 +196,7 @@ def _target(name: Path, alpha: bool) -> Path:
 
 
 def _sweep(out: Path) -> None:
-    """Remove what a killed process had begun to write; the folder is held, so nobody is writing there now."""
+    """Remove what a killed process had begun to write. The folder is locked, so nobody writes there now."""
     for path in out.rglob(".*.tmp"):
         if any(f"{suffix}." in path.name.lower() for suffix in WRITTEN):
             path.unlink(missing_ok=True)
@@ -171,82 +206,61 @@ def _sweep(out: Path) -> None:
 # Doing it
 
 
-def _answers(tasks: Sequence[Job], wishes: Wishes, digest: str, jobs: int) -> Iterator[Answer]:
-    """Answers in the order of the tasks, from `jobs` processes of one thread each, or from this one."""
-    jobs = max(1, min(jobs, len(tasks)))
-    if jobs == 1:
-        stylizer = Stylizer(wishes, 1) if tasks else None
-        yield from (_one(task, stylizer, wishes.key(digest)) for task in tasks if stylizer)
-        return
-    Stylizer(wishes, 1)  # a model that cannot be used is told here, once, and not by every process
-    context = multiprocessing.get_context("spawn")  # onnxruntime's threads do not survive a fork
-    pool = ProcessPoolExecutor(jobs, context, _start, (wishes, digest, os.getpid()))
-    waiting: deque[Future[Answer]] = deque()
-    try:
-        for task in tasks:
-            waiting.append(pool.submit(_work, task))
-            if len(waiting) >= jobs * AHEAD:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    except BrokenProcessPool:
-        raise TristyleError(
-            "a process was killed, for lack of memory as a rule. Run again with --jobs 1; what is done is kept."
-        ) from None
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+def _answers(jobs: Sequence[PictureJob], options: Options, digest: str, workers: int) -> Iterator[Answer]:
+    """Answers in the order of the jobs, from `workers` processes of one thread each, or from this one.
 
-
-_opened: tuple[Stylizer, str] | None = None  # of a process of the pool
-
-
-def _start(wishes: Wishes, digest: str, parent: int) -> None:
-    """A process of the pool: one thread, deaf to Ctrl-C (the parent hears it), and no life after the parent's."""
-    global _opened
-    import cv2
-
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    cv2.setNumThreads(1)
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(0.5)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
-    _opened = Stylizer(wishes, 1), wishes.key(digest)
-
-
-def _work(task: Job) -> Answer:
-    assert _opened is not None
-    return _one(task, *_opened)
-
-
-def _one(task: Job, stylizer: Stylizer, wishes: str) -> Answer:
-    """Paint one picture unless it is there already; a reason instead where it cannot be used.
+    Args:
+        jobs: what to paint.
+        options: how.
+        digest: sha256 of the model file.
+        workers: processes.
 
     Raises:
-        TristyleError: the output cannot be written, which the next one could not either.
+        TristyleError: the model cannot be used, an output cannot be written, or a process was killed.
     """
-    from stages.apply.photo import read_photo
+    from stages.core.workers import in_order
+
+    if jobs:
+        _stylizer(options, digest)  # a model that cannot be used is reported here, once, and not by every process
+    work, workers = partial(_paint, options, digest), max(1, min(workers, len(jobs)))
+    yield from in_order(work, jobs, workers, ahead=AHEAD, processes=True, remedy=KILLED)
+
+
+@lru_cache(maxsize=1)
+def _stylizer(options: Options, digest: str) -> Stylizer:
+    """The stylizer of this process, of one thread; opened once for each content of the model file."""
+    return Stylizer(options, 1)
+
+
+def _paint(options: Options, digest: str, job: PictureJob) -> Answer:
+    """Paint one picture unless its output is there already; a reason instead where it cannot be used.
+
+    Raises:
+        TristyleError: the output cannot be written, and then no other could be either.
+    """
+    from stages.apply.picture import read_photo
     from stages.core.files import write_bytes
 
     try:
-        digest = hashlib.sha256(wishes.encode())
-        with suppress(OSError), open(task.source, "rb") as file:  # what cannot be opened is told by `read_photo`
-            digest.update(hashlib.file_digest(file, "sha256").digest())
-        key = digest.hexdigest()
-        if key == task.made and task.out.is_file():
-            return Answer(task, key, kept=True)
-        if task.out.exists() and task.out.samefile(task.source):
-            return Answer(task, reason="its output would be the picture itself. Choose another folder for -o.")
-        data = encode_marked(stylizer(read_photo(task.source)), task.out.suffix.lower(), stylizer.digest)
+        # The key holds all that decides about the output. What cannot be opened is reported by `read_photo`.
+        content = hashlib.sha256(options.key(digest).encode())
+        with suppress(OSError), open(job.source, "rb") as file:
+            content.update(hashlib.file_digest(file, "sha256").digest())
+        key = content.hexdigest()
+        if key == job.made and job.out.is_file():
+            return Answer(job, key, kept=True)
+
+        if job.out.exists() and job.out.samefile(job.source):
+            return Answer(job, reason="its output would be the picture itself. Choose another folder for -o.")
+        stylizer = _stylizer(options, digest)
+        data = encode_marked(stylizer(read_photo(job.source)), job.out.suffix.lower(), stylizer.digest)
     except TristyleError as error:
-        return Answer(task, reason=str(error).removeprefix(f"{task.source}: "))
+        return Answer(job, reason=str(error).removeprefix(f"{job.source}: "))
     except MemoryError:
-        return Answer(task, reason="too large for the memory left. Shrink it, or run with fewer --jobs.")
+        return Answer(job, reason="too large for the memory left. Shrink it, or run with fewer --jobs.")
+
     try:
-        write_bytes(task.out, data)
+        write_bytes(job.out, data)
     except OSError as error:
-        raise TristyleError(f"{task.out}: cannot be written ({error.strerror}). Make room, then run again.") from None
-    return Answer(task, key)
+        raise TristyleError(f"{job.out}: cannot be written ({error.strerror}). Make room, then run again.") from None
+    return Answer(job, key)

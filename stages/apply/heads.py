@@ -1,9 +1,9 @@
 """The faces of a photo, each through the student at the scale it was trained at, pasted back softly.
 
-The network sees the square that it saw in training: more around the head (1.25 sides) gained 1 % of the head's error to
-painted people's twins and trebled what leaks into the background. Back in the photo a painting fades out toward the
-square's edge, and between two faces each pixel belongs to the nearer one. A model without a matte, which paints what is
-behind the head too, is drawn to the photo's colours there.
+The network sees the square that it saw in training. A wider one (1.25 sides) lowers the head's error to painted
+people's twins by 1 % and trebles what leaks into the background. Back in the photo a painting fades out toward the
+square's edge, and between two faces each pixel belongs to the nearer one. A model without a matte also paints what is
+behind the head; there its colours are drawn to the photo's.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from stages.apply.face_squares import Face
-from stages.apply.model import STEP, run_padded, trained_size
+from stages.apply.model import run_padded, step_of, trained_size
 from stages.apply.picture import lay
 
 if TYPE_CHECKING:
@@ -38,13 +38,14 @@ def paint_heads(
         photo: uint8 [H, W, 3] RGB.
         faces: see `open_finder`.
         size: px that the side of a face's square has for the network; None = the size noted in the model.
-        strengths: a face each, 0..1: how far it is faded in; all of them wholly without it.
+        strengths: for each face 0..1, how far it is faded in; None: 1 for all.
 
     Returns:
         uint8 [H, W, 3], and where it was painted, float32 [H, W] in 0..1.
     """
     import numpy as np
 
+    # Each face changes the photo as it was, not what another face made of it.
     wanted = size or trained_size(session) or UNKNOWN_SIZE
     out = photo.astype(np.float32)
     matte = np.zeros(photo.shape[:2], np.float32)
@@ -53,6 +54,7 @@ def paint_heads(
         region = np.ascontiguousarray(photo[rows, columns])
         if not region.size:
             continue
+
         painted, alpha, share = _paint_one(session, region, faces, index, (columns.start, rows.start), wanted)
         if strengths is not None:
             share *= strengths[index]
@@ -75,7 +77,19 @@ def _reach(face: Face, shape: tuple[int, int]) -> tuple[slice, slice]:
 def _paint_one(
     session: Any, region: np.ndarray, faces: Sequence[Face], index: int, corner: tuple[int, int], size: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """One face of a region of the photo whose first pixel is `corner` (x, y): the region painted, matte and share."""
+    """Paint one face of a region of the photo.
+
+    Args:
+        session: see `open_model`.
+        region: uint8 [h, w, 3], the part of the photo around the face.
+        faces: all faces of the photo, in its px.
+        index: of the face to paint.
+        corner: x and y in the photo of the region's first pixel.
+        size: px of the square's side for the network.
+
+    Returns:
+        The region painted, uint8 [h, w, 3]; its matte and its share (see `_share`), float32 [h, w] in 0..1.
+    """
     import math
 
     import cv2
@@ -83,23 +97,28 @@ def _paint_one(
 
     face = faces[index]
     height, width = region.shape[:2]
-    side = round(size / STEP) * STEP
+    step = step_of(session)
+    side = round(size / step) * step
     scale = face.side / size  # px of the photo for one of the network
+
     # Reduce first, by averaging; the turn then samples what is already of the network's scale.
     reduced = region
     if scale > 1:
         shape = (max(1, round(width / scale)), max(1, round(height / scale)))
         reduced = cv2.resize(region, shape, interpolation=cv2.INTER_AREA)
     across, down = width / reduced.shape[1], height / reduced.shape[0]
+
+    # The map from pixels of the network to pixels of the region. Pixel centres are whole numbers in both.
     cos, sin = math.cos(face.tilt) * scale, math.sin(face.tilt) * scale
     middle = (side - 1) / 2
     x, y = face.x - corner[0], face.y - corner[1]
-    # pixels of the network -> pixels of the region; pixel centres are whole numbers on either side
     back = np.array([[cos, -sin, x - middle * (cos - sin)], [sin, cos, y - middle * (sin + cos)]])
     to_reduced = back.copy()
     to_reduced[:, 2] += 0.5
     to_reduced /= np.array([[across], [down]])
     to_reduced[:, 2] -= 0.5
+
+    # Paint the square.
     inward = cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP
     small = cv2.warpAffine(reduced, to_reduced, (side, side), flags=inward, borderMode=cv2.BORDER_REFLECT_101)
     painted, alpha = run_padded(session, small)
@@ -109,6 +128,7 @@ def _paint_one(
     def enlarge(plane: np.ndarray) -> np.ndarray:
         return cv2.warpAffine(plane, back, (width, height), flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
 
+    # How much of each place is this face's, computed at the network's scale.
     v, u = np.mgrid[:side, :side].astype(np.float32)
     x, y = (row[0] * u + row[1] * v + row[2] + first for row, first in zip(back, corner, strict=True))
     share = _share(faces, index, x.astype(np.float32), y.astype(np.float32))
@@ -117,9 +137,14 @@ def _paint_one(
 
 
 def _share(faces: Sequence[Face], index: int, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """How much of places in the photo, float32 [h, w] px, is this face's.
+    """How much of each place in the photo is this face's: float32 [h, w] in 0..1.
 
-    1 around it, 0 at the edge of its square and beside nearer faces; it changes slowly, so network pixels will do.
+    1 around it, 0 at the edge of its square and beside nearer faces. It changes slowly, so network pixels suffice.
+
+    Args:
+        faces: all faces.
+        index: of this one.
+        x, y: the places, float32 [h, w] in px of the photo.
     """
     import math
 
@@ -128,12 +153,15 @@ def _share(faces: Sequence[Face], index: int, x: np.ndarray, y: np.ndarray) -> n
     def distance(face: Face) -> np.ndarray:
         return np.hypot(x - face.x, y - face.y) / face.side
 
+    # 1 in the middle, 0 at the edge of the square.
     face = faces[index]
     cos, sin = math.cos(face.tilt), math.sin(face.tilt)
     half = face.side / 2
     across = np.abs((x - face.x) * cos + (y - face.y) * sin) / half
     down = np.abs((y - face.y) * cos - (x - face.x) * sin) / half
     share = _step((1 - _edge(across, down)) / (1 - FADE))
+
+    # Less where another face is nearer.
     others = np.zeros_like(share)
     for number, other in enumerate(faces):
         near = math.hypot(face.x - other.x, face.y - other.y) < (face.side + other.side)
@@ -143,9 +171,10 @@ def _share(faces: Sequence[Face], index: int, x: np.ndarray, y: np.ndarray) -> n
 
 
 def _edge(across: np.ndarray, down: np.ndarray) -> np.ndarray:
-    """How far places are on the way from the centre, 0, to the edge, 1, of a square with round corners.
+    """How far places are on the way from the centre (0) to the edge (1) of a square with round corners.
 
-    Both arguments count in half sides.
+    Args:
+        across, down: distance from the centre, in half sides.
     """
     import numpy as np
 
@@ -161,10 +190,10 @@ def _step(x: np.ndarray) -> np.ndarray:
 
 
 def match_rim(photo: np.ndarray, painted: np.ndarray) -> np.ndarray:
-    """A painted square with its colours drawn to the photo's toward the edge, so that it shows no seam there.
+    """Draw a painted square's colours to the photo's toward its edge, so that no seam shows there.
 
-    What the edge lacks in colour, averaged over an eighth of the side, is added in full there and not at all from OWN
-    inward: the face keeps the style's colours, and the rim its drawing.
+    The missing colour is averaged over an eighth of the side. It is added in full at the edge and not at all inward of
+    OWN: the face keeps the style's colours, and the rim keeps its drawing.
 
     Args:
         photo, painted: [S, S, 3] in 0..255.
@@ -175,10 +204,13 @@ def match_rim(photo: np.ndarray, painted: np.ndarray) -> np.ndarray:
     import cv2
     import numpy as np
 
+    # 0 up to FADE, 1 at the edge.
     side = len(painted)
     places = np.abs((np.arange(side, dtype=np.float32) * 2 + 1) / side - 1)
     edge = _edge(places[None], places[:, None])
     rim = _step((edge - FADE) / (1 - FADE))
+
+    # What the rim lacks, averaged over its neighbourhood.
     weight = cv2.GaussianBlur(rim, (0, 0), side / 8, borderType=cv2.BORDER_CONSTANT)
     lacking = (photo - painted.astype(np.float32)) * rim[..., None]
     lacking = cv2.GaussianBlur(lacking, (0, 0), side / 8, borderType=cv2.BORDER_CONSTANT)

@@ -1,9 +1,9 @@
-"""The mark that says a file is synthetic, and which model made it: written into pictures and videos, and read back.
+"""The mark that a file is synthetic and which model made it: written into pictures and videos, and read back.
 
 It is XMP with three properties of the IPTC Photo Metadata Standard 2025.1: DigitalSourceType (trained algorithmic
 media), AISystemUsed (tristyle) and AISystemVersionUsed (the sha256 of the model file). PNG keeps it in an iTXt chunk,
 JPEG in an APP1 segment, WebP in its XMP chunk, MP4 and MOV in a `uuid` box at the end (XMP specification, part 3).
-Nothing else is written: no EXIF, so no place where the photo was taken.
+Nothing else is written: no EXIF, so the place where a photo was taken does not leak.
 """
 
 from __future__ import annotations
@@ -35,7 +35,13 @@ LONGEST_XMP = 1 << 20  # bytes
 
 @dataclass(frozen=True)
 class Mark:
-    """What a file says of its origin: IPTC's term, the system that made it, its version (`sha256:...`); "" = unsaid."""
+    """What a file says of its origin; "" where it does not say.
+
+    Attributes:
+        source: IPTC's term for it.
+        system: the system that made it.
+        version: that system's version, here `sha256:...` of the model file.
+    """
 
     source: str
     system: str = ""
@@ -43,12 +49,16 @@ class Mark:
 
     @property
     def synthetic(self) -> bool:
-        """Whether that term means: made by a model."""
+        """Whether the term means that a model made it."""
         return self.source in SYNTHETIC
 
 
 def xmp(digest: str = "") -> bytes:
-    """The XMP packet of a picture made by the model with this sha256 (hex; left out where it is not known)."""
+    """The XMP packet of a file.
+
+    Args:
+        digest: sha256 of the model file, in hex; "" leaves it out.
+    """
     version = f'\n Iptc4xmpExt:AISystemVersionUsed="sha256:{digest}"' if digest else ""
     return f"""<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>
 <x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">
@@ -59,18 +69,28 @@ def xmp(digest: str = "") -> bytes:
 
 
 def encode_marked(image: np.ndarray, suffix: str, digest: str = "") -> bytes:
-    """uint8 [H, W, 3] or, with transparency, [H, W, 4] -> the bytes of a marked .png, .webp, .jpg or .jpeg."""
+    """Encode a picture with the mark in it.
+
+    Args:
+        image: uint8 [H, W, 3] or, with transparency, [H, W, 4].
+        suffix: .png, .webp, .jpg or .jpeg.
+        digest: see `xmp`.
+
+    Returns:
+        The bytes of the file.
+    """
     import io
 
     from PIL import Image
     from PIL.PngImagePlugin import PngInfo
 
+    # Compression 3: 6 takes twice the time for 5 % fewer bytes.
     picture, buffer, packet = Image.fromarray(image), io.BytesIO(), xmp(digest)
     if suffix == ".png":
         marks = PngInfo()
         marks.add_itxt("XML:com.adobe.xmp", packet.decode())
         marks.add_text("DigitalSourceType", SOURCE_TYPE)
-        picture.save(buffer, "PNG", pnginfo=marks, compress_level=3)  # 6 takes twice the time for 5 % fewer bytes
+        picture.save(buffer, "PNG", pnginfo=marks, compress_level=3)
     elif suffix == ".webp":
         picture.save(buffer, "WEBP", quality=95, xmp=packet)
     else:
@@ -79,7 +99,12 @@ def encode_marked(image: np.ndarray, suffix: str, digest: str = "") -> bytes:
 
 
 def write_marked(path: Path, image: np.ndarray, digest: str = "") -> None:
-    """Write uint8 [H, W, 3] or [H, W, 4] as a marked PNG, JPEG or WebP, atomically; the suffix tells which.
+    """Write a marked PNG, JPEG or WebP, atomically.
+
+    Args:
+        path: the file; its suffix decides the kind.
+        image: uint8 [H, W, 3] or [H, W, 4].
+        digest: see `xmp`.
 
     Raises:
         TristyleError: the place cannot be written.
@@ -119,6 +144,7 @@ def read_mark(path: Path) -> Mark | None:
 
 
 def _is_video(path: Path) -> bool:
+    """Whether a file starts like MP4 or MOV. Raises TristyleError where it cannot be read."""
     try:
         with open(path, "rb") as file:
             return file.read(12)[4:8] in (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip")
@@ -129,6 +155,7 @@ def _is_video(path: Path) -> bool:
 
 
 def _picture_xmp(path: Path) -> bytes:
+    """The XMP packet of a picture, b"" where it has none. Raises TristyleError where it is not a picture."""
     from PIL import Image
 
     try:
@@ -137,18 +164,21 @@ def _picture_xmp(path: Path) -> bytes:
     except Exception as error:  # Pillow raises a dozen types for broken files
         reason = "not a picture" if "cannot identify" in str(error) else str(error).splitlines()[0]
         raise TristyleError(f"{path}: {reason}. Marks are read from PNG, JPEG, WebP, MP4 and MOV.") from None
+
+    # A bare term, as some programs write it, is wrapped so that `read_mark` finds it.
     found = info.get("xmp") or info.get("XML:com.adobe.xmp") or info.get("DigitalSourceType") or b""
     packet = found if isinstance(found, bytes) else str(found).encode()
     return packet if b":" in packet and b"<" in packet else b' x:DigitalSourceType="' + packet + b'"'
 
 
 def _video_xmp(path: Path) -> bytes:
-    """The payload of the last XMP box at the top of an MP4 or MOV file; only box headers are read on the way."""
+    """The payload of the last top-level XMP box of an MP4 or MOV file; of other boxes only headers are read."""
     packet = b""
     with open(path, "rb") as file:
         end = file.seek(0, 2)
         start = 0
         while start + 8 <= end:
+            # A box: 4 bytes of size, 4 of type. Size 1: 8 more bytes hold it. Size 0: it reaches to the end.
             file.seek(start)
             head = file.read(32)
             size, header = int.from_bytes(head[:4], "big"), 8
@@ -158,6 +188,7 @@ def _video_xmp(path: Path) -> bytes:
                 size = end - start
             if size < header:
                 break
+
             if head[4:8] == b"uuid" and head[header : header + 16] == XMP_BOX:
                 file.seek(start + header + 16)
                 packet = file.read(min(size - header - 16, LONGEST_XMP))
@@ -166,7 +197,10 @@ def _video_xmp(path: Path) -> bytes:
 
 
 def verify(paths: list[Path]) -> int:
-    """Print what each file says of its origin; 0 when all say that they are synthetic, else 1.
+    """Print what each file says of its origin.
+
+    Returns:
+        0 when all say that they are synthetic, else 1.
 
     Raises:
         TristyleError: as `read_mark`.
@@ -180,5 +214,5 @@ def verify(paths: list[Path]) -> int:
             continue
         plain += 1
         says = f"says that it is {mark.source}" if mark else "carries no mark of being synthetic"
-        print(f"{path}: {says}. Marks can be removed: that there is none proves nothing.")
+        print(f"{path}: {says}. Marks can be removed: a missing one proves nothing.")
     return 1 if plain else 0

@@ -1,4 +1,4 @@
-"""The exported student: which file, open it, run it on pixels of any size."""
+"""The exported student: find its file, open it, run it on pixels of any size."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from stages.core.settings import TristyleError
 if TYPE_CHECKING:
     import numpy as np
 
-STEP = 8  # the network takes multiples of this
+STEP = 8  # px: sides are multiples of this unless the model notes another number
 SMALLEST = 32  # px a side
 SHIPPED = {"faces": "faces.onnx", "painted": "student.onnx"}  # by name; the first one is the default
 OTHER_KINDS = {
@@ -27,16 +27,19 @@ OTHER_KINDS = {
 
 
 def model_path(given: Path | None) -> Path:
-    """The ONNX file to use: the one given (or in the folder given), else the last one in ./runs, else the shipped one.
+    """The ONNX file to use.
 
-    A word of SHIPPED means that shipped model, where there is no file of that name: `faces` is for photographs of
-    people, `painted` for the painter's pictures.
+    Args:
+        given: a file, the folder of an export, or a name of SHIPPED where no file is called so: `faces` is for
+            photographs of people, `painted` for the painter's pictures. None: the last export in ./runs, else the
+            first shipped model.
 
     Raises:
         TristyleError: there is none.
     """
     from stages.core.files import data_file
 
+    # Which file or folder is meant.
     path = given
     if path is None:
         finished = sorted(Path("runs/export").glob("*/manifest.json"), key=lambda manifest: manifest.stat().st_mtime)
@@ -45,6 +48,8 @@ def model_path(given: Path | None) -> Path:
         path = data_file(SHIPPED[str(path)])
     if path.is_dir():
         path = _exported(path)
+
+    # Whether it can be used.
     if path.is_file():
         kind = OTHER_KINDS.get(path.suffix)
         if kind:
@@ -52,7 +57,16 @@ def model_path(given: Path | None) -> Path:
         return path
     if given is None:
         raise TristyleError("no model is shipped with this version. Name one: --model runs/export/<key>")
-    raise TristyleError(f"{path}: no such model. Give --model a .onnx file or the folder of an export.")
+    raise TristyleError(f"{path}: no such model. {_meant(path)}Give --model a .onnx file or the folder of an export.")
+
+
+def _meant(path: Path) -> str:
+    """`Did you mean ...? ` where a name is spelled like a shipped model's or like a file beside it; else ""."""
+    from difflib import get_close_matches
+
+    models = [item for item in path.parent.glob("*") if item.is_dir() or item.suffix == ".onnx"]
+    alike = get_close_matches(str(path), [*SHIPPED, *map(str, models)], n=1)
+    return f"Did you mean {alike[0]}? " if alike else ""
 
 
 def _exported(folder: Path) -> Path:
@@ -66,11 +80,15 @@ def _exported(folder: Path) -> Path:
         raise TristyleError(
             f"{folder}: holds {other}, and stylize runs ONNX. Run: tristyle stage=export export=onnx, give that folder."
         )
-    raise TristyleError(f"{folder}: holds no student.onnx. Give --model the folder of an export, or a .onnx file.")
+    raise TristyleError(f"{folder}: has no student.onnx in it. Give --model the folder of an export, or a .onnx file.")
 
 
 def open_model(path: Path, threads: int = 0) -> Any:
-    """An onnxruntime session on the CPU, with so many threads (0: as many as there are cores).
+    """Open a model as an onnxruntime session on the CPU.
+
+    Args:
+        path: an ONNX file.
+        threads: 0: as many as there are cores.
 
     Raises:
         TristyleError: onnxruntime is missing or cannot read the file.
@@ -87,6 +105,8 @@ def open_model(path: Path, threads: int = 0) -> Any:
     except Exception as error:  # onnxruntime's exceptions share no public base class
         reason = str(error).splitlines()[0]
         raise TristyleError(f"{path}: not a readable ONNX model ({reason}). Export it again.") from None
+
+    # Only a network of one photo can be used here.
     inputs = session.get_inputs()
     shape = inputs[0].shape if inputs else []
     if len(inputs) != 1 or len(shape) != 4 or shape[1] != 3:
@@ -96,15 +116,32 @@ def open_model(path: Path, threads: int = 0) -> Any:
 
 def trained_size(session: Any) -> int | None:
     """The side in px at which the model was trained, where it notes that."""
-    noted = session.get_modelmeta().custom_metadata_map.get("tristyle.size", "")
+    return _noted(session, "tristyle.size")
+
+
+def step_of(session: Any) -> int:
+    """The number in px of which the model's sides are multiples."""
+    return _noted(session, "tristyle.multiple_of") or STEP
+
+
+def _noted(session: Any, name: str) -> int | None:
+    """A whole number above 0 of the model's metadata."""
+    noted = session.get_modelmeta().custom_metadata_map.get(name, "")
     return int(noted) if noted.isdigit() and int(noted) > 0 else None
 
 
 def run_padded(session: Any, photo: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """uint8 [H, W, 3] of any size -> (output float32 [H, W, 3] in 0..255, alpha float32 [H, W, 1] in 0..1).
+    """Run the model on a photo of any size.
 
-    The photo is padded by reflection to multiples of 8, at least 32, and the result cut back. A model without a matte
-    counts as painting everywhere.
+    The photo is padded by reflection to the sides that the model takes, at least 32 px, and the result cut back. A
+    model without a matte counts as painting everywhere.
+
+    Args:
+        session: see `open_model`.
+        photo: uint8 [H, W, 3].
+
+    Returns:
+        The output, float32 [H, W, 3] in 0..255, and alpha, float32 [H, W, 1] in 0..1.
 
     Raises:
         TristyleError: the model does not run at this size, or answers something else than a picture.
@@ -112,9 +149,12 @@ def run_padded(session: Any, photo: np.ndarray) -> tuple[np.ndarray, np.ndarray]
     import numpy as np
 
     height, width = photo.shape[:2]
-    below, right = (max(SMALLEST, -(-side // STEP) * STEP) - side for side in (height, width))
+    step = step_of(session)
+    below, right = (-(-max(SMALLEST, side) // step) * step - side for side in (height, width))
     padded = np.pad(photo, ((0, below), (0, right), (0, 0)), mode="reflect")
     values = (padded.astype(np.float32) / 127.5 - 1).transpose(2, 0, 1)[None]
+
+    # Half-precision models take half-precision pixels.
     taken = session.get_inputs()[0]
     try:
         results = session.run(None, {taken.name: values.astype(np.float16) if "float16" in taken.type else values})
@@ -122,7 +162,8 @@ def run_padded(session: Any, photo: np.ndarray) -> tuple[np.ndarray, np.ndarray]
         reason = str(error).splitlines()[0]
         raise TristyleError(f"the model cannot run on {width}x{height} pixels ({reason}). Export it again.") from None
     if results[0].shape != values.shape:
-        raise TristyleError(f"the model answers {list(results[0].shape)}, which is no picture. Export it again.")
+        raise TristyleError(f"the model answers {list(results[0].shape)}, which is not a picture. Export it again.")
+
     output = ((results[0][0].astype(np.float32).transpose(1, 2, 0) + 1) * 127.5)[:height, :width]
     if len(results) == 1:
         return output, np.ones_like(output[..., :1])

@@ -23,12 +23,12 @@ from stages.web import ISOLATION, File, Model, site
 
 HOST = "127.0.0.1"
 PORT = 8000
-SIZE = 256  # px, for a model that does not tell what it was trained at
-PRECISIONS = ("fp16", "int8")  # as file names of an export tell them; float32 goes without saying
+SIZE = 256  # px, for a model that does not note what it was trained at
+PRECISIONS = ("fp16", "int8")  # as in the file names of an export; float32 files have none in theirs
 
 
 def arguments() -> argparse.ArgumentParser:
-    """The command line. Nothing heavy is imported to answer --help."""
+    """The parser of `stylize serve`. Nothing heavy is imported to answer --help."""
     parser = argparse.ArgumentParser(
         prog="stylize serve", description="Serve a page, to this machine only, that stylises the camera or pictures."
     )
@@ -46,14 +46,19 @@ def arguments() -> argparse.ArgumentParser:
 def page_models(given: list[Path] | None) -> list[Model]:
     """The models for the page's chooser, each opened once to see that it can be.
 
-    A folder of an export stands for every precision in it. A name is made of style, tier, precision, as far as they are
-    known; where two are the same, folder and file are added.
+    A model's name is made of style, tier and precision, as far as they are known. Where two are equal, folder and file
+    are added.
+
+    Args:
+        given: as `--model`; the folder of an export stands for every precision in it. None: the last export in ./runs,
+            else all shipped models.
 
     Raises:
-        TristyleError: a file is missing or no student; the line names it.
+        TristyleError: a file is missing or not a student; the line names it.
     """
     from stages.apply.model import SHIPPED, model_path
 
+    # Which files are meant.
     paths: list[Path] = []
     wanted: list[Path | None] = [*given] if given else [None]
     if not given and model_path(None) == model_path(Path(next(iter(SHIPPED)))):
@@ -62,6 +67,7 @@ def page_models(given: list[Path] | None) -> list[Model]:
         first = model_path(item)
         others = sorted(first.parent.glob("student.*.onnx")) if item is not None and item.is_dir() else []
         paths += [path for path in [first, *others] if path not in paths]
+
     models = [_described(path) for path in paths]
     names = [model.name for model in models]
     return [
@@ -71,6 +77,7 @@ def page_models(given: list[Path] | None) -> list[Model]:
 
 
 def _described(path: Path) -> Model:
+    """A model with the name and size that its metadata and its card give."""
     from stages.apply.model import open_model
 
     notes = open_model(path).get_modelmeta().custom_metadata_map
@@ -81,7 +88,7 @@ def _described(path: Path) -> Model:
 
 
 def _tier(path: Path) -> str:
-    """The tier that the card beside a model tells; "" where there is no such card."""
+    """The tier that the card beside a model names; "" where there is no such card."""
     for card in (path.with_suffix(".json"), path.parent / "card.json"):
         with suppress(OSError, ValueError, KeyError, TypeError):
             return str(json.loads(card.read_text())["tier"])
@@ -108,6 +115,7 @@ class _Handler(BaseHTTPRequestHandler):
     do_HEAD = do_GET
 
     def _answer(self, status: HTTPStatus, file: File) -> None:
+        """Send a file with all headers; gzipped where it is kept so and the browser takes it."""
         packed = file.packed and "gzip" in self.headers.get("Accept-Encoding", "")
         data = file.data if packed else file.unpacked()
         self.send_response(status)
@@ -117,6 +125,7 @@ class _Handler(BaseHTTPRequestHandler):
             headers["Vary"] = "Accept-Encoding"
         if packed:
             headers["Content-Encoding"] = "gzip"
+
         for name, value in headers.items():
             self.send_header(name, value)
         self.end_headers()
@@ -124,7 +133,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(data)
 
     def log_message(self, format: str, *args: object) -> None:
-        """Nothing: a terminal full of requests helps nobody."""
+        """Log nothing: a terminal full of requests does not help."""
 
 
 class _Server(ThreadingHTTPServer):
@@ -132,13 +141,17 @@ class _Server(ThreadingHTTPServer):
     allow_reuse_address = sys.platform != "win32"  # on Windows that would share a port with another program
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """A browser that hangs up is no news."""
+        """Pass over a browser that hangs up; report all else."""
         if not isinstance(sys.exception(), ConnectionError):
             super().handle_error(request, client_address)  # type: ignore[arg-type]
 
 
 def open_server(port: int, models: list[Model]) -> ThreadingHTTPServer:
-    """A server for the page, bound to this machine's port (0: any free one); `serve_forever` starts it.
+    """Open a server for the page, to this machine only; `serve_forever` starts it.
+
+    Args:
+        port: 0: any free one.
+        models: of the page's chooser.
 
     Raises:
         TristyleError: the port is taken or not allowed.
@@ -161,6 +174,7 @@ def main(argv: list[str] | None = None) -> None:
     except TristyleError as error:
         print(f"stylize serve: {error}", file=sys.stderr)
         raise SystemExit(2) from None
+
     print(f"http://{HOST}:{server.server_address[1]}/   (Ctrl-C ends it)", flush=True)
     try:
         server.serve_forever()

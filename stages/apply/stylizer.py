@@ -1,4 +1,4 @@
-"""A model, a way of finding faces and the user's wishes, opened once and used on any number of pictures."""
+"""A model, a face finder and the user's options, opened once and used on any number of pictures."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ FACES = ("auto", "always", "never")
 
 
 @dataclass(frozen=True)
-class Wishes:
-    """What the command line asks for, but for the places read and written.
+class Options:
+    """How to stylise: what the command line asks for, without the places read and written.
 
     Attributes:
         model: an ONNX file.
@@ -38,22 +38,31 @@ class Wishes:
     alpha: bool = False
 
     def key(self, digest: str) -> str:
-        """Names all that decides what becomes of a photo; `digest` stands for the model."""
-        wishes = {name: str(value) for name, value in asdict(self).items() if name != "model"}
-        return f"{digest} {sorted(wishes.items())}"
+        """All that decides what becomes of a photo, as text.
+
+        Args:
+            digest: sha256 of the model file, in the place of its path.
+        """
+        values = {name: str(value) for name, value in asdict(self).items() if name != "model"}
+        return f"{digest} {sorted(values.items())}"
 
 
 class Stylizer:
-    """Stylises pictures as wished. Opening costs a second, a picture some hundredths.
+    """Stylises pictures. Opening costs a second, a picture some hundredths.
+
+    Args:
+        options: the model, and how to stylise.
+        threads: of the network; 0 = one a core.
 
     Attributes:
+        options: as given.
         digest: hex sha256 of the model file.
         session: see `open_model`.
         find: see `open_finder`; None where no faces are wanted.
     """
 
-    def __init__(self, wishes: Wishes, threads: int = 0) -> None:
-        """Open the model.
+    def __init__(self, options: Options, threads: int = 0) -> None:
+        """Open the model and the finder.
 
         Raises:
             TristyleError: the model, the face weights or a package is missing or unusable; or cut-outs are wanted of a
@@ -61,29 +70,38 @@ class Stylizer:
         """
         from stages.core.files import sha256_file
 
-        self.wishes = wishes
-        self.session: Any = open_model(wishes.model, threads)
-        self.digest = sha256_file(wishes.model)
-        self.find: Finder | None = None if wishes.faces == "never" else open_finder(wishes.weights)
-        if wishes.alpha and len(self.session.get_outputs()) < 2:
-            raise TristyleError(f"{wishes.model}: paints the whole frame and has no matte. Leave --alpha out.")
+        self.options = options
+        self.session: Any = open_model(options.model, threads)
+        self.digest = sha256_file(options.model)
+        self.find: Finder | None = None if options.faces == "never" else open_finder(options.weights)
+        if options.alpha and len(self.session.get_outputs()) < 2:
+            raise TristyleError(f"{options.model}: paints the whole frame and has no matte. Leave --alpha out.")
 
     def __call__(self, photo: np.ndarray) -> np.ndarray:
-        """Stylise one photo: uint8 [H, W, 3] -> uint8 [H, W, 3], with transparency [H, W, 4] where that is wished.
+        """Stylise one photo: uint8 [H, W, 3] -> uint8 [H, W, 3], [H, W, 4] with `options.alpha`.
 
         Raises:
             TristyleError: no face was found where faces alone are wanted.
         """
         faces = self.find(photo) if self.find else None
-        if not faces and self.wishes.faces == "always":
+        if not faces and self.options.faces == "always":
             raise TristyleError("no face found. Crop it closer, or leave --faces out: the whole frame is painted then")
         image, matte = self.paint(photo, faces or None)
-        return cut_out(image, matte) if self.wishes.alpha else image
+        return cut_out(image, matte) if self.options.alpha else image
 
     def paint(
         self, photo: np.ndarray, faces: Sequence[Face] | None = None, strengths: Sequence[float] | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Paint these faces (see `paint_heads`), or with None the whole frame: uint8 [H, W, 3], float32 [H, W]."""
+        """Paint some faces, or the whole frame.
+
+        Args:
+            photo: uint8 [H, W, 3].
+            faces: see `paint_heads`; None: the whole frame.
+            strengths: see `paint_heads`.
+
+        Returns:
+            uint8 [H, W, 3], and where it was painted, float32 [H, W] in 0..1.
+        """
         if faces is None:
-            return paint_whole(self.session, photo, self.wishes.size)
-        return paint_heads(self.session, photo, faces, self.wishes.size, strengths)
+            return paint_whole(self.session, photo, self.options.size)
+        return paint_heads(self.session, photo, faces, self.options.size, strengths)

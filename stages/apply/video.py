@@ -1,6 +1,6 @@
 """A video, frame by frame: constant memory, its sound kept, smoothed along time, marked, and whole or absent.
 
-Frames keep their times. Sound is copied as it is where MP4 takes its coding, else coded anew as AAC. What a camera
+Frames keep their times. Sound is copied as it is where MP4 takes its codec, else encoded again as AAC. What a camera
 wrote about place and device is not copied.
 """
 
@@ -12,68 +12,78 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
 
 from stages.apply.mark import SOURCE_TYPE, mark_video
-from stages.apply.stylizer import Stylizer, Wishes
+from stages.apply.steadiness import Steady, Watcher
+from stages.apply.stylizer import Options, Stylizer
+from stages.apply.tracks import Tracks
 from stages.core.settings import TristyleError
 
-if TYPE_CHECKING:
-    import numpy as np
-
-COPIED = ("aac", "mp3", "ac3", "eac3", "alac", "opus")  # codings of sound that players of MP4 take
+COPIED = ("aac", "mp3", "ac3", "eac3", "alac", "opus")  # codecs of sound that players of MP4 take
 ENCODERS = {"libx264": {"crf": "18", "preset": "medium"}, "mpeg4": {"qscale": "3"}}
 PEEKS = 8  # key frames looked at to see whether a video shows faces
 GLANCES = 40  # frames decoded for that, at most
 READ = "Give an MP4, MOV, MKV, WebM or AVI file"
 
 
-def stylize_video(source: Path, out: Path, wishes: Wishes, smooth: float, threads: int = 0) -> str:
+def stylize_video(source: Path, out: Path, options: Options, smooth: float, threads: int = 0) -> str:
     """Stylise a video into an MP4 or MOV file.
 
     Args:
+        source: the video.
+        out: the file to write, .mp4, .m4v or .mov.
+        options: how to stylise.
         smooth: see `Steady`.
         threads: of the network; 0 = one a core.
 
     Returns:
-        A line that tells frames and flicker.
+        A line that reports frames and flicker.
 
     Raises:
-        TristyleError: PyAV is missing; `source` is no video, or has no frames or, where they alone are wanted, no
+        TristyleError: PyAV is missing; `source` is not a video, or has no frames or, where they alone are wanted, no
             faces; `out` cannot be written; or what `Stylizer` raises.
     """
-    from stages.apply.moving import Moving
     from stages.core.tracking import Progress
 
     av = _av()
     with _opened(av, source) as reader:
         stream = _pictures(reader, source)
-        stylizer = Stylizer(wishes, threads)
-        if stylizer.find and wishes.faces == "auto" and not _shows_faces(av, source, stylizer):
+
+        # Whether to paint faces or whole frames is decided once, or the video would switch between both.
+        stylizer = Stylizer(options, threads)
+        if stylizer.find and options.faces == "auto" and not _shows_faces(av, source, stylizer):
             stylizer.find = None
-        moving = Moving(stylizer, smooth)
+
+        stylize = FrameStylizer(stylizer, smooth)
         progress = Progress("stylize", _expected(reader, stream), "frames")
         with _Writer(av, out, reader, stream) as writer:
             for frame in _frames(av, reader, stream, writer):
-                writer.write(moving(_upright(frame)), frame)
+                writer.write(stylize(_upright(frame)), frame)
                 progress.total = max(progress.total, writer.count)
                 progress.update(writer.count)
+
+            # Leaving the block by an error removes the unfinished output.
             if not writer.count:
                 raise TristyleError(f"{source}: has no frames that can be decoded. {READ}.")
-            if wishes.faces == "always" and not moving.faces:
+            if options.faces == "always" and not stylize.faces:
                 raise TristyleError(f"{source}: no face found. Leave --faces out: the whole frame is painted then.")
             writer.finish(stylizer.digest)
         progress.total = writer.count
         progress.close()
-    before, after = moving.flicker()
-    told = f"{writer.count} frames"
+
+    before, after = stylize.flicker()
+    report = f"{writer.count} frames"
     if not math.isnan(after):
-        told += f", flicker {after:.2f} of 255"
-        told += f" ({before:.2f} without smoothing)" if smooth else ""
-    return told
+        report += f", flicker {after:.2f} of 255"
+        report += f" ({before:.2f} without smoothing)" if smooth else ""
+    return report
 
 
 def _av() -> Any:
+    """The module of PyAV. Raises TristyleError that names the extra."""
     try:
         import av
     except ImportError as error:
@@ -83,8 +93,46 @@ def _av() -> Any:
 
 
 def _reason(error: Exception) -> str:
+    """An error in a few words, one line."""
     text = getattr(error, "strerror", None) or str(error) or type(error).__name__
     return str(text).splitlines()[0]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Stylising
+
+
+class FrameStylizer:
+    """Stylises the frames of one video in their order; memory does not grow with their number.
+
+    Args:
+        stylizer: finds faces where it has a finder, else paints whole frames.
+        smooth: see `Steady`.
+
+    Attributes:
+        faces: the most faces that were painted in a frame so far.
+    """
+
+    def __init__(self, stylizer: Stylizer, smooth: float) -> None:
+        self._stylizer = stylizer
+        self._watcher, self._tracks, self._steady = Watcher(), Tracks(), Steady(smooth)
+        self.faces = 0
+
+    def __call__(self, frame: np.ndarray) -> np.ndarray:
+        """Stylise the next frame, uint8 [H, W, 3] -> the same. All frames have one size."""
+        movement = self._watcher(frame)
+        if self._stylizer.find is None:
+            painted, matte = self._stylizer.paint(frame)
+        else:
+            found = self._stylizer.find(frame) if self._tracks.due(movement) else None
+            faces, strengths = self._tracks.step(found, movement, frame.shape[:2])
+            self.faces = max(self.faces, len(faces))
+            painted, matte = self._stylizer.paint(frame, faces, strengths)
+        return self._steady(painted, matte, movement)
+
+    def flicker(self) -> tuple[float, float]:
+        """See `Steady.flicker`."""
+        return self._steady.flicker()
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -93,6 +141,7 @@ def _reason(error: Exception) -> str:
 
 @contextmanager
 def _opened(av: Any, source: Path) -> Iterator[Any]:
+    """The opened video for a block. Raises TristyleError where it is not one."""
     try:
         container = av.open(str(source), metadata_errors="ignore")
     except (av.error.FFmpegError, OSError, ValueError) as error:
@@ -102,16 +151,16 @@ def _opened(av: Any, source: Path) -> Iterator[Any]:
 
 
 def _pictures(container: Any, source: Path) -> Any:
-    """The stream of pictures; a cover of a song is none."""
+    """The video stream; the cover picture of a song does not count. Raises TristyleError where there is none."""
     for stream in container.streams.video:
         if not stream.disposition & type(stream.disposition).attached_pic:
             stream.thread_type = "AUTO"
             return stream
-    raise TristyleError(f"{source}: holds no moving pictures. {READ}.")
+    raise TristyleError(f"{source}: has no video in it. {READ}.")
 
 
 def _expected(container: Any, stream: Any) -> int:
-    """Frames to come, as far as the file tells; 0 where it does not."""
+    """The number of frames that the file claims; 0 where it does not say."""
     if stream.frames:
         return int(stream.frames)
     seconds = container.duration / 1_000_000 if container.duration else 0
@@ -119,7 +168,7 @@ def _expected(container: Any, stream: Any) -> int:
 
 
 def _frames(av: Any, container: Any, stream: Any, writer: _Writer) -> Iterator[Any]:
-    """Decoded pictures in order; sound on the way goes to the writer. A damaged packet is left out."""
+    """Decoded frames in order; sound on the way goes to the writer. A damaged packet is left out."""
     for packet in container.demux(stream, *writer.sounds):
         if packet.stream is not stream:
             writer.sound(packet)
@@ -148,8 +197,6 @@ def _shows_faces(av: Any, source: Path, stylizer: Stylizer) -> bool:
 
 def _upright(frame: Any) -> np.ndarray:
     """A frame as uint8 RGB [H, W, 3], turned as its player would, with even sides (what H.264 takes)."""
-    import numpy as np
-
     image = frame.to_ndarray(format="rgb24")
     turned = np.rot90(image, round(frame.rotation / 90)) if frame.rotation else image
     height, width = turned.shape[:2]
@@ -171,7 +218,7 @@ class _Writer:
         self._tracks: dict[int, tuple[Any, Any]] = {}  # index of a sound -> its output, its resampler
         self._video: Any = None
         self._container: Any = None
-        self._waiting: list[Any] = []  # sound that came before the first picture: its size opens the file
+        self._waiting: list[Any] = []  # sound that came before the first frame: the frame's size opens the file
 
     def __enter__(self) -> _Writer:
         try:
@@ -182,10 +229,13 @@ class _Writer:
         return self
 
     def _open(self) -> None:
-        for stale in self.out.parent.glob(f".{self.out.name}.*.tmp"):  # of a process that was killed
+        """Begin the temporary file with its streams."""
+        # Remove what a killed process left.
+        for stale in self.out.parent.glob(f".{self.out.name}.*.tmp"):
             if not _alive(stale.name.split(".")[-2]):
                 stale.unlink(missing_ok=True)
-        with self._telling():
+
+        with self._named_errors():
             self.out.parent.mkdir(parents=True, exist_ok=True)
             kind = "mov" if self.out.suffix.lower() == ".mov" else "mp4"
             options = {"movflags": "+faststart"}
@@ -197,12 +247,13 @@ class _Writer:
 
     def __exit__(self, *error: object) -> None:
         if self._container is not None:
-            with suppress(Exception):  # the reason it is left early is the one to tell
+            with suppress(Exception):  # the error that ends the block is the one to report
                 self._container.close()
         with suppress(OSError):
             self.temporary.unlink(missing_ok=True)
 
     def _new_video(self) -> Any:
+        """The output's stream of pictures, with the input's rate and times, in BT.709."""
         name = next(name for name in ENCODERS if name in self.av.codecs_available)
         rate = self.stream.average_rate or self.stream.guessed_rate or Fraction(25)
         made = self._container.add_stream(name, rate=rate, options=ENCODERS[name])
@@ -213,6 +264,7 @@ class _Writer:
         return made
 
     def _new_sound(self, sound: Any) -> tuple[Any, Any]:
+        """The output's stream for a sound, and its resampler; None where the sound is copied."""
         if sound.codec_context.name in COPIED:
             return self._container.add_stream_from_template(sound), None
         rate = sound.codec_context.sample_rate or 44100
@@ -221,6 +273,7 @@ class _Writer:
 
     def write(self, image: np.ndarray, frame: Any) -> None:
         """Add a picture, uint8 [H, W, 3], at the time of the frame that it was made of."""
+        # The first picture sets size and pixel shape; later ones of another size are resized.
         if not self.count:
             self._video.height, self._video.width = image.shape[:2]
             ratio = self.stream.sample_aspect_ratio
@@ -231,44 +284,52 @@ class _Writer:
             import cv2
 
             image = cv2.resize(image, (self._video.width, self._video.height), interpolation=cv2.INTER_AREA)
+
+        # Times must rise: a frame without one follows the last.
         made = self.av.VideoFrame.from_ndarray(image, format="rgb24")
         made = made.reformat(format="yuv420p", dst_colorspace="ITU709", dst_color_range="MPEG")
         self.last = max(self.last + 1, frame.pts if frame.pts is not None else 0)
         made.pts, made.time_base = self.last, self.stream.time_base
-        with self._telling():
+        with self._named_errors():
             self._container.mux(self._video.encode(made))
         self.count += 1
+
         waiting, self._waiting = self._waiting, []
         for packet in waiting:
             self.sound(packet)
 
     def sound(self, packet: Any) -> None:
-        """Add a packet of sound, as it is or coded anew."""
+        """Add a packet of sound, as it is or encoded again."""
+        # Sound before the first picture waits: the picture's size opens the file.
         if not self.count:
             self._waiting.append(packet)
             return
+
         made, resampler = self._tracks[packet.stream.index]
         if resampler is None:
             if packet.dts is not None:
                 packet.stream = made
-                with self._telling():
+                with self._named_errors():
                     self._container.mux(packet)
             return
+
         with suppress(self.av.error.InvalidDataError):
             for frame in packet.decode():
-                with self._telling():
+                with self._named_errors():
                     for part in resampler.resample(frame):
                         self._container.mux(made.encode(part))
 
     def finish(self, digest: str) -> None:
         """Write what the encoders still hold, close, mark, and put the file in its place."""
-        with self._telling():
+        with self._named_errors():
             self._container.mux(self._video.encode(None))
             for made, resampler in self._tracks.values():
                 if resampler is not None:
                     for part in resampler.resample(None):
                         self._container.mux(made.encode(part))
                     self._container.mux(made.encode(None))
+
+            # Closed and marked, the file is complete; only then it takes its place.
             self._container.close()
             self._container = None
             mark_video(self.temporary, digest)
@@ -277,7 +338,8 @@ class _Writer:
             os.replace(self.temporary, self.out)
 
     @contextmanager
-    def _telling(self) -> Iterator[None]:
+    def _named_errors(self) -> Iterator[None]:
+        """Turns errors of writing into TristyleError for a block."""
         try:
             yield
         except (self.av.error.FFmpegError, OSError, ValueError) as error:
@@ -287,6 +349,7 @@ class _Writer:
 
 
 def _alive(process: str) -> bool:
+    """Whether a process of this id runs."""
     try:
         os.kill(int(process), 0)
     except (ValueError, ProcessLookupError):

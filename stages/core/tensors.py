@@ -4,12 +4,38 @@ and kornia see [0, 1].
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """A named input or output of a network, for whoever feeds it.
+
+    Attributes:
+        name: as exported files call it.
+        channels: C.
+        low: least value.
+        high: largest value.
+        spatial: True: a picture, [1, C, H, W] with free height and width. False: a vector, [1, C].
+        note: what else a reader of its card should know.
+    """
+
+    name: str
+    channels: int
+    low: float = -1.0
+    high: float = 1.0
+    spatial: bool = True
+    note: str = ""
+
+    def shape(self, height: int, width: int) -> tuple[int, ...]:
+        """Its shape for pictures of height x width px, with a batch dimension of 1."""
+        return (1, self.channels, height, width) if self.spatial else (1, self.channels)
 
 
 def to_tensor(images: np.ndarray) -> Tensor:

@@ -1,4 +1,4 @@
-"""The student for Core ML (Apple): an .mlpackage a precision. It is converted here and runs on Apple's systems only."""
+"""Core ML (Apple): an .mlpackage a precision. It is converted here and runs on Apple's systems only."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from stages.core.settings import TristyleError
-from stages.export.contract import ConversionSource
-from stages.export.litert import FixedSide, exported
+from stages.export.contract import ConversionSource, Signature
+from stages.export.litert import FixedSide, traced_network
 from stages.export.subprocess_runtime import Call, ChildRun
 
 
@@ -32,7 +32,7 @@ class Coreml(FixedSide):
     )
     precisions: list[str] = field(default_factory=lambda: ["fp32", "fp16"])
 
-    def open(self, path: Path, threads: int) -> ChildRun:
+    def open(self, path: Path, signature: Signature, threads: int) -> ChildRun:
         """Core ML does not run here. Raises TristyleError, always."""
         raise TristyleError(f"{path}: Core ML runs on Apple's systems only. Use export=onnx on this machine.")
 
@@ -45,40 +45,45 @@ def convert(source: ConversionSource, precision: str, folder: Path, options: dic
     import coremltools
     import torch
 
-    shape = (1, 3, options["side"], options["side"])
-    traced = torch.jit.trace(exported(source, named=False), torch.zeros(shape))
-    names = ["output", "alpha"] if source.alpha else ["output"]
+    # Trace the network at its one size and convert the trace.
+    side, signature = options["side"], source.signature
+    shapes = dict(zip(signature.input_names, signature.shapes(side, side), strict=True))
+    examples = tuple(torch.zeros(shape) for shape in shapes.values())
+    traced = torch.jit.trace(traced_network(source), examples)
     half = precision == "fp16"
     model = coremltools.convert(
         traced,
-        inputs=[coremltools.TensorType(name="photo", shape=shape)],
-        outputs=[coremltools.TensorType(name=name) for name in names],
+        inputs=[coremltools.TensorType(name=name, shape=shape) for name, shape in shapes.items()],
+        outputs=[coremltools.TensorType(name=name) for name in signature.output_names],
         convert_to="mlprogram",
         minimum_deployment_target=coremltools.target.iOS16,
         compute_precision=coremltools.precision.FLOAT16 if half else coremltools.precision.FLOAT32,
         skip_model_load=True,
     )
-    kept = {"tristyle.size": str(source.size), "tristyle.style": source.style}
+
+    # Replace the converter's own notes: they hold the date.
     notes = model.user_defined_metadata
     for name in list(notes):
-        del notes[name]  # the converter's own: among them the date
-    notes.update(kept)
+        del notes[name]
+    notes.update({"tristyle.size": str(source.size), "tristyle.style": source.style})
     path = folder / f"student.{precision}.mlpackage"
     model.save(str(path))
+
+    # Equal students give equal files: tables in one order, ids that follow from the content.
     inner = path / "Data" / "com.apple.CoreML" / "model.mlmodel"
     spec = coremltools.utils.load_spec(str(path))
-    inner.write_bytes(spec.SerializeToString(deterministic=True))  # the same order of its tables every time
+    inner.write_bytes(spec.SerializeToString(deterministic=True))
     manifest = path / "Manifest.json"
     manifest.write_text(with_steady_ids(manifest.read_text()))
 
 
 def with_steady_ids(manifest: str) -> str:
-    """A package's manifest with ids that follow from what they name; the converter draws them at random."""
+    """A package's manifest (JSON) with ids that follow from what they name; the converter draws them at random."""
     for name, item in json.loads(manifest)["itemInfoEntries"].items():
         manifest = manifest.replace(name, str(uuid.uuid5(uuid.NAMESPACE_URL, item["path"])).upper())
     return json.dumps(json.loads(manifest), indent=4, sort_keys=True) + "\n"
 
 
-def load(path: Path, threads: int) -> Call:
-    """Nothing runs it here."""
+def load(path: Path, signature: Signature, threads: int) -> Call:
+    """Raises ValueError: nothing runs it here."""
     raise ValueError("Core ML runs on Apple's systems only")

@@ -1,4 +1,4 @@
-"""The student for LiteRT (TensorFlow Lite's successor): one .tflite a precision, for pictures of one size.
+"""LiteRT (TensorFlow Lite's successor): one .tflite a precision, for pictures of one size.
 
 litert-torch converts, ai-edge-quantizer quantises, ai-edge-litert runs; they bring jax and transformers, and best live
 in an interpreter of their own. Inputs and outputs are float32 and NCHW at every precision, as everywhere else.
@@ -15,7 +15,7 @@ import numpy as np
 
 from stages.core.files import sha256_file
 from stages.core.settings import ConfigError, number
-from stages.export.contract import LARGEST, SMALLEST, STEP, ConversionSource
+from stages.export.contract import LARGEST, SMALLEST, STEP, ConversionSource, Signature
 from stages.export.subprocess_runtime import Call, ChildRuntime
 
 
@@ -33,19 +33,22 @@ class FixedSide(ChildRuntime):
         super().__post_init__()
         number("side", self.side, SMALLEST, LARGEST, integer=True)
         if self.side % STEP:
-            raise ConfigError("side", f"{self.side} is no multiple of {STEP}", f"Give one, e.g. {STEP * 32}")
+            raise ConfigError("side", f"{self.side} is not a multiple of {STEP}", f"Give one, e.g. {STEP * 32}")
 
     def options(self, source: ConversionSource, precision: str, folder: Path) -> dict[str, Any]:
-        """The side; for int8, photos of that size."""
+        """The side; for int8, `calibration.npz` in `folder`, its pictures of that size."""
         if precision != "int8":
             return {"side": self.side}
         import torch
         import torch.nn.functional as F
 
-        photos = torch.from_numpy(np.load(source.calibration))
-        if photos.shape[-1] != self.side:
-            photos = F.interpolate(photos, (self.side, self.side), mode="bilinear", antialias=True)
-        np.save(folder / "photos.npy", photos.numpy())
+        with np.load(source.calibration) as file:
+            samples = {name: torch.from_numpy(file[name]) for name in file.files}
+        for spec in source.signature.inputs:
+            if spec.spatial and samples[spec.name].shape[-1] != self.side:
+                shape = (self.side, self.side)
+                samples[spec.name] = F.interpolate(samples[spec.name], shape, mode="bilinear", antialias=True)
+        np.savez(folder / "calibration.npz", **{name: values.numpy() for name, values in samples.items()})  # type: ignore[arg-type]
         return {"side": self.side}
 
 
@@ -62,21 +65,21 @@ class Litert(FixedSide):
     notes: ClassVar[tuple[str, ...]] = (
         "LiteRT is Apache-2.0 and asks nothing of the weights' licence.",
         "The file takes pictures of one size only; convert once for each size that is wanted (export.runtime.side).",
-        "Signature: serving_default(photo) -> output, alpha.",
+        "Signature: serving_default, inputs and outputs by their names.",
         "fp16 is the size of the file; XNNPACK computes in fp32, or in fp16 where it is asked to.",
     )
     precisions: list[str] = field(default_factory=lambda: ["fp32", "fp16", "int8"])
     _made: tuple[str, Path] | None = field(default=None, init=False, repr=False)  # digest of a source, its fp32 file
 
     def convert(self, source: ConversionSource, precision: str, out: Path) -> Path:
-        """As any; what is quantised starts from this object's fp32 file of the same source, where that is made."""
+        """Convert as any runtime; fp16 and int8 start from this object's fp32 file where the same source made one."""
         path = super().convert(source, precision, out)
         if precision == "fp32":
             self._made = self._digest(source), path
         return path
 
     def options(self, source: ConversionSource, precision: str, folder: Path) -> dict[str, Any]:
-        """The side, the photos, and the fp32 file where there is one: tracing and converting anew takes 10 s."""
+        """The side, the samples, and the fp32 file where there is one: tracing and converting anew takes 10 s."""
         found = super().options(source, precision, folder)
         if precision != "fp32" and self._made and self._made[0] == self._digest(source) and self._made[1].exists():
             found["base"] = str(self._made[1].absolute())
@@ -84,33 +87,37 @@ class Litert(FixedSide):
 
     @staticmethod
     def _digest(source: ConversionSource) -> str:
-        return f"{sha256_file(source.student)} {source.alpha}"
+        """Names what a source's fp32 file follows from."""
+        return f"{sha256_file(source.network)} {source.signature.output_names}"
 
 
 # ---------------------------------------------------------------------------------------------------- in the child
 
 
-def exported(source: ConversionSource, named: bool) -> Any:
-    """The student as a module of photo -> outputs: a dict by name where `named`, else a tuple."""
+def traced_network(source: ConversionSource) -> Any:
+    """The network as a module of its inputs, in order -> a tuple of the outputs that `source.signature` names."""
+    from stages.core.weights import load_network
+    from stages.export.contract import check_exportable
+    from stages.export.onnx import Traced
+
+    network = check_exportable(load_network(source.network), source.network)
+    return Traced(network, source.signature).eval()
+
+
+def by_name(plain: Any, signature: Signature) -> Any:
+    """The module `plain` with inputs given by name and outputs as a dict by name: LiteRT keeps these names."""
     from torch import Tensor, nn
 
-    from stages.core.weights import load_network
-    from stages.export.onnx import Exported
-    from stages.networks.mobile import MobileStudent
-
-    student = load_network(source.student)
-    assert isinstance(student, MobileStudent)
-
     class Named(nn.Module):
-        def __init__(self, inner: Exported) -> None:
+        def __init__(self) -> None:
             super().__init__()
-            self.inner = inner
+            self.inner = plain
 
-        def forward(self, photo: Tensor) -> dict[str, Tensor]:
-            return dict(zip(("output", "alpha"), self.inner(photo), strict=False))
+        def forward(self, **inputs: Tensor) -> dict[str, Tensor]:
+            found = self.inner(*(inputs[name] for name in signature.input_names))
+            return dict(zip(signature.output_names, found, strict=True))
 
-    plain = Exported(student, source.alpha).eval()
-    return Named(plain).eval() if named else plain
+    return Named().eval()
 
 
 def convert(source: ConversionSource, precision: str, folder: Path, options: dict[str, Any]) -> None:
@@ -121,14 +128,24 @@ def convert(source: ConversionSource, precision: str, folder: Path, options: dic
         import litert_torch
         import torch
 
-        example = {"photo": torch.zeros(1, 3, options["side"], options["side"])}
-        litert_torch.convert(exported(source, named=True), sample_kwargs=example).export(str(base))
+        signature, side = source.signature, options["side"]
+        shapes = zip(signature.input_names, signature.shapes(side, side), strict=True)
+        examples = {name: torch.zeros(shape) for name, shape in shapes}
+        network = by_name(traced_network(source), signature)
+        litert_torch.convert(network, sample_kwargs=examples).export(str(base))
     if precision != "fp32":
-        path.write_bytes(quantised(base, precision, folder / "photos.npy"))
+        path.write_bytes(quantised(base, precision, folder / "calibration.npz", source.signature))
 
 
-def quantised(base: Path, precision: str, photos: Path) -> bytes:
-    """A fp32 file's bytes in fp16 (weights) or int8 (static: weights and activations of all layers but the blend)."""
+def quantised(base: Path, precision: str, calibration: Path, signature: Signature) -> bytes:
+    """A fp32 file's bytes in fp16 (weights) or int8 (static: weights and activations of all layers but the blend).
+
+    Args:
+        base: the fp32 .tflite.
+        precision: fp16 or int8.
+        calibration: .npz, for each input float32 [N, ...]; read for int8.
+        signature: inputs and outputs of the file.
+    """
     from ai_edge_quantizer import algorithm_manager, qtyping, quantizer
 
     names, all_layers = algorithm_manager.AlgorithmName, qtyping.TFLOperationName.ALL_SUPPORTED
@@ -140,29 +157,39 @@ def quantised(base: Path, precision: str, photos: Path) -> bytes:
         )
         work.update_quantization_recipe(".*", all_layers, settings, names.FLOAT_CASTING)
         return bytes(work.quantize().quantized_model)
+
+    # The ends and the blend stay in float: in int8 they cost 4 dB.
     work.add_static_config(".*", all_layers, activation_num_bits=8, weight_num_bits=8)
-    for kind in ("INPUT", "OUTPUT", "TANH", "LOGISTIC", "SUB", "MUL"):  # the ends and the blend: in int8 it costs 4 dB
+    for kind in ("INPUT", "OUTPUT", "TANH", "LOGISTIC", "SUB", "MUL"):
         work.update_quantization_recipe(".*", qtyping.TFLOperationName(kind), None, names.NO_QUANTIZE)
-    work.update_quantization_recipe(".*serving_default_output.*", qtyping.TFLOperationName.ADD, None, names.NO_QUANTIZE)
-    calibration = {"serving_default": [{"photo": photo[None]} for photo in np.load(photos)]}
-    return bytes(work.quantize(work.calibrate(calibration)).quantized_model)
+    last = f".*serving_default_{signature.output_names[0]}.*"
+    work.update_quantization_recipe(last, qtyping.TFLOperationName.ADD, None, names.NO_QUANTIZE)
+
+    with np.load(calibration) as file:
+        columns = {name: file[name] for name in file.files}
+    count = len(next(iter(columns.values())))
+    samples = [{name: values[index][None] for name, values in columns.items()} for index in range(count)]
+    return bytes(work.quantize(work.calibrate({"serving_default": samples})).quantized_model)
 
 
-def load(path: Path, threads: int) -> Call:
-    """The opened model."""
+def load(path: Path, signature: Signature, threads: int) -> Call:
+    """Open a model. What it returns raises ValueError for pictures of another size."""
     from ai_edge_litert.interpreter import Interpreter
 
     interpreter = Interpreter(str(path), num_threads=threads)
     interpreter.allocate_tensors()
     runner = interpreter.get_signature_runner("serving_default")
-    given = runner.get_input_details()["photo"]
-    height, width = (int(length) for length in given["shape"][2:])
-    names = [name for name in ("output", "alpha") if name in runner.get_output_details()]
+    # The signature's order is lost in the file; names are kept.
+    wanted = {name: tuple(int(n) for n in details["shape"]) for name, details in runner.get_input_details().items()}
 
-    def call(photo: np.ndarray) -> Sequence[np.ndarray]:
-        if photo.shape != (1, 3, height, width):
-            raise ValueError(f"takes pictures of {width} x {height} px only, not {photo.shape[3]} x {photo.shape[2]}")
-        found = runner(photo=photo)
-        return [found[name] for name in names]
+    def call(*inputs: np.ndarray) -> Sequence[np.ndarray]:
+        named = dict(zip(signature.input_names, inputs, strict=True))
+        for name, values in named.items():
+            if values.shape != wanted[name]:
+                height, width = wanted[name][2:]
+                given = f"{values.shape[3]} x {values.shape[2]}"
+                raise ValueError(f"takes pictures of {width} x {height} px only, not {given}. Give that size")
+        found = runner(**named)
+        return [found[name] for name in signature.output_names]
 
     return call

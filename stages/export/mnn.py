@@ -1,4 +1,4 @@
-"""The student for MNN (Alibaba): fp32, fp16 and int8 files with dynamic height and width.
+"""MNN (Alibaba): fp32, fp16 and int8 files with dynamic height and width.
 
 Only MNN's C extension `_tools` is used, in a child process. MNN's command lines (mnnconvert, mnnquant, mnn) and the
 module MNN.tools install a package with whatever pip is on the path and report every use to a server; the child cannot
@@ -19,7 +19,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from stages.export.contract import ConversionSource, require
+from stages.export.contract import ConversionSource, Signature, check_takes_a_photo, require
 from stages.export.subprocess_runtime import Call, ChildRuntime
 
 WINOGRAD_MEMORY_LEVEL = 3  # a number of MNN's HintMode
@@ -46,12 +46,18 @@ class Mnn(ChildRuntime):
     precisions: list[str] = field(default_factory=lambda: ["fp32", "fp16", "int8"])
 
     def options(self, source: ConversionSource, precision: str, folder: Path) -> dict[str, Any]:
-        """For int8: the photos as PNGs, and the names of the convolutions that stay as they are."""
+        """For int8: the photos as PNGs, and the names of the convolutions that stay in fp32.
+
+        Raises:
+            TristyleError: int8 of a network with other inputs than one photo, which MNN's tool cannot calibrate.
+        """
         if precision != "int8":
             return {}
         from stages.core.images import write_image
 
-        photos = np.load(source.calibration)
+        check_takes_a_photo(source.signature, "export=mnn, int8", "Leave int8 out of export.runtime.precisions.")
+        with np.load(source.calibration) as file:
+            photos = file[source.signature.input_names[0]]
         for index, photo in enumerate(photos):
             picture = np.clip(np.round((photo.transpose(1, 2, 0) + 1) * 127.5), 0, 255).astype(np.uint8)
             write_image(folder / "photos" / f"{index:05d}.png", picture)
@@ -61,7 +67,7 @@ class Mnn(ChildRuntime):
 def before_resize(path: Path) -> list[str]:
     """Names (first outputs) of the convolutions that an upsampling reads, in an ONNX file.
 
-    MNN quantises such a one's output coarsely: together the student's two cost 10 dB, all other convolutions 0.3.
+    MNN quantises their outputs coarsely: the student's two cost 10 dB together, all other convolutions 0.3.
     """
     nodes = require("onnx", "onnx").load(path).graph.node
     resized = {node.input[0] for node in nodes if node.op_type == "Resize"}
@@ -81,10 +87,12 @@ def convert(source: ConversionSource, precision: str, folder: Path, options: dic
     _silence()
     import _tools
 
+    # int8 starts from an fp32 file.
     path = folder / f"student.{precision}.mnn"
     base = folder / "base.mnn" if precision == "int8" else path
     arguments = ["-f", "ONNX", "--modelFile", str(source.onnx), "--MNNModel", str(base), "--bizCode", "tristyle"]
     _tools.mnnconvert(["mnnconvert", *arguments, *(["--fp16"] if precision == "fp16" else [])])
+
     if precision == "int8":
         settings = folder / "int8.json"
         kept = options["keep"] + after_upsampling(operators(base))
@@ -101,9 +109,9 @@ def operators(path: Path) -> list[tuple[str, str]]:
 
 
 def after_upsampling(listed: list[tuple[str, str]]) -> list[str]:
-    """Names of all operators but the convolutions from the first upsampling on.
+    """Names of all operators from the first upsampling on that are not convolutions.
 
-    In int8 the blend at the end alone costs 5 to 7 dB, and each of them a conversion there and back.
+    In int8 the blend at the end alone costs 5 to 7 dB, and each of these operators adds two conversions.
     """
     kinds = [kind for _, kind in listed]
     start = kinds.index("Interp") if "Interp" in kinds else len(listed)
@@ -111,7 +119,7 @@ def after_upsampling(listed: list[tuple[str, str]]) -> list[str]:
 
 
 def _calibration(photos: Path, options: dict[str, Any]) -> dict[str, Any]:
-    """What mnnquant reads: photos as [-1, 1] RGB, all of them."""
+    """The settings that mnnquant reads: all photos, as RGB in [-1, 1]."""
     return {
         "format": "RGB",
         "mean": [127.5] * 3,
@@ -136,8 +144,8 @@ def without_id(data: bytes) -> bytes:
     return blank[: found.start()] + name.encode() + blank[found.start() + 36 :]
 
 
-def load(path: Path, threads: int) -> Call:
-    """The opened model."""
+def load(path: Path, signature: Signature, threads: int) -> Call:
+    """Open a model. Raises ValueError where the file is not one."""
     _silence()
     import MNN
 
@@ -150,13 +158,16 @@ def load(path: Path, threads: int) -> Call:
         names = MNN.nn.load_module_from_file(str(path), [], []).get_info()["outputNames"]
     except SystemError:
         raise ValueError("is not a model that MNN reads. Convert it again") from None
-    outputs = [name for name in ("output", "alpha") if name in names]
-    module = MNN.nn.load_module_from_file(str(path), ["photo"], outputs, runtime_manager=manager)
+    outputs = signature.output_names
+    if missing := [name for name in outputs if name not in names]:
+        raise ValueError(f"has no output {missing[0]}. Convert it again")
+    module = MNN.nn.load_module_from_file(str(path), signature.input_names, outputs, runtime_manager=manager)
 
-    def call(photo: np.ndarray) -> Sequence[np.ndarray]:
-        given = expr.placeholder(list(photo.shape), expr.NCHW)
-        given.write(np.ascontiguousarray(photo))
-        found = module.forward([given])
+    def call(*inputs: np.ndarray) -> Sequence[np.ndarray]:
+        given = [expr.placeholder(list(values.shape), expr.NCHW) for values in inputs]
+        for variable, values in zip(given, inputs, strict=True):
+            variable.write(np.ascontiguousarray(values))
+        found = module.forward(given)
         # A copy: `read` gives a view of the variable's memory.
         return [np.array(expr.convert(value, expr.NCHW).read()) for value in found]
 

@@ -1,7 +1,7 @@
-"""The student for ncnn (Tencent): a folder of student.param and student.bin, by pnnx from the ONNX, any size.
+"""ncnn (Tencent): a folder of student.param and student.bin, by pnnx from the ONNX, any size.
 
-pnnx is a program of its own; it writes half a dozen further files, some with the paths of this machine, which are not
-kept. The blobs of the param file get the names that the student's inputs and outputs have everywhere.
+pnnx is a program of its own. It writes half a dozen further files, some with the paths of this machine; they are not
+kept. The blobs of the param file get the names that inputs and outputs have everywhere.
 """
 
 from __future__ import annotations
@@ -16,10 +16,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from stages.export.contract import ConversionSource
+from stages.export.contract import ConversionSource, Signature
 from stages.export.subprocess_runtime import Call, ChildRuntime
-
-BLOBS = {"in0": "photo", "out0": "output", "out1": "alpha"}  # pnnx's names -> the student's
 
 
 @dataclass(kw_only=True)
@@ -34,8 +32,7 @@ class Ncnn(ChildRuntime):
     packages: ClassVar[tuple[str, ...]] = ("ncnn", "pnnx")
     notes: ClassVar[tuple[str, ...]] = (
         "ncnn is BSD-3-Clause and asks nothing of the weights' licence.",
-        "A folder: student.param holds the layers, student.bin the weights; blobs photo, output, alpha without a batch "
-        "dimension.",
+        "A folder: student.param holds the layers, student.bin the weights. Blobs have no batch dimension.",
         "fp16 is the size of the file here; ncnn computes in it on processors that can.",
     )
     precisions: list[str] = field(default_factory=lambda: ["fp32", "fp16"])
@@ -50,43 +47,49 @@ def convert(source: ConversionSource, precision: str, folder: Path, options: dic
     assert spec is not None and spec.submodule_search_locations
     places = [Path(place) / name for place in spec.submodule_search_locations for name in ("pnnx", "pnnx.exe")]
     program = next(place for place in places if place.exists())
-    model = folder / "student.onnx"  # pnnx writes beside what it reads
+
+    # pnnx writes beside what it reads, so it gets a copy.
+    model = folder / "student.onnx"
     shutil.copyfile(source.onnx, model)
     out = folder / f"student.{precision}.ncnn"
     out.mkdir()
-    shape = f"inputshape=[1,3,{source.size},{source.size}]"
+    shapes = source.signature.shapes(source.size, source.size)
+    shape = "inputshape=" + ",".join(f"[{','.join(map(str, one))}]" for one in shapes)
     files = [f"ncnnparam={out / 'student.param'}", f"ncnnbin={out / 'student.bin'}"]
     subprocess.run([program, model, shape, f"fp16={int(precision == 'fp16')}", *files], cwd=folder, check=True)
+
     param = out / "student.param"
-    param.write_text(renamed(param.read_text()))
+    param.write_text(renamed(param.read_text(), source.signature))
 
 
-def renamed(param: str) -> str:
-    """A param file's text with the blobs called photo, output and alpha."""
-    lines = (" ".join(BLOBS.get(word, word) for word in line.split()) for line in param.splitlines())
+def renamed(param: str, signature: Signature) -> str:
+    """A param file's text with blobs named as inputs and outputs are; pnnx calls them in0, in1, out0, out1."""
+    names = {f"in{index}": name for index, name in enumerate(signature.input_names)}
+    names |= {f"out{index}": name for index, name in enumerate(signature.output_names)}
+    lines = (" ".join(names.get(word, word) for word in line.split()) for line in param.splitlines())
     return "\n".join(lines) + "\n"
 
 
-def load(path: Path, threads: int) -> Call:
-    """The opened model."""
+def load(path: Path, signature: Signature, threads: int) -> Call:
+    """Open a model. Raises ValueError where the folder does not hold one."""
     import ncnn
 
+    # Options count only before the model is loaded.
     net = ncnn.Net()
     net.opt.num_threads = threads
     net.opt.use_vulkan_compute = False
     param = path / "student.param"
     if net.load_param(str(param)) or net.load_model(str(path / "student.bin")):
         raise ValueError("is not a model that ncnn reads. Convert it again")
-    words = param.read_text().split()
-    outputs = [name for name in ("output", "alpha") if name in words]
 
-    def call(photo: np.ndarray) -> Sequence[np.ndarray]:
-        values = np.ascontiguousarray(photo[0])
-        given = ncnn.Mat(values).clone()  # a Mat does not own the array's memory, which must live until the copy
+    def call(*inputs: np.ndarray) -> Sequence[np.ndarray]:
         extractor = net.create_extractor()
-        extractor.input("photo", given)
+        for name, values in zip(signature.input_names, inputs, strict=True):
+            plain = np.ascontiguousarray(values[0])  # a Mat does not own the array's memory: it lives until the copy
+            extractor.input(name, ncnn.Mat(plain).clone())
+
         found = []
-        for name in outputs:
+        for name in signature.output_names:
             status, value = extractor.extract(name)
             if status:
                 raise ValueError(f"ncnn could not compute {name} (status {status})")

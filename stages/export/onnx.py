@@ -1,6 +1,6 @@
-"""Student -> ONNX: the source of most other runtimes' files, and a runtime of its own in three precisions.
+"""Network -> ONNX: the source of most other runtimes' files, and a runtime of its own in three precisions.
 
-onnx, onnxruntime and onnxscript are the optional extra `onnx`; they are imported when a stage exports.
+onnx, onnxruntime and onnxscript are the optional extra `onnx`. They are imported when a stage exports.
 """
 
 from __future__ import annotations
@@ -9,7 +9,8 @@ import logging
 import shutil
 import tempfile
 import warnings
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, ClassVar
@@ -18,24 +19,34 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from stages.export.contract import LARGEST, SMALLEST, STEP, ConversionSource, Run, check_precisions, require, timed
-from stages.networks.mobile import MobileStudent, blend
+from stages.export.contract import (
+    LARGEST,
+    SMALLEST,
+    ConversionSource,
+    Exportable,
+    Run,
+    Signature,
+    check_precisions,
+    require,
+    timed,
+)
 
 OPSET = 18
 
 
-class Exported(nn.Module):
-    """The student as every runtime gets it: photo -> output, and its matte as a second output unless `alpha` is off."""
+class Traced(nn.Module):
+    """An exportable network as converters trace it: its inputs -> the outputs that `signature` names."""
 
-    def __init__(self, student: MobileStudent, alpha: bool = True) -> None:
+    def __init__(self, network: Exportable, signature: Signature) -> None:
         super().__init__()
-        self.student, self.alpha = student, alpha
+        names = [spec.name for spec in network.outputs]
+        self.student: Any = network  # this name is part of the names of the weights in the file
+        self.kept = [names.index(name) for name in signature.output_names]
 
-    def forward(self, photo: Tensor) -> tuple[Tensor, ...]:
-        """[1, 3, H, W] in [-1, 1] -> output (same), alpha [1, 1, H, W] in [0, 1]."""
-        layers = self.student.layers(photo)
-        output = blend(photo, layers)
-        return (output, layers.alpha) if self.alpha else (output,)
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        """Inputs in the order of the signature, pictures as [1, C, H, W] -> outputs in its order."""
+        found = self.student.compute(*inputs)
+        return tuple(found[index] for index in self.kept)
 
 
 @dataclass(kw_only=True)
@@ -52,7 +63,7 @@ class Onnx:
     runs_here: ClassVar[bool] = True
     notes: ClassVar[tuple[str, ...]] = ()
     side: ClassVar[int | None] = None
-    precisions: list[str]
+    precisions: list[str] = field(default_factory=lambda: ["fp32", "fp16", "int8"])
 
     def __post_init__(self) -> None:
         check_precisions(self.precisions)
@@ -68,7 +79,7 @@ class Onnx:
         return {name: version(name) for name in ("onnxruntime", "onnx")}
 
     def convert(self, source: ConversionSource, precision: str, out: Path) -> Path:
-        """student.onnx, student.fp16.onnx or student.int8.onnx in `out`."""
+        """Write student.onnx, student.fp16.onnx or student.int8.onnx into `out`."""
         path = out / ("student.onnx" if precision == "fp32" else f"student.{precision}.onnx")
         if precision == "fp32":
             shutil.copyfile(source.onnx, path)
@@ -78,66 +89,90 @@ class Onnx:
             write_int8(source.onnx, path, source.calibration)
         return path
 
-    def open(self, path: Path, threads: int) -> Run:
-        """An onnxruntime session."""
-        return OnnxRun(open_session(path, threads))
+    def open(self, path: Path, signature: Signature, threads: int) -> Run:
+        """Open a file as an onnxruntime session."""
+        return OnnxRun(open_session(path, threads), signature)
 
 
 class OnnxRun:
     """An onnxruntime session as a Run (stages.export.contract)."""
 
-    def __init__(self, session: Any) -> None:
-        self.session = session
-        self.photo, self.alpha = session.get_inputs()[0].name, len(session.get_outputs()) > 1
+    def __init__(self, session: Any, signature: Signature) -> None:
+        self.session, self.signature = session, signature
 
-    def __call__(self, photo: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
-        """One picture; alpha is None where the model was made without it."""
-        found = self.session.run(None, {self.photo: photo})
-        return found[0], found[1] if self.alpha else None
+    def __call__(self, *inputs: np.ndarray) -> tuple[np.ndarray, ...]:
+        """Outputs in the order of the signature, for float32 inputs in its order."""
+        named = dict(zip(self.signature.input_names, inputs, strict=True))
+        return tuple(self.session.run(self.signature.output_names, named))
 
-    def times(self, photo: np.ndarray, repeats: int) -> list[tuple[float, float]]:
+    def times(self, inputs: Sequence[np.ndarray], repeats: int) -> list[tuple[float, float]]:
         """(CPU seconds, wall seconds) of each of `repeats` runs."""
-        return timed(lambda: self(photo), repeats)
+        return timed(lambda: self(*inputs), repeats)
 
     def close(self) -> None:
         """Nothing to end: the session goes with this object."""
 
 
-def export_onnx(student: MobileStudent, path: Path, notes: dict[str, str], alpha: bool = True) -> None:
-    """Write `student` as ONNX: photo [1, 3, height, width] -> output (same), alpha [1, 1, height, width].
+def export_onnx(network: Exportable, path: Path, notes: dict[str, str], signature: Signature | None = None) -> None:
+    """Write a network as ONNX, fp32.
 
-    Height and width are dynamic multiples of 8 from 32 to 4096. BatchNorm is folded. The exporter's metadata is
-    removed: it carries stack traces with the paths of this machine. `notes` become the model's metadata.
+    Height and width are dynamic multiples of `network.multiple_of` from 32 to 4096 px. BatchNorm is folded. The
+    exporter's own metadata is removed, because it carries stack traces with the paths of this machine.
+
+    Args:
+        network: in eval mode.
+        path: the file to write.
+        notes: the model's metadata.
+        signature: the inputs and outputs of the file; None: all of the network's.
 
     Raises:
         TristyleError: the extra `onnx` is not installed.
     """
     onnx = require("onnx", "onnx")
     require("onnxscript", "onnx")
-    sizes = {2: STEP * torch.export.Dim("rows", min=SMALLEST // STEP, max=LARGEST // STEP)}
-    sizes[3] = STEP * torch.export.Dim("columns", min=SMALLEST // STEP, max=LARGEST // STEP)
-    example = torch.zeros(1, 3, 8 * STEP, 9 * STEP)  # two sizes that differ, so that neither is taken for the other
+    signature = signature or Signature.of(network)
+
+    # The example has two sides that differ, so that neither is taken for the other.
+    step = signature.multiple_of
+    examples = tuple(torch.zeros(shape) for shape in signature.shapes(8 * step, 9 * step))
     with warnings.catch_warnings(), quiet("torch.onnx", "onnxscript", "onnx_ir"):
         warnings.simplefilter("ignore")
         program = torch.onnx.export(
-            Exported(student, alpha).eval(),
-            (example,),
+            Traced(network, signature).eval(),
+            examples,
             dynamo=True,
-            input_names=["photo"],
-            output_names=["output", "alpha"] if alpha else ["output"],
+            input_names=signature.input_names,
+            output_names=signature.output_names,
             opset_version=OPSET,
-            dynamic_shapes={"photo": sizes},
+            dynamic_shapes={"inputs": free_sides(signature)},
             verbose=False,
         )
     assert program is not None  # with dynamo=True it never is
+
     model = program.model_proto
     strip(model)
-    for value in [*model.graph.input, *model.graph.output]:
-        value.type.tensor_type.shape.dim[2].dim_param = "height"
-        value.type.tensor_type.shape.dim[3].dim_param = "width"
+    name_sides(model, signature)
     onnx.helper.set_model_props(model, notes)
     onnx.checker.check_model(model, full_check=True)
     path.write_bytes(model.SerializeToString(deterministic=True))
+
+
+def free_sides(signature: Signature) -> tuple[dict[int, Any], ...]:
+    """For each input, the axes that stay free for torch.export: height and width of pictures, nothing of vectors."""
+    step = signature.multiple_of
+    least, most = -(-SMALLEST // step), LARGEST // step
+    sides = {2: step * torch.export.Dim("rows", min=least, max=most)}
+    sides[3] = step * torch.export.Dim("columns", min=least, max=most)
+    return tuple(sides if spec.spatial else {} for spec in signature.inputs)
+
+
+def name_sides(model: Any, signature: Signature) -> None:
+    """Call the free axes of an ONNX model's pictures `height` and `width`, in place."""
+    pictures = {spec.name for spec in (*signature.inputs, *signature.outputs) if spec.spatial}
+    for value in [*model.graph.input, *model.graph.output]:
+        if value.name in pictures:
+            value.type.tensor_type.shape.dim[2].dim_param = "height"
+            value.type.tensor_type.shape.dim[3].dim_param = "width"
 
 
 def write_half(source: Path, path: Path) -> None:
@@ -151,10 +186,7 @@ def write_half(source: Path, path: Path) -> None:
         model = require("onnxruntime.transformers.float16", "onnx").convert_float_to_float16(
             onnx.load(source), keep_io_types=True, disable_shape_infer=False
         )
-    notes = {item.key: item.value for item in model.metadata_props}
-    strip(model)
-    onnx.helper.set_model_props(model, notes)
-    path.write_bytes(model.SerializeToString(deterministic=True))
+    _write_with_notes(model, source, path)
 
 
 def write_int8(source: Path, path: Path, calibration: Path) -> None:
@@ -164,34 +196,43 @@ def write_int8(source: Path, path: Path, calibration: Path) -> None:
     of 46 and flat areas within 1 % instead of 5, for 1.3 of 11 ms at 512 px.
 
     Args:
-        calibration: .npy, float32 [N, 3, S, S], photos on which the ranges of the activations are found.
+        source: the fp32 file.
+        path: the file to write.
+        calibration: .npz, for each input float32 [N, ...]: on these the ranges of the activations are found.
     """
     onnx = require("onnx", "onnx")
     quantization = require("onnxruntime.quantization", "onnx")
-    photos = np.load(calibration)
+    with np.load(calibration) as file:
+        samples = {name: file[name] for name in file.files}
 
-    class Photos(quantization.CalibrationDataReader):  # type: ignore[name-defined]
+    class Samples(quantization.CalibrationDataReader):  # type: ignore[name-defined]
         def __init__(self) -> None:
-            self.left = iter(photos)
+            self.left = iter(range(len(next(iter(samples.values())))))
 
         def get_next(self) -> dict[str, np.ndarray] | None:
-            photo = next(self.left, None)
-            return None if photo is None else {"photo": photo[None]}
+            index = next(self.left, None)
+            return None if index is None else {name: values[index][None] for name, values in samples.items()}
 
+    # Constants are folded first, so that they are not quantised one by one.
     with tempfile.TemporaryDirectory(dir=source.parent) as folder, quiet("root"):
         prepared = Path(folder) / "prepared.onnx"
         quantization.quant_pre_process(str(source), str(prepared), skip_symbolic_shape=True)
         quantization.quantize_static(
             str(prepared),
             str(path),
-            Photos(),
+            Samples(),
             nodes_to_exclude=painting(onnx.load(prepared)),
             quant_format=quantization.QuantFormat.QDQ,
             per_channel=True,
             activation_type=quantization.QuantType.QUInt8,
             weight_type=quantization.QuantType.QInt8,
         )
-    model = onnx.load(path)
+    _write_with_notes(onnx.load(path), source, path)
+
+
+def _write_with_notes(model: Any, source: Path, path: Path) -> None:
+    """Write a model that was made of `source`, with that file's metadata and nothing else."""
+    onnx = require("onnx", "onnx")
     notes = {item.key: item.value for item in onnx.load(source).metadata_props}
     strip(model)
     onnx.helper.set_model_props(model, notes)
@@ -199,10 +240,10 @@ def write_int8(source: Path, path: Path, calibration: Path) -> None:
 
 
 def painting(model: Any) -> list[str]:
-    """Names of an ONNX model's last convolution and of all nodes after it."""
+    """Names of an ONNX model's last convolution and of all nodes after it; of no node where it has no convolution."""
     nodes = list(model.graph.node)
-    last = max(index for index, node in enumerate(nodes) if node.op_type == "Conv")
-    return [node.name for node in nodes[last:]]
+    convolutions = [index for index, node in enumerate(nodes) if node.op_type == "Conv"]
+    return [node.name for node in nodes[convolutions[-1] :]] if convolutions else []
 
 
 def strip(model: Any) -> None:
@@ -210,11 +251,14 @@ def strip(model: Any) -> None:
     graph = model.graph
     del graph.value_info[:]
     del model.functions[:]
+
+    # Keep only the operator sets that some node needs.
     used = {node.domain for node in graph.node}
     versions = [(item.domain, item.version) for item in model.opset_import if item.domain in used]
     del model.opset_import[:]
     for domain, number in versions:
         model.opset_import.add(domain=domain, version=number)
+
     for item in [model, graph, *graph.node, *graph.input, *graph.output, *graph.initializer]:
         item.doc_string = ""
         if hasattr(item, "metadata_props"):

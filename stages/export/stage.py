@@ -1,4 +1,4 @@
-"""Stage three, second half: the student as files for one runtime, checked and timed, with a card how to feed them."""
+"""The export stage: a network as files for one runtime, checked against torch and timed, with a card."""
 
 from __future__ import annotations
 
@@ -8,26 +8,28 @@ from contextlib import closing
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import numpy as np
+import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from stages.core.artifact import SCRATCH, Artifact, hash_path
 from stages.core.files import write_json, write_jsonl
 from stages.core.images import load_images
 from stages.core.runtime import Runtime
 from stages.core.settings import ConfigError, TristyleError, number
-from stages.core.tensors import to_tensor
+from stages.core.tensors import TensorSpec, to_tensor
 from stages.core.weights import load_network
 from stages.export import contract
-from stages.export.contract import LARGEST, SMALLEST, STEP, ConversionSource
-from stages.export.fidelity import agreement, expected, milliseconds
-from stages.export.onnx import export_onnx
-from stages.networks.mobile import MobileStudent, count_macs, count_parameters
+from stages.export.contract import LARGEST, SMALLEST, ConversionSource, Exportable, Signature, check_exportable
+from stages.export.fidelity import agreement, drawn_inputs, expected, milliseconds
+from stages.export.onnx import Traced, export_onnx
+from stages.networks.mobile import count_macs, count_parameters
 
 SYNTHETIC = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
+PHOTO = "photo"  # the input that the check and the calibration fill with photos
 TIMED = ((256, 1), (256, 2), (512, 1), (512, 2))  # side in px, threads
 MEASURES = ("max_error", "psnr", "edge_clarity", "flat_energy")
 
@@ -36,9 +38,11 @@ MEASURES = ("max_error", "psnr", "edge_clarity", "flat_energy")
 class ExportStage:
     """Student -> its files for one runtime, one a precision, checked against torch on held-out photos; card.json.
 
+    Any network is exported that is `Exportable` (stages.export.contract).
+
     Args:
         runtime: what to convert for (stages.export.contract.Backend).
-        alpha: the matte as a second output.
+        alpha: False leaves out the output named `alpha`.
         photos: held-out photos it is checked on, each also at another, oblong size.
         calibration: photos of the training people that int8 is calibrated on.
         least_psnr: dB; a file whose pictures are farther from torch's is refused.
@@ -70,41 +74,67 @@ class ExportStage:
         self.runtime.check()
 
     def run(self, inputs: dict[str, Artifact], out: Path, runtime: Runtime) -> dict[str, Any]:
-        """Export, check, time, describe. Raises TristyleError when the runtime disagrees with torch."""
+        """Export, check, time and describe.
+
+        Raises:
+            TristyleError: the student cannot be exported, or the runtime disagrees with torch.
+        """
         self.check()
         weights = inputs["student"].path / "student.safetensors"
-        student = load_network(weights)
-        if not isinstance(student, MobileStudent):
-            raise TristyleError(f"{inputs['student'].path}: holds {type(student).__name__}, not a MobileStudent.")
-        source = self._source(student, weights, inputs, out / SCRATCH)
-        photos = check_photos(inputs["data"], self.photos, self.runtime.side)
-        rows = [self._row(source, precision, out, student, photos) for precision in self.runtime.precisions]
+        network = check_exportable(load_network(weights), weights)
+        signature = Signature.of(network, self.alpha)
+        self._check_side(signature)
+
+        source = self._source(network, signature, weights, inputs, out / SCRATCH)
+        samples = check_samples(inputs["data"], self.photos, signature, self.runtime.side)
+        truth = expected(network, samples, signature)
+        rows = [self._row(source, precision, out, samples, truth) for precision in self.runtime.precisions]
+
         write_jsonl(out / "records.jsonl", rows)
-        write_json(out / "card.json", card(rows, self.runtime, source, inputs, student))
+        write_json(out / "card.json", card(rows, self.runtime, source, inputs, network))
         return metrics(rows)
 
+    def _check_side(self, signature: Signature) -> None:
+        """Refuse a runtime's fixed size that the network does not take."""
+        side, step = self.runtime.side, signature.multiple_of
+        if side is not None and side % step:
+            raise ConfigError(
+                "runtime.side", f"{side} is not a multiple of {step}, as the network needs", f"Give {step * 16}"
+            )
+
     def _source(
-        self, student: MobileStudent, weights: Path, inputs: dict[str, Artifact], scratch: Path
+        self, network: Exportable, signature: Signature, weights: Path, inputs: dict[str, Artifact], scratch: Path
     ) -> ConversionSource:
-        """What the converters start from, in the scratch folder."""
+        """Write what the converters start from into the scratch folder."""
+        # The ONNX file, with notes that readers of the file need.
         scratch.mkdir(parents=True, exist_ok=True)
         trained = int(inputs["student"].metrics["size"])
         style = str(inputs["student"].config.get("target", ""))
-        export_onnx(
-            student, scratch / "source.onnx", {"tristyle.size": str(trained), "tristyle.style": style}, self.alpha
-        )
+        notes = {"tristyle.size": str(trained), "tristyle.style": style}
+        if signature.multiple_of != contract.STEP:  # what a reader assumes
+            notes["tristyle.multiple_of"] = str(signature.multiple_of)
+        export_onnx(network, scratch / "source.onnx", notes, signature)
+
+        # Pictures of training people at the training's size, for int8.
         people = split_photos(inputs["data"], "train", self.calibration)
         if people.shape[-1] != trained or people.shape[-2] != trained:
             people = F.interpolate(people, (trained, trained), mode="area")
-        np.save(scratch / "calibration.npy", people.numpy())
-        return ConversionSource(
-            scratch / "source.onnx", weights, scratch / "calibration.npy", trained, self.alpha, style
-        )
+        samples = [sample_of(photo, signature, index) for index, photo in enumerate(people.split(1))]
+        values = [torch.cat(column).numpy() for column in zip(*samples, strict=True)]
+        np.savez(scratch / "calibration.npz", **dict(zip(signature.input_names, values, strict=True)))  # type: ignore[arg-type]
+        paths = scratch / "source.onnx", weights, scratch / "calibration.npz"
+        return ConversionSource(*paths, size=trained, signature=signature, style=style)
 
     def _row(
-        self, source: ConversionSource, precision: str, out: Path, student: MobileStudent, photos: list[Tensor]
+        self,
+        source: ConversionSource,
+        precision: str,
+        out: Path,
+        samples: list[list[Tensor]],
+        truth: list[tuple[np.ndarray, ...]],
     ) -> dict[str, Any]:
         """Convert to one precision, check and time it. A line of records.jsonl."""
+        # Convert and describe.
         path = self.runtime.convert(source, precision, out)
         files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
         row: dict[str, Any] = {"runtime": self.runtime.name, "precision": precision, "file": path.name}
@@ -112,18 +142,22 @@ class ExportStage:
         row |= dict.fromkeys(MEASURES) | {time_key(side, threads): None for side, threads in TIMED}
         if not self.runtime.runs_here:
             return row
-        with closing(self.runtime.open(path, 1)) as run:
-            found = agreement(run, photos, expected(student, photos))
+
+        # A file that disagrees with torch is refused before its time is measured.
+        with closing(self.runtime.open(path, source.signature, 1)) as run:
+            found = agreement(run, samples, truth, source.signature)
         self._accept(path, precision, found)
         row |= {name: _finite(value) for name, value in found.items()}
+
         for threads in (1, 2):
-            with closing(self.runtime.open(path, threads)) as run:
+            with closing(self.runtime.open(path, source.signature, threads)) as run:
                 for side in (side for side, many in TIMED if many == threads and self.runtime.side in (None, side)):
-                    row[time_key(side, threads)] = milliseconds(run, side, threads, self.repeats)
+                    drawn = drawn_inputs(source.signature, side)
+                    row[time_key(side, threads)] = milliseconds(run, drawn, threads, self.repeats)
         return row
 
     def _accept(self, path: Path, precision: str, found: dict[str, float]) -> None:
-        """Refuse a file that does not paint what torch paints."""
+        """Refuse a file that does not compute what torch computes. Raises TristyleError."""
         error, psnr = found["max_error"], found["psnr"]
         if precision == "fp32" and not error <= self.runtime.tolerance:
             raise TristyleError(
@@ -157,28 +191,58 @@ def metrics(rows: list[dict[str, Any]]) -> dict[str, float]:
     return {name: value for name, value in found.items() if value is not None}
 
 
+# ----------------------------------------------------------------------------------------------------------- samples
+
+
 def split_photos(data: Artifact, split: str, count: int) -> Tensor:
     """The first photos of a split: float32 [N, 3, H, W] in [-1, 1]. Raises TristyleError where there is none."""
     rows = [row for row in data.records() if row["split"] == split][:count]
     if not rows:
-        raise TristyleError(f"{data.path}: holds no photo of the split {split!r}, which the export needs.")
+        raise TristyleError(f"{data.path}: has no photo of the split {split!r}. Use data with held-out people.")
     return to_tensor(load_images([data.path / row["photo"] for row in rows]))
 
 
-def check_photos(data: Artifact, count: int, side: int | None = None) -> list[Tensor]:
-    """Held-out photos as [1, 3, H, W] in [-1, 1], each as it is and again at an oblong size (multiples of 8).
+def sample_of(photo: Tensor, signature: Signature, seed: int) -> list[Tensor]:
+    """Inputs of one call: the photo for the input of that name, the others drawn evenly from their ranges.
 
-    side: where a runtime takes one size only, each photo at that size alone.
+    Args:
+        photo: float32 [1, 3, H, W] in [-1, 1].
+        signature: the inputs.
+        seed: of the draws.
     """
-    photos = split_photos(data, "heldout", count)
-    height, width = (max(SMALLEST, length // STEP * STEP) for length in photos.shape[2:])
-    sizes = [(height, width), (height + 2 * STEP, width + 5 * STEP)] if side is None else [(side, side)]
+    draw = torch.Generator().manual_seed(seed)
+
+    def values(spec: TensorSpec) -> Tensor:
+        shape = spec.shape(photo.shape[2], photo.shape[3])
+        return torch.rand(shape, generator=draw) * (spec.high - spec.low) + spec.low
+
+    return [photo if spec.name == PHOTO else values(spec) for spec in signature.inputs]
+
+
+def check_samples(data: Artifact, count: int, signature: Signature, side: int | None = None) -> list[list[Tensor]]:
+    """What a file is checked on: held-out photos, each as it is and again at an oblong size.
+
+    Args:
+        data: holds the photos.
+        count: photos, at most.
+        signature: the inputs; sizes are multiples of its `multiple_of`.
+        side: px; where a runtime takes one size only, each photo is used at that size alone.
+
+    Returns:
+        Inputs of each call, see `sample_of`.
+    """
+    photos, step = split_photos(data, "heldout", count), signature.multiple_of
+    height, width = (max(-(-SMALLEST // step) * step, length // step * step) for length in photos.shape[2:])
+    sizes = [(height, width), (height + 2 * step, width + 5 * step)] if side is None else [(side, side)]
     found: list[Tensor] = []
     for size in sizes:
         same = photos.shape[2:] == size
         scaled = photos if same else F.interpolate(photos, size, mode="bilinear", align_corners=False)
         found += scaled.split(1)
-    return found
+    return [sample_of(photo, signature, index) for index, photo in enumerate(found)]
+
+
+# -------------------------------------------------------------------------------------------------------------- card
 
 
 def card(
@@ -186,44 +250,33 @@ def card(
     runtime: contract.Backend,
     source: ConversionSource,
     inputs: Mapping[str, Artifact],
-    student: MobileStudent,
+    network: Exportable,
 ) -> dict[str, Any]:
     """What a person needs to feed the model and to know where it comes from; no paths, no dates."""
     first, data = rows[0], inputs["data"].records()
-    side: Any = {"multiple_of": STEP, "min": SMALLEST, "max": LARGEST, "trained_at": source.size}
-    shape: list[Any] = ["height", "width"]
-    if runtime.side is not None:
-        side, shape = {"only": runtime.side, "trained_at": source.size}, [runtime.side, runtime.side]
-    outputs = [{"name": "output", "layout": "NCHW", "shape": [1, 3, *shape], "range": [-1.0, 1.0]}]
-    if source.alpha:
-        outputs.append({"name": "alpha", "layout": "NCHW", "shape": [1, 1, *shape], "range": [0.0, 1.0]})
+    module, signature = cast(nn.Module, network), source.signature
+    zeros = [torch.zeros(shape) for shape in signature.shapes(256, 256)]
     return {
-        "name": "tristyle mobile student",
+        # What it is.
+        "name": f"tristyle {type(network).__name__}",
         "style": source.style,
-        "tier": student.arguments["tier"],
-        "parameters": count_parameters(student),
-        "macs_256": count_macs(student, 256),
+        "tier": network.arguments.get("tier", ""),
+        "arguments": network.arguments,
+        "parameters": count_parameters(module),
+        "macs_256": count_macs(Traced(network, signature), 256, zeros),
         "runtime": {"name": runtime.name, "made_with": {"torch": version("torch")} | runtime.versions()},
         "file": first["file"],
         "sha256": first["sha256"],
         "bytes": first["bytes"],
         "format": {"precision": first["precision"]},
         "files": [row if runtime.runs_here else row | {"checked": "not run here"} for row in rows],
-        "input": {
-            "name": "photo",
-            "layout": "NCHW",
-            "shape": [1, 3, *shape],
-            "height": side,
-            "width": side,
-            "colour": "RGB",
-            "range": [-1.0, 1.0],
-            "normalisation": "x / 127.5 - 1 of 8-bit values",
-        },
-        "outputs": outputs,
-        "blend": "output = photo + alpha * (colour - photo); where alpha is 0 the output is the photo",
+        # How to feed it.
+        "inputs": [port(spec, source, runtime.side) for spec in signature.inputs],
+        "outputs": [port(spec, source, runtime.side) for spec in signature.outputs],
+        # How good it is, and where it comes from.
         "checked": {
             "against": "the same network in torch, float32, on held-out photos",
-            "psnr": "dB of the output, range 2; edge_clarity and flat_energy: shares of torch's",
+            "psnr": "dB of the first output, by its range; edge_clarity and flat_energy: shares of torch's",
             "ms": "ms_<side>_<threads>, least of several: CPU time on one thread, wall time on two",
             "where": "one x86 machine; a phone was not measured",
         },
@@ -242,3 +295,23 @@ def card(
         "licence": "of the weights: what the licences of the pictures allow; of the code: Apache-2.0",
         "use": f"Outputs are synthetic pictures; mark them (IPTC DigitalSourceType {SYNTHETIC}), as `stylize` does.",
     }
+
+
+def port(spec: TensorSpec, source: ConversionSource, side: int | None) -> dict[str, Any]:
+    """The card's entry of one input or output.
+
+    Args:
+        spec: describes it.
+        source: what the files were made of.
+        side: px, the only one that the files take; None where height and width are free.
+    """
+    entry: dict[str, Any] = {"name": spec.name, "range": [spec.low, spec.high], "note": spec.note}
+    if not spec.spatial:
+        return entry | {"layout": "NC", "shape": [1, spec.channels]}
+
+    lengths: dict[str, Any] = {"multiple_of": source.signature.multiple_of, "min": SMALLEST, "max": LARGEST}
+    if side is not None:
+        lengths = {"only": side}
+    free: list[Any] = ["height", "width"] if side is None else [side, side]
+    entry |= {"layout": "NCHW", "shape": [1, spec.channels, *free]}
+    return entry | {"sides": lengths | {"trained_at": source.size}}

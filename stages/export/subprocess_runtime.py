@@ -1,10 +1,11 @@
-"""Runtimes at work in a process of their own: what aborts, prints or phones home there does not touch this one.
+"""Runtimes in a process of their own: what aborts, prints or sends there does not touch this process.
 
-A converter may also need another interpreter than this (litert-torch is tested with an older torch), so the two sides
-share files and pipes only. The child knows this package by its folder; nothing of ours is installed beside a runtime.
+A converter may also need another interpreter (litert-torch is tested with an older torch), so the two sides share files
+and pipes only. The child finds this package by its folder; nothing of ours is installed beside a runtime.
 
-    child                               <- parent, per picture: a frame of JSON, a frame of .npy
-    frames: 8 bytes of length, then as many bytes
+    parent -> child, per call: a frame of JSON {repeats, inputs}, then a frame of .npy for each input
+    child -> parent: a frame of JSON {outputs}, {times} or {error}, then a frame of .npy for each output
+    frame: 8 bytes of length, then as many bytes
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ import tempfile
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import IO, Any, ClassVar
@@ -32,25 +33,25 @@ import numpy as np
 
 from stages.core.artifact import SCRATCH
 from stages.core.settings import ConfigError, TristyleError
-from stages.export.contract import ConversionSource, check_precisions, timed
+from stages.export.contract import ConversionSource, Signature, check_precisions, signature_from_json, timed
 
 PACKAGE = Path(__file__).resolve().parents[1]
 PATIENCE = 1800  # seconds a conversion may take
-# `stages` becomes a package of this folder without any folder around it on the path, where other versions of what the
-# child needs may lie.
+# `stages` becomes a package of this folder without the folder around it on the path: other versions of what the child
+# needs may lie there.
 BOOT = (
     "import sys, types; package = types.ModuleType('stages'); package.__path__ = [sys.argv[1]]; "
     "sys.modules['stages'] = package; "
     "from stages.export import subprocess_runtime; subprocess_runtime.main(*sys.argv[2:])"
 )
 
-Call = Callable[[np.ndarray], Sequence[np.ndarray]]  # photo -> output and, where there is one, alpha
+Call = Callable[..., Sequence[np.ndarray]]  # inputs in the order of a Signature -> outputs in its order
 
 
 @dataclass(kw_only=True)
 class ChildRuntime:
-    """A runtime whose module offers, for the child, `convert(source, precision, folder, options)` and `load(path,
-    threads) -> Call`.
+    """A runtime whose module offers the child `convert(source, precision, folder, options)` and
+    `load(path, signature, threads) -> Call`.
 
     Args:
         precisions: what to convert to; the first one's measures are the artifact's.
@@ -72,7 +73,7 @@ class ChildRuntime:
     def __post_init__(self) -> None:
         check_precisions(self.precisions, self.known)
         if self.python is not None and (not isinstance(self.python, str) or not self.python):
-            raise ConfigError("python", f"{self.python!r} is no path", "Give the path of an interpreter, or null")
+            raise ConfigError("python", f"{self.python!r} is not a path", "Give the path of an interpreter, or null")
 
     @property
     def side(self) -> int | None:
@@ -103,10 +104,10 @@ class ChildRuntime:
         """
         path = out / f"student.{precision}.{self.suffix}"
         with _scratch(out) as folder:
-            given = {name: str(value) if isinstance(value, Path) else value for name, value in vars(source).items()}
-            request = {"source": given, "precision": precision, "folder": str(folder)}
+            request = {"source": source.as_json(), "precision": precision, "folder": str(folder)}
             request["options"] = self.options(source, precision, folder)
             self._ask("convert", request, folder, f"the conversion to {precision}")
+
             made = folder / path.name
             if not made.exists():
                 raise TristyleError(
@@ -118,26 +119,30 @@ class ChildRuntime:
         return path
 
     def options(self, source: ConversionSource, precision: str, folder: Path) -> dict[str, Any]:
-        """What the child's `convert` is told beside; may write into `folder`."""
+        """What the child's `convert` gets beside the source, as plain JSON types; may write into `folder`."""
         return {}
 
-    def open(self, path: Path, threads: int) -> ChildRun:
+    def open(self, path: Path, signature: Signature, threads: int) -> ChildRun:
         """Start a child that holds the model. Raises TristyleError where the file is not one."""
         if not path.exists():
             raise TristyleError(f"{path}: no such model. Check the path.")
-        return ChildRun(self._command("run", {"path": str(path.resolve()), "threads": threads}), path)
+        request = {"path": str(path.resolve()), "signature": asdict(signature), "threads": threads}
+        return ChildRun(self._command("run", request), path)
 
     def interpreter(self) -> str:
         """Path of the Python that has the runtime. Raises TristyleError where none has."""
         if self.python is not None:
             if not os.access(self.python, os.X_OK) or Path(self.python).is_dir():
                 raise TristyleError(
-                    f"export.runtime.python: {self.python} is no interpreter. Run: make runtimes; or give null."
+                    f"export.runtime.python: {self.python} is not an interpreter. Run: make runtimes; or give null."
                 )
             return str(Path(self.python).absolute())  # not resolved: a venv is known by the link's place
+
+        # This interpreter where it has all modules, else the one that `make runtimes` made.
         missing = [name for name in self.modules if not _findable(name)]
         if not missing:
             return sys.executable
+
         for place in (Path.cwd(), PACKAGE.parent):
             for relative in ("bin/python", "Scripts/python.exe"):
                 if (found := place / f".venv-{self.name}" / relative).exists():
@@ -145,21 +150,25 @@ class ChildRuntime:
         raise TristyleError(self._missing(f"{missing[0].split('.')[0]} cannot be imported (it is not installed)"))
 
     def _missing(self, reason: str) -> str:
+        """The message where the runtime is not there."""
         return f"export={self.name}: {reason}. Run: pip install 'tristyle[{self.name}]'; in a checkout: make runtimes"
 
     def _remedy(self) -> str:
+        """The second sentence of a failed conversion's message."""
         return f"Leave that precision out, or use the versions of .ci/locks/{self.name}.lock."
 
     def _command(self, verb: str, request: dict[str, Any]) -> list[str]:
+        """The command that starts the child."""
         python = self.interpreter()
-        # Another interpreter shall see nothing of this one's variables; none shall import what lies in its folder.
+        # -I hides this interpreter's variables from another one; -P keeps any from importing what lies in its folder.
         alone = "-P" if python == sys.executable else "-I"
         return [python, alone, "-c", BOOT, str(PACKAGE), self.name, verb, json.dumps(request)]
 
     def _ask(self, verb: str, request: dict[str, Any], folder: Path, what: str = "the start") -> dict[str, Any]:
-        """Run the child once, in `folder`; what it answers."""
+        """Run the child once, in `folder`; its answer. Raises TristyleError where it fails or takes too long."""
         command = self._command(verb, request)
         with tempfile.TemporaryFile() as log:
+            # The answer comes on stdout; what libraries print goes to the log, whose last line explains a failure.
             try:
                 done = subprocess.run(
                     command,
@@ -173,6 +182,7 @@ class ChildRuntime:
                 )
             except subprocess.TimeoutExpired:
                 raise TristyleError(f"export={self.name}: {what} took over {PATIENCE} s. {self._remedy()}") from None
+
             if done.returncode:
                 raise TristyleError(f"export={self.name}: {what} {_end(done.returncode, log)}. {self._remedy()}")
         return dict(json.loads(done.stdout))
@@ -198,39 +208,42 @@ class ChildRun:
             self.close()
             raise
 
-    def __call__(self, photo: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
-        """float32 [1, 3, H, W] in [-1, 1] -> output (same), alpha [1, 1, H, W] in [0, 1] or None.
+    def __call__(self, *inputs: np.ndarray) -> tuple[np.ndarray, ...]:
+        """All outputs for one set of inputs, float32, in the order of the file's signature.
 
         Raises:
             TristyleError: the child cannot (a size that the model does not take), or died.
         """
-        found = [_read_array(self._frame()) for _ in range(self._request(photo, 0)["outputs"])]
-        return found[0], found[1] if len(found) > 1 else None
+        return tuple(_read_array(self._frame()) for _ in range(self._request(inputs, 0)["outputs"]))
 
-    def times(self, photo: np.ndarray, repeats: int) -> list[tuple[float, float]]:
+    def times(self, inputs: Sequence[np.ndarray], repeats: int) -> list[tuple[float, float]]:
         """(CPU seconds, wall seconds) of each of `repeats` runs, measured in the child, without the pipe."""
-        return [(cpu, wall) for cpu, wall in self._request(photo, repeats)["times"]]
+        return [(cpu, wall) for cpu, wall in self._request(inputs, repeats)["times"]]
 
     def close(self) -> None:
         """End the child. Calling it again does nothing."""
         self._end()
 
-    def _request(self, photo: np.ndarray, repeats: int) -> dict[str, Any]:
+    def _request(self, inputs: Sequence[np.ndarray], repeats: int) -> dict[str, Any]:
+        """Send one call and return the head of its answer."""
         if not self._end.alive:
             raise TristyleError(f"{self.path}: was closed. Open it again.")
         assert self.child.stdin is not None
-        with suppress(BrokenPipeError):  # _answer tells why
-            _write(self.child.stdin, json.dumps({"repeats": repeats}).encode())
-            _write(self.child.stdin, _array_bytes(photo))
+        with suppress(BrokenPipeError):  # _answer reports why the child is gone
+            _write(self.child.stdin, json.dumps({"repeats": repeats, "inputs": len(inputs)}).encode())
+            for values in inputs:
+                _write(self.child.stdin, _array_bytes(values))
         return self._answer()
 
     def _answer(self) -> dict[str, Any]:
+        """The head of the child's next answer. Raises TristyleError where it is an error."""
         answer = dict(json.loads(self._frame()))
         if "error" in answer:
             raise TristyleError(f"{self.path}: {answer['error']}")
         return answer
 
     def _frame(self) -> bytes:
+        """The child's next frame. Raises TristyleError where the child died."""
         assert self.child.stdout is not None
         data = _read(self.child.stdout)
         if data is None:
@@ -245,7 +258,13 @@ class ChildRun:
 
 
 def main(name: str, verb: str, request: str) -> None:
-    """The child: `check`, `convert` or `run` by the module stages.export.<name>. Answers go to what was stdout."""
+    """The child: `check`, `convert` or `run` by the module stages.export.<name>. Answers go to what was stdout.
+
+    Args:
+        name: of the runtime.
+        verb: what to do.
+        request: JSON; its keys depend on the verb.
+    """
     channel = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what the libraries print belongs to the log
     asked = json.loads(request)
@@ -253,8 +272,7 @@ def main(name: str, verb: str, request: str) -> None:
         channel.write(json.dumps(_check(**asked)).encode())
     elif verb == "convert":
         module = importlib.import_module(f"stages.export.{name}")
-        given = asked["source"]
-        source = ConversionSource(**given | {name: Path(given[name]) for name in ("onnx", "student", "calibration")})
+        source = ConversionSource.from_json(asked["source"])
         module.convert(source, asked["precision"], Path(asked["folder"]), asked["options"])
         channel.write(b"{}")
     else:
@@ -277,7 +295,7 @@ def _check(modules: list[str], packages: list[str]) -> dict[str, str]:
 
 
 def _serve(module: Any, asked: dict[str, Any], requests: IO[bytes], channel: IO[bytes]) -> None:
-    """Open the model and answer pictures until the parent closes the pipe."""
+    """Open the model and answer calls until the parent closes the pipe."""
 
     def answer(make: Callable[[], tuple[dict[str, Any], Sequence[np.ndarray]]]) -> None:
         try:
@@ -288,26 +306,32 @@ def _serve(module: Any, asked: dict[str, Any], requests: IO[bytes], channel: IO[
             _write(channel, data)
 
     def start() -> tuple[dict[str, Any], Sequence[np.ndarray]]:
-        opened.append(module.load(Path(asked["path"]), asked["threads"]))
+        opened.append(module.load(Path(asked["path"]), signature_from_json(asked["signature"]), asked["threads"]))
         return {}, ()
 
-    def work(data: bytes, picture: bytes) -> tuple[dict[str, Any], Sequence[np.ndarray]]:
-        photo, repeats = _read_array(picture), json.loads(data)["repeats"]
+    def work(repeats: int, frames: list[bytes]) -> tuple[dict[str, Any], Sequence[np.ndarray]]:
+        inputs = [_read_array(frame) for frame in frames]
         if repeats:
-            return {"times": timed(lambda: opened[0](photo), repeats)}, ()
-        found = opened[0](photo)
+            return {"times": timed(lambda: opened[0](*inputs), repeats)}, ()
+        found = opened[0](*inputs)
         return {"outputs": len(found)}, found
 
+    # An error is an answer too: the child lives on and the next call may succeed.
     opened: list[Call] = []
     answer(start)
-    while (data := _read(requests)) is not None and (picture := _read(requests)) is not None:
-        answer(partial(work, data, picture))
+    while (data := _read(requests)) is not None:
+        head = json.loads(data)
+        frames = [frame for frame in (_read(requests) for _ in range(head["inputs"])) if frame is not None]
+        if len(frames) < head["inputs"]:
+            return  # the parent is gone
+        answer(partial(work, head["repeats"], frames))
 
 
 # ---------------------------------------------------------------------------------------------------- both sides
 
 
 def _write(stream: IO[bytes], data: bytes) -> None:
+    """Send a frame."""
     stream.write(len(data).to_bytes(8, "little") + data)
     stream.flush()
 
@@ -321,16 +345,19 @@ def _read(stream: IO[bytes]) -> bytes | None:
 
 
 def _array_bytes(array: np.ndarray) -> bytes:
+    """An array as .npy, float32."""
     buffer = io.BytesIO()
     np.save(buffer, np.ascontiguousarray(array, np.float32), allow_pickle=False)
     return buffer.getvalue()
 
 
 def _read_array(data: bytes) -> np.ndarray:
+    """The array of an .npy."""
     return np.asarray(np.load(io.BytesIO(data), allow_pickle=False))
 
 
 def _findable(module: str) -> bool:
+    """Whether this interpreter has a module, without importing it."""
     try:
         return importlib.util.find_spec(module.split(".")[0]) is not None
     except (ImportError, ValueError):
@@ -354,14 +381,14 @@ def _scratch(out: Path) -> Iterator[Path]:
             yield Path(folder).absolute()
     finally:
         with suppress(OSError):
-            base.rmdir()  # only where nobody else has put something there
+            base.rmdir()  # fails, as it should, where something else lies there
 
 
 def _end(status: int, log: IO[bytes]) -> str:
-    """How a child ended: `ended with SIGSEGV (its last line)`."""
+    """How a child ended and its last line: `ended with SIGSEGV (Invalid tensor)`."""
     log.seek(0)
     lines = [line.strip() for line in log.read().decode(errors="replace").splitlines() if line.strip()]
-    last = lines[-1][:300] if lines else "no word of why"
+    last = lines[-1][:300] if lines else "it printed nothing"
     try:
         how = signal.Signals(-status).name if status < 0 else f"status {status}"
     except ValueError:
@@ -370,7 +397,7 @@ def _end(status: int, log: IO[bytes]) -> str:
 
 
 def _stop(child: subprocess.Popen[bytes], log: IO[bytes]) -> None:
-    """Close the pipes and wait; a child that does not hear is killed."""
+    """Close the pipes and wait; a child that does not end by itself is killed."""
     for stream in (child.stdin, child.stdout):
         if stream is not None:
             with suppress(OSError):

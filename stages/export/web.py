@@ -1,20 +1,21 @@
-"""Student -> a folder with the page that runs it in a browser, for any static host. Its ONNX is the export's own.
+"""The page as a folder for any static host, with the model in it. The ONNX is the one that export=onnx writes.
 
-What a browser makes of it is tested with one (tests/web/test_page.py); the stage checks the model in onnxruntime, whose
-code the page's WebAssembly is built from.
+The stage checks the model in onnxruntime, whose code the page's WebAssembly is built from; tests/web/test_page.py
+checks it in a browser.
 """
 
 from __future__ import annotations
 
 import json
 import tempfile
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
 
-from stages.export.contract import ConversionSource, Run
+from stages.export.contract import ConversionSource, Run, Signature, check_takes_a_photo
 from stages.export.onnx import Onnx, OnnxRun, open_session
 from stages.web import Model, write_site
 
@@ -32,33 +33,39 @@ class Web(Onnx):
         "Not timed here: press Measure on the page, on the device in question.",
         "ONNX Runtime Web in vendor/ is under the MIT licence (vendor/LICENSE.txt).",
     )
+    precisions: list[str] = field(default_factory=lambda: ["fp32"])
 
     def convert(self, source: ConversionSource, precision: str, out: Path) -> Path:
-        """The folder student.<precision>.web in `out`: index.html and all that it needs."""
+        """Write the folder student.<precision>.web into `out`: index.html and all that it needs.
+
+        Raises:
+            TristyleError: the network takes something else than one photo.
+        """
+        check_takes_a_photo(source.signature, "export=web", "Use export=onnx.")
         folder = out / f"student.{precision}.web"
         with tempfile.TemporaryDirectory() as scratch:
             model = super().convert(source, precision, Path(scratch))
-            shown = [source.style, _tier(source.student), "" if precision == "fp32" else precision]
+            shown = [source.style, _tier(source.network), "" if precision == "fp32" else precision]
             name = ", ".join(part for part in shown if part)
             write_site(folder, [Model(model, name, source.size, source.style)])
         return folder
 
-    def open(self, path: Path, threads: int) -> Run:
-        """The page's model in onnxruntime, without times."""
-        return _Untimed(open_session(next((path / "models").glob("*.onnx")), threads))
+    def open(self, path: Path, signature: Signature, threads: int) -> Run:
+        """Open the page's model in onnxruntime, without times."""
+        return _Untimed(open_session(next((path / "models").glob("*.onnx")), threads), signature)
 
 
 class _Untimed(OnnxRun):
     """A session of this machine's onnxruntime: its pictures are the browser's, its times are not."""
 
-    def times(self, photo: np.ndarray, repeats: int) -> list[tuple[float, float]]:
-        """None."""
+    def times(self, inputs: Sequence[np.ndarray], repeats: int) -> list[tuple[float, float]]:
+        """No times."""
         return []
 
 
 def _tier(weights: Path) -> str:
-    """The tier that a student's file says it is."""
+    """The tier that a student's file names; "" where it names none."""
     from safetensors import safe_open
 
     with safe_open(weights, "np") as file:
-        return str(json.loads(file.metadata()["arguments"])["tier"])
+        return str(json.loads(file.metadata()["arguments"]).get("tier", ""))

@@ -16,7 +16,7 @@ so that the raw output's background is the photo's own wherever alpha is 0, and 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple, Protocol
 
@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from stages.core.settings import choice, number
+from stages.core.tensors import TensorSpec
 
 
 class Widths(NamedTuple):
@@ -139,6 +140,14 @@ class MobileStudent(nn.Module):
     tier: one of TIERS. Raises ConfigError for another name.
     """
 
+    # What its exported files take and give, see stages.export.contract.Exportable.
+    multiple_of = 8
+    inputs = (TensorSpec("photo", 3, note="RGB; x / 127.5 - 1 of 8-bit values"),)
+    outputs = (
+        TensorSpec("output", 3, note="RGB; photo + alpha * (colour - photo)"),
+        TensorSpec("alpha", 1, 0.0, 1.0, note="matte; where it is 0 the output is the photo"),
+    )
+
     def __init__(self, tier: str = "mid") -> None:
         super().__init__()
         choice("tier", tier, TIERS)
@@ -177,6 +186,11 @@ class MobileStudent(nn.Module):
         """photo [N, 3, H, W] in [-1, 1] -> the stylised photo, same shape and range."""
         return blend(photo, self.layers(photo))
 
+    def compute(self, photo: Tensor) -> tuple[Tensor, Tensor]:
+        """photo [N, 3, H, W] in [-1, 1] -> output (same shape and range) and alpha [N, 1, H, W] in [0, 1]."""
+        layers = self.layers(photo)
+        return blend(photo, layers), layers.alpha
+
 
 def blend(photo: Tensor, layers: Layers) -> Tensor:
     """Colour over photo by alpha: [N, 3, H, W] in [-1, 1]."""
@@ -193,8 +207,14 @@ def count_parameters(module: nn.Module) -> int:
     return sum(p.numel() for p in module.parameters())
 
 
-def count_macs(module: nn.Module, size: int) -> int:
-    """Multiply-accumulates of the convolutions for one image of size x size (norms fold away, the rest is noise)."""
+def count_macs(module: nn.Module, size: int, inputs: Sequence[Tensor] | None = None) -> int:
+    """Multiply-accumulates of the convolutions for one image of size x size (norms fold away, the rest is noise).
+
+    Args:
+        module: any network.
+        size: px a side, at least 8.
+        inputs: what `module` is called with; None: one photo [1, 3, size, size].
+    """
     number("size", size, low=8, integer=True)
     total = 0
 
@@ -206,7 +226,8 @@ def count_macs(module: nn.Module, size: int) -> int:
     training = module.training
     try:
         with torch.no_grad():
-            module.eval()(torch.zeros(1, 3, size, size, device=next(module.parameters()).device))
+            device = next(module.parameters()).device
+            module.eval()(*(inputs or [torch.zeros(1, 3, size, size, device=device)]))
     finally:
         module.train(training)
         for hook in hooks:

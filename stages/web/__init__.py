@@ -62,15 +62,16 @@ class File:
     packed: bool = False
 
     def unpacked(self) -> bytes:
-        """The bytes that a browser is to see."""
+        """The bytes that a browser gets in the end."""
         return gzip.decompress(self.data) if self.packed else self.data
 
 
 def site(models: Sequence[Model]) -> dict[str, File]:
     """Every file of the page for these models, by its address below the page's own; "index.html" is the page.
 
-    Nothing else can be asked for: whoever serves this looks addresses up here and never touches a path.
+    A server looks addresses up here and never touches a path, so nothing else can be requested.
     """
+    # The page's own files; what is kept gzipped is known by its plain name.
     files = {}
     for path in sorted(FOLDER.rglob("*")):
         name = path.relative_to(FOLDER).as_posix()
@@ -78,14 +79,17 @@ def site(models: Sequence[Model]) -> dict[str, File]:
         name = name.removesuffix(".gz")
         if path.is_file() and Path(name).suffix in KINDS:
             files[name] = File(path.read_bytes(), KINDS[Path(name).suffix], packed)
+
+    # The models, addressed by content: two files named student.onnx do not clash.
     entries = []
     for model in models:
         data = model.path.read_bytes()
         digest = hashlib.sha256(data).hexdigest()
-        address = f"models/{digest[:12]}.onnx"  # by content: two files named student.onnx do not meet
+        address = f"models/{digest[:12]}.onnx"
         files[address] = File(data, KINDS[".onnx"])
         entry = {"name": model.name, "style": model.style, "size": model.size}
         entries.append({**entry, "file": address, "bytes": len(data), "sha256": digest})
+
     listed = json.dumps({"runtime": RUNTIME, "models": entries}, indent=1) + "\n"
     files["models.json"] = File(listed.encode(), KINDS[".json"])
     return files

@@ -1,7 +1,7 @@
 /* The page: wires camera, pictures, network and controls together. No setting is stored, nothing is sent. */
 import { cameraFacts, closeCamera, listCameras, openCamera } from './camera.js';
-import { compose, natural } from './compose.js';
-import { Engine } from './engine.js';
+import { natural, overlay } from './overlay.js';
+import { Runner } from './runner.js';
 import { Grabber, layout, show } from './frame.js';
 import { markedPng } from './mark.js';
 import { describeDevice, measure } from './measure.js';
@@ -12,7 +12,7 @@ const REMEMBERED = 30; // frames that the frame rate is taken over
 
 const page = Object.fromEntries([...document.querySelectorAll('[id]')].map((element) => [element.id, element]));
 const grabber = new Grabber();
-let engine, models, runtime;
+let runner, models, runtime;
 let model = null; // the loaded one, null while none is
 let video = null; // the open camera
 let picture = null; // the picture on show, a canvas; null while the camera runs
@@ -36,7 +36,7 @@ function tell(...parts) {
   );
 }
 
-const threads = () => (engine.threads === 1 ? 'one thread' : `${engine.threads} threads`);
+const threads = () => (runner.threads === 1 ? 'one thread' : `${runner.threads} threads`);
 const size = (of = model) => (page.size.value === 'own' ? of.size : Number(page.size.value));
 
 /* ---------------------------------------------------------------- models */
@@ -61,7 +61,7 @@ async function chooseModel() {
   model = null;
   say(`Loading ${chosen.name} …`);
   try {
-    await engine.load(chosen.file);
+    await runner.load(chosen.file);
   } catch (error) {
     if (chosen === models[page.model.value]) {
       say(
@@ -103,7 +103,7 @@ async function openFile(file) {
   try {
     bitmap = await createImageBitmap(file);
   } catch {
-    say(`“${file.name}” is no picture that this browser can read. Use a PNG, JPEG or WebP file.`, true);
+    say(`“${file.name}” is not a picture that this browser can read. Use a PNG, JPEG or WebP file.`, true);
     return;
   }
   if (bitmap.width * bitmap.height > LARGEST_FILE) {
@@ -125,12 +125,12 @@ async function refresh() {
   const shown = picture;
   try {
     const place = layout(shown.width, shown.height, size(), true);
-    const { image, matte, milliseconds } = await engine.run(grabber.grab(shown, place, { smooth: 'high' }), true);
+    const { image, matte, milliseconds } = await runner.run(grabber.grab(shown, place, { smooth: 'high' }), true);
     if (shown !== picture) return;
     const result =
       shown.width === place.width && shown.height === place.height
         ? image
-        : compose(shown, grabber.canvas, image, matte);
+        : overlay(shown, grabber.canvas, image, matte);
     present(shown, result);
     tell(`${place.width} × ${place.height} px · network `, Math.round(milliseconds), ` ms · ${threads()}`);
   } catch (error) {
@@ -194,7 +194,7 @@ async function pump() {
   try {
     const begun = performance.now();
     const place = layout(opened.videoWidth, opened.videoHeight, size(), page.framing.value === 'whole');
-    const { image } = await engine.run(grabber.grab(opened, place, { mirrored: page.mirror.checked }));
+    const { image } = await runner.run(grabber.grab(opened, place, { mirrored: page.mirror.checked }));
     if (video === opened) {
       present(grabber.canvas, image); // the photo beside it is the frame that the network saw
       const now = performance.now();
@@ -354,7 +354,7 @@ async function start() {
     return;
   }
   fillModels();
-  engine = new Engine();
+  runner = new Runner();
   const sample = new Image();
   sample.src = 'sample.jpg';
   await sample.decode();

@@ -1,6 +1,6 @@
 /* The camera: open, close, and what to tell a person when it does not open. */
 
-/** -> a <video> that plays the camera of this id, or the one that looks at the person. Rejects with an Error whose
+/** -> a <video> that plays the camera of this id, or the one that faces the person. Rejects with an Error whose
     message is a plain sentence with the remedy. */
 export async function openCamera(id = '') {
   if (!navigator.mediaDevices?.getUserMedia) {
@@ -37,7 +37,7 @@ export async function listCameras() {
   return cameras.map(({ deviceId, label }, index) => ({ id: deviceId, name: label || `camera ${index + 1}` }));
 }
 
-/** What an open camera tells of itself: {id, away: whether it looks away from the person}. */
+/** Facts of an open camera: {id, away: whether it faces away from the person}. */
 export function cameraFacts(video) {
   const { deviceId, facingMode } = video.srcObject.getVideoTracks()[0].getSettings();
   return { id: deviceId, away: facingMode === 'environment' };

@@ -36,7 +36,7 @@ export class Grabber {
   canvas = document.createElement('canvas');
   #context = this.canvas.getContext('2d', { willReadFrequently: true, alpha: false });
 
-  /** -> ImageData of the part that `place` (see layout) tells; smooth: 'high' for stills, 'medium' costs less. */
+  /** -> ImageData of the part that `place` (see layout) names; smooth: 'high' for stills, 'medium' costs less. */
   grab(source, place, { mirrored = false, smooth = 'medium' } = {}) {
     const { left, top, across, down, width, height } = place;
     if (this.canvas.width !== width || this.canvas.height !== height) {

@@ -1,5 +1,5 @@
 /* Times models on this device. The figures stay in the page until the person saves them. */
-import { Engine, THREADS } from './engine.js';
+import { Runner, THREADS } from './runner.js';
 import { Grabber, layout, show } from './frame.js';
 
 const WARM_UP = 10;
@@ -28,12 +28,12 @@ export async function measure({
   const rows = [];
   for (const model of models) {
     for (const threads of counts) {
-      const engine = new Engine(threads);
+      const runner = new Runner(threads);
       try {
         const begun = performance.now();
-        await engine.load(model.file);
+        await runner.load(model.file);
         const load = performance.now() - begun;
-        const times = await timed(engine, source, size(model), canvas, runs, (done) => {
+        const times = await timed(runner, source, size(model), canvas, runs, (done) => {
           progress(`${model.name}, ${threads === 1 ? 'one thread' : `${threads} threads`}: ${done} of ${runs}`);
           signal?.throwIfAborted();
         });
@@ -48,21 +48,21 @@ export async function measure({
           ...times,
         });
       } finally {
-        engine.close();
+        runner.close();
       }
     }
   }
   return rows;
 }
 
-async function timed(engine, source, size, canvas, runs, tick) {
+async function timed(runner, source, size, canvas, runs, tick) {
   const grabber = new Grabber();
   const place = layout(source.videoWidth || source.width, source.videoHeight || source.height, size, false);
   const whole = [],
     network = [];
   for (let i = -WARM_UP; i < runs; i++) {
     const begun = performance.now();
-    const { image, milliseconds } = await engine.run(grabber.grab(source, place));
+    const { image, milliseconds } = await runner.run(grabber.grab(source, place));
     show(canvas, image);
     if (i >= 0) {
       whole.push(performance.now() - begun);
@@ -80,7 +80,7 @@ function summary(times) {
   return { median: at(0.5), p95: at(0.95) };
 }
 
-/** What the browser tells of the device, beside what its owner says. */
+/** What the browser knows of the device, and the name that its owner gives. */
 export async function describeDevice(named) {
   const hints = await navigator.userAgentData
     ?.getHighEntropyValues(['model', 'platformVersion', 'fullVersionList'])

@@ -160,6 +160,48 @@ def test_a_model_without_a_matte_paints_everywhere_and_may_take_half_floats(tmp_
     assert np.abs(image.astype(int) - (255 - photo.astype(int))).max() <= 1 and (matte == 1).all()
 
 
+def test_the_version_is_printed_without_torch(capsys: pytest.CaptureFixture[str]) -> None:
+    from importlib.metadata import version
+
+    apply.main(["--version"])
+    assert capsys.readouterr().out == f"tristyle {version('tristyle')}\n"
+    code = "import sys\nfrom stages import apply\napply.main(['--version'])\nsys.exit('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and done.stdout.startswith("tristyle ")
+
+
+def test_a_model_that_is_misspelled_is_guessed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from stages.core.settings import TristyleError
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "comic.onnx").touch()
+    for given, meant in (("face", "faces"), ("paintd", "painted"), ("commic.onnx", "comic.onnx")):
+        with pytest.raises(TristyleError, match=rf"^{given}: no such model\. Did you mean {meant}\? Give --model"):
+            apply.model_path(Path(given))
+    with pytest.raises(TristyleError, match=r"^zebra: no such model\. Give --model"):
+        apply.model_path(Path("zebra"))
+
+
+def test_a_model_may_need_sides_of_other_multiples(model: Path) -> None:
+    session = apply.open_model(model)
+    seen: list[tuple[int, ...]] = []
+
+    class Coarse:
+        def __getattr__(self, name: str) -> object:
+            return getattr(session, name)
+
+        def get_modelmeta(self) -> object:
+            notes = session.get_modelmeta().custom_metadata_map | {"tristyle.multiple_of": "32"}
+            return type("Meta", (), {"custom_metadata_map": notes})
+
+        def run(self, names: object, feed: dict[str, np.ndarray]) -> list[np.ndarray]:
+            seen.append(next(iter(feed.values())).shape)
+            return session.run(names, feed)
+
+    output, _ = apply.run_padded(Coarse(), half_bright(40, 70))
+    assert seen == [(1, 3, 64, 96)] and output.shape == (40, 70, 3)
+
+
 def test_each_command_line_has_its_parser() -> None:
     for words, named in (
         (["serve", "--port", "0"], "stylize serve"),

@@ -171,7 +171,7 @@ def test_a_model_of_any_size_sees_the_square_at_its_own_scale(session) -> None:
     assert seen == [(1, 3, 64, 64), (1, 3, 96, 96)]
 
 
-def test_weights_that_are_not_there_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_weights_are_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(TristyleError, match="detection_mobilenet0.25_Final.pth"):
         open_finder(tmp_path)
     monkeypatch.setenv(VARIABLE, str(tmp_path))

@@ -1,4 +1,4 @@
-"""Folders: the tree kept, gone on with, in parallel; what is passed over is listed and stops nothing."""
+"""Folders: the tree kept, continued, in parallel; what is skipped is listed and stops nothing."""
 
 from __future__ import annotations
 
@@ -60,14 +60,14 @@ def outputs(folder: Path) -> dict[str, int]:
     }
 
 
-def test_the_tree_is_kept_and_what_is_passed_over_is_listed(
+def test_the_tree_is_kept_and_what_is_skipped_is_listed(
     tree: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
     assert run(tree, "-o", out, "--model", model, "--jobs", 1) == 3
     assert set(outputs(out)) == {"one.png", "deep/deeper/two.JPG", "skipped.txt"}
     said = capsys.readouterr()
-    assert "2 stylised" in said.out and "3 passed over" in said.out and "1 other files left alone" in said.out
+    assert "2 stylised" in said.out and "3 skipped" in said.out and "1 other files left alone" in said.out
     listed = (out / "skipped.txt").read_text().splitlines()
     assert [line.partition(": ")[0] for line in listed] == ["clip.mp4", "deep/torn.png", "phone.HEIC"]
     assert all(line in said.err for line in listed) and "Traceback" not in said.err
@@ -95,7 +95,7 @@ def test_a_second_run_paints_only_what_changed(tree: Path, model: Path, tmp_path
     assert outputs(out)["deep/deeper/two.JPG"] > first["deep/deeper/two.JPG"]
     with open(out / ".stylize.jsonl", "ab") as file:
         file.write(b'{"out": "one.p')  # torn by a kill
-    run(tree, "-o", out, *words, "--size", 48)  # other wishes
+    run(tree, "-o", out, *words, "--size", 48)  # other options
     third = outputs(out)
     assert third["one.png"] > second["one.png"] and third["deep/deeper/two.JPG"] > first["deep/deeper/two.JPG"]
 
@@ -140,7 +140,7 @@ def test_a_folder_goes_beside_itself(tree: Path, model: Path) -> None:
 
 @pytest.mark.usefixtures("interruptible")
 @pytest.mark.parametrize(("stop", "code"), [(signal.SIGKILL, -9), (signal.SIGINT, 130)])
-def test_a_stopped_run_is_gone_on_with(model: Path, tmp_path: Path, stop: signal.Signals, code: int) -> None:
+def test_a_stopped_run_is_continued(model: Path, tmp_path: Path, stop: signal.Signals, code: int) -> None:
     root, out = tmp_path / "in", tmp_path / "out"
     for number in range(24):
         write_image(root / f"{number:02d}.png", half_bright(600, 600))

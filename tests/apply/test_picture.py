@@ -11,8 +11,7 @@ from PIL import Image, ImageCms
 
 from stages.apply import main
 from stages.apply.mark import SOURCE_TYPES, Mark, read_mark
-from stages.apply.photo import read_photo
-from stages.apply.picture import cut_out
+from stages.apply.picture import cut_out, read_photo
 from stages.core.files import sha256_file
 from stages.core.images import write_image
 

@@ -107,7 +107,7 @@ def test_models_are_listed_with_size_style_and_digest(port: int, model: Path) ->
     data = ask(port, f"/{entry['file']}")[1]
     assert data == model.read_bytes() and entry["sha256"] == hashlib.sha256(data).hexdigest()
     card = json.loads(model.with_suffix(".json").read_text())
-    assert entry["style"] == card["style"] and entry["size"] == card["input"]["height"]["trained_at"]
+    assert entry["style"] == card["style"] and entry["size"] == card["inputs"][0]["sides"]["trained_at"]
 
 
 def test_several_models_have_names_of_their_own(model: Path, tmp_path: Path) -> None:
@@ -182,20 +182,21 @@ def test_export_writes_the_page(tmp_path: Path, root: Path) -> None:
     import numpy as np
 
     from stages.core.weights import save_network
-    from stages.export.contract import ConversionSource
+    from stages.export.contract import ConversionSource, Signature
     from stages.export.web import Web
     from stages.networks.mobile import MobileStudent
 
     save_network(tmp_path / "student.safetensors", MobileStudent("nano"))
-    np.save(tmp_path / "calibration.npy", np.zeros((1, 3, 64, 64), np.float32))
-    source = ConversionSource(
-        root / MODEL, tmp_path / "student.safetensors", tmp_path / "calibration.npy", 64, True, "comic"
-    )
+    np.savez(tmp_path / "calibration.npz", photo=np.zeros((1, 3, 64, 64), np.float32))
+    paths = root / MODEL, tmp_path / "student.safetensors", tmp_path / "calibration.npz"
+    signature = Signature.of(MobileStudent("nano"))
+    source = ConversionSource(*paths, 64, signature, "comic")
     runtime = Web(precisions=["fp32"])
     runtime.check()
     folder = runtime.convert(source, "fp32", tmp_path)
     assert folder.name == "student.fp32.web" and (folder / "index.html").is_file()
     assert json.loads((folder / "models.json").read_text())["models"][0]["name"] == "comic, nano"
-    output, alpha = runtime.open(folder, 1)(np.zeros((1, 3, 64, 72), np.float32))
-    assert runtime.open(folder, 1).times(np.zeros((1, 3, 64, 72), np.float32), 2) == []  # no browser's times
-    assert output.shape == (1, 3, 64, 72) and alpha is not None and alpha.shape == (1, 1, 64, 72)
+    run, photo = runtime.open(folder, signature, 1), np.zeros((1, 3, 64, 72), np.float32)
+    output, alpha = run(photo)
+    assert run.times([photo], 2) == []  # no browser's times
+    assert output.shape == (1, 3, 64, 72) and alpha.shape == (1, 1, 64, 72)

@@ -1,4 +1,4 @@
-"""Along time: outputs steadier without ghosts, flicker told, faces followed without trembling, cuts start anew."""
+"""Along time: outputs steadier without ghosts, flicker reported, faces followed without trembling, cuts start anew."""
 
 from __future__ import annotations
 

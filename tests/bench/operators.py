@@ -6,7 +6,7 @@ An operator is timed between a 1x1 convolution that makes its input from the pho
 output, less the same without it; what a runtime folds or fuses into the convolution before it therefore costs nothing.
 One thread, arms alternating, the least CPU time counts. A tier's prediction is the sum over its layers; the table
 ranks designs, and the measured time beside it says how far to trust it (data/operators.json: 5 to 15 % too little in
-onnxruntime, up to 30 % in MNN). x86 numbers rank; they are no phone's.
+onnxruntime, up to 30 % in MNN). x86 numbers rank operators; they are not a phone's.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ import numpy as np
 
 from stages.core.files import write_json
 from stages.core.settings import TristyleError, number
-from stages.export.contract import Backend, ConversionSource, Run, require
+from stages.core.tensors import TensorSpec
+from stages.export.contract import Backend, ConversionSource, Run, Signature, require
 
 SIZES = (256, 512)  # px, of the photo that a tier is predicted for
 WIDTH, SIDE = 32, 128  # channels and px of the operators that no tier is built of, for comparison
@@ -85,6 +86,7 @@ def nodes(operator: Operator, constant: Callable[[str, np.ndarray], str]) -> lis
     def ones(name: str, *shape: int) -> str:
         return constant(name, np.ones(shape, np.float32))
 
+    # Convolutions.
     if kind.startswith(("conv", "depthwise")):
         side = int(kind.removesuffix("_half")[-1])
         groups = wide if kind.startswith("depthwise") else 1
@@ -93,6 +95,8 @@ def nodes(operator: Operator, constant: Callable[[str, np.ndarray], str]) -> lis
         return [node("Conv", ["x", found], ["y"], pads=[side // 2] * 4, strides=[stride] * 2, group=groups)]
     if kind == "transposed2":
         return [node("ConvTranspose", ["x", weight(wide, out, 2, 2)], ["y"], strides=[2, 2])]
+
+    # Other sizes, sums and norms.
     if kind in ("bilinear2", "nearest2"):
         scales = constant("scales", np.array([1, 1, 2, 2], np.float32))
         mode = {"mode": "linear"} if kind == "bilinear2" else {"mode": "nearest", "nearest_mode": "floor"}
@@ -107,32 +111,52 @@ def nodes(operator: Operator, constant: Callable[[str, np.ndarray], str]) -> lis
     if kind == "instance_norm":
         return [node("InstanceNormalization", ["x", ones("scale", wide), ones("bias", wide)], ["y"])]
     if kind == "one_group_norm":
-        shapes = [
-            constant(name, np.array(shape))
-            for name, shape in (("flat", [1, 1, -1]), ("full", [1, wide] + [operator.side] * 2))
-        ]
-        return [
-            node("Reshape", ["x", shapes[0]], ["a"]),
-            node("InstanceNormalization", ["a", ones("scale", 1), ones("bias", 1)], ["b"]),
-            node("Reshape", ["b", shapes[1]], ["c"]),
-            node("Mul", ["c", ones("gain", 1, wide, 1, 1)], ["d"]),
-            node("Add", ["d", ones("shift", 1, wide, 1, 1)], ["y"]),
-        ]
+        return _one_group_norm(operator, node, constant, ones)
+
+    # The student's end: sub-pixel convolution, colour and matte, the blend over the photo.
     if kind == "head":
-        parts = constant("parts", np.array([3, 1]))
-        return [
-            node("DepthToSpace", ["x"], ["a"], blocksize=2, mode="CRD"),
-            node("Split", ["a", parts], ["b", "c"], axis=1),
-            node("Tanh", ["b"], ["colour"]),
-            node("Sigmoid", ["c"], ["matte"]),
-            node("Sub", ["colour", "photo"], ["d"]),
-            node("Mul", ["matte", "d"], ["e"]),
-            node("Add", ["photo", "e"], ["y"]),
-        ]
+        return _head(node, constant)
+
+    # Activations.
     if kind == "prelu":
         return [node("PRelu", ["x", ones("slope", wide, 1, 1)], ["y"])]
     name = {"relu": "Relu", "leaky_relu": "LeakyRelu", "hard_swish": "HardSwish", "tanh": "Tanh", "sigmoid": "Sigmoid"}
     return [node(name[kind], ["x"], ["y"])]
+
+
+def _one_group_norm(
+    operator: Operator,
+    node: Callable[..., Any],
+    constant: Callable[[str, np.ndarray], str],
+    ones: Callable[..., str],
+) -> list[Any]:
+    """Group norm of one group: an instance norm of all channels as one."""
+    wide = operator.inputs
+    shapes = [
+        constant(name, np.array(shape))
+        for name, shape in (("flat", [1, 1, -1]), ("full", [1, wide] + [operator.side] * 2))
+    ]
+    return [
+        node("Reshape", ["x", shapes[0]], ["a"]),
+        node("InstanceNormalization", ["a", ones("scale", 1), ones("bias", 1)], ["b"]),
+        node("Reshape", ["b", shapes[1]], ["c"]),
+        node("Mul", ["c", ones("gain", 1, wide, 1, 1)], ["d"]),
+        node("Add", ["d", ones("shift", 1, wide, 1, 1)], ["y"]),
+    ]
+
+
+def _head(node: Callable[..., Any], constant: Callable[[str, np.ndarray], str]) -> list[Any]:
+    """Sub-pixel convolution's shuffle, colour and matte, the blend over the photo."""
+    parts = constant("parts", np.array([3, 1]))
+    return [
+        node("DepthToSpace", ["x"], ["a"], blocksize=2, mode="CRD"),
+        node("Split", ["a", parts], ["b", "c"], axis=1),
+        node("Tanh", ["b"], ["colour"]),
+        node("Sigmoid", ["c"], ["matte"]),
+        node("Sub", ["colour", "photo"], ["d"]),
+        node("Mul", ["matte", "d"], ["e"]),
+        node("Add", ["photo", "e"], ["y"]),
+    ]
 
 
 def photo_side(operator: Operator) -> int:
@@ -149,6 +173,7 @@ def write_model(operator: Operator, path: Path, present: bool = True) -> None:
         constants.append(onnx.numpy_helper.from_array(values, name))
         return name
 
+    # The start makes the operator's input from the photo.
     side = photo_side(operator)
     if operator.inputs == 3:  # it reads the photo itself
         stem = helper.make_node("Identity", ["photo"], ["x"])
@@ -156,8 +181,11 @@ def write_model(operator: Operator, path: Path, present: bool = True) -> None:
         weight = np.random.default_rng(1).standard_normal((operator.inputs, 3, 1, 1)).astype(np.float32)
         stride = [side // operator.side] * 2
         stem = helper.make_node("Conv", ["photo", constant("stem", weight)], ["x"], strides=stride)
+
+    # The operator itself, and a mean that reads all of its output.
     body = nodes(operator, constant) if present else []
     mean = helper.make_node("GlobalAveragePool", ["y" if present else "x"], ["output"])
+
     value = helper.make_tensor_value_info
     photo = value("photo", onnx.TensorProto.FLOAT, [1, 3, side, side])
     channels = operator.outputs if present else operator.inputs
@@ -184,19 +212,20 @@ def added(runtime: Backend, operator: Operator, rounds: int) -> float:
 
 def opened(runtime: Backend, onnx: Path, place: Path) -> Run:
     """An fp32 ONNX file converted and opened, on one thread."""
-    source = ConversionSource(onnx, onnx, onnx, 0, alpha=False)
-    return runtime.open(runtime.convert(source, "fp32", place), 1)
+    signature = Signature((TensorSpec("photo", 3),), (TensorSpec("output", 3),))
+    source = ConversionSource(onnx, onnx, onnx, 0, signature)
+    return runtime.open(runtime.convert(source, "fp32", place), signature, 1)
 
 
 def fastest(runs: Sequence[Run], side: int, rounds: int) -> list[float]:
     """The least CPU ms of each opened model on a photo of side x side, in turn, after two runs to warm up."""
     photo = np.random.default_rng(0).uniform(-1, 1, (1, 3, side, side)).astype(np.float32)
     for run in runs:
-        run.times(photo, 2)
+        run.times([photo], 2)
     found = [float("inf")] * len(runs)
     for _ in range(rounds):
         for index, run in enumerate(runs):
-            found[index] = min(found[index], *(1000 * cpu for cpu, _ in run.times(photo, 2)))
+            found[index] = min(found[index], *(1000 * cpu for cpu, _ in run.times([photo], 2)))
     return found
 
 
@@ -224,15 +253,18 @@ def measured_tiers(runtime: Backend, sizes: Sequence[int], rounds: int) -> dict[
 
     found: dict[tuple[str, int], float] = {}
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+        # Open all tiers first: their runs alternate.
         runs = []
         for tier in TIERS:
             place = Path(folder) / tier
             place.mkdir()
             torch.manual_seed(0)
-            export_onnx(MobileStudent(tier), place / "source.onnx", {})
-            source = ConversionSource(place / "source.onnx", place, place, 0)
-            runs.append(runtime.open(runtime.convert(source, "fp32", place), 1))
+            student = MobileStudent(tier)
+            export_onnx(student, place / "source.onnx", {})
+            source = ConversionSource(place / "source.onnx", place, place, 0, Signature.of(student))
+            runs.append(runtime.open(runtime.convert(source, "fp32", place), source.signature, 1))
             stack.callback(runs[-1].close)
+
         for size in sizes:
             found |= {(tier, size): ms for tier, ms in zip(TIERS, fastest(runs, size, rounds), strict=True)}
     return found
@@ -242,6 +274,7 @@ def table(runtimes: Sequence[Backend], sizes: Sequence[int], rounds: int) -> dic
     """The whole table, as JSON: `operators` with their ms in each runtime, `tiers` predicted and measured."""
     import torch
 
+    # Operators first: the tiers' predictions are sums of them.
     rows: list[dict[str, Any]] = [asdict(operator) | {"ms": {}} for operator in wanted(sizes)]
     tiers = []
     for runtime in runtimes:
@@ -250,6 +283,7 @@ def table(runtimes: Sequence[Backend], sizes: Sequence[int], rounds: int) -> dic
         for (tier, size), ms in measured_tiers(runtime, sizes, rounds).items():
             said = round(predict(rows, tier, size, runtime.name), 3)
             tiers.append({"tier": tier, "size": size, "runtime": runtime.name, "predicted": said, "ms": round(ms, 3)})
+
     return {
         "what": "added CPU ms of an operator on one thread, fp32; made by python -m tests.bench.operators",
         "isa": torch.backends.cpu.get_cpu_capability(),
@@ -283,10 +317,12 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--runtimes", nargs="+", choices=("onnx", "mnn"), default=["onnx"])
     parser.add_argument("--rounds", type=int, default=7)
     options = parser.parse_args(argv)
+
+    # Bad arguments and missing runtimes are one line.
     try:
         number("--rounds", options.rounds, 1, integer=True)
         if options.out.is_dir() or not options.out.absolute().parent.is_dir():
-            raise TristyleError(f"{options.out}: is no place for a file. Choose another for -o.")
+            raise TristyleError(f"{options.out}: cannot be a file. Choose another for -o.")
         runtimes = [_runtime(name) for name in options.runtimes]
         for runtime in runtimes:
             runtime.check()

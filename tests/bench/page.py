@@ -67,8 +67,11 @@ def main() -> None:
     parser.add_argument("--tiers", nargs="+", choices=[*TIERS], default=[*TIERS])
     parser.add_argument("--json", type=Path, help="also write the rows here")
     options = parser.parse_args()
+
     if find_chromium() is None:
         raise SystemExit("bench_page: no Chromium is installed. Install Debian's package chromium.")
+
+    # Serve the tiers to a browser and let the page measure itself.
     with tempfile.TemporaryDirectory() as folder:
         models = tier_models(Path(folder), options.tiers, options.size)
         server = serve.open_server(0, models)
@@ -79,6 +82,8 @@ def main() -> None:
             version = browser.send("Browser.getVersion")["product"]
             rows = measured(browser, models, options.size, options.runs, options.passes)
         server.shutdown()
+
+    # The table, with a verdict where there is a target.
     print(f"\n{version}, WebAssembly, {options.size} px, ms: median (95th percentile)")
     print(f"{'tier':6} {'GMAC':>6} {'threads':>8} {'frame to drawn':>18} {'network alone':>18} {'rest':>6}")
     for (tier, threads), row in rows.items():
@@ -91,6 +96,7 @@ def main() -> None:
             verdict = f"  {'reached' if whole['median'] <= target else 'NOT reached'}: at most {target:g}"
         if options.size == 256 and rest >= OVERHEAD:
             verdict += f"  NOT reached: rest below {OVERHEAD:g}"
+
         macs = count_macs(MobileStudent(tier), options.size) / 1e9
         print(f"{tier:6} {macs:6.3f} {threads:8} {said[0]:>18} {said[1]:>18} {rest:6.1f}{verdict}")
     if options.json:

@@ -19,7 +19,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from stages.export.onnx import OPSET, Exported, open_session, quiet  # noqa: E402
+from stages.export.contract import Signature  # noqa: E402
+from stages.export.onnx import OPSET, Traced, open_session, quiet  # noqa: E402
 from stages.networks.mobile import TIERS, MobileStudent, count_macs, count_parameters  # noqa: E402
 from tests.bench.peers import PEERS  # noqa: E402
 
@@ -52,7 +53,8 @@ def exported(network: nn.Module, path: Path) -> Path:
 def networks() -> dict[str, nn.Module]:
     """The tiers and the peers, seeded."""
     torch.manual_seed(0)
-    tiers: dict[str, nn.Module] = {tier: Exported(MobileStudent(tier)) for tier in TIERS}
+    students = {tier: MobileStudent(tier) for tier in TIERS}
+    tiers: dict[str, nn.Module] = {tier: Traced(student, Signature.of(student)) for tier, student in students.items()}
     return tiers | {name: kind() for name, kind in PEERS.items()}
 
 
@@ -77,11 +79,14 @@ def main() -> None:
     parser.add_argument("--sizes", default="256,512")
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
+
+    # Measure all arms side by side.
     sides = [int(side) for side in options.sizes.split(",")]
     arms = networks()
     with tempfile.TemporaryDirectory() as folder:
         sessions = {name: open_session(exported(arm, Path(folder) / f"{name}.onnx")) for name, arm in arms.items()}
         found = {side: best(sessions, side, options.rounds) for side in sides}
+
     print(f"{'':<21}{'M params':>9}{'GMAC 256':>9}" + "".join(f"{f'ms {side}':>9}" for side in sides))
     for name, arm in arms.items():
         cost = f"{count_parameters(arm) / 1e6:9.3f}{count_macs(arm, 256) / 1e9:9.3f}"

@@ -25,11 +25,13 @@ onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
 
-from stages.export.fidelity import agreement, expected, milliseconds  # noqa: E402
-from stages.export.onnx import Exported, Onnx, OnnxRun, export_onnx, open_session, strip  # noqa: E402
-from stages.export.stage import ExportStage, check_photos, time_key  # noqa: E402
+from stages.export.contract import Exportable, Signature  # noqa: E402
+from stages.export.fidelity import agreement, drawn_inputs, expected, milliseconds  # noqa: E402
+from stages.export.onnx import Onnx, OnnxRun, Traced, export_onnx, open_session, strip  # noqa: E402
+from stages.export.stage import ExportStage, check_samples, time_key  # noqa: E402
 
 PRECISIONS = ["fp32", "fp16", "int8"]
+PAINTS = Signature.of(MobileStudent("nano"))
 
 
 def trained_looking_student() -> MobileStudent:
@@ -69,15 +71,15 @@ def exported(inputs: dict[str, Artifact], tmp_path_factory: pytest.TempPathFacto
 
 def test_it_agrees_with_torch_at_sizes_it_was_not_traced_at(exported: tuple[Path, dict[str, float]]) -> None:
     out, metrics = exported
-    run, student = Onnx(precisions=["fp32"]).open(out / "student.onnx", 1), trained_looking_student()
+    run, student = Onnx(precisions=["fp32"]).open(out / "student.onnx", PAINTS, 1), trained_looking_student()
     sizes = [(32, 32), (64, 64), (40, 128), (256, 256)]
-    photos = [torch.rand(1, 3, *size) * 2 - 1 for size in sizes]
-    found = agreement(run, photos, expected(student, photos))
+    samples = [[torch.rand(1, 3, *size) * 2 - 1] for size in sizes]
+    found = agreement(run, samples, expected(student, samples, PAINTS), PAINTS)
     assert found["max_error"] < 1e-5 and found["psnr"] > 100
     assert 0 < metrics["max_error"] < 1e-5
     with torch.no_grad():
         student.paint.weight.mul_(1.01)
-    assert agreement(run, photos, expected(student, photos))["max_error"] > 1e-4  # the check can fail
+    assert agreement(run, samples, expected(student, samples, PAINTS), PAINTS)["max_error"] > 1e-4  # it can fail
 
 
 def test_norms_are_folded_and_no_trace_of_the_machine_is_left(exported: tuple[Path, dict[str, float]]) -> None:
@@ -97,14 +99,15 @@ def test_the_card_says_how_to_feed_it(exported: tuple[Path, dict[str, float]], i
     out, _ = exported
     card = json.loads((out / "card.json").read_text())
     assert card["sha256"] == sha256_file(out / "student.onnx")
-    assert card["scores"]["face_error"] == 0.1 and card["input"]["height"]["trained_at"] == 64
+    assert card["scores"]["face_error"] == 0.1 and card["inputs"][0]["sides"]["trained_at"] == 64
     assert card["pictures"]["licences"] == ["Apache-2.0"]
     assert str(out) not in json.dumps(card)
     photo = read_image(inputs["data"].path / "heldout/photo/000000.png")
-    assert card["input"]["normalisation"].startswith("x / 127.5 - 1") and card["input"]["layout"] == "NCHW"
+    (entry,) = card["inputs"]
+    assert "x / 127.5 - 1" in entry["note"] and entry["layout"] == "NCHW"
     values = (photo.astype(np.float32) / 127.5 - 1).transpose(2, 0, 1)[None]
     session = open_session(out / card["file"])
-    found = session.run([item["name"] for item in card["outputs"]], {card["input"]["name"]: values})
+    found = session.run([item["name"] for item in card["outputs"]], {entry["name"]: values})
     with torch.no_grad():
         expected = trained_looking_student()(torch.from_numpy(values)).numpy()
     assert np.abs(found[0] - expected).max() < 1e-5
@@ -113,14 +116,16 @@ def test_the_card_says_how_to_feed_it(exported: tuple[Path, dict[str, float]], i
 
 def test_agreement_by_hand() -> None:
     """0.1 off everywhere: 10 log10(4 / 0.01) dB; twice the contrast, twice the edges; NaN is never agreement."""
-    photo, truth = torch.zeros(1, 3, 32, 32), np.zeros((1, 3, 32, 32), np.float32)
+    samples, truth = [[torch.zeros(1, 3, 32, 32)]], np.zeros((1, 3, 32, 32), np.float32)
     truth[..., 16:] = 0.4
     alpha = np.zeros((1, 1, 32, 32), np.float32)
-    found = agreement(lambda _: (truth + np.float32(0.1), None), [photo], [(truth, alpha)])
+    bare = Signature(PAINTS.inputs, PAINTS.outputs[:1])
+    found = agreement(lambda _: (truth + np.float32(0.1),), samples, [(truth,)], bare)
     assert found["psnr"] == pytest.approx(26.02, abs=0.01) and found["max_error"] == pytest.approx(0.1)
-    assert agreement(lambda _: (2 * truth, alpha), [photo], [(truth, alpha)])["edge_clarity"] == pytest.approx(2, 0.05)
-    assert agreement(lambda _: (truth, alpha + 0.5), [photo], [(truth, alpha)])["max_error"] == pytest.approx(0.5)
-    broken = agreement(lambda _: (truth * np.nan, alpha), [photo], [(truth, alpha)])
+    given = samples, [(truth, alpha)], PAINTS
+    assert agreement(lambda _: (2 * truth, alpha), *given)["edge_clarity"] == pytest.approx(2, 0.05)
+    assert agreement(lambda _: (truth, alpha + 0.5), *given)["max_error"] == pytest.approx(0.5)
+    broken = agreement(lambda _: (truth * np.nan, alpha), *given)
     assert np.isnan(broken["psnr"]) and np.isnan(broken["max_error"])
 
 
@@ -153,7 +158,7 @@ def test_every_precision_is_measured_and_described(exported: tuple[Path, dict[st
 def quick(exported: tuple[Path, dict[str, float]], monkeypatch: pytest.MonkeyPatch) -> None:
     """The network exported once is exported for all."""
 
-    def copied(student: MobileStudent, path: Path, notes: dict[str, str], alpha: bool = True) -> None:
+    def copied(network: Exportable, path: Path, notes: dict[str, str], signature: Signature) -> None:
         shutil.copyfile(exported[0] / "student.onnx", path)
 
     monkeypatch.setattr("stages.export.stage.export_onnx", copied)
@@ -164,13 +169,14 @@ class Shifted(Onnx):
 
     shift = np.float32(0.01)
 
-    def open(self, path: Path, threads: int) -> Any:
-        return Lighter(super().open(path, threads).session)
+    def open(self, path: Path, signature: Signature, threads: int) -> Any:
+        return Lighter(super().open(path, signature, threads).session, signature)
 
 
 class Lighter(OnnxRun):
-    def __call__(self, photo: np.ndarray) -> tuple[np.ndarray, None]:
-        return super().__call__(photo)[0] + Shifted.shift, None
+    def __call__(self, *inputs: np.ndarray) -> tuple[np.ndarray, ...]:
+        output, alpha = super().__call__(*inputs)
+        return output + Shifted.shift, alpha
 
 
 def test_a_file_that_disagrees_is_not_passed_on(inputs: dict[str, Artifact], tmp_path: Path, quick: None) -> None:
@@ -187,7 +193,7 @@ class Elsewhere(Onnx):
 
     name, runs_here, side = "elsewhere", False, 96
 
-    def open(self, path: Path, threads: int) -> Any:
+    def open(self, path: Path, signature: Signature, threads: int) -> Any:
         raise TristyleError("cannot run here")
 
 
@@ -198,24 +204,28 @@ def test_what_cannot_run_here_is_described_and_not_measured(
     assert set(made) == {"bytes"}
     card = json.loads((tmp_path / "card.json").read_text())
     assert card["files"][0]["checked"] == "not run here" and card["files"][0]["psnr"] is None
-    assert card["input"]["shape"] == [1, 3, 96, 96] and card["input"]["height"]["only"] == 96
+    assert card["inputs"][0]["shape"] == [1, 3, 96, 96] and card["inputs"][0]["sides"]["only"] == 96
 
 
 def test_photos_of_the_check_fit_the_runtime(inputs: dict[str, Artifact]) -> None:
-    assert [tuple(photo.shape[2:]) for photo in check_photos(inputs["data"], 1)] == [(64, 64), (80, 104)]
-    assert [tuple(photo.shape[2:]) for photo in check_photos(inputs["data"], 2, 96)] == [(96, 96), (96, 96)]
+    def sizes(count: int, side: int | None = None) -> list[tuple[int, ...]]:
+        return [tuple(photo.shape[2:]) for (photo,) in check_samples(inputs["data"], count, PAINTS, side)]
+
+    assert sizes(1) == [(64, 64), (80, 104)]
+    assert sizes(2, 96) == [(96, 96), (96, 96)]
 
 
 def test_the_matte_can_be_left_out(tmp_path: Path) -> None:
     student = trained_looking_student()
-    export_onnx(student, tmp_path / "plain.onnx", {}, alpha=False)
+    bare = Signature.of(student, alpha=False)
+    export_onnx(student, tmp_path / "plain.onnx", {}, bare)
     session = open_session(tmp_path / "plain.onnx")
     assert [item.name for item in session.get_outputs()] == ["output"]
     photo = torch.rand(1, 3, 40, 48) * 2 - 1
-    (found,) = Exported(student, alpha=False)(photo)
+    (found,) = Traced(student, bare)(photo)
     assert np.abs(session.run(None, {"photo": photo.numpy()})[0] - found.detach().numpy()).max() < 1e-5
-    run = Onnx(precisions=["fp32"]).open(tmp_path / "plain.onnx", 1)
-    assert run(photo.numpy())[1] is None
+    run = Onnx(precisions=["fp32"]).open(tmp_path / "plain.onnx", bare, 1)
+    assert len(run(photo.numpy())) == 1
 
 
 @pytest.mark.parametrize(
@@ -255,8 +265,9 @@ def test_a_missing_runtime_is_said_before_any_work(inputs: dict[str, Artifact], 
 
 def test_time_is_measured_and_strip_keeps_the_numbers(exported: tuple[Path, dict[str, float]]) -> None:
     out, metrics = exported
-    run = Onnx(precisions=["fp32"]).open(out / "student.onnx", 1)
-    assert 0 < milliseconds(run, 64, 1, 3) < milliseconds(run, 512, 1, 3)
+    run = Onnx(precisions=["fp32"]).open(out / "student.onnx", PAINTS, 1)
+    small, large = (milliseconds(run, drawn_inputs(PAINTS, side), 1, 3) for side in (64, 512))
+    assert small is not None and large is not None and 0 < small < large
     assert metrics["cpu_ms_256"] > 0
     model = onnx.load(out / "student.onnx")
     before = model.SerializeToString(deterministic=True)

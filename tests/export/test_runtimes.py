@@ -20,7 +20,7 @@ from stages.core.tensors import to_tensor
 from stages.core.weights import save_network
 from stages.export import coreml, litert, mnn, ncnn
 from stages.export import subprocess_runtime as child
-from stages.export.contract import ConversionSource
+from stages.export.contract import ConversionSource, Signature
 from stages.export.subprocess_runtime import ChildRun, ChildRuntime
 from stages.networks.mobile import MobileStudent, blend
 from tests.tools.tiny_pairs import STYLE, data_artifact, toys
@@ -33,6 +33,7 @@ RUNTIMES: dict[str, type[ChildRuntime]] = {
     "coreml": coreml.Coreml,
 }
 SIDE = 64
+PAINTS = Signature.of(MobileStudent("nano"))
 
 # A runtime for the child's side: its models are text files, and it does what a model says.
 TOY = """
@@ -53,7 +54,7 @@ def convert(source, precision, folder, options):
         raise ValueError(f"no fp16 for {source.style}\\nand more")
     out.write_text(options["word"])
 
-def load(path, threads):
+def load(path, signature, threads):
     word = path.read_text()
     if word == "broken":
         raise ValueError("is not a model that toy reads. Convert it again")
@@ -98,13 +99,13 @@ def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Toy:
     return Toy(precisions=["fp32"])
 
 
-SOURCE = ConversionSource(Path("a.onnx"), Path("a.safetensors"), Path("a.npy"), SIDE, style="comic")
+SOURCE = ConversionSource(Path("a.onnx"), Path("a.safetensors"), Path("a.npz"), SIDE, PAINTS, style="comic")
 
 
 def opened(toy: Toy, folder: Path, word: str = "fine") -> ChildRun:
     path = folder / "student.fp32.toy"
     path.write_text(word)
-    return toy.open(path, 1)
+    return toy.open(path, PAINTS, 1)
 
 
 def one_line(error: pytest.ExceptionInfo[TristyleError]) -> str:
@@ -140,15 +141,15 @@ def test_a_run_answers_and_measures_its_own_time(toy: Toy, tmp_path: Path) -> No
     run = opened(toy, tmp_path, "busy")
     photo = np.random.default_rng(0).uniform(-1, 1, (1, 3, 8, 16)).astype(np.float32)
     output, alpha = run(photo)
-    assert np.array_equal(output, photo / 2) and alpha is not None and np.array_equal(alpha, photo[:, :1])
-    for cpu, wall in run.times(photo, 3):
+    assert np.array_equal(output, photo / 2) and np.array_equal(alpha, photo[:, :1])
+    for cpu, wall in run.times([photo], 3):
         assert 0.02 <= cpu < 1 and cpu <= wall * 1.5  # the child's time: this process only waits
     run.close()
     assert run.child.poll() is not None
     run.close()
     with pytest.raises(TristyleError, match="was closed"):
         run(photo)
-    assert opened(toy, tmp_path, "bare")(photo)[1] is None
+    assert len(opened(toy, tmp_path, "bare")(photo)) == 1
 
 
 def test_a_run_that_fails_says_why_and_one_that_dies_too(toy: Toy, tmp_path: Path) -> None:
@@ -169,7 +170,7 @@ def test_a_model_that_is_none_or_not_there_is_refused(toy: Toy, tmp_path: Path) 
     with pytest.raises(TristyleError, match="student.fp32.toy: is not a model that toy reads"):
         opened(toy, tmp_path, "broken")
     with pytest.raises(TristyleError, match="nothing.toy: no such model"):
-        toy.open(tmp_path / "nothing.toy", 1)
+        toy.open(tmp_path / "nothing.toy", PAINTS, 1)
 
 
 def test_a_forgotten_run_leaves_no_process(toy: Toy, tmp_path: Path) -> None:
@@ -227,7 +228,7 @@ def test_settings_that_cannot_be_are_refused(tmp_path: Path) -> None:
             kind(precisions=["fp8"])
         with pytest.raises(ConfigError, match="python"):
             kind(precisions=["fp32"], python="")
-        with pytest.raises(TristyleError, match="runtime.python.*is no interpreter"):
+        with pytest.raises(TristyleError, match="runtime.python.*is not an interpreter"):
             kind(precisions=["fp32"], python=str(tmp_path / name)).check()
     for side in (20, 8192, 100):
         with pytest.raises(ConfigError, match="side"):
@@ -312,7 +313,10 @@ def test_mnn_leaves_convolutions_before_an_upsampling_alone() -> None:
 
 def test_names_and_ids_are_the_students() -> None:
     param = "7767517\n2 3\nInput  in0    0 1 in0\nSplit  s 1 2 in0 out0 out1 0=in0x\n"
-    assert ncnn.renamed(param).splitlines()[2:] == ["Input photo 0 1 photo", "Split s 1 2 photo output alpha 0=in0x"]
+    assert ncnn.renamed(param, PAINTS).splitlines()[2:] == [
+        "Input photo 0 1 photo",
+        "Split s 1 2 photo output alpha 0=in0x",
+    ]
     manifest = {
         "itemInfoEntries": {"A-1": {"path": "p/weights"}, "B-2": {"path": "p/model"}},
         "rootModelIdentifier": "B-2",
@@ -348,9 +352,9 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> ConversionSource:
     folder = tmp_path_factory.mktemp("source")
     save_network(folder / "student.safetensors", student())
     export_onnx(student(), folder / "source.onnx", {"tristyle.size": str(SIDE)})
-    np.save(folder / "calibration.npy", to_tensor(toys(0, 16, SIDE)[0]).numpy())
-    paths = (folder / name for name in ("source.onnx", "student.safetensors", "calibration.npy"))
-    return ConversionSource(*paths, SIDE, style="comic")
+    np.savez(folder / "calibration.npz", photo=to_tensor(toys(0, 16, SIDE)[0]).numpy())
+    paths = (folder / name for name in ("source.onnx", "student.safetensors", "calibration.npz"))
+    return ConversionSource(*paths, SIDE, PAINTS, style="comic")
 
 
 def made(name: str, **settings: object) -> ChildRuntime:
@@ -370,7 +374,7 @@ def worst(run: ChildRun, photo: torch.Tensor) -> tuple[float, float]:
         layers = student().layers(photo)
         wanted = blend(photo, layers).numpy(), layers.alpha.numpy()
     output, alpha = run(photo.numpy())
-    assert alpha is not None and output.dtype == alpha.dtype == np.float32
+    assert output.dtype == alpha.dtype == np.float32
     error = max(float(np.abs(output - wanted[0]).max()), float(np.abs(alpha - wanted[1]).max()))
     return error, float(10 * np.log10(4 / max(np.square(output - wanted[0]).mean(), 1e-20)))
 
@@ -392,16 +396,16 @@ def test_a_runtime_paints_what_torch_paints(name: str, source: ConversionSource,
     fp32 = runtime.convert(source, "fp32", tmp_path)
     whole = sum(map(len, files(fp32).values()))
     sizes = [(SIDE, SIDE)] if runtime.side else [(64, 64), (40, 128), (128, 96)]
-    run = runtime.open(fp32, 1)
+    run = runtime.open(fp32, PAINTS, 1)
     for size in sizes:
         assert worst(run, photo(*size))[0] <= runtime.tolerance, size
-    assert all(cpu > 0 and wall > 0 for cpu, wall in run.times(photo(SIDE, SIDE).numpy(), 2))
-    two = runtime.open(fp32, 2)
+    assert all(cpu > 0 and wall > 0 for cpu, wall in run.times([photo(SIDE, SIDE).numpy()], 2))
+    two = runtime.open(fp32, PAINTS, 2)
     assert worst(two, photo(SIDE, SIDE))[0] <= runtime.tolerance
     for precision, psnr, share in (("fp16", 60, 0.65), ("int8", 35, 0.45)):
         if precision in runtime.known:
             path = runtime.convert(source, precision, tmp_path)
-            assert worst(runtime.open(path, 1), photo(SIDE, SIDE))[1] > psnr, precision
+            assert worst(runtime.open(path, PAINTS, 1), photo(SIDE, SIDE))[1] > psnr, precision
             assert sum(map(len, files(path).values())) < share * whole
     assert not list(tmp_path.glob(".*"))
 
@@ -424,17 +428,19 @@ def test_equal_students_give_equal_files_without_a_trace_of_here(
 def test_a_student_without_a_matte(name: str, source: ConversionSource, tmp_path: Path) -> None:
     from stages.export.onnx import export_onnx
 
-    export_onnx(student(), tmp_path / "bare.onnx", {}, alpha=False)
-    bare = ConversionSource(tmp_path / "bare.onnx", source.student, source.calibration, SIDE, alpha=False)
+    signature = Signature.of(student(), alpha=False)
+    export_onnx(student(), tmp_path / "bare.onnx", {}, signature)
+    bare = ConversionSource(tmp_path / "bare.onnx", source.network, source.calibration, SIDE, signature)
     runtime = made(name)
-    output, alpha = runtime.open(runtime.convert(bare, "fp32", tmp_path / "out"), 1)(photo(SIDE, SIDE).numpy())
-    assert alpha is None and output.shape == (1, 3, SIDE, SIDE)
+    path = runtime.convert(bare, "fp32", tmp_path / "out")
+    (output,) = runtime.open(path, signature, 1)(photo(SIDE, SIDE).numpy())
+    assert output.shape == (1, 3, SIDE, SIDE)
 
 
 @pytest.mark.all
 def test_litert_takes_its_one_size_only(source: ConversionSource, tmp_path: Path) -> None:
     runtime = made("litert")
-    run = runtime.open(runtime.convert(source, "fp32", tmp_path), 1)
+    run = runtime.open(runtime.convert(source, "fp32", tmp_path), PAINTS, 1)
     with pytest.raises(TristyleError, match="takes pictures of 64 x 64 px only, not 72 x 64"):
         run(photo(64, 72).numpy())
 
@@ -450,7 +456,7 @@ def test_a_file_that_is_no_model_is_one_line(name: str, tmp_path: Path) -> None:
     else:
         path.write_bytes(b"no model at all, but a line of text")
     with pytest.raises(TristyleError, match=path.name) as error:
-        made(name).open(path, 1)
+        made(name).open(path, PAINTS, 1)
     one_line(error)
 
 
@@ -459,7 +465,7 @@ def test_a_file_that_is_no_model_is_one_line(name: str, tmp_path: Path) -> None:
 def test_a_source_that_is_no_model_is_one_line(name: str, source: ConversionSource, tmp_path: Path) -> None:
     (tmp_path / "bad.onnx").write_bytes(b"no model")
     (tmp_path / "bad.safetensors").write_bytes(b"no weights")
-    bad = ConversionSource(tmp_path / "bad.onnx", tmp_path / "bad.safetensors", source.calibration, SIDE)
+    bad = ConversionSource(tmp_path / "bad.onnx", tmp_path / "bad.safetensors", source.calibration, SIDE, PAINTS)
     with pytest.raises(TristyleError, match=f"export={name}: the conversion to fp32") as error:
         made(name).convert(bad, "fp32", tmp_path / "out")
     one_line(error)
@@ -476,7 +482,7 @@ def test_core_ml_is_converted_and_says_that_it_does_not_run_here(source: Convers
     }
     assert weights["fp16"] < 0.55 * weights["fp32"]
     with pytest.raises(TristyleError, match="Apple's systems only"):
-        runtime.open(tmp_path / "student.fp32.mlpackage", 1)
+        runtime.open(tmp_path / "student.fp32.mlpackage", PAINTS, 1)
 
 
 @pytest.mark.all

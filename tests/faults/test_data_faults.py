@@ -23,7 +23,7 @@ import pytest
 from PIL import Image
 
 from stages.apply import main as stylize
-from stages.apply.photo import read_photo
+from stages.apply.picture import read_photo
 from stages.core import decode
 from stages.core.artifact import hash_path, open_artifact, seal
 from stages.core.files import read_jsonl, sha256_file

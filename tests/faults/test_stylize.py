@@ -154,7 +154,7 @@ def test_words_that_do_not_fit(tmp_path: Path, model: Path, refusal) -> None:
         ("out.tiff", photo, "-o", tmp_path / "out.tiff"),
         ("-o FOLDER", photo, photo),
         ("nothing", photo, tmp_path / "nothing", "-o", out),
-        ("holds no pictures", tmp_path / "nothing", "-o", tmp_path / "out"),
+        ("has no pictures in it", tmp_path / "nothing", "-o", tmp_path / "out"),
         ("photo.png", tmp_path / "nothing", "-o", photo),
         ("input itself", tmp_path, "-o", tmp_path),
         ("transparency", tmp_path / "clip.mp4", "-o", tmp_path / "out.mp4", "--alpha"),
@@ -189,7 +189,7 @@ def test_videos(tmp_path: Path, model: Path, refusal) -> None:
         piece.rate = 48000
         song.mux(stream.encode(piece))
         song.mux(stream.encode(None))
-    assert "clip.mp4" in (line := refusal(*words)) and "no moving pictures" in line
+    assert "clip.mp4" in (line := refusal(*words)) and "has no video in it" in line
     write_clip(clip, [WALL] * 3, sound=None)
     assert "no face found" in refusal(*words, "--faces", "always")
     whole = clip.read_bytes()

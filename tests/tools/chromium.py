@@ -58,6 +58,8 @@ class Chromium:
     def __init__(self, camera: Path | None = None, allow: bool = True, timeout: float = 60) -> None:
         binary = find_chromium()
         assert binary, "no Chromium"
+
+        # An empty profile, and a camera that plays a file.
         self.timeout = timeout
         self.profile = Path(tempfile.mkdtemp(prefix="chromium-"))
         flags = [*FLAGS, f"--user-data-dir={self.profile}"]
@@ -65,6 +67,7 @@ class Chromium:
             flags += ["--use-fake-device-for-media-stream", f"--use-file-for-fake-video-capture={camera}"]
         if allow:
             flags.append("--use-fake-ui-for-media-stream")
+
         to_read, self._out = os.pipe()
         self._in, to_write = os.pipe()
         # DevTools speaks over descriptors 3 and 4; bash puts them there without code between fork and exec.
@@ -74,12 +77,16 @@ class Chromium:
         )
         os.close(to_read)
         os.close(to_write)
+
+        # A thread sorts what the browser says.
         self._answers: dict[int, dict[str, Any]] = {}
         self._news = threading.Condition()
         self._shots: list[dict[str, Any]] = []
         self.console: list[str] = []
         self._closed = False
         threading.Thread(target=self._listen, daemon=True).start()
+
+        # One page; every later command goes to it.
         self._next = 0
         self._session = ""
         target = self.send("Target.createTarget", url="about:blank")["targetId"]
@@ -101,8 +108,10 @@ class Chromium:
         shutil.rmtree(self.profile, ignore_errors=True)
 
     def _listen(self) -> None:
+        """Read messages, separated by zero bytes, until the browser ends: answers, errors, pictures of the screen."""
         pending = b""
         while data := os.read(self._in, 1 << 20):
+            # The last piece may be half a message.
             *whole, pending = (pending + data).split(b"\0")
             for line in whole:
                 message = json.loads(line)
@@ -114,6 +123,7 @@ class Chromium:
                     elif message["method"] == "Page.screencastFrame":
                         self._shots.append(message["params"])
                     self._news.notify_all()
+
         with self._news:
             self._closed = True
             self._news.notify_all()

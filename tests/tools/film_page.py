@@ -98,19 +98,23 @@ def main() -> None:
     parser.add_argument("--model", type=Path, nargs="+", help="as for `stylize serve`")
     parser.add_argument("--dark", action="store_true", help="in dark colours")
     options = parser.parse_args()
+
     if options.out.suffix not in (".gif", ".webp", ".png"):
         raise SystemExit(f"film_page: {options.out}: unknown kind of film. End -o in .gif, .webp or .png.")
     if find_chromium() is None:
         raise SystemExit("film_page: no Chromium is installed. Install Debian's package chromium.")
+
+    # The camera plays painted people; the browser films the page.
     people = [HELDOUT_PEOPLE + number for number in PEOPLE]
     played = [frame for person in people for frame in performance(person, SECONDS * CAMERA_RATE)]
     with tempfile.TemporaryDirectory() as folder:
         film = write_camera(Path(folder) / "camera.y4m", played, CAMERA_RATE)
         shots, height = record(options.model, film, options.dark)
+
     frames = on_the_beat(shots, height)
     write_film(options.out, frames)
-    told = f"{len(frames)} frames from {len(shots)} shots, {frames[0].width}x{frames[0].height}"
-    print(f"{options.out}: {told}, {options.out.stat().st_size / 1e6:.2f} MB")
+    report = f"{len(frames)} frames from {len(shots)} shots, {frames[0].width}x{frames[0].height}"
+    print(f"{options.out}: {report}, {options.out.stat().st_size / 1e6:.2f} MB")
 
 
 if __name__ == "__main__":

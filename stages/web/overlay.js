@@ -11,7 +11,7 @@ export function natural(photo) {
 /** up(o) + (1 - up(a)) (p - up(s)): p the photo, s what the network saw, o its output, a its matte (null: all painted).
 
     photo, seen: canvases; output: ImageData; matte: Float32Array of the output's size, or null. -> ImageData */
-export function compose(photo, seen, output, matte) {
+export function overlay(photo, seen, output, matte) {
   const { width, height } = photo;
   const read = (image) => pixels(enlarged(image, width, height));
   const result = read(canvasOf(output));

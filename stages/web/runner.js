@@ -7,7 +7,7 @@ export const THREADS = globalThis.crossOriginIsolated ? navigator.hardwareConcur
     small cores would hold the large ones up. */
 export const USUAL_THREADS = Math.max(1, Math.min(THREADS - 1, 4));
 
-export class Engine {
+export class Runner {
   #worker;
   #waiting = new Map();
   #next = 0;
