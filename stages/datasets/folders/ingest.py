@@ -8,14 +8,9 @@ processes: networks run on one thread and on batches of one size, filled up wher
 from __future__ import annotations
 
 import hashlib
-import multiprocessing
-import os
-from collections import deque
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,7 +24,7 @@ from stages.core.images import encode_png
 from stages.core.runtime import one_thread
 from stages.core.settings import TristyleError
 from stages.core.tensors import to_tensor
-from stages.core.workers import start_worker
+from stages.core.workers import in_order
 from stages.datasets.folders import photo_quality as quality
 from stages.datasets.folders.cache import Cache, Crop, Entry
 from stages.datasets.folders.duplicates import perceptual_hash
@@ -109,32 +104,11 @@ def ingest(tasks: Sequence[IngestJob], cache: Path, workers: int, bar: Progress)
     """
     parts = [list(tasks[start : start + BATCH]) for start in range(0, len(tasks), BATCH)]
     entries: list[Entry] = []
-    for part in _answers(parts, cache, min(workers, len(parts))):
+    cached = partial(work, folder=cache)
+    for part in in_order(cached, parts, min(workers, len(parts)), ahead=AHEAD, processes=True):
         entries += part
         bar.update(bar.done + len(part))
     return entries
-
-
-def _answers(parts: Sequence[Sequence[IngestJob]], cache: Path, workers: int) -> Iterator[list[Entry]]:
-    if workers <= 1:
-        yield from (work(part, cache) for part in parts)
-        return
-    context = multiprocessing.get_context("spawn")  # not fork: the parent may hold torch's threads
-    pool = ProcessPoolExecutor(workers, context, start_worker, (os.getpid(),))
-    waiting: deque[Future[list[Entry]]] = deque()
-    try:
-        for part in parts:
-            waiting.append(pool.submit(work, part, cache))
-            if len(waiting) >= workers * AHEAD:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    except BrokenProcessPool:
-        raise TristyleError(
-            "a process was killed, for lack of memory as a rule. Run again with workers=1; what is done is kept."
-        ) from None
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
 
 
 def work(tasks: Sequence[IngestJob], folder: Path) -> list[Entry]:

@@ -6,11 +6,9 @@ true stylised twin, for measuring only. Everything is a function of `seed`, so t
 
 from __future__ import annotations
 
-import multiprocessing
-import os
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -19,7 +17,7 @@ import numpy as np
 from stages.core.files import write_bytes, write_jsonl
 from stages.core.images import write_image
 from stages.core.settings import ConfigError, choice, image_size, number
-from stages.core.workers import start_worker
+from stages.core.workers import in_order
 from stages.datasets.painted.paint import STYLES, paint, twin
 from stages.datasets.painted.person import (
     HELDOUT_PEOPLE,
@@ -99,7 +97,9 @@ class PaintedData:
         landmarks: dict[str, list[np.ndarray]] = {"train": [], "heldout": []}
         with runtime.track.progress("data", sum(job.stop - job.start for job in jobs)) as bar:
             done = 0
-            for job, points in zip(jobs, _painted(self, jobs, out, runtime.workers), strict=True):
+            work = partial(paint_job, asdict(self), out=out)
+            painted = in_order(work, jobs, min(runtime.workers, len(jobs)), processes=True)
+            for job, points in zip(jobs, painted, strict=True):
                 if job.split in landmarks:
                     landmarks[job.split].append(points)
                 done += job.stop - job.start
@@ -155,18 +155,6 @@ def person_of(split: str, style: str | None, index: int) -> int:
     """The person painted as picture `index` of a split: splits never share one, styles share theirs."""
     first = {"train": TRAIN_PEOPLE, "heldout": HELDOUT_PEOPLE, "style": STYLE_PEOPLE}.get(split, HELDOUT_STYLE_PEOPLE)
     return first + index
-
-
-def _painted(data: PaintedData, jobs: list[Job], out: Path, workers: int) -> Iterator[np.ndarray]:
-    """Paint the jobs in order, in `workers` processes; the landmarks of each job."""
-    settings = asdict(data)
-    if workers <= 1:
-        yield from (paint_job(settings, job, out) for job in jobs)
-        return
-    # spawn, not fork: the parent may hold torch's threads
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(workers, len(jobs)), context, start_worker, (os.getpid(),)) as pool:
-        yield from pool.map(paint_job, [settings] * len(jobs), jobs, [out] * len(jobs))
 
 
 def paint_job(settings: dict[str, Any], job: Job, out: Path) -> np.ndarray:
