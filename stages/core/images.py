@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import struct
 import zlib
 from collections.abc import Sequence
@@ -14,6 +13,7 @@ import numpy as np
 
 from stages.core import decode
 from stages.core.decode import ImageError
+from stages.core.files import write_bytes
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif")
 
@@ -55,11 +55,7 @@ def _plain_png(image: np.ndarray) -> bytes:
 
 def write_image(path: Path | str, image: np.ndarray) -> None:
     """Write uint8 [H, W, 3] RGB or [H, W] as PNG. Renamed into place; not fsynced: the manifest, written last, is."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_bytes(encode_png(image))
-    os.replace(temporary, path)
+    write_bytes(path, encode_png(image), sync=False)
 
 
 def _read_png(path: Path, colour: bool) -> np.ndarray:

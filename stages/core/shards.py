@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from stages.core.files import temporary_path, write_bytes
 from stages.core.images import encode_png
 from stages.core.settings import TristyleError
 
@@ -31,22 +32,8 @@ Places = dict[str, tuple[int, int]]  # a sample's member, e.g. photo.png -> wher
 
 
 def put(path: Path, data: bytes | Iterable[bytes], sync: bool = False) -> None:
-    """Write a file whole or not at all, fsynced with `sync`.
-
-    Its temporary name follows from `path`, for one writer at a time: what a killed one left is overwritten by the next.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = _temporary(path)
-    with open(temporary, "wb") as file:
-        file.writelines([data] if isinstance(data, bytes) else data)
-        if sync:
-            file.flush()
-            os.fsync(file.fileno())
-    os.replace(temporary, path)
-
-
-def _temporary(path: Path) -> Path:
-    return path.with_name(f".{path.name}.tmp")
+    """Write a file whole or not at all, for one writer at a time: a temporary file of a killed one is overwritten."""
+    write_bytes(path, data, sync=sync, only_writer=True)
 
 
 class TarWriter:
@@ -59,7 +46,8 @@ class TarWriter:
     def __init__(self, path: Path, empty: bool = True) -> None:
         self.path, self.empty, self.keys = path, empty, set[str]()
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = open(_temporary(path), "wb")  # noqa: SIM115 - closed by __exit__
+        self._temporary = temporary_path(path, only_writer=True)
+        self._file = open(self._temporary, "wb")  # noqa: SIM115 - closed by __exit__
 
     def add(self, key: str, members: dict[str, bytes]) -> Places:
         """Append a sample; returns where its members lie.
@@ -93,9 +81,9 @@ class TarWriter:
                 file.flush()
                 os.fsync(file.fileno())
         if kind is None and (self.keys or self.empty):
-            os.replace(_temporary(self.path), self.path)
+            os.replace(self._temporary, self.path)
         else:
-            _temporary(self.path).unlink(missing_ok=True)
+            self._temporary.unlink(missing_ok=True)
 
 
 def write_tar(path: Path, samples: Iterable[tuple[str, dict[str, bytes]]]) -> list[Places]:

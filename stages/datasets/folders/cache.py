@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from stages.core.files import write_bytes
 from stages.core.settings import TristyleError
 from stages.datasets.folders.photo_quality import Scores
 
@@ -150,13 +151,7 @@ def hand_out(source: Path, target: Path) -> None:
 
 def _put(path: Path, data: bytes) -> str:
     """Write a file whole or not at all; its sha256."""
-    folder, name = os.path.split(path)
-    temporary = f"{folder}/.{name}.{os.getpid()}.tmp"
-    if not os.path.isdir(folder):
-        os.makedirs(folder, exist_ok=True)
-    with open(temporary, "wb", buffering=0) as file:
-        file.write(data)
-    os.replace(temporary, path)
+    write_bytes(path, data, sync=False)
     return hashlib.sha256(data).hexdigest()
 
 
