@@ -36,8 +36,7 @@ from stages.core.files import write_bytes, write_json
 from stages.core.images import encode_png, read_image
 from stages.core.tensors import mask_tensor, to_tensor, to_uint8, unit
 from stages.core.weights import load_network
-from stages.datasets.painted.paint import paint
-from stages.datasets.painted.person import HELDOUT_PEOPLE, sample_person, sample_view
+from stages.datasets.people import HELDOUT_PEOPLE, open_people
 from stages.evaluate import whitebox
 from stages.evaluate.groups import TONES, GroupScore, group_scores, side_light, tone_of, typology_angle
 from stages.faces.align import crop, ffhq_quad
@@ -248,9 +247,9 @@ def _rounded(picture: np.ndarray) -> np.ndarray:
 
 def painted(style: str, size: int, count: int = 500) -> np.ndarray:
     """Pictures of people that the painter held out, in a painted style, cut as FFHQ: uint8 [count, size, size, 3]."""
-    found = []
+    people, found = open_people(), []
     for person in range(HELDOUT_PEOPLE, HELDOUT_PEOPLE + count):
-        made = paint(sample_person(person, 0), sample_view(person, 0, 0), PAINTED, style)
+        made = people.styled(person, 0, style, PAINTED)
         found.append(crop(made.image, ffhq_quad(made.landmarks), size)[0])
     return np.stack(found)
 

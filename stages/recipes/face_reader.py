@@ -26,10 +26,11 @@ from stages.core.settings import Train, TristyleError
 from stages.core.tensors import to_uint8, unit
 from stages.core.tracking import Tracker
 from stages.core.weights import load_network, save_network
+from stages.datasets.people import READER_HELDOUT, READER_PEOPLE, open_people
 from stages.metrics.kid import composite_grey
 from stages.networks.face_reader import DEGREES, LABEL_COUNT, Reader
 from stages.recipes.augment import augment
-from stages.recipes.people import DOMAINS, HELDOUT, PAINTED, PHOTOS, PaintedPeople, paint_people, painter_digest
+from stages.recipes.people import DOMAINS, PAINTED, PHOTOS, ReaderPictures, paint_people
 from stages.recipes.reader_score import overlay, score
 from stages.training.ema import early_decay, ema_update
 from stages.training.fit import Batches, Phase, Task, Update, epoch_order, fit, update_seed
@@ -115,7 +116,7 @@ class ReaderTask(Task):
         return {"reading": overlay(to_uint8(self.examples), reading, columns=6)}
 
 
-def people_batches(people: PaintedPeople, seed: int) -> Batches:
+def people_batches(people: ReaderPictures, seed: int) -> Batches:
     """Batches with `PER_PERSON` pictures of each person: two photos and two styled ones, views drawn anew each time."""
 
     def batches(start: int, count: int, rows: slice = slice(None)) -> dict[str, Tensor]:
@@ -134,7 +135,7 @@ def people_batches(people: PaintedPeople, seed: int) -> Batches:
 
 
 @torch.no_grad()
-def standardise(reader: Reader, people: PaintedPeople, count: int = 3000) -> None:
+def standardise(reader: Reader, people: ReaderPictures, count: int = 3000) -> None:
     """Set the features' mean and deviation from heads on grey, drawn evenly over the people and domains."""
     rows = np.linspace(0, len(people) * PAINTED - 1, min(count, len(people) * PAINTED)).astype(int)
     raw = []
@@ -169,9 +170,8 @@ def train_reader(options: argparse.Namespace) -> None:
     begun = time.time()
     work = Path(options.work)
     work.mkdir(parents=True, exist_ok=True)
-    people = paint_people(work, 0, options.people, options.workers)
-    painter = painter_digest()[:8]
-    held = paint_people(work, HELDOUT, options.heldout, options.workers)
+    people = paint_people(work, READER_PEOPLE, options.people, options.workers)
+    held = paint_people(work, READER_HELDOUT, options.heldout, options.workers)
     torch.manual_seed(options.seed)
     task = ReaderTask(Reader(), options.lr, held.batch(np.arange(3 * PAINTED))["image"])
     train = Train(images=options.length, batch=BATCH, lr=options.lr, seed=options.seed, preview_images=12_000)
@@ -186,7 +186,7 @@ def train_reader(options: argparse.Namespace) -> None:
     scores = score(stored, held)
     recipe = {
         "command": "python -m stages.recipes.face_reader",
-        "painter": painter,
+        "painter": open_people().id,
         "people": options.people,
         "pictures_a_person": PAINTED,
         "images_seen": options.length,

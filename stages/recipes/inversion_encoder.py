@@ -25,8 +25,7 @@ from stages.core.settings import Train, TristyleError
 from stages.core.tensors import to_tensor, to_uint8
 from stages.core.tracking import Tracker
 from stages.core.weights import load_network, save_network
-from stages.datasets.painted.paint import paint
-from stages.datasets.painted.person import HELDOUT_PEOPLE, TRAIN_PEOPLE, sample_person, sample_view
+from stages.datasets.people import HELDOUT_PEOPLE, TRAIN_PEOPLE, open_people
 from stages.metrics.geometry import correspondence
 from stages.networks.encoder import Encoder
 from stages.networks.face_reader import Reader, load_reader
@@ -37,8 +36,9 @@ from stages.style.inversion.optimise import Project, decode, perceptual_distance
 
 
 def paint_photos(first: int, count: int) -> np.ndarray:
-    """Painted photos uint8 [count, 64, 64, 3] of people `first`, `first` + 1, ..., each in one view."""
-    return np.stack([paint(sample_person(who), sample_view(who, 0), 64).image for who in range(first, first + count)])
+    """Photos uint8 [count, 64, 64, 3] of the embedded people `first`, `first` + 1, ..., each in one view."""
+    people = open_people()
+    return np.stack([people.photo(who, 0, 64).image for who in range(first, first + count)])
 
 
 @torch.no_grad()

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import multiprocessing
 import sys
 import time
 from pathlib import Path
@@ -32,8 +31,8 @@ from stages.core.runtime import Runtime
 from stages.core.settings import Train, TristyleError
 from stages.core.tracking import Tracker
 from stages.core.weights import save_network
-from stages.datasets.painted import paint as painter
-from stages.datasets.painted.person import READER_PEOPLE, sample_person, sample_view
+from stages.core.workers import in_order
+from stages.datasets.people import READER_PEOPLE, Portrait, open_people
 from stages.datasets.pictures import read_mask, read_whole
 from stages.faces.parse import load_parser
 from stages.networks.parser import HEAD, LABELS, MIRROR, FaceParser
@@ -135,28 +134,26 @@ def _filled(shape: tuple[int, ...], outline: np.ndarray) -> np.ndarray:
     return mask
 
 
-def painted_labels(painting: painter.PaintedImage) -> np.ndarray:
-    """All that the painter tells, as codes: uint8 [S, S]; a beard is face, lips and mouth are not told apart."""
-    middle = painting.landmarks[27:31, 0].mean()  # the bridge of the nose
+def portrait_labels(portrait: Portrait) -> np.ndarray:
+    """All that is known of a portrait, as codes: uint8 [S, S]. A beard is face; lips and mouth are one set."""
+    middle = portrait.landmarks[27:31, 0].mean()  # the bridge of the nose
     table = [0, 1, 7, 5, 2, CODES["mouths"], 13, 9, 17, 18, 3, 14, CODES["face"]]
-    codes = np.array(table, np.uint8)[painting.parsing]
+    codes = np.array(table, np.uint8)[portrait.parsing]
     left = np.arange(codes.shape[1])[None] > middle  # the person's left
     return np.where(left & np.isin(codes, (5, 7, 9)), codes - 1, codes)
 
 
-def _paint(job: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+def _labelled(who: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """The photo of a person in a view, and its codes."""
     cv2.setNumThreads(1)
-    who, view = job
-    number = READER_PEOPLE + who
-    painting = painter.paint(sample_person(number), sample_view(number, view), STORED)
-    return painting.image, painted_labels(painting)
+    portrait = open_people().photo(*who, STORED)
+    return portrait.image, portrait_labels(portrait)
 
 
 def paint_labelled(people: int, views: int, workers: int) -> Labelled:
-    """Painted photos of the face reader's own people, `views` of each, with their codes."""
-    jobs = [(who, view) for who in range(people) for view in range(views)]
-    with multiprocessing.get_context("spawn").Pool(workers) as pool:
-        pairs = pool.map(_paint, jobs, chunksize=16)
+    """Photos of the face reader's own people, `views` of each, with their codes."""
+    jobs = [(READER_PEOPLE + who, view) for who in range(people) for view in range(views)]
+    pairs = list(in_order(_labelled, jobs, workers, ahead=16, processes=True))
     return _stacked([image for image, _ in pairs], [codes for _, codes in pairs])
 
 

@@ -13,7 +13,7 @@ from stages.metrics.geometry import expression_difference, landmark_error
 from stages.metrics.identity import same_person_auc
 from stages.metrics.pixel import head_iou
 from stages.networks.face_reader import LABEL_COUNT, FaceReading, Reader
-from stages.recipes.people import DOMAINS, PAINTED, PaintedPeople
+from stages.recipes.people import DOMAINS, PAINTED, ReaderPictures
 
 COLOURS = np.array([
     (0, 0, 0), (255, 205, 160), (120, 60, 20), (60, 120, 255), (255, 150, 90), (220, 30, 60), (110, 60, 160),
@@ -34,7 +34,7 @@ def blurred(images: Tensor, side: int = 24) -> Tensor:
     return F.interpolate(small, images.shape[-2:], mode="bilinear", align_corners=False)
 
 
-def score(reader: Reader, people: PaintedPeople) -> dict[str, object]:
+def score(reader: Reader, people: ReaderPictures) -> dict[str, object]:
     """Scores per domain (`photo`, the styles, and `photo, blurred`) and of identity across views and domains.
 
     parsing_miou: mean over all labels; head_iou; landmark_nme: over the distance of the outer eye corners;

@@ -19,7 +19,7 @@ from stages.core.files import data_file
 from stages.core.images import grid, write_image
 from stages.core.tensors import to_tensor, to_uint8
 from stages.core.weights import load_network
-from stages.datasets.painted.person import HELDOUT_PEOPLE
+from stages.datasets.people import HELDOUT_PEOPLE
 from stages.networks.face_reader import load_reader
 from stages.networks.latents import latents, load_encoder
 from stages.networks.stylegan2 import Generator

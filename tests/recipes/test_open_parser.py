@@ -63,7 +63,7 @@ def test_sets_of_a_mirrored_picture() -> None:
 
 
 def test_painted_people_are_told_in_full() -> None:
-    codes = np.stack([recipe.painted_labels(painting) for painting in PAINTED])
+    codes = np.stack([recipe.portrait_labels(painting) for painting in PAINTED])
     surely = recipe.SURELY_HEAD[torch.from_numpy(codes).long()].float()[:, None]
     masks = mask_tensor(np.stack([painting.mask for painting in PAINTED]))
     assert head_iou(surely, masks).min() > 0.97
@@ -93,7 +93,7 @@ def test_the_averaged_network_teaches_late_and_within_the_set() -> None:
     torch.manual_seed(0)
     task = recipe.OpenTask(FaceParser((8, 8, 8, 8, 8), (1, 1, 1, 1, 1), 8), 1e-3, 100)
     images = torch.from_numpy(np.stack([painting.image for painting in PAINTED])).permute(0, 3, 1, 2)
-    codes = torch.from_numpy(np.stack([recipe.painted_labels(painting) for painting in PAINTED]))
+    codes = torch.from_numpy(np.stack([recipe.portrait_labels(painting) for painting in PAINTED]))
     batch = {"image": images, "labels": codes}
     assert task.ema.split.bias is not None
     task.ema.split.bias.data[13] = 30.0  # sure of hair, wherever that is allowed

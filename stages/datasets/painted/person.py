@@ -14,15 +14,6 @@ import numpy as np
 
 Colour = tuple[float, float, float]
 
-TRAIN_PEOPLE = 0
-"""First person of the photo domain's training people (up to 999,999)."""
-STYLE_PEOPLE = 2_000_000
-"""First person of the style domains: never one of the photo domain's."""
-HELDOUT_PEOPLE = 5_000_000
-"""First held-out person (evaluation only)."""
-READER_PEOPLE = 8_000_000
-"""First person the face reader is trained on."""
-
 SKIN = ((243, 213, 194), (240, 200, 174), (228, 180, 146), (208, 154, 116), (172, 120, 86), (132, 88, 62), (98, 64, 46))
 HAIR = {
     "black": (30, 26, 27),
