@@ -20,7 +20,8 @@ from stages.core.files import write_bytes
 from stages.core.tensors import to_tensor
 from stages.core.workers import in_order
 from stages.datasets.people import open_people
-from stages.networks.face_reader import HEAD_LABELS, SIZE
+from stages.networks.face_labels import READER_HEAD
+from stages.networks.face_reader import SIZE
 
 DOMAINS = ("photo", "comic", "clay", "sketch")
 COLUMNS = ("photo", "photo", "photo", "photo", "comic", "comic", "clay", "sketch")
@@ -62,7 +63,7 @@ class ReaderPictures:
 
     def head_mask(self, rows: np.ndarray) -> Tensor:
         """Hard head masks: float32 [N, 1, 64, 64]."""
-        return torch.from_numpy(np.isin(self.labels[rows], HEAD_LABELS))[:, None].float()
+        return torch.from_numpy(np.isin(self.labels[rows], READER_HEAD))[:, None].float()
 
 
 def _pictures(person: int) -> dict[str, np.ndarray]:
