@@ -18,7 +18,7 @@ import numpy as np
 from stages.core.images import read_image
 from stages.faces.parse import Parser, open_parser
 from stages.networks.face_labels import PARSER_HEAD, PARSER_LABELS
-from stages.recipes.face_parser import heldout, people_of, read_labels, reduce_labels
+from stages.recipes.parser_labels import heldout, people_of, read_labels, reduce_labels
 
 SIZE = 128
 

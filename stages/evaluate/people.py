@@ -55,7 +55,7 @@ from stages.networks.face_labels import PARSER_HEAD, PARSER_SKIN
 from stages.networks.face_reader import load_reader
 from stages.networks.mobile import MobileStudent
 from stages.pair.ugatit import translator_painter
-from stages.recipes.face_parser import heldout
+from stages.recipes.parser_labels import heldout
 from stages.student.score import apply_student
 
 PARSED = "parsing_gt/celebamask512/image/"  # portraits with ground-truth masks

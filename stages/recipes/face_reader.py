@@ -20,7 +20,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stages.core.files import sha256_file, write_json
 from stages.core.runtime import Runtime
 from stages.core.settings import Train, TristyleError
 from stages.core.tensors import to_uint8, unit
@@ -31,6 +30,7 @@ from stages.metrics.kid import composite_grey
 from stages.networks.face_labels import READER_LABELS
 from stages.networks.face_reader import DEGREES, Reader
 from stages.recipes.augment import augment
+from stages.recipes.card import write_card
 from stages.recipes.people import DOMAINS, PAINTED, PHOTOS, ReaderPictures, paint_people
 from stages.recipes.reader_score import overlay, score
 from stages.training.ema import early_decay, ema_update
@@ -149,56 +149,49 @@ def standardise(reader: Reader, people: ReaderPictures, count: int = 3000) -> No
     reader.feature_std.copy_(features.std(0).clamp(min=1e-3))
 
 
-def write_card(path: Path, reader: Reader, scores: dict[str, object], recipe: dict[str, object]) -> None:
-    """`<weights>.json` beside the weights: what it is, how it was made, what it scores on held-out people."""
-    digest = sha256_file(path)
-    card = {
-        "id": f"reader-{digest[:8]}",
-        "sha256": digest,
-        "bytes": path.stat().st_size,
-        "parameters": sum(p.numel() for p in reader.parameters()),
-        "input": "float32 RGB [N, 3, H, W] in [-1, 1], any size, reduced to 64 px inside",
-        "licence": "Apache-2.0",
-        "data": "painted people only; no picture of a real person",
-        "recipe": recipe,
-        "heldout": scores,
-    }
-    write_json(path.with_suffix(".json"), card)
-
-
 def train_reader(options: argparse.Namespace) -> None:
     """Paint, train, standardise, save in half precision, score what was saved, write the card."""
-    begun = time.time()
-    work = Path(options.work)
+    begun, work = time.time(), Path(options.work)
     work.mkdir(parents=True, exist_ok=True)
     people = paint_people(work, READER_PEOPLE, options.people, options.workers)
     held = paint_people(work, READER_HELDOUT, options.heldout, options.workers)
+
     torch.manual_seed(options.seed)
     task = ReaderTask(Reader(), options.lr, held.batch(np.arange(3 * PAINTED))["image"])
     train = Train(images=options.length, batch=BATCH, lr=options.lr, seed=options.seed, preview_images=12_000)
     runtime = Runtime("cpu", options.workers, Tracker(work))
     fit(task, people_batches(people, options.seed), train=train, scratch=work, runtime=runtime, label="reader")
+
     reader = task.ema.eval()
     standardise(reader, people)
     out = Path(options.out)
     save_network(out, reader, half=True)
     stored = load_network(out)
     assert isinstance(stored, Reader)
-    scores = score(stored, held)
-    recipe = {
-        "command": "python -m stages.recipes.face_reader",
-        "painter": open_people().id,
-        "people": options.people,
-        "pictures_a_person": PAINTED,
-        "images_seen": options.length,
-        "batch": BATCH,
-        "lr": options.lr,
-        "seed": options.seed,
-        "heldout_people": options.heldout,
-        "minutes": round((time.time() - begun) / 60, 1),
-    }
-    write_card(out, stored, scores, recipe)
-    print(json.dumps(scores, indent=1))
+    card = write_card(
+        out,
+        stored,
+        kind="reader",
+        command="python -m stages.recipes.face_reader",
+        about={
+            "input": "float32 RGB [N, 3, H, W] in [-1, 1], any size, reduced to 64 px inside",
+            "licence": "Apache-2.0",
+            "data": "people with truth only; no picture of a real person",
+        },
+        recipe={
+            "source": open_people().id,
+            "people": options.people,
+            "pictures_a_person": PAINTED,
+            "images_seen": options.length,
+            "batch": BATCH,
+            "lr": options.lr,
+            "seed": options.seed,
+            "heldout_people": options.heldout,
+            "minutes": round((time.time() - begun) / 60, 1),
+        },
+        heldout=score(stored, held),
+    )
+    print(json.dumps(card["heldout"], indent=1))
 
 
 def main(arguments: list[str] | None = None) -> None:

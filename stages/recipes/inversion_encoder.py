@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stages.core.files import data_file, sha256_file, write_json
+from stages.core.files import data_file
 from stages.core.images import grid, write_image
 from stages.core.runtime import Runtime
 from stages.core.settings import Train, TristyleError
@@ -31,6 +31,7 @@ from stages.networks.encoder import Encoder
 from stages.networks.face_reader import Reader, load_reader
 from stages.networks.latents import SHIPPED_ENCODER, load_encoder
 from stages.networks.stylegan2 import Generator
+from stages.recipes.card import write_card
 from stages.style.inversion.e4e import Encode, train_encoder
 from stages.style.inversion.optimise import Project, decode, perceptual_distance, pixel_distance, project, refinement
 
@@ -114,29 +115,9 @@ def print_table(table: dict[str, dict[str, float]]) -> None:
         print(f"{name:<14}" + "".join(f"{row[key]:12.4f}" for key in keys))
 
 
-def write_card(path: Path, encoder: Encoder, settings: Encode, people: int, scores: dict[str, float]) -> None:
-    """`<weights>.json` beside the weights: what it is, how it was made, what it scores on held-out people."""
-    write_json(
-        path.with_suffix(".json"),
-        {
-            "file": path.name,
-            "what": "encoder of the shipped base generator: painted photo -> ws in one pass, float16",
-            "sha256": sha256_file(path),
-            "bytes": path.stat().st_size,
-            "parameters": sum(p.numel() for p in encoder.parameters()),
-            "generator": encoder.generator,
-            "input": "float32 RGB [N, 3, H, W] in [-1, 1], any size, resized to 64 px inside",
-            "recipe": {"command": "python -m stages.recipes.inversion_encoder", "people": people} | asdict(settings),
-            "images_seen": settings.train.images,
-            "heldout": scores,
-            "licence": "Apache-2.0; trained on pictures that stages/datasets/painted/paint.py drew, of nobody",
-        },
-    )
-
-
 def recipe(options: argparse.Namespace) -> None:
     """Paint, train, save in half precision, score what was saved, write the card."""
-    work, out = Path(options.work), Path(options.out)
+    begun, work, out = time.time(), Path(options.work), Path(options.out)
     work.mkdir(parents=True, exist_ok=True)
     cache = work / f"photos_{options.people}.npy"
     if not cache.exists():
@@ -153,7 +134,23 @@ def recipe(options: argparse.Namespace) -> None:
     photos = to_tensor(paint_photos(HELDOUT_PEOPLE, options.heldout))
     with torch.no_grad():
         scores = likeness(reader, decode(generator, stored(photos)), photos)
-    write_card(out, stored, settings, options.people, {"photos": options.heldout} | scores)
+    write_card(
+        out,
+        stored,
+        kind="encoder",
+        command="python -m stages.recipes.inversion_encoder",
+        about={
+            "what": "encoder of the shipped base generator: photo -> ws in one pass, float16",
+            "generator": stored.generator,
+            "input": "float32 RGB [N, 3, H, W] in [-1, 1], any size, resized to 64 px inside",
+            "licence": "Apache-2.0",
+            "data": "people with truth only; no picture of a real person",
+        },
+        recipe={"source": open_people().id, "people": options.people}
+        | asdict(settings)
+        | {"minutes": round((time.time() - begun) / 60, 1)},
+        heldout={"photos": options.heldout} | scores,
+    )
     print(json.dumps(scores, indent=1))
 
 

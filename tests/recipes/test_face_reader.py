@@ -158,8 +158,8 @@ def test_finetuning_learns_a_shifted_mask(few: people.ReaderPictures, tmp_path: 
         write_image(tmp_path / f"mask/{row}.png", np.isin(few.labels[row], (1, 2, 3, 4, 5)).astype(np.uint8) * 255)
     finetune(options(tmp_path))
     card = json.loads((tmp_path / "tuned.json").read_text())
-    assert card["heldout"] == 4 and card["trained_on"] == 36
-    assert card["head_iou"] > card["head_iou_before"] + 0.1
+    assert card["heldout"]["pictures"] == 4 and card["trained_on"] == 36
+    assert card["heldout"]["head_iou"] > card["heldout"]["head_iou_before"] + 0.1
     tuned = load_reader(path=str(tmp_path / "tuned.safetensors"))
     image = few.batch(np.arange(8))["image"]
     kept, before = tuned.read(image), load_reader().read(image)
