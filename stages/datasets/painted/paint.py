@@ -16,9 +16,8 @@ from stages.datasets.painted import accessories as extras
 from stages.datasets.painted import features
 from stages.datasets.painted import hair as hairs
 from stages.datasets.painted.canvas import Floats, noise_at
-from stages.datasets.painted.crafts import ClayLook, SketchLook
 from stages.datasets.painted.head import LABELS, Look, Scene, build_scene, paint_flesh
-from stages.datasets.painted.looks import ComicLook, PhotoLook
+from stages.datasets.painted.looks import ClayLook, ComicLook, PhotoLook, SketchLook
 from stages.datasets.painted.person import Person, View, attributes, sample_person, sample_view
 from stages.datasets.people import Portrait
 
