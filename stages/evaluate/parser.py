@@ -1,15 +1,16 @@
-"""How well face parsers do on the labelled portraits that are held out: `python -m stages.evaluate.parser [FILE...]`.
+"""How well face parsers do on labelled portraits: `python -m stages.evaluate parser [--data DIR] [FILE...]`.
 
-Of the face reader and each weights file given, on the held-out fifth of the people of
-$TRISTYLE_SHARED/data/parsing_gt: the head's IoU (mean and tenth percentile over the pictures, at 64 and at 128 px) and
-each label's IoU over the whole set at 128 px.
+Scored are the face reader and each weights file given, on the held-out fifth of the people of DIR/parsing_gt
+($TRISTYLE_SHARED/data without --data). A line has the head's IoU (mean and tenth percentile over the pictures, at 64
+and 128 px) and each label's IoU over the whole set at 128 px.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
-import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
@@ -36,7 +37,7 @@ def portraits(data: Path) -> tuple[np.ndarray, np.ndarray]:
     )
 
 
-def judge(parser: Parser, images: np.ndarray, labels: np.ndarray) -> dict[str, object]:
+def score(parser: Parser, images: np.ndarray, labels: np.ndarray) -> dict[str, object]:
     """Scores of one parser, see the top."""
     scores: dict[str, object] = {"parser": parser.id, "pictures": len(images)}
     found, truth = parser.head(images), np.isin(labels, list(PARSER_HEAD)).astype(np.uint8) * 255
@@ -56,13 +57,16 @@ def judge(parser: Parser, images: np.ndarray, labels: np.ndarray) -> dict[str, o
     return scores
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Print a line of JSON for each parser."""
-    shared = Path(os.environ.get("TRISTYLE_SHARED", Path(__file__).resolve().parents[3] / "shared"))
-    images, labels = portraits(shared / "data")
-    for path in (None, *sys.argv[1:]):
-        print(json.dumps(judge(open_parser(path), images, labels)))
-
-
-if __name__ == "__main__":
-    main()
+    options = argparse.ArgumentParser(
+        prog="python -m stages.evaluate parser",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    options.add_argument("--data", type=Path, default=Path(os.environ.get("TRISTYLE_SHARED", "../shared")) / "data")
+    options.add_argument("files", nargs="*", type=Path, help="weights of face parsers")
+    given = options.parse_args(arguments)
+    images, labels = portraits(given.data)
+    for path in (None, *given.files):
+        print(json.dumps(score(open_parser(path), images, labels)))
