@@ -56,7 +56,7 @@ class TarWriter:
             TristyleError: a key with a dot or slash, or one that comes again.
         """
         if not key or set(key) & set("./") or key in self.keys:
-            fault = "comes twice" if key in self.keys else "is no key of a tar shard, which holds no dot or slash"
+            fault = "comes twice" if key in self.keys else "is not a key of a tar shard, which has no dot or slash"
             raise TristyleError(f"{self.path}: the name {key!r} {fault}. Rename that picture, or write files.")
         self.keys.add(key)
         return {name: self._append(f"{key}.{name}", data) for name, data in members.items()}
@@ -124,7 +124,7 @@ class Shards:
     A sample is {member: bytes}, e.g. {"photo.png": ...}. Opening reads the members' headers, not their bytes.
 
     Raises:
-        TristyleError: a file that is no tar, is cut, is given twice, or has the members of a sample apart.
+        TristyleError: a file that is not a tar, is cut, is given twice, or has the members of a sample apart.
     """
 
     def __init__(self, paths: Sequence[Path]) -> None:
@@ -161,6 +161,7 @@ def _samples(path: Path) -> Iterator[tuple[str, Places]]:
                 folder, slash, base = member.name.rpartition("/")
                 stem, _, name = base.partition(".")
                 key = folder + slash + stem
+
                 if key != last and last is not None:
                     yield last, places
                     places = {}
@@ -170,6 +171,7 @@ def _samples(path: Path) -> Iterator[tuple[str, Places]]:
                     )
                 keys.add(key)
                 last, places[name] = key, (member.offset_data, member.size)
+
             if any(read_at(path, tar.offset, BLOCK)):  # tarfile takes half a header for the end
                 raise tarfile.ReadError("unexpected end of data")
     except (tarfile.TarError, OSError) as error:
@@ -196,7 +198,7 @@ def encode(image: np.ndarray, codec: str = "png", quality: int = 95) -> bytes:
 
 
 def decode(data: bytes, colour: bool = True) -> np.ndarray | None:
-    """Bytes of a picture file -> uint8 [H, W, 3] RGB, or [H, W] without `colour`; None for what is no whole picture."""
+    """Bytes of a picture file -> uint8 [H, W, 3] RGB, or [H, W] without `colour`; None for a broken one."""
     import cv2
 
     image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR if colour else cv2.IMREAD_GRAYSCALE)

@@ -95,6 +95,7 @@ def read_mask(path: Path, labels: Sequence[int] | None = None) -> np.ndarray:
         mask = (stored > 0).astype(np.uint8) * 255
     else:
         mask = stored
+
     if mask.max(initial=0) < 128:
         none = "the mask shows no head" if labels is None else "the mask holds none of data.mask_labels"
         raise ImageError(f"{path}: {none}. Mend or remove it.")

@@ -140,10 +140,12 @@ def sets(data: Path, detectors: dict[str, Detector], every: int) -> None:
         yaw = next(
             (abs(face.yaw_deg) for some in faces.values() for face in some[:1] if face.yaw_deg is not None), None
         )
+
         group = "turn unknown" if yaw is None else f"turned by {'0-15' if yaw < 15 else '15-30' if yaw < 30 else '30-'}"
         for name, some in faces.items():
             for kind in (row["subset"], group):
                 found[kind][name].append(bool(some))
+
     for kind in sorted(found):
         shares = ", ".join(f"{name} {np.mean(hit):.1%}" for name, hit in found[kind].items())
         print(f"  {kind} ({len(next(iter(found[kind].values())))} pictures): {shares}", flush=True)
@@ -159,11 +161,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--data", type=Path, default=Path(os.environ.get("TRISTYLE_SHARED", "../shared")) / "data")
     parser.add_argument("--every", type=int, default=1, help="take every n-th picture of eyes and sets")
     given = parser.parse_args(arguments)
+
     weights = given.data / "weights"
     plain: list[Detector] = [CascadeDetector()]
     plain += [RetinaDetector(weights / name, kind) for name, kind in RETINAFACE.items() if (weights / name).is_file()]
     landmarks = open_landmarks(weights)
     sharp = [SharpDetector(detector, landmarks) for detector in plain] if landmarks else []
+
     for detector in [*plain, *sharp]:
         print(detector.id)
         seen, clear, false = scenes(given.data / "portraits_hr" / "full", detector)

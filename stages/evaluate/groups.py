@@ -89,6 +89,7 @@ def side_light(images: np.ndarray, points: np.ndarray, skin: np.ndarray) -> np.n
             continue
         across = five[1] - five[0]
         between = max(float(np.hypot(*across)), 1e-6)
+
         cheeks = []
         for eye, mouth, way in ((five[0], five[3], -1), (five[1], five[4], 1)):
             x, y = (eye + mouth) / 2 + way * CHEEK_OUT * across
@@ -97,6 +98,7 @@ def side_light(images: np.ndarray, points: np.ndarray, skin: np.ndarray) -> np.n
             if 2 * len(seen) < near.sum():
                 break
             cheeks.append(float(luminance(seen).mean()))
+
         if len(cheeks) == 2:
             found[index] = np.log2((cheeks[0] + 1e-4) / (cheeks[1] + 1e-4))
     return found

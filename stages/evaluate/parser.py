@@ -49,6 +49,7 @@ def score(parser: Parser, images: np.ndarray, labels: np.ndarray) -> dict[str, o
         iou = [float((x & y).sum() / (x | y).sum()) for x, y in zip(a, b, strict=True)]
         scores[f"head_iou_{size}"] = round(float(np.mean(iou)), 4)
         scores[f"head_iou_{size}_p10"] = round(float(np.quantile(iou, 0.1)), 4)
+
     said = parser.labels(images)
     scores["right"] = round(float((said == labels).mean()), 4)
     for label, name in enumerate(PARSER_LABELS):

@@ -176,6 +176,7 @@ class PeopleScorer:
                     "head_change": face_error(painted, photo, head),
                 }
             )
+
         found = {name: torch.cat([part[name] for part in parts]).double().numpy() for name in parts[0]}
         found["identity"] = (seen * self.known).sum(1).double().numpy()
         landmarks, found["face_seen"] = self.landmarks_of(output)
@@ -202,6 +203,8 @@ class PeopleScorer:
         for name, apart in AUC.items():
             score, pairs = self.auc(seen, apart=apart)
             found["measures"][name] = vars(score) | {"pairs": pairs, "ceiling": vars(self.ceiling[name])}
+
+        # Distances to the styles, beside the photos' own.
         made = [self.features(extractor, output, self.people.head) for extractor in self.extractors]
         for key, (value, spread_of) in self.distances(made).items():
             own, own_spread = self.photo_kid[key]
@@ -213,6 +216,7 @@ class PeopleScorer:
             }
         for name in GROUPED:
             people = np.array(self.people.people)
+
             scores = group_scores(rows[name], MEASURES[name][0], groups, groups[FRONTAL], people, self.draws)
             for group, score_of in scores.items():
                 found["groups"].setdefault(group, {})[name] = plain(score_of)

@@ -82,7 +82,7 @@ def load_portraits(data: Path, size: int, parser: Parser, weights: Path, labels:
         parser: finds heads and skin where the data have no masks.
         weights: folder of the detector that finds the five points where the data have none. Pictures without a face
             are left out.
-        labels: a table with the columns `sha256` (its first digits will do) and `kinds` (names parted by `;`).
+        labels: a table with the columns `sha256` (its first digits will do) and `kinds` (names with `;` between them).
 
     Raises:
         TristyleError: another layout, nobody held out, or no face found.

@@ -50,11 +50,13 @@ def report(results: dict[str, Any]) -> str:
         found = [model["measures"][name] for model in models.values()]
         ceiling = spread(found[0]["ceiling"], 3)
         lines.append([f"{name} (ceiling {ceiling}, {found[0]['pairs']} pairs)", *(spread(one, 3) for one in found)])
+
     for key in next(iter(models.values()))["kid"]:
         found = [model["kid"][key] for model in models.values()]
         own = f"{key} (photos {found[0]['photo_kid']:.3f}, {found[0]['style_images']} style pictures)"
         lines.append([f"KID {own}", *(spread(one["kid"], 3) for one in found)])
         lines.append([f"KID over photos', {key}", *(spread(one["ratio"], 2) for one in found)])
+
     text = f"# {results['pictures']} portraits of {results['people']} held-out people at {results['size']} px\n\n"
     text += f"{results['command']}\n\nHeads by {results['parser']}, identity by {results['recogniser']}, "
     text += f"landmarks by {results['landmarks']}.\n\n"

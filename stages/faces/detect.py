@@ -135,7 +135,7 @@ NOSE = 0.45  # some 28 mm before the plane of eyes and corners of the mouth, at 
 
 TRUSTED = 0.9  # the landmarks' score from which their points replace those of the detector
 PROFILE = 60.0  # degrees: beyond, they are drawn into the face from where the far side would be
-NO_FACE = 0.5  # below it, what the cascade found is no face
+NO_FACE = 0.5  # below it, the cascade's find is not a face
 
 
 class SharpDetector(Detector):

@@ -257,6 +257,7 @@ def open_recogniser(name: str = "reader", device: str = "cpu") -> Recogniser:
     path = Path(name)
     if path.suffix == ".safetensors":
         return ReaderRecogniser(load_reader(device, name))
+
     state = _weights(path)
     network: nn.Module
     if "linear7.conv.weight" in state:
@@ -270,6 +271,7 @@ def open_recogniser(name: str = "reader", device: str = "cpu") -> Recogniser:
     except RuntimeError as error:  # torch lists what is wrong from the second line on
         first = next(iter(str(error).splitlines()[1:]), str(error)).strip()
         raise TristyleError(f"{path}: does not fit {kind} ({first}). {REMEDY}") from None
+
     template = torch.tensor(SPHEREFACE, device=device) + torch.tensor([offset, 0.0], device=device)
     network = network.float().to(device).eval().requires_grad_(False)
     return AlignedRecogniser(f"{kind}-{sha256_file(path)[:8]}", network, size, template, load_reader(device))

@@ -114,8 +114,8 @@ def read_weight(path: Path, remedy: str) -> Any:
     """What a torch file of weights holds, read without executing anything in it.
 
     Args:
-        path: the file; one of the table is told with its address where it is missing.
-        remedy: the last sentence of what is said otherwise.
+        path: the file. Where one of the table is missing, the message names its address.
+        remedy: the last sentence of any other message.
 
     Raises:
         TristyleError: missing, damaged, or more than tensors.
@@ -211,6 +211,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("folder", nargs="?", help=f"folder of weights; default: ${VARIABLE}")
     parser.add_argument("--download", metavar="NAME", help="fetch this file into the folder")
     given = parser.parse_args(arguments)
+
     folder = weights_folder(given.folder)
     try:
         if given.download:
@@ -221,6 +222,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except TristyleError as error:
         print(error, file=sys.stderr)
         return 2
+
     print(f"folder: {folder or f'none (name one, or set {VARIABLE})'}")
     for name, weight in WEIGHTS.items():
         state, digest = state_of(folder, name)

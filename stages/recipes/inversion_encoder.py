@@ -53,6 +53,7 @@ def likeness(reader: Reader, images: Tensor, photos: Tensor) -> dict[str, float]
     """
     perceptual = perceptual_distance(reader.encode(images), reader.encode(photos)).mean()
     l2 = pixel_distance(images, photos).mean()
+
     drawn, given = reader.read(images), reader.read(photos)
     turned = correspondence(drawn.pose, given.pose)
     smile = correspondence(drawn.expression, given.expression)[0]
@@ -94,9 +95,11 @@ def compare(
         **{f"encoder + {steps}": (refinement(steps), encoded) for steps in after},
         **{f"W+ {steps}": (Project(steps=steps), None) for steps in alone},
     }
+
     for name, (plan, start) in plans.items():
         begun = time.process_time()
         arms[name] = project(generator, images, plan, start, reader.encode), time.process_time() - begun
+
     table, columns = {}, [photos]
     for name, (ws, seconds) in arms.items():
         with torch.no_grad():
@@ -122,12 +125,15 @@ def recipe(options: argparse.Namespace) -> None:
     cache = work / f"photos_{options.people}.npy"
     if not cache.exists():
         np.save(cache, paint_photos(TRAIN_PEOPLE, options.people))
+
     generator, reader = _base(), load_reader()
     settings = Encode(
         train=Train(images=options.images, batch=8, lr=options.lr, seed=options.seed, preview_images=4000)
     )
     runtime = Runtime("cpu", options.workers, Tracker(work))
     encoder = train_encoder(generator, np.load(cache), settings, work, runtime, reader)
+
+    # What is saved is what is scored.
     save_network(out, encoder, half=True)
     stored = load_encoder(generator, out)
     assert stored is not None
@@ -178,6 +184,7 @@ def main(arguments: list[str] | None = None) -> None:
         if options.compare is None:
             recipe(options)
             return
+
         generator = _base()
         encoder = load_encoder(generator, Path(options.out))
         if encoder is None:

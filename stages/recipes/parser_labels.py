@@ -1,9 +1,9 @@
 """Pictures that a face parser is trained on, and what is known of each pixel.
 
 A pixel's code is a label of CelebAMask-HQ (0 to 18), or a number from 19 on that stands for a set: one of its labels.
-Label masks tell labels. People with truth tell nearly all of them. Of a photo are known where the person is, by a soft
-mask, and 468 points of the face: what is outside the person is background, what of it lies above the nose is head, and
-so on.
+Label masks give labels, and people with truth give nearly all of them. Of a photo we know the person, by a soft mask,
+and 468 points of the face. So what is outside the person is background, what of it lies above the nose is head,
+and so on.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def load_labelled(images: Path, masks: Path, side: int = STORED) -> tuple[Labell
     """Pictures that have a mask of the same stem, squares of `side` pixels, and their stems.
 
     Raises:
-        TristyleError: fewer than two pairs, a picture that is not square, or a mask that is no label mask.
+        TristyleError: fewer than two pairs, a picture that is not square, or a mask that is not a label mask.
     """
     by_stem = {path.stem: path for path in sorted(masks.iterdir()) if path.suffix.lower() == ".png"}
     chosen = [path for path in sorted(images.iterdir()) if path.stem in by_stem]
@@ -122,9 +122,7 @@ def people_of(table: Path | None, stems: list[str]) -> list[str]:
         person = {Path(row["file"]).stem: row["person_group"] for row in rows if row["person_group"]}
         return [person[stem] for stem in stems]
     except KeyError as error:
-        raise TristyleError(
-            f"{table}: tells no person for {error}; columns file and person_group are needed."
-        ) from None
+        raise TristyleError(f"{table}: names no person for {error}. Give the columns file and person_group.") from None
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -174,7 +172,7 @@ SURE_MESH = 0.9  # Face Mesh's score under which its points are not used (profil
 
 
 def weak_labels(person: np.ndarray, points: np.ndarray | None) -> np.ndarray:
-    """What a person mask and Face Mesh tell of a photo.
+    """What a person mask and Face Mesh say of a photo.
 
     Args:
         person: float [S, S] in [0, 1], how surely each pixel is the person.
@@ -241,6 +239,7 @@ def load_photos(photos: Path, persons: Path, meshes: Path) -> Labelled:
     with np.load(meshes) as stored:
         points = {Path(str(name)).stem: n for n, name in enumerate(stored["files"]) if stored["score"][n] >= SURE_MESH}
         xy = stored["xy"].astype(np.float64)
+
     images, codes = [], []
     for path in sorted(photos.iterdir()):
         mask = persons / f"{path.stem}.png"
@@ -249,6 +248,7 @@ def load_photos(photos: Path, persons: Path, meshes: Path) -> Labelled:
         shape = (STORED, STORED)
         images.append(cv2.resize(read_whole(path), shape, interpolation=cv2.INTER_AREA))
         person = cv2.resize(read_mask(mask).astype(np.float32) / 255, shape, interpolation=cv2.INTER_LINEAR)
+
         known = points.get(path.stem)
         codes.append(weak_labels(person, None if known is None else xy[known] * STORED - 0.5))
     if not images:

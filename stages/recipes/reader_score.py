@@ -50,11 +50,13 @@ def score(reader: Reader, people: ReaderPictures) -> dict[str, object]:
         chosen = everything["domain"] == number
         if chosen.any():
             scores[name] = _domain_scores(reading, everything, people.head_mask(np.arange(len(chosen))), chosen)
+
     photos = everything["domain"] == 0
     soft = reader.read(blurred(everything["image"][photos]))
     truth = {key: value[photos] for key, value in everything.items()}
     mask = people.head_mask(np.flatnonzero(photos.numpy()))
     scores["photo, blurred"] = _domain_scores(soft, truth, mask, torch.ones(len(mask), dtype=torch.bool))
+
     by_person = reading.identity.view(len(people), PAINTED, -1)
     ids = torch.arange(len(people))
     domain = everything["domain"].view(len(people), PAINTED)[0]

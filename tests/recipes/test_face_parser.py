@@ -85,7 +85,7 @@ def test_who_is_held_out(tmp_path: Path) -> None:
     table.write_text("file,person_group\nimages/a.jpg,p1\nimages/b.jpg,p1\n")
     assert data.people_of(table, ["b", "a"]) == ["p1", "p1"]
     assert data.people_of(None, ["b", "a"]) == ["b", "a"]
-    with pytest.raises(TristyleError, match=r"people\.csv: tells no person for 'c'"):
+    with pytest.raises(TristyleError, match=r"people\.csv: names no person for 'c'"):
         data.people_of(table, ["c"])
 
 

@@ -124,6 +124,8 @@ class Cache:
                     key = name.split(".")[0].split("-")[0]
                     files.setdefault(key, []).append((path, stat.st_size))
                     used[key] = max(used.get(key, 0.0), stat.st_mtime)
+
+        # The longest unused go first; what was used within a day stays.
         total = sum(size for group in files.values() for _, size in group)
         for key in sorted(files, key=lambda key: used[key]):
             if total <= most_bytes or used[key] > time.time() - A_DAY:

@@ -153,9 +153,11 @@ def _look_up(task: IngestJob, cache: Cache) -> tuple[bool, Entry, bytes]:
         same = (stat.st_size, stat.st_mtime_ns) == task.file.stamp
         mask = sha256_file(task.mask) if task.mask is not None and task.mask.is_file() else None
     except OSError:
-        same, mask = path.exists(), None  # what is wrong with the mask is told by who reads it
+        same, mask = path.exists(), None  # whoever reads the mask reports what is wrong with it
+
     if not same:
         raise TristyleError(f"{path}: changed or removed while the folder was read. Run again: it is listed anew.")
+
     digest = hashlib.sha256(data).hexdigest()
     key = hash_json([task.recipe.digest, digest, mask, task.mask is not None, reason])
     entry = cache.load(key)
@@ -179,6 +181,7 @@ def _cut(task: IngestJob, entry: Entry, data: bytes) -> list[Cut]:
         entry.fault = "mask" if at_mask else "photo"
         entry.reason = str(error).removeprefix(f"{decode.shown(task.mask if at_mask and task.mask else path)}: ")
         return []
+
     for cut in cuts:
         cut.crop.given = cut.mask is not None
         cut.crop.phash = f"{perceptual_hash(cut.picture):016x}"

@@ -36,7 +36,7 @@ BOUNDS = {
 
 @dataclass(kw_only=True)
 class Limits:
-    """Which photos are left out; None leaves none out for that reason. A score that was not measured is no reason.
+    """Which photos are left out; None sets no limit. A score that was not measured leaves nothing out.
 
     Args:
         sharpness: least share of the picture's variation that a blur of 5 px removes, 0..1; 0.2 is a picture softened
@@ -105,7 +105,7 @@ def brightness(picture: np.ndarray) -> float:
 
 
 def occlusion(shares: np.ndarray, points: np.ndarray) -> float:
-    """Share of the face that a parser takes for hair, a hat, a hand or whatever is no face, 0..1.
+    """Share of the face that a parser takes for hair, a hat, a hand or anything else, 0..1.
 
     Args:
         shares: [19, h, w], the probability of each label of CelebAMask-HQ.

@@ -110,10 +110,14 @@ class FolderData:
         number("max_rejected", self.max_rejected, 0, 1)
         choice("twins", self.twins, (True, False))
         number("seed", self.seed, 0, integer=True)
+
         for label in self.mask_labels or []:
             number("mask_labels", label, 0, 255, integer=True)
+
         if len(self.background) != 3:
-            raise ConfigError("background", f"{self.background} is no colour", "Give [red, green, blue], 0 to 255 each")
+            raise ConfigError(
+                "background", f"{self.background} is not a colour", "Give [red, green, blue], 0 to 255 each"
+            )
         for part in self.background:
             number("background", part, 0, 255, integer=True)
         try:
@@ -121,7 +125,7 @@ class FolderData:
         except re.error as error:
             raise ConfigError(
                 "person_pattern",
-                f"{self.person_pattern!r} is no regular expression ({error})",
+                f"{self.person_pattern!r} is not a regular expression ({error})",
                 "For the part before the first _ or -: '^([^_-]+)'",
             ) from None
 
@@ -152,11 +156,14 @@ class FolderData:
         root = self._root()
         cache = Cache(out.parent / CACHE)
         sources = Sources(root, PictureSource(self.licence, self.licence_class))
+
         styles = sorted(entry.name for entry in (root / "style").iterdir() if entry.is_dir())
         read = self._read(root, ["photo", *(f"style/{name}" for name in styles)], sources, cache, runtime)
         pictures, rejects = self._choose(root, read, sources, cache)
         if self.twins:
             rejects += self._couple(root, pictures)
+
+        # Whole people are held out, a twin with its photo.
         apart = {place: self._held_out(root, place, pictures) for place in pictures}
         records = [row for where in pictures for row in place(pictures[where], apart[where], out, cache)]
         _place_twins(out, records)
@@ -182,7 +189,7 @@ class FolderData:
     def _read(
         self, root: Path, places: Sequence[str], sources: Sources, cache: Cache, runtime: Runtime
     ) -> dict[str, list[Assessed]]:
-        """Everything that lies in each place, read unless it is left alone for what it is or whence it comes."""
+        """Everything that lies in each place, read unless its kind or its source leaves it out."""
         verdicts: dict[str, list[Assessed]] = {}
         for place in places:
             recipe, masks = self._recipe(place), root / mask_place(place)
@@ -194,6 +201,8 @@ class FolderData:
             ]
             for verdict in verdicts[place]:
                 verdict.reason = verdict.reason or self._unwanted(sources.of(f"{place}/{verdict.task.file.name}"))
+
+        # One pool reads all places, so that no process waits for another place's end.
         todo = [verdict for group in verdicts.values() for verdict in group if not verdict.reason]
         with runtime.track.progress("data", len(todo), "files") as bar:
             entries = ingest([verdict.task for verdict in todo], cache.folder, runtime.workers, bar)
@@ -243,12 +252,14 @@ class FolderData:
                 for source in (sources.of(f"{place}/{verdict.task.file.name}"),)
                 for face in range(len(verdict.entry.crops))
             ]
+
             found, copies = without_copies(found, seen)
             out += copies
             if place == "photo":
                 found, beyond = within_limits(found, self.limits)
                 found, repeats = without_repeats(found, self.duplicates, cache)
                 out += beyond + repeats
+
             if len(found) < LEAST:
                 first = out[0].reason if out else "it is empty"
                 raise TristyleError(
@@ -272,7 +283,7 @@ class FolderData:
         return f"{person}#{face}" if face else person  # who stands beside somebody is somebody else
 
     def _couple(self, root: Path, pictures: dict[str, list[UsablePicture]]) -> list[RejectedFile]:
-        """Tell style pictures under a photo's stem whose twin they are; the first photo and picture of a stem count.
+        """Make style pictures under a photo's stem its twins; the first photo and the first picture of a stem count.
 
         Returns:
             Style pictures that are left out, as their shape is not their photo's: the two would not lie on each other.
@@ -297,6 +308,7 @@ class FolderData:
                             f"{root / picture.name}: under a photo's name, so its twin, but photos are cut along their "
                             "faces and twins are not. Say data.faces=square, or data.twins=false if the name is chance"
                         )
+
             left_out = {reject.name for reject in unlike}
             pictures[place] = [picture for picture in pictures[place] if picture.name not in left_out]
             if len(pictures[place]) < LEAST:
@@ -321,6 +333,7 @@ class FolderData:
         else:
             loose = self._draw({picture.person for picture in own if not picture.twin_of})
             apart = [picture.person in (held if picture.twin_of else loose) for picture in own]
+
         if all(apart) and not any(picture.twin_of for picture in own):
             raise TristyleError(
                 f"{root / place}: all pictures are of one person, none could be held out. "
@@ -351,6 +364,7 @@ def place(pictures: Sequence[UsablePicture], held: Sequence[bool], out: Path, ca
         masks = mask_place(folder)
         hand_out(cache.picture(entry.key, picture.face), out / folder / f"{name}.png")
         hand_out(cache.mask(entry.key, picture.face), out / masks / f"{name}.png")
+
         split = ("heldout" if apart else "train") if style is None else ("heldout_style" if apart else "style")
         drawn = "reader" if picture.task.recipe.parser is None else "parser"
         records.append(
@@ -376,7 +390,7 @@ def place(pictures: Sequence[UsablePicture], held: Sequence[bool], out: Path, ca
 
 
 def _note_halves(place: str, pictures: Sequence[UsablePicture], photos: Sequence[UsablePicture]) -> None:
-    """Where most are pairs, note of the pictures of a style, and of the photos without a twin there, which are none."""
+    """Where most are pairs, note of the pictures of a style, and of the photos without a twin there."""
     alone = [picture for picture in pictures if not picture.twin_of]
     pairs = len(pictures) - len(alone)
     for picture in alone if pairs > len(alone) else ():
@@ -386,12 +400,12 @@ def _note_halves(place: str, pictures: Sequence[UsablePicture], photos: Sequence
 
 
 def _unlike(twin: UsablePicture, photo: UsablePicture) -> str:
-    """Why two pictures of one name are no pair, "" when they may be."""
+    """Why two pictures of one name are not a pair, "" when they may be one."""
     (height, width), (tall, wide) = twin.entry.shape, photo.entry.shape
     if abs(wide / tall - width / height) <= SHAPE:
         return ""
     shapes = f"{width}x{height} px where {photo.name} has {wide}x{tall}"
-    return f"{shapes}, so they are no pair. Mend one, or say data.twins=false if the name is chance."
+    return f"{shapes}, so they are not a pair. Mend one, or say data.twins=false if the name is chance."
 
 
 def _place_twins(out: Path, records: Sequence[dict[str, Any]]) -> None:

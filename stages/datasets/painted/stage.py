@@ -73,7 +73,9 @@ class PaintedData:
             number(key, getattr(self, key), 1, MOST_PEOPLE, integer=True)
         number("seed", self.seed, 0, integer=True)
         if not isinstance(self.styles, list) or not self.styles:
-            raise ConfigError("styles", f"{self.styles!r} is no list of styles", f"Say styles=[{','.join(STYLES[:2])}]")
+            raise ConfigError(
+                "styles", f"{self.styles!r} is not a list of styles", f"Say styles=[{','.join(STYLES[:2])}]"
+            )
         for name in self.styles:
             choice("styles", name, STYLES)
         if len(set(self.styles)) != len(self.styles):
@@ -96,9 +98,11 @@ class PaintedData:
                     landmarks[job.split].append(points)
                 done += job.stop - job.start
                 bar.update(done)
+
         for split, path in (("train", out / "landmarks.npz"), ("heldout", out / "heldout" / "landmarks.npz")):
             _write_landmarks(path, np.concatenate(landmarks[split]))
         write_jsonl(out / "records.jsonl", [record for job in jobs for record in self._records(job)])
+
         pictures = self.count + len(self.styles) * (self.style_count + self.heldout_style) + self.heldout
         return {
             "count": float(self.count),
