@@ -102,7 +102,9 @@ def decode(
     what is transparent laid on `background` (RGB, 0..255). The bytes decide the format, not the name.
 
     Args:
+        data: the file's bytes.
         path: for the messages.
+        background: RGB behind what is transparent, 0..255.
         formats: Pillow's names of those that are read.
 
     Raises:

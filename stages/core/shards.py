@@ -286,7 +286,9 @@ def pictures(artifact: Path, kinds: Sequence[str], workers: int = 1, kept: bool 
     """Pictures of an artifact's pairs, in the order of records.jsonl, wherever they lie: files of their own or shards.
 
     Args:
+        artifact: folder of a pair artifact.
         kinds: of `photo`, `style`, `mask` (one channel) and `raw`.
+        workers: threads that decode.
         kept: of the pairs that curation kept; else of those it rejected, which have `photo` and `raw` only.
     """
     found = [Pictures(artifact, kind != "mask", workers) for kind in kinds]

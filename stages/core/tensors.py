@@ -1,5 +1,6 @@
-"""Every conversion of value range: pictures are uint8 RGB on disk, networks see float32 RGB NCHW in [-1, 1], metrics
-and kornia see [0, 1].
+"""Every conversion of value range.
+
+Pictures are uint8 RGB on disk. Networks see float32 RGB NCHW in [-1, 1]; metrics and kornia see [0, 1].
 """
 
 from __future__ import annotations

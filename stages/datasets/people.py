@@ -129,6 +129,9 @@ class People(Protocol):
         """A person in view 0 under a moving camera.
 
         Args:
+            person: number of the person; it also draws the motion.
+            size: side of a frame, px.
+            frames: how many.
             style: also the true twin's video in this style.
             noise: deviation of the white noise that a sensor adds to each frame, of full white. The twin has none.
         """

@@ -21,6 +21,9 @@ def read_square(
     """A photo and its head mask, if one is given, cut to their centre square: uint8 [size, size, 3] and [size, size].
 
     Args:
+        path: the photo.
+        mask_path: its head mask; None for none.
+        size: side of the square, px.
         labels: the values of a label mask that are head, see `read_mask`.
         background: RGB behind what is transparent.
 

@@ -29,7 +29,7 @@ GROUPED = ("identity", "background_error", "background_ssim", "edge_clarity_rati
 
 
 def spread(found: dict[str, float], digits: int) -> str:
-    """0.912 (0.88-0.94)"""
+    """A score and its interval, e.g. 0.912 (0.880..0.940)."""
     value, low, high = (f"{found[key]:.{digits}f}" for key in ("value", "low", "high"))
     return "-" if value == "nan" else f"{value} ({low}..{high})"
 

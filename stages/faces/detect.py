@@ -84,7 +84,7 @@ def find_detector(weights: Path | str | None = None) -> Path | None:
         try:
             find_weight(named, SMALLER)
         except TristyleError as error:
-            raise TristyleError(f"{error}; or name no folder: the cascade is used then") from None
+            raise TristyleError(f"{error}; or name no folder, and the cascade is used.") from None
     return file
 
 

@@ -150,6 +150,7 @@ def open_parser(path: Path | str | None = None, device: str = "cpu") -> Parser:
 
     Args:
         path: `.safetensors` of this repository's recipe or facexlib's `parsing_bisenet.pth`; None: the face reader.
+        device: where it computes.
 
     Raises:
         TristyleError: no such file, damaged, the weights of something else, or facexlib is missing; one line.

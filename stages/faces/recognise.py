@@ -122,7 +122,8 @@ def similarity(points: Tensor, template: Tensor) -> Tensor:
     t = a p + b with a = sum conj(p - p0) (t - t0) / sum |p - p0|^2.
 
     Args:
-        points: [N, 5, 2]; template: [5, 2].
+        points: [N, 5, 2] px.
+        template: [5, 2] px.
 
     Returns:
         [N, 2, 3].
@@ -248,6 +249,7 @@ def open_recogniser(name: str = "reader", device: str = "cpu") -> Recogniser:
         name: `reader` (the shipped face reader), or the path of weights: a face reader (.safetensors), MobileFaceNet
             (.ckpt with `net_state_dict`), facexlib's `recognition_arcface_ir_se50.pth`. Which one it is shows in the
             tensors' names. Only tensors are read.
+        device: where it computes.
 
     Raises:
         TristyleError: no such file, damaged, or the weights of something else; one line.

@@ -167,7 +167,7 @@ def download(folder: Path, name: str) -> Path:
     from stages.core.files import write_bytes, write_json
 
     if name not in WEIGHTS:
-        raise TristyleError(f"{name}: no such weights. Choose one of: {', '.join(WEIGHTS)}")
+        raise TristyleError(f"{name}: no such weights. Choose one of: {', '.join(WEIGHTS)}.")
     weight = WEIGHTS[name]
     by_hand = f"Fetch it by hand and put it into {folder} as {name} ({_digest(weight)})"
     try:
@@ -179,7 +179,7 @@ def download(folder: Path, name: str) -> Path:
     except (OSError, http.client.HTTPException) as error:  # no connection, an error page, fewer bytes than announced
         raise TristyleError(f"{weight.address}: cannot be fetched ({error}). {by_hand}") from None
     if data[:64].lstrip()[:1] == b"<" or not data:
-        raise TristyleError(f"{weight.address}: gave a web page or nothing, no weights. {by_hand}")
+        raise TristyleError(f"{weight.address}: gave a web page or nothing instead of weights. {by_hand}")
     digest = hashlib.sha256(data).hexdigest()
     if weight.sha256 and digest != weight.sha256:
         raise TristyleError(f"{weight.address}: another file than known here (SHA-256 {digest}). {by_hand}")
@@ -216,7 +216,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if given.download:
             if folder is None:
-                raise TristyleError(f"--download: no folder to put it into. Name one, or set {VARIABLE}")
+                raise TristyleError(f"--download: no folder to put it into. Name one, or set {VARIABLE}.")
             print(f"{download(folder, given.download)}: written")
             return 0
     except TristyleError as error:

@@ -1,8 +1,8 @@
-"""The face reader's recipe: `python -m stages.recipes.face_reader` paints its own people, trains, scores and writes the
-card.
+"""The face reader's recipe: makes its own people, trains, scores and writes the card.
 
-About 15 minutes on two free cores in all; a killed run resumes. With `--images DIR --masks DIR --start FILE --out FILE`
-it fine-tunes the parsing of a reader on given head masks instead (`stages.recipes.finetune`).
+`python -m stages.recipes.face_reader`, about 15 minutes on two free cores; a killed run resumes. With `--images`,
+`--masks`, `--start` and `--out` it fine-tunes the parsing of a reader on given head masks instead
+(`stages.recipes.finetune`).
 """
 
 from __future__ import annotations
@@ -60,6 +60,7 @@ def contrast(identity: Tensor, person: Tensor, temperature: float = TEMPERATURE)
     Args:
         identity: [N, D] of unit length.
         person: int64 [N]; everyone has at least two pictures in the batch.
+        temperature: what cosines are divided by.
     """
     near = identity @ identity.T / temperature
     own = torch.eye(len(person), dtype=torch.bool, device=person.device)

@@ -24,7 +24,8 @@ from stages.core.settings import Train, TristyleError
 from stages.core.tensors import mask_tensor, to_tensor
 from stages.core.tracking import Tracker
 from stages.core.weights import save_network
-from stages.datasets.folders.stage import heldout, read_mask, read_whole
+from stages.datasets.folders.stage import heldout
+from stages.datasets.pictures import read_mask, read_whole
 from stages.metrics.pixel import head_iou
 from stages.networks.face_reader import DEGREES, SIZE, Reader, load_reader
 from stages.recipes.augment import affine, recolour, soften, warp

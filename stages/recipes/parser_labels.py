@@ -231,6 +231,8 @@ def load_photos(photos: Path, persons: Path, meshes: Path) -> Labelled:
     """Square photos that have a person mask of their stem, with their codes.
 
     Args:
+        photos: folder of square photos.
+        persons: folder of soft person masks, PNG under the photos' stems.
         meshes: npz of `files` (their stems count), `xy` [N, 468, 2] in shares of the frame, `score` [N].
 
     Raises:

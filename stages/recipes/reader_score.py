@@ -89,6 +89,8 @@ def overlay(images: np.ndarray, reading: FaceReading, columns: int = 8, side: in
     Args:
         images: uint8 [N, H, W, 3].
         reading: the reader's answer for them.
+        columns: pictures a row.
+        side: of a picture on the sheet, px.
 
     Returns:
         uint8 [H', W', 3]

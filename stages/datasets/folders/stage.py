@@ -36,9 +36,7 @@ from stages.datasets.folders.duplicates import BITS
 from stages.datasets.folders.ingest import FACES, IngestJob, Treatment, ingest
 from stages.datasets.folders.photo_quality import Limits
 from stages.datasets.folders.sources import FILE, Listed, PictureSource, Sources, listed
-from stages.datasets.pictures import mask_place, read_mask, read_whole, square
-
-__all__ = ["FolderData", "heldout", "read_mask", "read_whole", "square"]
+from stages.datasets.pictures import mask_place
 
 if TYPE_CHECKING:
     from stages.core.artifact import Artifact
@@ -47,7 +45,7 @@ if TYPE_CHECKING:
 LEAST = 2  # pictures a domain needs: one to train on, one held out
 CACHE = ".ingest"  # beside the artifacts: what was made of single files
 SHAPE = 0.02  # difference of width / height between a photo and its twin that rounding explains
-LAYOUT = "expected photo/ and style/<name>/ with PNG, JPEG, WebP, BMP or GIF pictures in it"
+LAYOUT = "expected photo/ and style/<name>/ with PNG, JPEG, WebP, BMP or GIF pictures in it."
 
 
 @dataclass(kw_only=True)
@@ -183,7 +181,7 @@ class FolderData:
             if not (root / need).is_dir():
                 raise TristyleError(f"{root}: has no {need}/ folder. Make it; {LAYOUT}")
         if not any(entry.is_dir() for entry in (root / "style").iterdir()):
-            raise TristyleError(f"{root / 'style'}: has no folder. Put the pictures of one style into style/<name>/")
+            raise TristyleError(f"{root / 'style'}: has no folder. Put the pictures of one style into style/<name>/.")
         return root
 
     def _read(
@@ -274,7 +272,7 @@ class FolderData:
         if count - len(broken) >= LEAST and len(broken) > self.max_rejected * count:
             raise TristyleError(
                 f"{folder}: {len(broken)} of {count} files are unusable, the first "
-                f"{shown(broken[0].name)} ({broken[0].reason.rstrip('.')}). Remove them, or raise data.max_rejected"
+                f"{shown(broken[0].name)} ({broken[0].reason.rstrip('.')}). Remove them, or raise data.max_rejected."
             )
 
     def _person(self, place: str, file: Listed, face: int) -> str:
@@ -306,7 +304,7 @@ class FolderData:
                     if self.faces != "square":
                         raise TristyleError(
                             f"{root / picture.name}: under a photo's name, so its twin, but photos are cut along their "
-                            "faces and twins are not. Say data.faces=square, or data.twins=false if the name is chance"
+                            "faces and twins are not. Say data.faces=square, or data.twins=false if the name is chance."
                         )
 
             left_out = {reject.name for reject in unlike}
@@ -337,13 +335,13 @@ class FolderData:
         if all(apart) and not any(picture.twin_of for picture in own):
             raise TristyleError(
                 f"{root / place}: all pictures are of one person, none could be held out. "
-                "Add people, or mend data.person_pattern"
+                "Add people, or mend data.person_pattern."
             )
         if all(apart) or not any(apart):
             side = "held out" if all(apart) else "trained on"
             raise TristyleError(
                 f"{root / place}: its pictures are twins of photos that are all {side}. Add pairs, set another "
-                "data.seed, or say data.twins=false if equal names mean nothing"
+                "data.seed, or say data.twins=false if equal names mean nothing."
             )
         return apart
 
