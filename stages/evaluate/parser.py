@@ -17,7 +17,7 @@ import numpy as np
 
 from stages.core.images import read_image
 from stages.faces.parse import Parser, open_parser
-from stages.networks.parser import HEAD, LABELS
+from stages.networks.face_labels import PARSER_HEAD, PARSER_LABELS
 from stages.recipes.face_parser import heldout, people_of, read_labels, reduce_labels
 
 SIZE = 128
@@ -39,7 +39,7 @@ def portraits(data: Path) -> tuple[np.ndarray, np.ndarray]:
 def judge(parser: Parser, images: np.ndarray, labels: np.ndarray) -> dict[str, object]:
     """Scores of one parser, see the top."""
     scores: dict[str, object] = {"parser": parser.id, "pictures": len(images)}
-    found, truth = parser.head(images), np.isin(labels, list(HEAD)).astype(np.uint8) * 255
+    found, truth = parser.head(images), np.isin(labels, list(PARSER_HEAD)).astype(np.uint8) * 255
     for size in (64, SIZE):
         shape = (size, size)
         a, b = (
@@ -50,7 +50,7 @@ def judge(parser: Parser, images: np.ndarray, labels: np.ndarray) -> dict[str, o
         scores[f"head_iou_{size}_p10"] = round(float(np.quantile(iou, 0.1)), 4)
     said = parser.labels(images)
     scores["right"] = round(float((said == labels).mean()), 4)
-    for label, name in enumerate(LABELS):
+    for label, name in enumerate(PARSER_LABELS):
         either = ((said == label) | (labels == label)).sum()
         scores[name] = round(float(((said == label) & (labels == label)).sum() / either), 4) if either else None
     return scores

@@ -52,9 +52,9 @@ from stages.metrics.geometry import landmark_error
 from stages.metrics.identity import person_pairs, resampled_auc
 from stages.metrics.kid import composite_grey, mmd2_cubic, resampled_kid
 from stages.metrics.pixel import background_error, background_ssim, face_error
+from stages.networks.face_labels import PARSER_HEAD, PARSER_SKIN
 from stages.networks.face_reader import load_reader
 from stages.networks.mobile import MobileStudent
-from stages.networks.parser import HEAD
 from stages.pair.photo_sets import translator_painter
 from stages.recipes.face_parser import heldout
 from stages.student.score import apply_student
@@ -63,7 +63,6 @@ PARSED = "parsing_gt/celebamask512/image/"  # portraits with ground-truth masks
 SETS = ("portraits_hr/wild512/", "portraits_hr/studio512/", "photos/misc256/", "photos/ytfaces256/", PARSED)
 STYLES = ("anime256", "noto_emoji256")
 FULL = 256  # px a side at which masks are read
-SKIN = (1, 2)  # labels: skin and nose
 BATCH = 32
 PAINTED = 192  # px a side at which a painted style's held-out pictures are painted
 STOPS = 1.0  # of luminance from cheek to cheek: side light
@@ -174,8 +173,8 @@ def load_people(data: Path, size: int, parser: Parser) -> HeldOutPortraits:
         if row["file"].startswith(PARSED) and truth.is_file():
             exact = _labels(truth)
             labels[index] = cv2.resize(exact, (FULL, FULL), interpolation=cv2.INTER_NEAREST)
-            heads[index] = resized(np.isin(exact, HEAD).astype(np.uint8) * 255, FULL)
-    skin = np.isin(labels, SKIN).astype(np.uint8) * 255
+            heads[index] = resized(np.isin(exact, PARSER_HEAD).astype(np.uint8) * 255, FULL)
+    skin = np.isin(labels, PARSER_SKIN).astype(np.uint8) * 255
     return HeldOutPortraits(
         names=[row["sha256"][:8] for row in rows],
         people=[row["person_group"] for row in rows],

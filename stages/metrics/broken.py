@@ -31,14 +31,10 @@ from torch import Tensor
 
 from stages.core.settings import TristyleError
 from stages.core.tensors import to_tensor
-from stages.networks.face_reader import HEAD_LABELS, FaceReading
+from stages.networks.face_labels import READER, READER_EYES, READER_HEAD
+from stages.networks.face_reader import FaceReading
 
-PARTS = {
-    "head": HEAD_LABELS,
-    "eyes": (3, 10),
-    "nose": (4,),
-    "mouth": (5,),
-}  # labels of the parsing; dark glasses hide eyes
+PARTS = {"head": READER_HEAD, "eyes": READER_EYES, "nose": (READER["nose"],), "mouth": (READER["mouth"],)}
 SIGNALS = ("features", "landmarks", "doubt", "parts")
 FOLDS = 5
 FEWEST = 30  # real pictures: with fewer, no limit can be told

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from stages.networks.face_reader import CLOTH, NECK
+from stages.networks.face_labels import READER
 
 MOST_SCALE, MOST_SHIFT, MOST_TURN = 0.20, 0.07, 12.0  # log scale, share of the width, degrees
 WOBBLE = 0.022  # bends of generated pictures, deviation as a share of the width
@@ -88,7 +88,7 @@ def replace_background(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     n, _, height, width = images.shape
     device = images.device
     alone = chance(n, 0.15, device)
-    body = (labels == NECK) | (labels == CLOTH)
+    body = (labels == READER["neck"]) | (labels == READER["cloth"])
     labels = torch.where(alone[:, None, None] & body, torch.zeros_like(labels), labels)
     corner = images.roll(1, 0)[:, :, : height // 4, : width // 4]  # mostly background: heads stand in the middle
     other = F.interpolate(corner, (height, width), mode="bilinear", align_corners=False).flip(3)

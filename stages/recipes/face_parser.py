@@ -37,7 +37,8 @@ from stages.core.tracking import Tracker
 from stages.core.weights import save_network
 from stages.datasets.pictures import read_whole
 from stages.faces.parse import load_parser
-from stages.networks.parser import HEAD, LABELS, MIRROR, FaceParser
+from stages.networks.face_labels import PARSER_HEAD, PARSER_LABELS, PARSER_MIRROR
+from stages.networks.parser import FaceParser
 from stages.recipes.augment import affine, chance, recolour, soften
 from stages.training.ema import early_decay, ema_update
 from stages.training.fit import Batches, Phase, Task, Update, epoch_order, fit
@@ -117,8 +118,8 @@ def read_labels(path: Path) -> np.ndarray:
     read_whole(path)  # refuses what is damaged, in one line
     with Image.open(path) as opened:
         values = np.array(opened) if opened.mode in ("P", "L") else None
-    if values is None or values.max() >= len(LABELS):
-        raise ImageError(f"{path}: no mask of labels 0 to {len(LABELS) - 1}. Store them as palette or grey PNG.")
+    if values is None or values.max() >= len(PARSER_LABELS):
+        raise ImageError(f"{path}: no mask of labels 0 to {len(PARSER_LABELS) - 1}. Store them as palette or grey PNG.")
     return values
 
 
@@ -163,7 +164,7 @@ def views(images: Tensor, labels: Tensor, size: int) -> tuple[Tensor, Tensor]:
     """
     theta, mirrored = affine(len(images), images.device, SCALE, SHIFT, TURN)
     image, label = cut(images, labels, theta, size)
-    swapped = torch.tensor(MIRROR, device=label.device)[label]
+    swapped = torch.tensor(PARSER_MIRROR, device=label.device)[label]
     label = torch.where(mirrored[:, None, None], swapped, label)
     image, label = occlude(image, label)
     return soften(relight(recolour(image)), 24, 96).clamp(-1, 1), label
@@ -215,10 +216,10 @@ def parsing_loss(logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
     """Weighted cross entropy, and the soft Dice losses of the labels that occur in the batch and of the whole head."""
     cross = F.cross_entropy(logits, labels, torch.tensor(WEIGHTS, device=logits.device))
     share = logits.softmax(1)
-    target = F.one_hot(labels, len(LABELS)).permute(0, 3, 1, 2).to(share.dtype)
+    target = F.one_hot(labels, len(PARSER_LABELS)).permute(0, 3, 1, 2).to(share.dtype)
     area = target.sum(dim=(0, 2, 3))
     dice = 1 - (2 * (share * target).sum(dim=(0, 2, 3)) + 1) / (share.sum(dim=(0, 2, 3)) + area + 1)
-    head, truth = (values[:, HEAD.start : HEAD.stop].sum(1) for values in (share, target))
+    head, truth = (values[:, PARSER_HEAD.start : PARSER_HEAD.stop].sum(1) for values in (share, target))
     whole = 1 - (2 * (head * truth).sum() + 1) / (head.sum() + truth.sum() + 1)
     return {"cross": cross, "dice": 0.5 * dice[area > 0].mean(), "head": whole}
 
@@ -261,15 +262,17 @@ def score(parser: FaceParser, held: Labelled) -> dict[str, object]:
     does not occur; right: share of the pixels.
     """
     device = next(parser.parameters()).device
-    table = torch.zeros(len(LABELS), len(LABELS), dtype=torch.float64)
+    count = len(PARSER_LABELS)
+    table = torch.zeros(count, count, dtype=torch.float64)
     heads = []
     straight = torch.eye(2, 3, device=held.images.device)[None]
     for index in torch.arange(len(held)).split(32):
         image, truth = cut(held.images[index], held.labels[index], straight.expand(len(index), 2, 3), parser.size)
         share = parser(image.to(device)).softmax(1).cpu()
         found, truth = share.argmax(1), truth.cpu()
-        table += torch.bincount((truth * len(LABELS) + found).flatten(), minlength=len(LABELS) ** 2).view_as(table)
-        head, real = share[:, HEAD.start : HEAD.stop].sum(1) > 0.5, (truth >= HEAD.start) & (truth < HEAD.stop)
+        table += torch.bincount((truth * count + found).flatten(), minlength=count**2).view_as(table)
+        head = share[:, PARSER_HEAD.start : PARSER_HEAD.stop].sum(1) > 0.5
+        real = (truth >= PARSER_HEAD.start) & (truth < PARSER_HEAD.stop)
         heads.append((head & real).sum((1, 2)) / (head | real).sum((1, 2)))
     each, right = torch.cat(heads).double(), table.diagonal()
     iou = (right / (table.sum(0) + table.sum(1) - right)).tolist()
@@ -278,7 +281,7 @@ def score(parser: FaceParser, held: Labelled) -> dict[str, object]:
         "head_iou": round(float(each.mean()), 4),
         "head_iou_p10": round(float(each.quantile(0.1)), 4),
         "right": round(float(right.sum() / table.sum()), 4),
-        "iou": {name: None if math.isnan(v) else round(v, 4) for name, v in zip(LABELS, iou, strict=True)},
+        "iou": {name: None if math.isnan(v) else round(v, 4) for name, v in zip(PARSER_LABELS, iou, strict=True)},
     }
 
 

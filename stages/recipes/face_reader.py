@@ -27,7 +27,8 @@ from stages.core.tensors import to_uint8, unit
 from stages.core.tracking import Tracker
 from stages.core.weights import load_network, save_network
 from stages.metrics.kid import composite_grey
-from stages.networks.face_reader import DEGREES, LABEL_COUNT, Reader
+from stages.networks.face_labels import READER_LABELS
+from stages.networks.face_reader import DEGREES, Reader
 from stages.recipes.augment import augment
 from stages.recipes.people import DOMAINS, HELDOUT, PAINTED, PHOTOS, PaintedPeople, paint_people, painter_digest
 from stages.recipes.reader_score import overlay, score
@@ -45,7 +46,7 @@ LABEL_WEIGHTS = (0.7, 1.0, 2.0, 2.5, 1.2, 2.0, 1.0, 1.5, 1.0, 0.8, 2.0, 1.2, 1.5
 def parsing_loss(logits: Tensor, labels: Tensor) -> Tensor:
     """Weighted cross entropy plus the mean soft Dice loss over the labels that occur in the batch."""
     weights = torch.tensor(LABEL_WEIGHTS, device=logits.device)
-    target = F.one_hot(labels, LABEL_COUNT).permute(0, 3, 1, 2).float()
+    target = F.one_hot(labels, len(READER_LABELS)).permute(0, 3, 1, 2).float()
     share = logits.softmax(1)
     overlap = 2 * (share * target).sum(dim=(0, 2, 3)) + 1
     dice = 1 - overlap / (share.sum(dim=(0, 2, 3)) + target.sum(dim=(0, 2, 3)) + 1)

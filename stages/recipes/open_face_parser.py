@@ -36,7 +36,8 @@ from stages.datasets.painted import paint as painter
 from stages.datasets.painted.person import READER_PEOPLE, sample_person, sample_view
 from stages.datasets.pictures import read_mask, read_whole
 from stages.faces.parse import load_parser
-from stages.networks.parser import HEAD, LABELS, MIRROR, FaceParser
+from stages.networks.face_labels import PARSER_FACE, PARSER_HEAD, PARSER_LABELS, PARSER_MIRROR, PARSER_MOUTH, numbers
+from stages.networks.parser import FaceParser
 from stages.recipes.augment import affine, recolour, soften
 from stages.recipes.face_parser import (
     SCALE,
@@ -63,22 +64,23 @@ SURE = 0.75  # share from which the averaged network is believed
 _SETS: dict[str, tuple[int, ...]] = {
     "anything": tuple(range(19)),
     "person": tuple(range(1, 19)),
-    "head": tuple(HEAD),
-    "face": (1, 2, 3, 13, 14),  # within the face's oval: skin, nose, glasses, a fringe, a brim
-    "mouths": (10, 11, 12),  # the painter's mouth, lips and all
+    "head": tuple(PARSER_HEAD),
+    "face": PARSER_FACE,  # within the face's oval: skin, nose, glasses, a fringe, a brim
+    "mouths": PARSER_MOUTH,  # the painter's mouth, lips and all
     # Points do not show glasses, or hair, before them.
-    "l_eye": (4, 3),
-    "r_eye": (5, 3),
-    "l_brow": (6, 3, 13),
-    "r_brow": (7, 3, 13),
+    "l_eye": numbers(PARSER_LABELS, "l_eye", "glasses"),
+    "r_eye": numbers(PARSER_LABELS, "r_eye", "glasses"),
+    "l_brow": numbers(PARSER_LABELS, "l_brow", "glasses", "hair"),
+    "r_brow": numbers(PARSER_LABELS, "r_brow", "glasses", "hair"),
 }
-CODES = {name: len(LABELS) + number for number, name in enumerate(_SETS)}
+CODES = {name: len(PARSER_LABELS) + number for number, name in enumerate(_SETS)}
 _OTHER_SIDE = {"l_eye": "r_eye", "r_eye": "l_eye", "l_brow": "r_brow", "r_brow": "l_brow"}
-MIRRORED = (*MIRROR, *(CODES[_OTHER_SIDE.get(name, name)] for name in _SETS))  # codes of a mirrored picture
-MEMBERS = torch.eye(len(LABELS) + len(_SETS), len(LABELS))  # [codes, labels]: 1 where a label is in the set
+MIRRORED = (*PARSER_MIRROR, *(CODES[_OTHER_SIDE.get(name, name)] for name in _SETS))  # codes of a mirrored picture
+# [codes, labels]: 1 where a label is in the set.
+MEMBERS = torch.eye(len(PARSER_LABELS) + len(_SETS), len(PARSER_LABELS))
 for _name, _labels in _SETS.items():
     MEMBERS[CODES[_name], list(_labels)] = 1
-_IN_HEAD = torch.tensor([label in HEAD for label in range(len(LABELS))]).float()
+_IN_HEAD = torch.tensor([label in PARSER_HEAD for label in range(len(PARSER_LABELS))]).float()
 SURELY_HEAD = (MEMBERS * (1 - _IN_HEAD)).sum(1) == 0  # [codes]
 MAYBE_HEAD = (MEMBERS * _IN_HEAD).sum(1) > 0
 
@@ -125,7 +127,7 @@ def weak_labels(person: np.ndarray, points: np.ndarray | None) -> np.ndarray:
     codes[inside] = CODES["face"]
     for name, outline in PARTS.items():
         part = _filled(codes.shape, points[list(outline)]) > 0
-        codes[part & inside] = CODES[name] if name in CODES else LABELS.index(name)
+        codes[part & inside] = CODES[name] if name in CODES else PARSER_LABELS.index(name)
     return codes
 
 
@@ -246,12 +248,12 @@ def partial_loss(share: Tensor, codes: Tensor, allowed: Tensor, half: int) -> di
     """Cross entropy with the sets, soft Dice of the painted half's labels, and of the head wherever it is known."""
     weights = torch.tensor([*WEIGHTS, *([1.0] * len(_SETS))], device=share.device)
     cross = ((share * allowed).sum(1).clamp_min(1e-6).log() * -weights[codes]).mean()
-    exact = (codes[:half] < len(LABELS))[:, None]
+    exact = (codes[:half] < len(PARSER_LABELS))[:, None]
     target, painted = allowed[:half] * exact, share[:half]
     area = target.sum(dim=(0, 2, 3))
     dice = 1 - (2 * (painted * target).sum(dim=(0, 2, 3)) + 1) / ((painted * exact).sum(dim=(0, 2, 3)) + area + 1)
     surely, maybe = SURELY_HEAD.to(share.device)[codes], MAYBE_HEAD.to(share.device)[codes]
-    head, truth = share[:, HEAD.start : HEAD.stop].sum(1) * (surely | ~maybe), surely.float()
+    head, truth = share[:, PARSER_HEAD.start : PARSER_HEAD.stop].sum(1) * (surely | ~maybe), surely.float()
     whole = 1 - (2 * (head * truth).sum() + 1) / (head.sum() + truth.sum() + 1)
     return {"cross": cross, "dice": 0.5 * dice[area > 0].mean(), "head": whole}
 

@@ -21,7 +21,8 @@ from torch import Tensor
 from stages.core.tensors import to_tensor
 from stages.datasets.painted import paint as painter
 from stages.datasets.painted.person import READER_PEOPLE, sample_person, sample_view
-from stages.networks.face_reader import HEAD_LABELS, SIZE
+from stages.networks.face_labels import READER_HEAD
+from stages.networks.face_reader import SIZE
 
 DOMAINS = ("photo", "comic", "clay", "sketch")
 COLUMNS = ("photo", "photo", "photo", "photo", "comic", "comic", "clay", "sketch")
@@ -64,7 +65,7 @@ class PaintedPeople:
 
     def head_mask(self, rows: np.ndarray) -> Tensor:
         """Hard head masks: float32 [N, 1, 64, 64]."""
-        return torch.from_numpy(np.isin(self.labels[rows], HEAD_LABELS))[:, None].float()
+        return torch.from_numpy(np.isin(self.labels[rows], READER_HEAD))[:, None].float()
 
 
 def _paint(number: int, offset: int) -> dict[str, np.ndarray]:

@@ -12,7 +12,8 @@ from stages.core.images import grid
 from stages.metrics.geometry import expression_difference, landmark_error
 from stages.metrics.identity import same_person_auc
 from stages.metrics.pixel import head_iou
-from stages.networks.face_reader import LABEL_COUNT, FaceReading, Reader
+from stages.networks.face_labels import READER_LABELS
+from stages.networks.face_reader import FaceReading, Reader
 from stages.recipes.people import DOMAINS, PAINTED, PaintedPeople
 
 COLOURS = np.array([
@@ -23,8 +24,9 @@ COLOURS = np.array([
 
 def label_iou(labels: Tensor, truth: Tensor) -> Tensor:
     """IoU of each label over a whole set: int64 [N, H, W] twice -> [13]; NaN for a label that occurs in neither."""
-    pairs = torch.bincount((truth * LABEL_COUNT + labels).flatten(), minlength=LABEL_COUNT**2)
-    table = pairs.view(LABEL_COUNT, LABEL_COUNT).double()
+    count = len(READER_LABELS)
+    pairs = torch.bincount((truth * count + labels).flatten(), minlength=count**2)
+    table = pairs.view(count, count).double()
     return table.diagonal() / (table.sum(0) + table.sum(1) - table.diagonal())
 
 

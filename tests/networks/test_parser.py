@@ -18,8 +18,8 @@ from stages.core.weights import save_network
 from stages.datasets.painted import paint as painter
 from stages.faces.parse import BiSeNetParser, Parser, bisenet, one_piece, open_parser
 from stages.metrics.pixel import head_iou
-from stages.networks.face_reader import HEAD_LABELS
-from stages.networks.parser import HEAD, LABELS, MIRROR, FaceParser
+from stages.networks.face_labels import PARSER_HEAD, PARSER_LABELS, PARSER_MIRROR, READER_HEAD
+from stages.networks.parser import FaceParser
 from stages.networks.patchgan import PatchGAN
 from stages.recipes import face_parser as recipe
 
@@ -93,18 +93,18 @@ def test_every_parser_answers_at_the_pictures_size(own: Path) -> None:
 
 def test_the_reader_speaks_celebamask() -> None:
     labels, head = open_parser(None).labels(PICTURES), open_parser(None).head(PICTURES)
-    truth = np.stack([np.isin(painting.parsing, HEAD_LABELS) for painting in PAINTED])
+    truth = np.stack([np.isin(painting.parsing, READER_HEAD) for painting in PAINTED])
     masks = [torch.from_numpy(mask)[:, None].float() for mask in (head / 255.0, truth)]
     assert head_iou(*masks).mean() > 0.9
     for left, right in ((4, 5), (6, 7)):  # the person's left is on the right of the picture
         x = [np.nonzero(labels == label)[2].mean() for label in (left, right)]
         assert x[0] > 32 > x[1]
     hair = np.stack([painting.parsing == painter.LABELS["hair"] for painting in PAINTED])
-    assert ((labels == LABELS.index("hair")) & hair).sum() > 0.75 * hair.sum()
+    assert ((labels == PARSER_LABELS.index("hair")) & hair).sum() > 0.75 * hair.sum()
 
 
 def test_bisenet_is_put_in_order() -> None:
-    assert sorted(BISENET) == sorted(LABELS)
+    assert sorted(BISENET) == sorted(PARSER_LABELS)
 
     def network(images: torch.Tensor) -> tuple[torch.Tensor]:  # a picture of brightness n is all BiSeNet's label n
         logits = torch.zeros(len(images), 19, 4, 4)
@@ -115,7 +115,7 @@ def test_bisenet_is_put_in_order() -> None:
 
     images = np.stack([np.full((8, 8, 3), 10 * n, np.uint8) for n in range(19)])
     said = BiSeNetParser(network, "bisenet", "cpu").labels(images)  # type: ignore[arg-type]
-    assert [LABELS[label] for label in said[:, 0, 0]] == BISENET
+    assert [PARSER_LABELS[label] for label in said[:, 0, 0]] == BISENET
 
 
 def test_bisenet_loads_by_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -155,11 +155,11 @@ def test_what_is_no_parser_is_refused(tmp_path: Path) -> None:
 
 
 def test_mirrored_labels_change_sides() -> None:
-    assert [MIRROR[label] for label in MIRROR] == list(range(19))
-    swapped = {(LABELS[a], LABELS[b]) for a, b in enumerate(MIRROR) if a < b}
+    assert [PARSER_MIRROR[label] for label in PARSER_MIRROR] == list(range(19))
+    swapped = {(PARSER_LABELS[a], PARSER_LABELS[b]) for a, b in enumerate(PARSER_MIRROR) if a < b}
     assert swapped == {("l_eye", "r_eye"), ("l_brow", "r_brow"), ("l_ear", "r_ear")}
-    assert [LABELS[label] for label in HEAD] == [
-        name for name in LABELS[1:] if name not in ("necklace", "neck", "cloth")
+    assert [PARSER_LABELS[label] for label in PARSER_HEAD] == [
+        name for name in PARSER_LABELS[1:] if name not in ("necklace", "neck", "cloth")
     ]
 
 
@@ -176,7 +176,7 @@ def test_views_move_pictures_and_labels_alike(monkeypatch: pytest.MonkeyPatch) -
     torch.manual_seed(0)
     picture, label = recipe.views(images, torch.from_numpy(labels), 64)
     shown = ((picture[:, 0] + 1) * 127.5 / 40).round().long()
-    mirrored = torch.tensor(MIRROR)[label]
+    mirrored = torch.tensor(PARSER_MIRROR)[label]
     same = [max(float((shown[n] == x[n]).float().mean()) for x in (label, mirrored)) for n in range(16)]
     assert min(same) > 0.93  # but for seams, where colours mix
     x = torch.arange(64.0)
@@ -280,6 +280,6 @@ def test_the_reader_parses_real_portraits(shared: Path) -> None:
         picture = cv2.resize(read_image(folder / "image" / f"{name}.jpg"), (128, 128), interpolation=cv2.INTER_AREA)
         values = recipe.reduce_labels(recipe.read_labels(folder / "mask" / f"{name}.png"), 128)
         found.append(parser.head(picture[None])[0] / 255.0)
-        truth.append(np.isin(values, list(HEAD)))
+        truth.append(np.isin(values, list(PARSER_HEAD)))
     masks = [torch.from_numpy(np.stack(part))[:, None].float() for part in (found, truth)]
     assert head_iou(*masks).mean() > 0.75  # measured: 0.82 over the held-out fifth

@@ -16,7 +16,8 @@ from stages.core.settings import Train, TristyleError
 from stages.core.tracking import Tracker
 from stages.core.weights import save_network
 from stages.metrics.geometry import landmark_error
-from stages.networks.face_reader import HEAD_LABELS, LANDMARKS, Reader, expectation, load_reader
+from stages.networks.face_labels import READER_HEAD
+from stages.networks.face_reader import LANDMARKS, Reader, expectation, load_reader
 from stages.recipes import augment, people
 from stages.recipes import face_reader as train
 from stages.recipes import reader_score as score
@@ -223,7 +224,7 @@ def test_only_a_reader_is_loaded_as_reader(tmp_path: Path) -> None:
 
 
 def test_head_labels_leave_neck_and_clothes_out() -> None:
-    assert sorted({*range(13)} - {*HEAD_LABELS}) == [0, 8, 9]
+    assert sorted({*range(13)} - {*READER_HEAD}) == [0, 8, 9]
 
 
 def test_facexlib_can_be_imported() -> None:

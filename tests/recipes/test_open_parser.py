@@ -11,7 +11,8 @@ from stages.core.settings import TristyleError
 from stages.core.tensors import mask_tensor
 from stages.datasets.painted import paint as painter
 from stages.metrics.pixel import head_iou
-from stages.networks.parser import HEAD, LABELS, MIRROR, FaceParser
+from stages.networks.face_labels import PARSER_HEAD, PARSER_LABELS, PARSER_MIRROR
+from stages.networks.parser import FaceParser
 from stages.recipes import open_face_parser as recipe
 from stages.recipes.open_face_parser import CODES, MEMBERS, MIRRORED
 from stages.training.fit import Update
@@ -54,12 +55,12 @@ def test_what_a_mask_and_points_tell() -> None:
 
 
 def test_sets_of_a_mirrored_picture() -> None:
-    assert torch.equal(MEMBERS[list(MIRRORED)][:, list(MIRROR)], MEMBERS)
+    assert torch.equal(MEMBERS[list(MIRRORED)][:, list(PARSER_MIRROR)], MEMBERS)
     assert torch.equal(MEMBERS[:19], torch.eye(19))
     for code, members in enumerate(MEMBERS.bool()):
         labels = {label for label in range(19) if members[label]}
-        assert bool(recipe.SURELY_HEAD[code]) == (labels <= set(HEAD))
-        assert bool(recipe.MAYBE_HEAD[code]) == bool(labels & set(HEAD))
+        assert bool(recipe.SURELY_HEAD[code]) == (labels <= set(PARSER_HEAD))
+        assert bool(recipe.MAYBE_HEAD[code]) == bool(labels & set(PARSER_HEAD))
 
 
 def test_painted_people_are_told_in_full() -> None:
@@ -70,7 +71,7 @@ def test_painted_people_are_told_in_full() -> None:
     for left, right in ((4, 5), (6, 7)):
         x = [np.nonzero(codes == label)[2].mean() for label in (left, right)]
         assert x[0] > 96 > x[1]
-    assert {LABELS[code] for code in np.unique(codes) if code < 19} >= {"skin", "nose", "hair", "neck", "cloth"}
+    assert {PARSER_LABELS[code] for code in np.unique(codes) if code < 19} >= {"skin", "nose", "hair", "neck", "cloth"}
 
 
 def test_the_loss_asks_for_the_set_alone() -> None:

@@ -265,7 +265,7 @@ def _parse(cuts: Sequence[Cut], recipe: Treatment) -> None:
     import torch.nn.functional as F
 
     from stages.faces.parse import one_piece
-    from stages.networks.parser import HEAD
+    from stages.networks.face_labels import PARSER_HEAD
 
     parser = _parser(recipe.parser)
     for start in range(0, len(cuts), BATCH):
@@ -274,7 +274,7 @@ def _parse(cuts: Sequence[Cut], recipe: Treatment) -> None:
         images[: len(part)] = [cut.picture for cut in part]
         with one_thread(), torch.inference_mode():
             shares = parser.shares(to_tensor(images))
-            head = shares[:, HEAD.start : HEAD.stop].sum(1, keepdim=True)
+            head = shares[:, PARSER_HEAD.start : PARSER_HEAD.stop].sum(1, keepdim=True)
             head = F.interpolate(head, images.shape[1:3], mode="bilinear", align_corners=False, antialias=True)
             masks = head[:, 0].mul(255).round().clamp(0, 255).byte().numpy()
         for cut, mask, share in zip(part, masks, shares.numpy(), strict=False):

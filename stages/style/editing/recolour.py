@@ -19,10 +19,11 @@ from torch import Tensor
 
 from stages.core.settings import ConfigError, number
 from stages.core.tensors import unit
+from stages.networks.face_labels import READER, READER_SKIN
 from stages.networks.face_reader import FaceReading, Reader
 
 REGIONS = ("skin", "hair", "lips", "iris")  # in this order: the later ones lie on the earlier
-LABELS = {"skin": (1, 4, 7, 8), "hair": (6,), "lips": (5,), "iris": (3,)}  # of the face reader's parsing
+LABELS = {"skin": READER_SKIN, "hair": (READER["hair"],), "lips": (READER["mouth"],), "iris": (READER["eye"],)}
 EYES = ((36, 42), (42, 48))  # landmarks of each eye, its corners the first and the fourth
 INNER_LIPS = slice(60, 68)
 SMALLEST = 5e-4  # share of the picture under which a region counts as not there

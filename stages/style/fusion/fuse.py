@@ -27,7 +27,7 @@ from stages.core.settings import ConfigError, TristyleError, choice, number
 from stages.networks.stylegan2 import Generator
 
 SCHEDULES = ("constant", "linear", "sigmoid", "swap", "published")
-REGIONS = ("background", "skin", "brow", "eye", "nose", "mouth", "hair", "neck", "cloth")
+REGIONS = ("background", "skin", "brow", "eye", "nose", "mouth", "hair", "neck", "cloth")  # of `READER_LABELS`
 AXES = ("resolution", "layer")
 UNRELATED = 0.7  # relative distance from which two generators count as strangers; independent ones are at 1
 
