@@ -14,17 +14,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 
+from stages.core import tensors
 from stages.metrics.bootstrap import Interval, interval, mean_interval, resampled_means
 
 TONES = ("very light", "light", "intermediate", "tan", "brown", "dark")
 TONE_LIMITS = (55.0, 41.0, 28.0, 10.0, -30.0)  # degrees; a tone lies above its limit, the last below all
 LEAST_SKIN = 30  # px: fewer tell no tone and no light
 LEAST_YELLOW = 1.0  # b*: nearer to grey than this (a grey picture, blue light) the angle says nothing of skin
-WHITE = np.array([0.95047, 1.0, 1.08883], np.float32)  # D65
-XYZ = np.array(  # linear sRGB -> CIE XYZ (IEC 61966-2-1)
-    [[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]], np.float32
-)
+LUMINANCE = np.array([0.2126, 0.7152, 0.0722], np.float32)  # of linear sRGB (IEC 61966-2-1)
 CHEEK_OUT, CHEEK_RADIUS = 0.2, 0.18  # of the distance between the eyes: beside the line from eye to mouth, and around
 
 
@@ -36,10 +35,8 @@ def linear(images: np.ndarray) -> np.ndarray:
 
 def lab(colours: np.ndarray) -> np.ndarray:
     """sRGB uint8 [..., 3] -> CIE L*a*b* (D65) float32 [..., 3], L* in 0..100."""
-    t = linear(colours) @ XYZ.T / WHITE
-    f = np.where(t > (6 / 29) ** 3, np.cbrt(t), t * (29 / 6) ** 2 / 3 + 4 / 29)
-    x, y, z = f[..., 0], f[..., 1], f[..., 2]
-    return np.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], axis=-1)
+    rows = torch.from_numpy(np.ascontiguousarray(colours)).reshape(-1, 3, 1, 1).float() / 255
+    return tensors.lab(rows).numpy().reshape(colours.shape)
 
 
 def typology_angle(images: np.ndarray, skin: np.ndarray) -> np.ndarray:
@@ -92,7 +89,7 @@ def side_light(images: np.ndarray, points: np.ndarray, skin: np.ndarray) -> np.n
             seen = image[near & where]
             if 2 * len(seen) < near.sum():
                 break
-            cheeks.append(float((linear(seen) @ XYZ[1]).mean()))
+            cheeks.append(float((linear(seen) @ LUMINANCE).mean()))
         if len(cheeks) == 2:
             found[index] = np.log2((cheeks[0] + 1e-4) / (cheeks[1] + 1e-4))
     return found

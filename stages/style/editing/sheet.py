@@ -20,10 +20,11 @@ from torch import Tensor
 from stages.core.artifact import Artifact, open_artifact
 from stages.core.images import write_image
 from stages.core.settings import TristyleError, number
+from stages.metrics.attributes import NAMES
 from stages.networks.face_reader import load_reader
 from stages.networks.latents import latents, load_generator
 from stages.networks.stylegan2 import Generator
-from stages.style.editing.directions import ATTRIBUTES, Direction, Edit, draw_edited, find_directions
+from stages.style.editing.directions import Direction, Edit, draw_edited, find_directions
 from stages.style.fusion.fuse import Fusion, fuse
 from stages.style.sampling.candidates import draw
 
@@ -227,10 +228,10 @@ def parse_edits(names: str, keep: str) -> dict[str, Edit]:
     kept = [name for name in keep.split(",") if name]
     for name in filter(None, names.split(",")):
         rank = name.removeprefix("sefa")
-        if name not in ATTRIBUTES and not (name.startswith("sefa") and rank.isdigit()):
-            known = ", ".join(ATTRIBUTES)
+        if name not in NAMES and not (name.startswith("sefa") and rank.isdigit()):
+            known = ", ".join(NAMES)
             raise TristyleError(f"--edits: {name!r} is unknown. Choose from {known}, or sefa0, sefa1, ...")
-        direction = name if name in ATTRIBUTES else int(rank)
+        direction = name if name in NAMES else int(rank)
         edits[name] = Edit(direction=direction, alpha=1.0, conditioned_on=[other for other in kept if other != name])
     return edits
 
@@ -276,8 +277,10 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m stages.style.editing.sheet", description=__doc__)
     parser.add_argument("runs", nargs="+", type=Path, help="runs, or the folder of a style artifact")
     parser.add_argument("-o", "--out", type=Path, default=Path("sheet.png"), help="PNG to write")
-    parser.add_argument("--edits", default="", help=f"{', '.join(ATTRIBUTES)}, sefa0, sefa1, ...")
-    parser.add_argument("--keep", default="skin_tone,hair_tone", help="attributes that no edit but their own changes")
+    parser.add_argument("--edits", default="", help=f"{', '.join(NAMES)}, sefa0, sefa1, ...")
+    parser.add_argument(
+        "--keep", default="skin_lightness,hair_lightness", help="attributes that no edit but their own changes"
+    )
     parser.add_argument("--alphas", help="columns: shares of the style, or standard deviations of w with --edits")
     parser.add_argument("--people", type=int, default=3)
     parser.add_argument("--seed", type=int, default=0, help="of the first person")

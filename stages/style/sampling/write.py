@@ -32,12 +32,21 @@ from stages.core.files import write_bytes, write_json, write_jsonl
 from stages.core.images import grid, load_images, write_image
 from stages.core.runtime import Runtime
 from stages.core.settings import TristyleError
-from stages.core.tensors import to_uint8
 from stages.networks.face_reader import Reader, load_reader
 from stages.networks.stylegan2 import Generator
 from stages.style.sampling.candidates import Candidates, Inverted, Painter, Sampling, Seeds
-from stages.style.sampling.distribution import CLOSE_ENOUGH, attributes
-from stages.style.sampling.filters import REASONS, References, judge, least_bad, observe, pictures, shrunk, view
+from stages.style.sampling.distribution import CLOSE_ENOUGH
+from stages.style.sampling.filters import (
+    REASONS,
+    References,
+    attribute_table,
+    judge,
+    least_bad,
+    observe,
+    pictures,
+    shrunk,
+    view,
+)  # fmt: skip
 
 AHEAD = 2  # batches that wait for the writers at most
 SLOWEST = 0.25  # share of good candidates that is reckoned with at the least when further ones are drawn
@@ -258,7 +267,7 @@ class Collection:
             if sampling.distribution.target == "photos":
                 small = shrunk(pictures(data, "photo"), runtime.workers)
                 if len(small):
-                    self.photos = attributes(view(reader, small), to_uint8(small), self.over)
+                    self.photos = attribute_table(view(reader, small), small, self.over).numpy()
 
     def look(self, images: np.ndarray) -> dict[str, Tensor]:
         """What is kept of a batch's reading; nothing without a reader."""
