@@ -54,6 +54,12 @@ def take(reading: FaceReading, rows: Tensor) -> FaceReading:
     return FaceReading(**{field.name: getattr(reading, field.name)[rows] for field in fields(FaceReading)})
 
 
+def together(first: FaceReading, second: FaceReading) -> FaceReading:
+    """Two readings as one: the pictures of `first`, then those of `second`."""
+    pairs = {entry.name: (getattr(first, entry.name), getattr(second, entry.name)) for entry in fields(FaceReading)}
+    return FaceReading(**{name: torch.cat(pair) for name, pair in pairs.items()})
+
+
 def shrunk_covariance(rows: Tensor) -> Tensor:
     """Covariance shrunk towards a multiple of the identity by the oracle-approximating share (Chen et al., 2010).
 

@@ -156,10 +156,9 @@ def test_photos_are_inverted_edited_and_recoloured(base, data, tmp_path) -> None
     metrics = run(which, data, out)
     rows = read_jsonl(out / "records.jsonl")
     assert len(rows) == 6 and all(row["edit"] == {"first": 2.0} and row["photo"] for row in rows)
-    assert set(read_json(out / "sampling.json")) == {"random", "invert"}
     assert load_file(out / "latents.safetensors")["ws"].shape == (6, 8, 8)
     assert {"inversion.png", "edits.png", "directions.safetensors"} <= {path.name for path in out.iterdir()}
-    assert metrics["images"] == 6
+    assert metrics["images"] == 6 and metrics["background_clusters"] >= 0
 
 
 def test_mirroring_flips_every_other_sample(base, data, tmp_path) -> None:

@@ -17,9 +17,9 @@ from stages.core.tensors import to_uint8
 from stages.core.tracking import Tracker
 from stages.core.weights import load_network
 from stages.networks.stylegan2 import Generator
-from stages.style.fusion.candidates import CANDIDATES, parse
 from stages.style.fusion.fuse import Fusion, fuse, relative_distance
 from stages.style.fusion.sweep import (
+    CANDIDATES,
     MEASURES,
     Sweep,
     SweepPoint,
@@ -27,11 +27,11 @@ from stages.style.fusion.sweep import (
     confirm,
     keeping,
     knee,
-    ladder_rows,
     pareto_front,
+    parse,
     run_sweep,
-    write_sweep,
 )
+from stages.style.fusion.write import ladder_rows, write_sweep
 
 
 def point(label: str, kid: float, coverage: float, **measures: float) -> SweepPoint:
