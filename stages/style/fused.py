@@ -64,7 +64,10 @@ class FusedStyle:
         if not isinstance(self.target, str) or not self.target:
             raise ConfigError("target", f"{self.target!r} is no name", "Give photo or the name of a style")
         if self.between is not None:
-            self.between = _made(Fusion, self.between, "between")
+            given: Any = self.between
+            if isinstance(given, dict):  # it leads from one parent all the way to the other
+                given = {"low": 0.0, "width": 1.0, "mapping": 0.0} | given
+            self.between = _made(Fusion, given, "between")
             if count != 2 or self.weights is not None or self.layers:
                 remedy = "Name two parents and no weights, or leave between out"
                 raise ConfigError("between", "a schedule leads from one parent to another", remedy)

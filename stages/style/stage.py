@@ -14,7 +14,7 @@ from stages.core.artifact import SCRATCH, Artifact
 from stages.core.files import data_file
 from stages.core.images import load_images, load_masks
 from stages.core.runtime import Runtime
-from stages.core.settings import ConfigError, Train, TristyleError, number
+from stages.core.settings import ConfigError, Train, TristyleError, choice, number
 from stages.core.tensors import mask_tensor, to_tensor
 from stages.networks.face_reader import reader_file
 from stages.networks.latents import SHIPPED_ENCODER, load_generator
@@ -28,6 +28,7 @@ from stages.style.fusion.sweep import Sweep, run_sweep
 from stages.style.fusion.write import write_sweep
 from stages.style.grow import grow, widen
 from stages.style.inversion.encoder import Invert
+from stages.style.presets import PRESETS
 from stages.style.sampling.candidates import Sampling
 from stages.style.sampling.score import load
 from stages.style.stylegan2_ada import Ada, Recipe, StyleGAN2
@@ -79,6 +80,7 @@ class StyleStage:
         network: sizes for ``scratch``; a start that grows takes more channels where `channel_base` allows them.
         train, recipe, ada: the training; `ada` null for none.
         mirror: train on mirrored images too.
+        preset: the published setting that `style/recipe=published` takes its numbers from; None: of another recipe.
         fusion: how the result is fused with its source (not for `start: scratch` or `target: photo`).
         sweep: fusions to measure and choose from; null for none. With `sweep.choose` the choice replaces `fusion`.
         sampling: the style set drawn from the fused generator.
@@ -104,6 +106,7 @@ class StyleStage:
     grow: bool = False
     resume: bool = False
     keep_state: bool = True
+    preset: str | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -112,6 +115,8 @@ class StyleStage:
         for key in ("grow", "resume"):
             if getattr(self, key) and self.start == "scratch":
                 raise ConfigError(key, "there is nothing to start from", "Set style.start to a style artifact")
+        if self.preset is not None:
+            choice("preset", self.preset, PRESETS)
         if self.resume and not (Path(self.start) / STATE).exists():
             raise ConfigError("resume", f"{self.start} holds no {STATE}", "Set style.start to a style artifact")
         group = self.network.mbstd_group if self.start == "scratch" else 4

@@ -58,12 +58,12 @@ class Fusion:
 
     schedule: str = "sigmoid"
     over: str = "resolution"
-    low: float = 0.0
+    low: float = 0.5
     high: float = 1.0
     middle: int = 16
     level: int = 0
-    width: float = 1.0
-    mapping: float = 0.0
+    width: float = 0.5
+    mapping: float = 0.5
     w_avg: float | None = None
     layers: dict[str | int, float] | list[float] | None = None
 

@@ -36,9 +36,8 @@ MEASURES = (
 )  # fmt: skip
 CLUSTERS = 10  # training pictures that intra-cluster distances are grouped by
 CANDIDATES = (
-    "source", "transferred", "constant-0.5", "constant-0.75", "linear-0", "linear-0.5", "sigmoid-16-0",
-    "sigmoid-16-0.5", "sigmoid-8-0.5", "swap-8", "swap-16", "swap-32", "snapshot-0.25", "snapshot-0.5",
-    "snapshot-0.5+sigmoid-16-0.5",
+    "constant-0.5", "constant-0.75", "linear-0", "linear-0.5", "sigmoid-16-0", "sigmoid-16-0.5", "sigmoid-8-0.5",
+    "swap-8", "swap-16", "swap-32", "snapshot-0.125", "snapshot-0.25", "snapshot-0.5", "snapshot-0.5+sigmoid-16-0.5",
 )  # fmt: skip
 WIDTH = 1.5  # of the candidates' sigmoids, in positions
 _NAME = re.compile(
@@ -108,7 +107,7 @@ def _fusion(found: re.Match[str]) -> Fusion | None:
     if found["middle"]:
         low = float(found["low"])
         return Fusion(over="layer", middle=int(found["middle"]), width=WIDTH, low=low, mapping=low)
-    return Fusion(schedule="swap", middle=int(found["last"])) if found["last"] else None
+    return Fusion(schedule="swap", middle=int(found["last"]), low=0.0, mapping=0.0) if found["last"] else None
 
 
 @dataclass(kw_only=True)
@@ -124,7 +123,7 @@ class Sweep:
     """
 
     candidates: list[str] = field(default_factory=lambda: list(CANDIDATES))
-    count: int = 400
+    count: int = 500
     choose: bool = True
     coverage_min: float = 0.9
     kid_ratio_max: float = 1.25
