@@ -6,12 +6,12 @@ it with real pictures of the style instead.
 """
 
 from collections.abc import Callable, Iterator
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from stages.metrics.attributes import AREAS, EDGES, areas
+from stages.metrics.features import PerceptualDistance
 from stages.metrics.geometry import correspondence
 from stages.networks.face_labels import READER
 from stages.networks.face_reader import FaceReading
@@ -21,14 +21,6 @@ LOOKS = ("glasses", "hat", "beard", "hair_area")  # 2 x 2 x 2 x 3 bins
 OFTEN = 2  # pictures in a bin of the base before it counts as filled: a single one is chance
 STILL = 1e-3  # deviation over the pictures below which a reading does not vary, and corresponds to nothing
 BLOCK = 1 << 22  # distances held at a time: 32 MB
-
-
-class PerceptualDistance(Protocol):
-    """A distance between pictures in [-1, 1], with the id of the network behind it (`stages.metrics.features`)."""
-
-    id: str
-
-    def pairwise(self, first: Tensor, second: Tensor) -> Tensor: ...
 
 
 def _joint_bins(columns: dict[str, Tensor]) -> Tensor:
@@ -197,7 +189,7 @@ def intra_cluster_perceptual(
     Args:
         images: [N, 3, H, W] generated pictures in [-1, 1].
         references: [K, 3, H, W] training images of the style in [-1, 1].
-        distance: `Lpips` or `FeatureDistance` of `stages.metrics.features`; its id belongs beside the number.
+        distance: `FeatureDistance`, or `Lpips` of `stages.metrics.backbones`; its id belongs beside the number.
         members: at most this many pictures of a cluster are compared (the first ones).
     """
     nearest = distance.pairwise(images, references).argmin(dim=1)

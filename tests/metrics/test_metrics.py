@@ -231,10 +231,6 @@ def test_differences_and_correspondence() -> None:
     first, second = rng().normal(size=(30, 3)), rng(1).normal(size=(30, 3))
     got = geometry.expression_difference(tensor(first), tensor(second)).numpy()
     assert np.allclose(got, np.abs(first - second).mean(axis=1))
-    assert np.allclose(
-        geometry.pose_difference(tensor(first[:, :2]), tensor(second[:, :2])).numpy(),
-        np.abs(first - second)[:, :2].mean(axis=1),
-    )
     expected = [scipy.stats.pearsonr(first[:, k], second[:, k]).statistic for k in range(3)]
     assert np.allclose(geometry.correspondence(tensor(first), tensor(second)).numpy(), expected)
     assert geometry.correspondence(torch.ones(5, 1), torch.rand(5, 1)).tolist() == [0.0]

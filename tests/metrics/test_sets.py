@@ -70,30 +70,6 @@ def test_moments_add_up_and_do_not_cancel() -> None:
         fid.moments(torch.zeros(1, 5))
 
 
-class Channels:
-    """Stands in for an extractor: mean and extent of each channel."""
-
-    id = "channels"
-
-    def features(self, images: torch.Tensor) -> torch.Tensor:
-        return torch.cat([images.mean(dim=(2, 3)), images.amax(dim=(2, 3))], dim=1)
-
-
-def test_fid_collects_batches_and_says_what_it_rests_on() -> None:
-    source = torch.Generator().manual_seed(0)
-    real, fake = torch.rand(40, 3, 4, 4, generator=source), torch.rand(30, 3, 4, 4, generator=source) * 0.5
-    measure = fid.Fid(Channels())
-    measure.add_real(real[:15])
-    measure.add_real(real[15:])
-    measure.add_fake(fake)
-    result = measure.compute()
-    expected = fid.frechet_distance(Channels().features(real), Channels().features(fake))
-    assert result == {"fid": pytest.approx(expected, rel=1e-9), "real": 40, "fake": 30, "extractor": "channels"}
-    measure.clear_fake()
-    measure.add_fake(real)
-    assert measure.compute()["fid"] == pytest.approx(0, abs=1e-9)
-
-
 # memorisation
 
 
