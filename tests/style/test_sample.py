@@ -133,7 +133,7 @@ def test_a_kill_loses_a_batch_at_most_and_changes_no_byte(tmp_path, monkeypatch,
 def test_broken_candidates_are_replaced_by_further_seeds(tmp_path, gate, reader) -> None:
     every = reader.read(to_tensor(draw(network(), latents(8, range(40)), 0.7))).features[:, 0]
     gate["limit"] = float(every.median())
-    done = write(tmp_path, Sampling(count=20, reject=Filters(duplicates=False)), reader=reader)
+    done = write(tmp_path, Sampling(count=20, psi=0.7, reject=Filters(duplicates=False)), reader=reader)
     good = [seed for seed in range(40) if every[seed] >= gate["limit"]]
     assert [row["seed"] for row in done.records[: len(good)]] == good[:20] and len(done.records) == 20
     rejects = read_jsonl(tmp_path / "rejects.jsonl")
