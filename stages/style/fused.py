@@ -63,6 +63,8 @@ class FusedStyle:
             _check_row(key, row, count)
         if not isinstance(self.target, str) or not self.target:
             raise ConfigError("target", f"{self.target!r} is no name", "Give photo or the name of a style")
+
+        # A schedule between two parents takes the place of weights.
         if self.between is not None:
             given: Any = self.between
             if isinstance(given, dict):  # it leads from one parent all the way to the other
@@ -71,10 +73,13 @@ class FusedStyle:
             if count != 2 or self.weights is not None or self.layers:
                 remedy = "Name two parents and no weights, or leave between out"
                 raise ConfigError("between", "a schedule leads from one parent to another", remedy)
+
+        # Parts come from parents that there are.
         self.parts = [_made(Part, part, f"parts.{i}") for i, part in enumerate(self.parts)]
         for i, part in enumerate(self.parts):
             if part.parent >= count:
                 raise ConfigError(f"parts.{i}.parent", f"{part.parent} is not there", f"Give 0 to {count - 1}")
+
         if self.sampling.source != "random":
             raise ConfigError("sampling.source", "a fused style is drawn from random latents", "Set it to random")
 

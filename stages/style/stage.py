@@ -12,7 +12,7 @@ from torch import Tensor
 
 from stages.core.artifact import SCRATCH, Artifact
 from stages.core.files import data_file
-from stages.core.images import load_images, load_masks
+from stages.core.images import LazyImages, load_images, load_masks
 from stages.core.runtime import Runtime
 from stages.core.settings import ConfigError, Train, TristyleError, choice, number
 from stages.core.tensors import mask_tensor, to_tensor
@@ -149,20 +149,25 @@ class StyleStage:
     def run(self, inputs: dict[str, Artifact], out: Path, runtime: Runtime) -> dict[str, Any]:
         """Train, fuse, sample, measure; see the table of artifacts in the README for what is written."""
         data = inputs["data"]
-        images = load_images(target_pictures(data, self.target), runtime.workers)
+        paths = target_pictures(data, self.target)
+        images = LazyImages(paths, runtime.workers)
         source, task = self._train(images, out, runtime)
         if self.keep_state:
             keep_state(out / SCRATCH, "style", out / STATE)
 
         transferred, p = task.ema.cpu(), float(task.augment.p)
         fused, chosen = self._fuse(source, transferred, data, out, runtime)
+        augmented = None
+        if self.ada is not None:
+            seen = load_images(paths, runtime.workers)
+            augmented = Augmented(images=seen, pipe=self.ada.pipe, p=p, seed=self.seed)
         networks = StyleNetworks(
             generator=fused, transferred=transferred, source=source,
             others={"discriminator": task.discriminator.cpu()},
             how="scratch" if source is None else "transfer",
             parents=self._parents(images.shape[1]), settings={"fusion": chosen and asdict(chosen)},
             columns=_columns(source, transferred, fused),
-            augmented=None if self.ada is None else Augmented(images=images, pipe=self.ada.pipe, p=p, seed=self.seed),
+            augmented=augmented,
         )  # fmt: skip
         metrics = finish(
             networks, data, self.target, self.sampling, out, runtime,
@@ -172,21 +177,26 @@ class StyleStage:
 
     def join(self, inputs: dict[str, Artifact], out: Path, runtime: Runtime) -> None:
         """The training alone, which writes nothing: for all processes of a torchrun but the first."""
-        self._train(load_images(target_pictures(inputs["data"], self.target), runtime.workers), out, runtime)
+        self._train(LazyImages(target_pictures(inputs["data"], self.target), runtime.workers), out, runtime)
 
-    def _train(self, images: np.ndarray, out: Path, runtime: Runtime) -> tuple[Generator | None, StyleGAN2]:
+    def _train(self, images: LazyImages, out: Path, runtime: Runtime) -> tuple[Generator | None, StyleGAN2]:
         """The source (none from scratch) and the finished training."""
         torch.manual_seed(update_seed(self.seed, 0, "initial weights"))
         generator, discriminator = self._networks(images.shape[1])
+
+        # A file may bring another group size than the settings have.
         group = discriminator.b4.mbstd_group_size  # a file may bring another one
         if self.train.batch % self._unit(group):
             raise TristyleError(
                 f"style.train.batch: {self.train.batch} is not a multiple of {self._unit(group)}; {self.start}'s "
                 f"discriminator compares {group} pictures. Choose a multiple of {self._unit(group)}."
             )
+
+        # The source is what the transfer starts from; a resumed training has kept its own.
         source = None if self.start == "scratch" else _copy(generator)
         if self.resume:  # what this training goes on from had a source of its own
             source = load_generator(Path(self.start) / "source.safetensors")
+
         task = StyleGAN2(
             generator, discriminator, self.train.lr, self.recipe, self.ada, seed=self.seed, ladder=out / "ladder"
         )
@@ -200,11 +210,14 @@ class StyleStage:
         """Generator and discriminator to start from, for images of `size` px."""
         if self.start == "scratch":
             return self.network.build(size)
+
+        # A grown start has half the data's resolution.
         wanted = size // 2 if self.grow else size
         path = data_file(BASES.get(wanted, BASES[64])) if self.start == "base" else Path(self.start)
         pair = open_pair(path)
         generator, discriminator = pair.generator, pair.discriminator
         assert discriminator is not None  # open_pair refuses a file without one
+
         if generator.img_resolution != wanted:
             drawn = f"{2 * generator.img_resolution} px once grown" if self.grow else f"{generator.img_resolution} px"
             fitting = generator.img_resolution * (2 if self.grow else 1)
@@ -213,6 +226,8 @@ class StyleStage:
                 f"Set data.size={fitting}, style.grow={str(generator.img_resolution * 2 == size).lower()}, "
                 "or style.start=scratch."
             )
+
+        # The grown level may take more channels than the start had.
         if not self.grow:
             return generator, discriminator
         grown = grow(generator, discriminator)
@@ -237,6 +252,8 @@ class StyleStage:
             return transferred, None
         if self.sweep is None:
             return fuse(source, transferred, self.fusion), self.fusion
+
+        # The sweep measures snapshots of this training against held-out pictures of the style.
         ladder = [(int(file.stem), load_generator(file)) for file in sorted((out / "ladder").glob("*.safetensors"))]
         real = load(data.path / "heldout" / f"style/{self.target}", runtime)
         masks = sorted((data.path / f"heldout/style_mask/{self.target}").glob("*.png"))[: len(real)]
@@ -246,6 +263,7 @@ class StyleStage:
             training=load(data.path / f"style/{self.target}", runtime), psi=self.sampling.psi,
             seed=self.sampling.seed, settings=self.sweep, runtime=runtime,
         )  # fmt: skip
+
         write_sweep(found, out)
         if self.sweep.choose:
             return found.generator, found.chosen.candidate.fusion
@@ -253,13 +271,15 @@ class StyleStage:
 
 
 class Images:
-    """Batches of pictures in memory, shuffled anew every epoch and mirrored at random.
+    """Batches of pictures, shuffled anew every epoch and mirrored at random.
 
     Args:
-        images: uint8 [N, H, W, 3].
+        images: uint8 [N, H, W, 3], in memory or on disk; only the rows that a batch needs are read.
+        seed: of order and mirroring.
+        mirror: flip every picture with probability one half.
     """
 
-    def __init__(self, images: np.ndarray, seed: int, mirror: bool) -> None:
+    def __init__(self, images: np.ndarray | LazyImages, seed: int, mirror: bool) -> None:
         self.images, self.seed, self.mirror = images, seed, mirror
 
     def __call__(self, start: int, count: int, rows: slice = slice(None)) -> dict[str, Tensor]:

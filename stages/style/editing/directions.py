@@ -123,10 +123,13 @@ def sefa(
         and low <= int(found[1]) <= high
         and (to_rgb or found[2] != "torgb")
     ]
+
     w_dim = generator.mapping.w_avg.numel()
     if not weights or count > w_dim:
         problem = f"only {w_dim} directions" if weights else f"no layer from {low} to {high} px"
         raise TristyleError(f"edit: a generator of {generator.img_resolution} px has {problem}. Ask for less.")
+
+    # Eigenvectors of A A^T, the strongest first; their sign is free and is fixed here.
     a = F.normalize(torch.cat(weights), dim=1).t()  # [w_dim, channels], columns of unit length
     values, vectors = torch.linalg.eigh(a @ a.t())  # rising
     directions = vectors.flip(1).t()[:count]

@@ -161,6 +161,8 @@ def _irises(images: Tensor, eyes: Tensor, landmarks: Tensor) -> Tensor:
     )
     scale = torch.tensor([width, height], device=images.device)
     mask = torch.zeros_like(eyes)
+
+    # Each eye by itself: what is coloured, where its middle is, and how far it reaches.
     for first, last in EYES:
         points = landmarks[:, first:last] * scale  # [N, 6, 2]
         span = (points[:, 3] - points[:, 0]).norm(dim=1).clamp(min=2)[:, None, None, None]

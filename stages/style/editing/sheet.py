@@ -136,14 +136,19 @@ def layout(rows: Sequence[Row], columns: Sequence[str], axis: str = "", face: in
     height = max(round(side / 8), 12)  # of a line of text
     words = [axis, *(part for row in rows for part in (row.title, row.note))]
     margin = max(text(word, height).shape[1] for word in words) + 2 * height
+
+    # The sheet is as wide as all people side by side.
     people, step = len(rows[0].pictures), side + PAD
     block = len(columns) * step - PAD
     top = 2 * height
     sheet = np.full((top + len(rows) * step + GAP - PAD, margin + people * (block + GAP), 3), 255, np.uint8)
     _put(sheet, text(axis, height, FAINT), height // 2, height)
+
     for person in range(people):
         left = margin + person * (block + GAP)
         sheet[:top, left : left + block] = heading(columns, block, top)
+
+    # Rows: a title where it changes, its note, then the pictures of each person.
     shown = ""
     for index, row in enumerate(rows):
         upper, middle = top + index * step, top + index * step + side // 2
@@ -258,6 +263,7 @@ def make_sheet(options: argparse.Namespace) -> np.ndarray:
     number("--people", options.people, 1, 64, integer=True)
     number("--psi", options.psi, 0, 2)
     number("--seed", options.seed, 0, 2**32 - 1 - options.people, integer=True)
+
     rows: list[Row] = []
     for style, artifact in find_artifacts(options.runs).items():
         shown = load_generator(artifact.path / f"{'generator' if edits else 'transferred'}.safetensors")
@@ -286,9 +292,11 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the first person")
     parser.add_argument("--psi", type=float, default=0.7, help="truncation")
     parser.add_argument("--samples", type=int, default=1000, help="pictures that directions are found with")
+
     given = sys.argv[1:] if arguments is None else arguments
     # -2,0,2 looks like an option to argparse unless it is tied to its own.
     options = parser.parse_args(re.sub("\0--alphas\0", "\0--alphas=", "\0".join(["", *given])).split("\0")[1:])
+
     try:
         if options.out.suffix.lower() != ".png":
             raise TristyleError(f"{options.out}: sheets are PNG. End -o in .png.")

@@ -141,6 +141,7 @@ class Distribution:
         ideals = self.ideal(values, photos)
         before, after = self.shares(values), self.shares(values[accepted])
         distances = self.distances(values[accepted], ideals)
+
         rows = {
             name: {
                 "unit": UNITS[name],
@@ -153,6 +154,7 @@ class Distribution:
             }
             for i, name in enumerate(self.over)
         }
+
         return {
             "target": self.target,
             "candidates": len(values),

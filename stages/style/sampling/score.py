@@ -55,6 +55,8 @@ def score(data: Artifact, target: str, drawn: np.ndarray, source: np.ndarray, ru
     mask_name = "mask" if target == "photo" else f"style_mask/{target}"
     real = load(data.path / "heldout" / name, runtime)
     masks = sorted((data.path / "heldout" / mask_name).glob("*.png"))[: len(real)]
+
+    # Stylisation: heads on grey against held-out pictures, so that backgrounds do not count.
     drawn, source = drawn[:MOST], source[:MOST]
     reading, source_reading = read(reader, drawn), read(reader, source)
     out: dict[str, Any] = {"reader": reader.id}
@@ -67,6 +69,8 @@ def score(data: Artifact, target: str, drawn: np.ndarray, source: np.ndarray, ru
             kid.add_fake(unit(to_tensor(images)), mask)
             measured = kid.compute()
             out |= {f"kid{label}": float(measured["kid"]), f"kid_sd{label}": float(measured["kid_sd"])}
+
+    # Broken heads count as no variety. What lies half-way between photo and style is not broken: the gate spans both.
     held = read(reader, real) if len(real) else None
     # What lies half-way between photo and style is not broken: the gate spans both, as in a sweep.
     gate = None if held is None or len(real) < FEWEST else QualityGate.fit(reader, together(held, source_reading))
@@ -74,8 +78,11 @@ def score(data: Artifact, target: str, drawn: np.ndarray, source: np.ndarray, ru
     out |= richness(reading, source_reading, broken=broken)
     if broken is not None:
         out["broken_share"] = float(broken.double().mean())
+
     if held is not None and min(len(real), len(drawn)) > NEIGHBOURS:
         out["precision"], out["recall"] = precision_recall(held.features, reading.features, NEIGHBOURS)
+
+    # Memorisation, by two distances: truncation draws features together and nothing is copied.
     training_images = load(data.path / name, runtime)
     training = read(reader, training_images)
     # Truncation draws features together and nothing is copied; a copy is near in features and in identity.
