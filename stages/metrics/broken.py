@@ -37,7 +37,7 @@ from stages.networks.face_reader import FaceReading
 PARTS = {"head": READER_HEAD, "eyes": READER_EYES, "nose": (READER["nose"],), "mouth": (READER["mouth"],)}
 SIGNALS = ("features", "landmarks", "doubt", "parts")
 FOLDS = 5
-FEWEST = 30  # real pictures: with fewer, no limit can be told
+FEWEST = 30  # real pictures: with fewer, no limit can be set
 TINY = 1e-4  # share of the picture added to areas before their logarithm: half a pixel of 64 x 64
 
 

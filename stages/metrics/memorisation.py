@@ -19,7 +19,7 @@ PAIRS = 1 << 22  # numbers held while candidates are measured anew: 32 MB
 GREEDY = 256  # pictures compared among themselves at a time in `duplicates`
 UPPER = (0.75, 0.95)  # quantiles that stay with the varied pictures while up to three quarters of a set are copies
 UPPER_Z = (0.674490, 1.644854)  # their places in the normal distribution
-FENCE = 3.0  # deviations below the middle where a distance between neighbours is no longer usual
+FENCE = 3.0  # deviations below the middle where a distance between neighbours is unusual
 
 
 def _check(features: Tensor, training: Tensor) -> None:
@@ -49,7 +49,7 @@ def nearest(features: Tensor, training: Tensor, exclude_self: bool = False) -> t
     Args:
         features: [N, d].
         training: [M, d].
-        exclude_self: both sets are the same, and the i-th picture is no neighbour of its own.
+        exclude_self: both sets are the same, and the i-th picture is not its own neighbour.
 
     Returns:
         (distance float64 [N], index int64 [N] into `training`; the lowest index among equals)

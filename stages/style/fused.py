@@ -62,7 +62,7 @@ class FusedStyle:
         for key, row in {"weights": self.weights, **{f"layers.{k}": v for k, v in (self.layers or {}).items()}}.items():
             _check_row(key, row, count)
         if not isinstance(self.target, str) or not self.target:
-            raise ConfigError("target", f"{self.target!r} is no name", "Give photo or the name of a style")
+            raise ConfigError("target", f"{self.target!r} is not a name", "Give photo or the name of a style")
 
         # A schedule between two parents takes the place of weights.
         if self.between is not None:
@@ -145,7 +145,9 @@ def _made(kind: type[T], value: Any, key: str) -> T:
     except ConfigError as error:
         raise ConfigError(f"{key}.{error.key}", error.problem, error.remedy) from None
     except TypeError:
-        raise ConfigError(key, f"{value!r} is no {kind.__name__.lower()}", "Check the spelling of its keys") from None
+        raise ConfigError(
+            key, f"{value!r} is not a {kind.__name__.lower()}", "Check the spelling of its keys"
+        ) from None
 
 
 def _check_row(key: str, row: Any, count: int) -> None:

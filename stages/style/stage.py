@@ -111,7 +111,7 @@ class StyleStage:
 
     def __post_init__(self) -> None:
         if not isinstance(self.target, str) or not self.target:
-            raise ConfigError("target", f"{self.target!r} is no name", "Give photo or the name of a style")
+            raise ConfigError("target", f"{self.target!r} is not a name", "Give photo or the name of a style")
         for key in ("grow", "resume"):
             if getattr(self, key) and self.start == "scratch":
                 raise ConfigError(key, "there is nothing to start from", "Set style.start to a style artifact")

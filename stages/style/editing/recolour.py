@@ -57,7 +57,7 @@ class Recolour:
     def __post_init__(self) -> None:
         for region, colour in self.targets.items():
             if not isinstance(colour, list) or len(colour) != 3:
-                raise ConfigError(region, f"{colour!r} is no colour", "Give [red, green, blue] of 0 to 255")
+                raise ConfigError(region, f"{colour!r} is not a colour", "Give [red, green, blue] of 0 to 255")
             for value in colour:
                 number(region, value, 0, 255, integer=True)
         number("strength", self.strength, 0, 1)

@@ -94,7 +94,7 @@ def parse(name: str) -> Candidate:
         return Candidate(name, share, _fusion(found))
     except (ValueError, ConfigError):
         remedy = "Write e.g. constant-0.5, linear-0.5, sigmoid-16-0.5, swap-16, snapshot-0.5+sigmoid-16-0.5"
-        raise ConfigError("candidates", f"{name!r} is no candidate", remedy) from None
+        raise ConfigError("candidates", f"{name!r} is not a candidate", remedy) from None
 
 
 def _fusion(found: re.Match[str]) -> Fusion | None:
@@ -274,7 +274,7 @@ def run_sweep(
         runtime: device and progress.
 
     Raises:
-        TristyleError: generators that do not go together, or fewer than 30 pictures to judge by.
+        TristyleError: generators that do not go together, or fewer than 30 pictures to score by.
     """
     inner = [rung for rung in ladder if 0 < rung[0] < images]
     rungs = [(0, source), *inner, (images, transferred)]
@@ -286,11 +286,11 @@ def run_sweep(
     def measured(items: Iterable[Candidate], first: int) -> Iterator[SweepPoint]:
         """Points of candidates, the source first (the others are compared with it), on the seeds from `first` on."""
         z = latents(source.z_dim, list(range(first, first + settings.count)))
-        judge: StyleScorer | None = None
+        scorer: StyleScorer | None = None
         for item in items:
             drawn = draw(item.build(source, rungs).to(runtime.device), z, psi)
-            judge = judge or StyleScorer(reader, real, real_masks, training, drawn)
-            seen, values = round(item.share * images), judge.measure(drawn)
+            scorer = scorer or StyleScorer(reader, real, real_masks, training, drawn)
+            seen, values = round(item.share * images), scorer.measure(drawn)
             yield SweepPoint(candidate=item, images=seen, measures=values, pictures=drawn[:PICTURES])
 
     points = []

@@ -46,7 +46,7 @@ class Distribution:
         choice("target", self.target, TARGETS)
         number("oversample", self.oversample, 1, 100)
         if not isinstance(self.over, list) or not self.over or len(set(map(str, self.over))) != len(self.over):
-            raise ConfigError("over", f"{self.over!r} is no list of attributes", "Name each attribute once")
+            raise ConfigError("over", f"{self.over!r} is not a list of attributes", "Name each attribute once")
         for name in self.over:
             check_name("over", name, EDGES, RENAMED)
         if not isinstance(self.edges, dict):

@@ -326,9 +326,9 @@ class Collection:
             return metrics
         _write_rejects(survey, decision, candidates, wish.steers, out)
         values = survey.seen()["attributes"].numpy()[decision.good]
-        told = wish.describe(values, np.searchsorted(decision.good, decision.kept), count, self.photos)
-        write_json(out / "distribution.json", told)
-        metrics["distribution_distance"] = told["distance"]
+        report = wish.describe(values, np.searchsorted(decision.good, decision.kept), count, self.photos)
+        write_json(out / "distribution.json", report)
+        metrics["distribution_distance"] = report["distance"]
         return metrics | {f"rejected_{reason}": float(decision.reasons.count(reason)) for reason in REASONS}
 
 

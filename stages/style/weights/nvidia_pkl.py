@@ -136,7 +136,7 @@ def _init(root: Instance) -> dict[str, Any]:
 def _part(given: dict[str, Any], key: str) -> dict[str, Any]:
     part = given.pop(key, {})
     if not isinstance(part, dict):
-        raise Unfit(f"{key} is no dict")
+        raise Unfit(f"{key} is not a dict")
     return dict(part)
 
 
@@ -200,7 +200,7 @@ def _tensors(root: Instance) -> dict[str, np.ndarray]:
                 seen.add(id(value))
                 state[f"{prefix}.{name}" if prefix else name] = value.array()
             elif value is not None and name not in passing:
-                raise Damaged(f"{prefix}.{name} is no tensor of its own")
+                raise Damaged(f"{prefix}.{name} is not a tensor of its own")
     return state
 
 

@@ -157,7 +157,7 @@ def _network(
     # Arguments decide how much is built: they are checked before anything is.
     resolution, layers = arguments.get("img_resolution"), arguments.get("num_layers", 0)
     if type(resolution) is not int or type(layers) is not int or layers > len(theirs):
-        raise refusal(path, f"{name}: its arguments are no sizes", DAMAGED)
+        raise refusal(path, f"{name}: its arguments are not sizes", DAMAGED)
     try:
         names: dict[str, str] = _names(kind, resolution, layers)
         kernels: dict[str, float] = _kernels(kind, resolution)
@@ -224,7 +224,7 @@ def _sizes(kind: type, theirs: State, path: Path, name: str) -> dict[str, Any]:
             channels += [theirs[f"convs.{j}.skip.1.weight"].shape[1] for j in range(blocks, 0, -1)]
             sizes = {"img_channels": theirs["convs.0.0.weight"].shape[1]}
     except (KeyError, IndexError, ValueError):
-        raise refusal(path, f"{name} is no state dict of StyleGAN2", UNFIT) from None
+        raise refusal(path, f"{name} is not a state dict of StyleGAN2", UNFIT) from None
 
     # Channels follow a table `min(base // resolution, max)`, which is read back from them.
     if blocks > 20:
