@@ -78,6 +78,34 @@ def load_images(paths: Sequence[Path], workers: int = 1) -> np.ndarray:
     return _load(paths, True, workers)
 
 
+class LazyImages:
+    """PNGs of one size that are decoded when they are asked for; in memory are the ones at hand alone.
+
+    Args:
+        paths: at least one.
+        workers: threads that decode.
+
+    Attributes:
+        shape: (N, H, W, 3), as the whole array would have it.
+    """
+
+    def __init__(self, paths: Sequence[Path], workers: int = 1) -> None:
+        self.paths, self.workers = list(paths), workers
+        self.shape = (len(self.paths), *load_images(self.paths[:1]).shape[1:])
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, rows: np.ndarray) -> np.ndarray:
+        """Pictures by number, int [n] -> uint8 [n, H, W, 3], a new array."""
+        if not len(rows):
+            return np.empty((0, *self.shape[1:]), np.uint8)
+        chosen = load_images([self.paths[row] for row in rows], self.workers)
+        if chosen.shape[1:] != self.shape[1:]:
+            raise ImageError(f"{self.paths[rows[0]]}: its size differs from {self.paths[0]}. Make the data again.")
+        return chosen
+
+
 def load_masks(paths: Sequence[Path], workers: int = 1) -> np.ndarray:
     """8-bit PNGs of one size -> uint8 [N, H, W] (head coverage, 255 = head)."""
     return _load(paths, False, workers)

@@ -15,9 +15,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from kornia.color import rgb_to_lab, rgb_to_linear_rgb
+from kornia.color import rgb_to_linear_rgb
 from torch import Tensor
 
+from stages.core import tensors
 from stages.metrics.bootstrap import Interval, interval, mean_interval, resampled_means
 
 TONES = ("very light", "light", "intermediate", "tan", "brown", "dark")
@@ -30,7 +31,7 @@ CHEEK_OUT, CHEEK_RADIUS = 0.2, 0.18  # of the distance between the eyes: beside 
 
 def lab(colours: np.ndarray) -> np.ndarray:
     """sRGB uint8 [N, 3] -> CIE L*a*b* (D65) float32 [N, 3], L* in 0..100."""
-    return _converted(rgb_to_lab, colours)
+    return _converted(tensors.lab, colours)
 
 
 def luminance(colours: np.ndarray) -> np.ndarray:

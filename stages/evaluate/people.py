@@ -43,9 +43,10 @@ from stages.faces.detect import Detector, open_detector
 from stages.faces.landmarks import MESH, MeshLandmarks
 from stages.faces.parse import open_parser
 from stages.faces.recognise import AlignedRecogniser, open_recogniser, similarity
+from stages.metrics.backbones import IMAGENET_MEAN, IMAGENET_STD, BackboneFeatures, read_state
 from stages.metrics.bootstrap import Interval, draw, interval, mean_interval
 from stages.metrics.clarity import paired_ratios
-from stages.metrics.features import IMAGENET_MEAN, IMAGENET_STD, BackboneFeatures, FeatureExtractor, read_state
+from stages.metrics.features import FeatureExtractor
 from stages.metrics.geometry import landmark_error
 from stages.metrics.identity import person_pairs, resampled_auc
 from stages.metrics.kid import composite_grey, mmd2_cubic, resampled_kid

@@ -106,7 +106,8 @@ class _Sampler:
     Args:
         images: [N, C, H, W], of which the number and the device count.
         p: probability of each operation, scalar.
-        percentile, draws: as in `AugmentPipe.forward`.
+        percentile: as in `AugmentPipe.forward`.
+        draws: as in `AugmentPipe.forward`.
     """
 
     def __init__(self, images: Tensor, p: Tensor, percentile: float | None, draws: RandomRows) -> None:
@@ -190,7 +191,8 @@ class AugmentPipe(nn.Module):
 
         Args:
             images: [N, C, H, W], of which the size and the number count.
-            percentile, draws: as in `forward`.
+            percentile: as in `forward`.
+            draws: as in `forward`.
 
         Returns:
             Inverse transforms [N, 3, 3] in pixels about the image centre (output -> input); None where the pipe has no
@@ -240,7 +242,8 @@ class AugmentPipe(nn.Module):
 
         Args:
             images: [N, 1 or 3, H, W], of which the channels and the number count.
-            percentile, draws: as in `forward`.
+            percentile: as in `forward`.
+            draws: as in `forward`.
 
         Returns:
             Matrices [N, 4, 4] on homogeneous RGB; None where the pipe has no colour.

@@ -40,9 +40,21 @@ def convolve(
     transposed: bool = False,
     groups: int = 1,
 ) -> Tensor:
-    """`torch.convolution` without dilation: x [N, I, H, W], w [O, I / groups, k, k] ([I, O / groups, k, k] transposed).
+    """`torch.convolution` without dilation, differentiable any number of times.
 
-    The weights of a grouped convolution take no gradient (they are fixed filters).
+    Args:
+        x: [N, I, H, W].
+        w: [O, I / groups, k, k]; [I, O / groups, k, k] transposed.
+        bias: [O].
+        stride, padding, output_padding: along y and x.
+        transposed: the transposed convolution, which enlarges.
+        groups: of channels. The weights of a grouped convolution are fixed filters and take no gradient.
+
+    Returns:
+        [N, O, H', W'].
+
+    Raises:
+        ValueError: in the backward pass, the gradient of a grouped convolution's weights is wanted.
     """
     if not torch.is_grad_enabled() or not (x.requires_grad or w.requires_grad):
         return torch.convolution(x, w, bias, stride, padding, (1, 1), transposed, output_padding, groups)
@@ -102,7 +114,14 @@ class _Convolution(torch.autograd.Function):
 def weight_gradient(wide: Tensor, narrow: Tensor, k: int, stride: Pair, padding: Pair) -> Tensor:
     """The gradient of a k x k kernel, by whichever way is fast here; it does not differentiate further.
 
-    `wide` [N, I, H, W] is the side that strides step over, `narrow` [N, O, h, w] the other one; returns [O, I, k, k].
+    Args:
+        wide: [N, I, H, W], the side that strides step over.
+        narrow: [N, O, h, w], the other one.
+        k: side of the kernel.
+        stride, padding: along y and x.
+
+    Returns:
+        [O, I, k, k].
     """
     large = min(wide.shape[1], narrow.shape[1]) >= 16 and narrow[0, 0].numel() >= 256
     on_cpu = wide.device.type == "cpu" and wide.dtype == torch.float32

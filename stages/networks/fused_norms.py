@@ -31,8 +31,14 @@ class LayerInstanceNorm(torch.autograd.Function):
     """gamma (rho IN(x) + (1 - rho) LN(x)) + beta, then ReLU where `relu` is set (arXiv 1907.10830, eq. 1).
 
     Statistics are those of torch, computed in two passes over the centred map, so that a large mean costs no accuracy,
-    in float32 (float64 for float64). With rho None plain instance normalisation (biased variance).
-    Shapes: x [N, C, H, W], rho [1, C], gamma and beta [N or 1, C].
+    in float32 (float64 for float64).
+
+    Args:
+        x: [N, C, H, W].
+        rho: [1, C] in [0, 1]; None for plain instance normalisation (biased variance).
+        gamma, beta: [N or 1, C].
+        eps: added to the variances.
+        relu: whether a ReLU follows.
     """
 
     @staticmethod
@@ -103,9 +109,17 @@ class LayerInstanceNorm(torch.autograd.Function):
 
 
 def reflect_conv(x: Tensor, w: Tensor, stride: int = 1, padding: int = 1, doubles: bool = False) -> Tensor:
-    """Convolve the reflection-padded [N, I, H, W] with w [O, I, k, k]; no bias.
+    """Convolve a reflection-padded map, without bias; the padded map is not kept.
 
-    `doubles` first doubles x by nearest neighbours, which is not kept either.
+    Args:
+        x: [N, I, H, W].
+        w: [O, I, k, k].
+        stride: along both axes.
+        padding: px on each side.
+        doubles: first double x by nearest neighbours; that is not kept either.
+
+    Returns:
+        [N, O, H / stride, W / stride] where `padding` is ``k // 2``, or twice that.
     """
     x, w = _cast(x, w)
     with torch.autocast(x.device.type, enabled=False):  # it would widen the padding to float32 and back
@@ -116,9 +130,22 @@ def reflect_conv(x: Tensor, w: Tensor, stride: int = 1, padding: int = 1, double
 def spectral_conv(
     x: Tensor, w: Tensor, bias: Tensor | None, u: Tensor, v: Tensor, sigma: Tensor, stride: int = 1, padding: int = 1
 ) -> Tensor:
-    """Convolve the reflection-padded x with w / sigma, where sigma = u^T W v for fixed u [O] and v [I k k].
+    """Convolve a reflection-padded map with w / sigma, where sigma = u^T W v.
 
-    The gradient of w is that of w / (u^T W v) (Miyato et al. 2018, eq. 11-12).
+    The gradient of w is that of w / (u^T W v) for fixed u and v (Miyato et al. 2018, eq. 11-12).
+
+    Args:
+        x: [N, I, H, W].
+        w: [O, I, k, k].
+        bias: [O] or None.
+        u: [O].
+        v: [I k k].
+        sigma: scalar.
+        stride: along both axes.
+        padding: px on each side.
+
+    Returns:
+        [N, O, h, w].
     """
     x, w = _cast(x, w)
     with torch.autocast(x.device.type, enabled=False):

@@ -19,8 +19,8 @@ from torch.nn.utils.parametrizations import spectral_norm
 from stages.core.settings import number
 
 
-class Judgement(NamedTuple):
-    """What the discriminator saw and said."""
+class PatchOutput(NamedTuple):
+    """What the discriminator returns."""
 
     features: list[Tensor]  # activations after each hidden layer, fine to coarse
     logits: Tensor  # [N, 1, h, w], positive = real
@@ -48,13 +48,13 @@ class PatchGAN(nn.Module):
             spectral_norm(nn.Conv2d(a, b, 4, stride=s, padding=1))
             for a, b, s in zip(channels[:-1], channels[1:], strides, strict=True)
         )
-        self.judge = spectral_norm(nn.Conv2d(channels[-1], 1, 4, padding=1))
+        self.last = spectral_norm(nn.Conv2d(channels[-1], 1, 4, padding=1))
 
-    def forward(self, photo: Tensor, picture: Tensor) -> Judgement:
+    def forward(self, photo: Tensor, picture: Tensor) -> PatchOutput:
         """photo, picture [N, 3, H, W] in [-1, 1] -> activations and patch logits."""
         x = torch.cat([photo, picture], dim=1)  # [N, 6, H, W]
         features = []
         for layer in self.hidden:
             x = F.leaky_relu(layer(x), 0.2)
             features.append(x)
-        return Judgement(features, self.judge(x))
+        return PatchOutput(features, self.last(x))

@@ -19,7 +19,15 @@ from stages.networks.conv_derivatives import convolve
 
 
 def setup_filter(taps: Sequence[float] | Tensor, gain: float = 1.0) -> Tensor:
-    """Resampling filter with unit sum times `gain`: [k, k], or [k] (to be applied separably) from 8 taps on."""
+    """Resampling filter with unit sum times `gain`.
+
+    Args:
+        taps: [k] of a separable filter, or [k, k].
+        gain: factor on the brightness.
+
+    Returns:
+        [k, k], or [k] (to be applied along one axis after the other) from 8 taps on.
+    """
     f = torch.as_tensor(taps, dtype=torch.float32)
     if f.ndim == 1 and len(f) < 8:
         f = torch.outer(f, f)
@@ -49,11 +57,20 @@ def upfirdn2d(
     flip_filter: bool = False,
     gain: float = 1.0,
 ) -> Tensor:
-    """Upsample with zeros, pad (or crop, where negative), convolve with `f`, keep every `down`-th pixel.
+    """Upsample with zeros, pad, convolve with `f`, keep every `down`-th pixel.
 
-    x: [N, C, H, W]; f: [kh, kw], [k] (separable) or None (identity). The output has
-    ``(W * up + x0 + x1 - kw) // down + 1`` columns, rows alike. Nothing is zero-inserted: the upsampling convolution is
-    a depthwise transposed one whose output is cropped to the same window.
+    No zero is really inserted: the upsampling convolution is a depthwise transposed one, cropped to the same window.
+
+    Args:
+        x: [N, C, H, W].
+        f: [kh, kw], [k] (separable), or None (identity).
+        up, down: factors, or [x, y].
+        padding: pixels on all sides, [x, y] or [x0, x1, y0, y1]; negative ones crop.
+        flip_filter: correlate instead of convolving.
+        gain: factor on the brightness.
+
+    Returns:
+        [N, C, H', W'] with ``W' = (W * up + x0 + x1 - kw) // down + 1``, rows alike.
     """
     (ux, uy), (dx, dy), (x0, x1, y0, y1) = _pair(up), _pair(down), _margins(padding)
     if f is None:
@@ -107,7 +124,7 @@ def _resample_margins(f: Tensor | None, up: tuple[int, int], down: tuple[int, in
 def filter2d(
     x: Tensor, f: Tensor | None, padding: int | Sequence[int] = 0, flip_filter: bool = False, gain: float = 1.0
 ) -> Tensor:
-    """Filter [N, C, H, W] with `f`, same size plus `padding`."""
+    """Filter [N, C, H, W] with `f`; the size stays but for `padding`. Arguments as in `upfirdn2d`."""
     x0, x1, y0, y1 = _margins(padding)
     kw, kh = (1, 1) if f is None else (f.shape[-1], f.shape[0])
     margins = (x0 + kw // 2, x1 + (kw - 1) // 2, y0 + kh // 2, y1 + (kh - 1) // 2)
@@ -122,7 +139,7 @@ def upsample2d(
     flip_filter: bool = False,
     gain: float = 1.0,
 ) -> Tensor:
-    """Upsample [N, C, H, W] by `up`, brightness kept."""
+    """Upsample [N, C, H, W] by `up`, brightness kept: [N, C, H up, W up]. Arguments as in `upfirdn2d`."""
     ux, uy = _pair(up)
     x0, x1, y0, y1 = _margins(padding)
     kw, kh = (1, 1) if f is None else (f.shape[-1], f.shape[0])
@@ -138,7 +155,7 @@ def downsample2d(
     flip_filter: bool = False,
     gain: float = 1.0,
 ) -> Tensor:
-    """Downsample [N, C, H, W] by `down`."""
+    """Downsample [N, C, H, W] by `down`: [N, C, H / down, W / down]. Arguments as in `upfirdn2d`."""
     dx, dy = _pair(down)
     x0, x1, y0, y1 = _margins(padding)
     kw, kh = (1, 1) if f is None else (f.shape[-1], f.shape[0])
@@ -158,8 +175,17 @@ def conv2d_resample(
 ) -> Tensor:
     """Convolution with FIR resampling before (`up`) or after (`down`) it, merged with strides where they allow it.
 
-    x: [N, I, H, W]; w: [O, I, k, k]; `padding` is relative to the upsampled image; `flip_weight` true means correlation
-    (what torch calls a convolution). `bias` [O] is added by the convolution itself and needs `up` = 1.
+    Args:
+        x: [N, I, H, W].
+        w: [O, I, k, k].
+        f: resampling filter; None for the identity.
+        up, down: integer factors.
+        padding: relative to the upsampled image; as in `upfirdn2d`.
+        flip_weight: true means correlation, what torch calls a convolution.
+        bias: [O], added by the convolution itself; it needs `up` = 1.
+
+    Returns:
+        [N, O, H up / down, W up / down] where `padding` keeps the size.
     """
     k = w.shape[-1]
     margins = _resample_margins(f, (up, up), (down, down), _margins(padding))

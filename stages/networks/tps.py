@@ -38,7 +38,8 @@ def fit(source: Tensor, target: Tensor, smoothing: float = 0.0) -> Spline:
     """Fit the spline that takes `source` onto `target`, differentiable in both.
 
     Args:
-        source, target: points [N, K, 2] each, K >= 3.
+        source: points [N, K, 2], K >= 3.
+        target: points [N, K, 2], where they go.
         smoothing: lambda above; 0 meets every target exactly. Above 0 points may coincide.
 
     Raises:
@@ -74,6 +75,8 @@ def sampling_grid(spline: Spline, height: int, width: int, reduce: int = 1, dtyp
     """The map at all pixel centres: [N, height, width, 2] for `grid_sample`.
 
     Args:
+        spline: from the output's points to the input's.
+        height, width: of the output, px.
         reduce: evaluate at every `reduce`-th pixel and interpolate: `reduce` ** 2 times faster; at 2 wrong by a few
             hundredths of a pixel between strongly moved points. One row and column beyond the frame are evaluated, so
             that the border is interpolated like the rest.

@@ -27,7 +27,8 @@ def grow(generator: Generator, discriminator: Discriminator) -> tuple[Generator,
     """Grow a pair to twice the resolution, with new weights from torch's current seed.
 
     Args:
-        generator, discriminator: a trained pair at R px; they stay as they are.
+        generator: trained, at R px; it stays as it is.
+        discriminator: its partner; it stays as it is, too.
 
     Returns:
         Generator and discriminator at 2 R px. Until trained, G'(z) is G(z) upsampled by the network's own filter, and

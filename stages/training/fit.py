@@ -299,8 +299,10 @@ def _update(
     """One update after `images` images: every phase that is due, and what follows them.
 
     Args:
-        task, batches, train: as in `fit`.
+        task: networks, phases and losses.
+        batches: the training data.
         images: seen so far.
+        train: length and batch size.
         rates: full learning rates by optimiser and parameter group.
         device: where to compute.
         log: takes the terms and the task's state.

@@ -14,28 +14,54 @@ from torch import Tensor
 
 
 def generator_logistic(fake_logits: Tensor) -> Tensor:
-    """Non-saturating generator loss per image: softplus(-D(fake)), the shape of the logits."""
+    """Non-saturating generator loss: softplus(-D(fake)), each logit by itself (1406.2661).
+
+    Args:
+        fake_logits: of generated images, [N, ...].
+
+    Returns:
+        [N, ...], >= 0.
+    """
     return F.softplus(-fake_logits)
 
 
 def discriminator_logistic(logits: Tensor, real: bool) -> Tensor:
-    """Logistic discriminator loss per image for logits of real or of generated images."""
+    """Logistic discriminator loss, each logit by itself (1406.2661).
+
+    Args:
+        logits: [N, ...], of real or of generated images.
+        real: which of the two.
+
+    Returns:
+        [N, ...], >= 0.
+    """
     return F.softplus(-logits if real else logits)
 
 
 def r1_penalty(real_logits: Tensor, real_images: Tensor) -> Tensor:
-    """Squared norm of the gradient of the logits with respect to the real images, per image: [N].
+    """Squared norm of the gradient of the logits with respect to the real images (R1; 1801.04406, eq. 9).
 
-    `real_images` must require a gradient and have led to `real_logits`. The loss is ``gamma / 2`` times this.
+    Args:
+        real_logits: [N, ...], computed from `real_images`.
+        real_images: [N, C, H, W]; they must require a gradient.
+
+    Returns:
+        [N], differentiable. The loss is ``gamma / 2`` times this.
     """
     (grad,) = torch.autograd.grad(real_logits.sum(), real_images, create_graph=True)
     return grad.square().sum(dim=(1, 2, 3))
 
 
 def path_lengths(images: Tensor, ws: Tensor, unit_noise: Tensor) -> Tensor:
-    """Length of J_w^T y per image for image noise y of unit variance over sqrt(H W): [N] (1912.04958, eq. 4).
+    """Length of J_w^T y per image, for image noise y of unit variance over sqrt(H W) (1912.04958, eq. 4).
 
-    images: [N, C, H, W] generated from ws: [N, num_ws, w_dim]; unit_noise: N(0, 1) in the shape of the images.
+    Args:
+        images: [N, C, H, W], generated from `ws`.
+        ws: [N, num_ws, w_dim]; they must require a gradient.
+        unit_noise: N(0, 1) in the shape of `images`.
+
+    Returns:
+        [N], differentiable.
     """
     noise = unit_noise / (images.shape[2] * images.shape[3]) ** 0.5
     (grad,) = torch.autograd.grad((images * noise).sum(), ws, create_graph=True)
@@ -45,15 +71,25 @@ def path_lengths(images: Tensor, ws: Tensor, unit_noise: Tensor) -> Tensor:
 def path_length_penalty(
     lengths: Tensor, mean: Tensor, decay: float = 0.01, whole: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Squared deviation of path lengths [N] from their running mean, per image, and the moved mean (detached).
+    """Squared deviation of path lengths from their running mean (1912.04958, eq. 4).
 
     The deviation is taken from the mean after its move, through which the gradient flows, as in the official code.
-    `whole` is the mean length of a batch of which `lengths` are a micro-batch: the deviation is from the mean moved by
-    all of the batch, and the gradients of its micro-batches average to those of the batch in one piece.
+
+    Args:
+        lengths: [N].
+        mean: the running mean, scalar.
+        decay: share of the way to the batch's mean that the running mean moves.
+        whole: the mean length of a batch of which `lengths` are a micro-batch. The deviation is then from the mean
+            moved by the whole batch, and the gradients of its micro-batches average to those of the batch in one piece.
+
+    Returns:
+        The penalty [N], and the moved mean (scalar, detached).
     """
     if whole is None:
         moved = mean.lerp(lengths.mean(), decay)
         return (lengths - moved).square(), moved.detach()
+
+    # The whole batch's mean comes from elsewhere, without a graph: we add what its gradient would be.
     moved = mean.lerp(whole, decay)
     through_the_mean = -2 * decay * (whole - moved) * (lengths - lengths.detach())  # 0, but for its gradient
     return (lengths - moved).square() + through_the_mean, moved
@@ -65,10 +101,13 @@ def distance_consistency(transferred: Tensor, source: Tensor) -> Tensor:
     Each sample's cosine similarities to all others become a distribution by a softmax; the loss is the mean over the
     samples of KL(transferred || source).
 
-    transferred, source: activations [N, ...] of the two generators for the same N latents; the source's are detached.
-    Fewer than three samples resemble each other in one way only: 0.
-    """
+    Args:
+        transferred, source: activations [N, ...] of the two generators for the same N latents; the source's are
+            detached.
 
+    Returns:
+        Scalar, >= 0. Fewer than three samples resemble each other in one way only: 0.
+    """
     n = len(source)
     if n < 3:
         return transferred.sum() * 0
@@ -86,17 +125,25 @@ def distance_consistency(transferred: Tensor, source: Tensor) -> Tensor:
 
 
 def student_hinge(fake_logits: Tensor) -> Tensor:
-    """Adversarial loss of the student: -mean of the patch logits, scalar."""
+    """Adversarial loss of the student: minus the mean of the patch logits [N, 1, h, w], scalar."""
     return -fake_logits.mean()
 
 
 def patch_hinge(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
-    """Hinge loss of a patch discriminator, scalar; 2 for logits of 0, 0 where both are right by a margin of 1."""
+    """Hinge loss of a patch discriminator, scalar: 2 for logits of 0, 0 where both are right by a margin of 1.
+
+    Args:
+        real_logits, fake_logits: [N, 1, h, w].
+    """
     return F.relu(1 - real_logits).mean() + F.relu(1 + fake_logits).mean()
 
 
 def feature_matching(real: list[Tensor], fake: list[Tensor]) -> Tensor:
-    """Mean L1 between a discriminator's activations on a target and on an output, scalar; the target's are detached."""
+    """Mean L1 between a discriminator's activations on a target and on an output, scalar.
+
+    Args:
+        real, fake: activations [N, C, h, w] by layer; the target's (real) are detached.
+    """
     return torch.stack([F.l1_loss(b, a.detach()) for a, b in zip(real, fake, strict=True)]).mean()
 
 
@@ -110,27 +157,49 @@ def edge_strength(images: Tensor) -> Tensor:
 
 
 def edge_weighted_l1(output: Tensor, target: Tensor, gain: float = 4.0) -> Tensor:
-    """Mean |output - target| with weight 1 + gain * edge_strength(target), scalar: thin outlines would drown else."""
+    """Mean |output - target| with weight 1 + gain * edge_strength(target), scalar: thin outlines would drown otherwise.
+
+    Args:
+        output, target: [N, 3, H, W] in [-1, 1].
+        gain: extra weight of the steepest edge; 0 gives plain L1.
+    """
     return ((1 + gain * edge_strength(target)) * (output - target).abs()).mean()
 
 
 def chroma_l1(output: Tensor, target: Tensor) -> Tensor:
-    """L1 of the U and V planes (Rec. 601) of [N, 3, H, W] in [-1, 1], scalar: hues must not average to grey."""
+    """L1 of the U and V planes (Rec. 601), scalar: hues must not average to grey.
+
+    Args:
+        output, target: [N, 3, H, W] in [-1, 1].
+    """
     # U and V are linear in RGB and ignore equal offsets: [-1, 1] only doubles them, and they are taken of a difference.
     weights = output.new_tensor([[-0.147, -0.289, 0.436], [0.615, -0.515, -0.100]])
     return F.conv2d(output - target, weights[:, :, None, None]).abs().mean()
 
 
 def matte_loss(alpha: Tensor, change: Tensor) -> Tensor:
-    """Mean alpha where nothing changes, scalar. alpha, change: [N, 1, H, W] in [0, 1]; change 1 = may be painted."""
+    """Mean alpha where nothing changes, scalar.
+
+    Args:
+        alpha: [N, 1, H, W] in [0, 1].
+        change: [N, 1, H, W] in [0, 1]; 1 = may be painted.
+    """
     return (alpha * (1 - change)).mean()
 
 
 def random_similarities(draws: Tensor, shift: float, turn: float, zoom: float) -> Tensor:
-    """Maps of a picture's pixels about its centre, float [N, 2, 3]: half of them whole-pixel shifts, half anything.
+    """Maps of a picture's pixels about its centre: half of them whole-pixel shifts, half turned and zoomed as well.
 
-    draws: uniform [N, 5] in [0, 1]. shift: largest shift in pixels; turn: in radians; zoom: share of the size. A
-    whole-pixel shift resamples nothing, so that a loss over it cannot be lowered by blurring.
+    A whole-pixel shift resamples nothing, so that a loss over it cannot be lowered by blurring.
+
+    Args:
+        draws: uniform [N, 5] in [0, 1].
+        shift: largest shift, px.
+        turn: largest turn, radians.
+        zoom: largest change of size, a share.
+
+    Returns:
+        float [N, 2, 3].
     """
     signed = 2 * draws - 1
     whole = draws[:, 0] < 0.5
@@ -138,16 +207,21 @@ def random_similarities(draws: Tensor, shift: float, turn: float, zoom: float) -
     scale = torch.where(whole, 1, 1 + zoom * signed[:, 2])
     move = shift * signed[:, 3:5]
     move = torch.where(whole[:, None], move.round(), move)
+
     cosine, sine = scale * angle.cos(), scale * angle.sin()
     turns = torch.stack([torch.stack([cosine, -sine], -1), torch.stack([sine, cosine], -1)], 1)
     return torch.cat([turns, move[..., None]], dim=2)
 
 
 def moved(images: Tensor, maps: Tensor) -> tuple[Tensor, Tensor]:
-    """Pictures seen through `maps`: out(c + x) = picture(c + A x + b), bicubic, and where that lies inside them.
+    """Pictures seen through `maps`: out(c + x) = picture(c + A x + b), bicubic.
 
-    images: [N, C, H, W]; maps: [N, 2, 3] = (A, b) in pixels about the centre c. Returns [N, C, H, W] and the valid
-    pixels, float [N, 1, H, W]; outside the border repeats.
+    Args:
+        images: [N, C, H, W].
+        maps: [N, 2, 3] = (A, b) in pixels about the centre c.
+
+    Returns:
+        The pictures [N, C, H, W], outside of which the border repeats; and where they are valid, float [N, 1, H, W].
     """
     height, width = images.shape[2:]
     half = images.new_tensor([width / 2, height / 2])
@@ -166,7 +240,10 @@ def equivariance(output: Tensor, output_of_moved: Tensor, maps: Tensor) -> Tenso
     The temporal term of VToonify (Yang et al. 2022, arXiv 2209.11224, section 4.3), there over crops and squared. G is
     the 3x3 binomial: a resampled hard edge differs from a painted one by less than that, and must not be punished.
 
-    output, output_of_moved: [N, 3, H, W], of the photos and of `moved(photos, maps)`; maps: [N, 2, 3], see `moved`.
+    Args:
+        output: [N, 3, H, W], of the photos.
+        output_of_moved: [N, 3, H, W], of ``moved(photos, maps)``.
+        maps: [N, 2, 3], see `moved`.
     """
     wanted, valid = moved(output, maps)
     line = output.new_tensor([0.25, 0.5, 0.25])
@@ -180,20 +257,28 @@ def equivariance(output: Tensor, output_of_moved: Tensor, maps: Tensor) -> Tenso
 
 
 def lsgan(logits: Tensor, target: float) -> Tensor:
-    """Least-squares adversarial loss against 1 (real) or 0 (generated), scalar."""
+    """Least-squares adversarial loss of logits of any shape against `target`: 1 (real) or 0 (generated); scalar."""
     return (logits - target).square().mean()
 
 
 def cam_classification(logits: Tensor, source: bool) -> Tensor:
-    """Binary cross-entropy of a generator's attention classifier [N, 2]: is its input of the source? Scalar."""
+    """Binary cross-entropy of a generator's attention classifier, scalar.
+
+    Args:
+        logits: [N, 2], of average and maximum pooling.
+        source: whether the generator's input was of the source domain.
+    """
     return F.binary_cross_entropy_with_logits(logits, torch.full_like(logits, float(source)))
 
 
 def regional_l1(image: Tensor, target: Tensor, weight: Tensor) -> Tensor:
     """L1 over a soft region, normalised by its area in each picture, so that a small region counts as much: scalar.
 
-    image, target: [N, C, H, W]; weight: [N, 1, H, W] >= 0. With weight = 1 - mask this is the background term. The
-    mean over pictures, hence that over the parts of a batch, too.
+    It is a mean over pictures, so the mean over the parts of a batch is that of the batch.
+
+    Args:
+        image, target: [N, C, H, W].
+        weight: [N, 1, H, W], >= 0. With ``1 - mask`` this is the background term.
     """
     total = ((image - target).abs() * weight).sum(dim=(1, 2, 3))
     return (total / (image.shape[1] * weight.sum(dim=(1, 2, 3))).clamp_min(1e-6)).mean()

@@ -50,7 +50,7 @@ def main(arguments: list[str] | None = None) -> None:
     torch.set_num_threads(1)
     reader, source = load_reader(), load(data_file("base64_generator.safetensors"))
     transferred = load(options.transferred)
-    fusion = Fusion(schedule="sigmoid", low=0.5, high=1.0, middle=16, width=0.5, mapping=0.5)  # the default run's
+    fusion = Fusion()
     drawers = {"source": source, "transferred": transferred, "fused": fuse(source, transferred, fusion)}
     encoder = load_encoder(source, options.encoder)
     assert encoder is not None, "the encoder was made for another generator"

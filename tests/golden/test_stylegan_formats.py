@@ -58,18 +58,18 @@ def test_the_official_file_gives_its_tensors_and_arguments(official):
     assert official.discriminator.arguments["mbstd_group_size"] == CONFIG["config"]["mbstd"]
 
 
-def test_networks_of_the_official_file_draw_and_judge_as_the_reference(official):
+def test_networks_of_the_official_file_draw_and_discriminate_as_the_reference(official):
     io = {key: torch.from_numpy(value) for key, value in arrays("g_io.npz").items()}
     resolution = official.generator.img_resolution
     with torch.no_grad():
         drawn = official.generator(io["z"], noise_mode="const")
         truncated = official.generator(io["z"], truncation_psi=0.7, noise_mode="const")
         raw = official.raw(io["z"][:1], noise_mode="const")
-        judged = official.discriminator(torch.from_numpy(arrays("d_io.npz")["img"]))
+        logits = official.discriminator(torch.from_numpy(arrays("d_io.npz")["img"]))
     close(drawn, io[f"const_psi1/img_b{resolution}"])
     close(truncated, io["const_psi0.7/img"])
     close(raw, io["G_raw_const_psi1/img"])
-    close(judged, torch.from_numpy(arrays("d_io.npz")["logits_all"]))
+    close(logits, torch.from_numpy(arrays("d_io.npz")["logits_all"]))
 
 
 def test_the_file_names_no_global_beyond_the_allowed_ones():
@@ -125,9 +125,9 @@ def test_rosinality_to_ours(theirs):
     gold = {key: torch.from_numpy(value) for key, value in arrays(ROSINALITY.name).items()}
     with torch.no_grad():
         drawn = found.generator(gold["z"], truncation_psi=0.7, noise_mode="const")
-        judged = found.discriminator(gold["img_in"])
+        logits = found.discriminator(gold["img_in"])
     close(drawn, gold["out/img_psi0.7_const_noise"])
-    close(judged, gold["out/logits"])
+    close(logits, gold["out/logits"])
 
 
 def test_ours_to_rosinality(theirs):

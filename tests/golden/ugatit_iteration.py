@@ -75,8 +75,11 @@ class Reference(nn.Module):
             fake_style, fake_photo = fake_style.detach(), fake_photo.detach()
         terms = {}
         for name in DISCRIMINATORS:
-            judge, (real, fake) = self.networks[name], (photo, fake_photo) if name[-1] == "A" else (style, fake_style)
-            of_real, of_fake = judge(real), judge(fake)
+            discriminator, (real, fake) = (
+                self.networks[name],
+                (photo, fake_photo) if name[-1] == "A" else (style, fake_style),
+            )
+            of_real, of_fake = discriminator(real), discriminator(fake)
             terms[f"D_ad_{name[3:]}"] = lsgan(of_real.logit, 1.0) + lsgan(of_fake.logit, 0.0)
             terms[f"D_cam_{name[3:]}"] = lsgan(of_real.cam_logit, 1.0) + lsgan(of_fake.cam_logit, 0.0)
         return terms

@@ -23,7 +23,7 @@ def tiny(size: int = 16) -> tuple[Generator, Discriminator]:
 
 
 def tiny_task(**changes) -> StyleGAN2:
-    recipe = {"r1_gamma": 1.0, "precision": "float32", **changes}
+    recipe = {"noise": True, "ema_images": 5000, "ema_ramp": 0.05, "precision": "float32", **changes}
     ada = recipe.pop("ada", None)
     return StyleGAN2(*tiny(), lr=0.002, recipe=Recipe(**recipe), ada=ada).train()
 
@@ -49,7 +49,7 @@ def test_sizes_that_are_no_power_of_two_are_refused(size: int) -> None:
 
 
 def test_networks_survive_saving(tmp_path) -> None:
-    """Half precision on disk; the loaded networks draw and judge nearly the same."""
+    """Half precision on disk; the loaded networks draw and discriminate nearly the same."""
     generator, discriminator = (net.eval() for net in tiny())
     save_network(tmp_path / "g.safetensors", generator, half=True)
     save_network(tmp_path / "d.safetensors", discriminator, half=True)
@@ -58,8 +58,8 @@ def test_networks_survive_saving(tmp_path) -> None:
         images = generator(z, 0.7, noise_mode="const")
         again = load_network(tmp_path / "g.safetensors")(z, 0.7, noise_mode="const")
         torch.testing.assert_close(again, images, rtol=0.02, atol=0.02)
-        judged = load_network(tmp_path / "d.safetensors")(images)
-        torch.testing.assert_close(judged, discriminator(images), rtol=0.02, atol=0.02)
+        logits = load_network(tmp_path / "d.safetensors")(images)
+        torch.testing.assert_close(logits, discriminator(images), rtol=0.02, atol=0.02)
 
 
 def test_bfloat16_stays_close_to_float32() -> None:
@@ -98,7 +98,7 @@ def test_reduced_precision_at_every_size(size: int, num_fp16_res: int) -> None:
 
 
 @torch.no_grad()
-def test_the_largest_size_draws_and_judges() -> None:
+def test_the_largest_size_draws_and_discriminates() -> None:
     torch.manual_seed(0)
     shared = {"channel_base": 2048, "channel_max": 4, "conv_clamp": 256.0, "num_fp16_res": 4}
     generator, discriminator = Generator(4, 4, 1024, **shared), Discriminator(1024, **shared)

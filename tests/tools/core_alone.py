@@ -2,7 +2,7 @@
 
     python -m tests.tools.core_alone FOLDER [--stop 16] [--device cuda]
 
-Trains each on IMAGES pictures, or goes on with what another machine left in FOLDER; with --stop each is told to stop
+Trains each on IMAGES pictures, or goes on with what another machine left in FOLDER; with --stop each is asked to stop
 (SIGTERM) after so many. Prints one JSON line: torch's version, and for each training its checkpoint's bytes and the
 norms of its weights. What else is installed is hidden, so that it fails where something reaches for more.
 """
@@ -123,18 +123,18 @@ def run(folder: Path, stop: int, device: str) -> dict[str, Any]:
     from stages.core.tracking import Tracker
     from stages.training.fit import fit
 
-    told: dict[str, Any] = {"torch": torch.__version__, "device": device}
+    report: dict[str, Any] = {"torch": torch.__version__, "device": device}
     for label, (task, batches, train) in trainings().items():
         place = folder / label
         place.mkdir(parents=True, exist_ok=True)
         runtime = Runtime(device, 1, Tracker(place))
         with suppress(SystemExit):
             fit(stopped(task, stop), batches, train=train, scratch=place / ".scratch", runtime=runtime, label=label)
-        told[label] = {
+        report[label] = {
             "bytes": (place / ".scratch" / f"{label}.ckpt").stat().st_size,
             "weights": {name: float(value.detach().double().norm()) for name, value in task.named_parameters()},
         }
-    return told
+    return report
 
 
 def main() -> None:
@@ -146,10 +146,10 @@ def main() -> None:
     settings = parser.parse_args()
     sys.meta_path[:] = [BuiltinImporter, FrozenImporter, Alone()]
     import_everything()
-    told = run(settings.folder, settings.stop, settings.device)
+    report = run(settings.folder, settings.stop, settings.device)
     tops = {name.partition(".")[0] for name in sys.modules} - set(sys.stdlib_module_names)
-    told["third_party"] = sorted(top for top in tops if not top.startswith("_") and top != "tests")
-    print(json.dumps(told))
+    report["third_party"] = sorted(top for top in tops if not top.startswith("_") and top != "tests")
+    print(json.dumps(report))
 
 
 if __name__ == "__main__":

@@ -279,7 +279,13 @@ def begin_with(encoder: Encoder, reader: Reader) -> None:
 
 
 def photo_batches(photos: np.ndarray, seed: int, mirror: bool) -> Batches:
-    """`images` [rows, 3, H, W] of uint8 photos [N, H, W, 3], shuffled every epoch, mirrored at random."""
+    """Batches of `images` [rows, 3, H, W] in [-1, 1], shuffled every epoch.
+
+    Args:
+        photos: uint8 [N, H, W, 3].
+        seed: of the order and of what is mirrored.
+        mirror: mirror half of them, at random.
+    """
 
     def batches(start: int, count: int, rows: slice = slice(None)) -> dict[str, Tensor]:
         chosen = photos[epoch_order(len(photos), seed, start, count)[rows]]
@@ -294,7 +300,19 @@ def photo_batches(photos: np.ndarray, seed: int, mirror: bool) -> Batches:
 def train_encoder(
     generator: Generator, photos: np.ndarray, settings: Encode, scratch: Path, runtime: Runtime, reader: Reader
 ) -> Encoder:
-    """An encoder of `generator` trained on uint8 photos [N, R, R, 3]; a killed training resumes from `scratch`."""
+    """Train an encoder of `generator`; a killed training resumes from `scratch`.
+
+    Args:
+        generator: whose latents are sought; never changed.
+        photos: uint8 [N, R, R, 3].
+        settings: weights and pace.
+        scratch: folder of the training state.
+        runtime: device, threads and log.
+        reader: the face reader.
+
+    Returns:
+        The averaged encoder, in eval mode.
+    """
     torch.manual_seed(update_seed(settings.train.seed, 0, "encoder"))
     task = Encoding(generator, reader, settings, to_tensor(photos[:12]))
     batches = photo_batches(photos, settings.train.seed, settings.mirror)
