@@ -80,6 +80,7 @@ def file_bytes(path: Path | str) -> bytes:
                 missing = "a link to nothing" if path.is_symlink() else "no such file"
                 raise ImageError(f"{shown(path)}: {missing}. Check the path.")
             raise ImageError(f"{shown(path)}: not a regular file. Give a picture.")
+
         if (size := path.stat().st_size) > MAX_BYTES:
             raise ImageError(
                 f"{shown(path)}: {size / 1024**2:.0f} MiB; at most {MAX_BYTES // 1024**2} are read. Shrink it."
@@ -98,10 +99,12 @@ def decode(
     """A file's bytes -> the picture as it looks, first frame of an animation.
 
     EXIF orientation is applied, a colour profile turned into sRGB, CMYK and grey into RGB, 16 bits scaled to 8, and
-    what is transparent laid on `background` (RGB, 0..255). The bytes tell the format, not the name.
+    what is transparent laid on `background` (RGB, 0..255). The bytes decide the format, not the name.
 
     Args:
+        data: the file's bytes.
         path: for the messages.
+        background: RGB behind what is transparent, 0..255.
         formats: Pillow's names of those that are read.
 
     Raises:
@@ -115,7 +118,7 @@ def decode(
 def stored_values(data: bytes, path: Path | str) -> tuple[np.ndarray | None, bool]:
     """A picture's values as stored if there is one a pixel, [H, W], else None; and whether they stand for colours.
 
-    They, and not the colours, tell the labels of a mask. EXIF is not obeyed: no camera writes masks. Errors as of
+    A mask's labels are these values, not its colours. EXIF is not obeyed: no camera writes masks. Errors as of
     `decode`.
     """
     with _judging(data, Path(path)):
@@ -194,6 +197,8 @@ def _decoded(data: bytes, opened: Any, path: Path, background: Sequence[int]) ->
         notes.append(f"a {kind} file under a name that ends in {path.suffix}")
     if frames > 1:
         notes.append(f"animated, {frames} frames; the first is used")
+
+    # What is missing, and what changes the look: end marker, profile, turn.
     opened = _verified(data, opened)
     whole = kind != "JPEG" or _has_end(data)
     profile = opened.info.get("icc_profile")
@@ -201,6 +206,8 @@ def _decoded(data: bytes, opened: Any, path: Path, background: Sequence[int]) ->
     if fault:
         notes.append(fault)
     turn = _orientation(opened, data)
+
+    # OpenCV decodes what needs no care; Pillow the rest.
     plain = opened.mode in ("RGB", "L") and "transparency" not in opened.info and frames == 1 and transform is None
     pixels = _fast(data) if plain and whole and kind in ("JPEG", "PNG") else None
     if pixels is None:
@@ -249,7 +256,7 @@ def _has_end(data: bytes) -> bool:
 def _completed(data: bytes) -> Any:
     """A loaded JPEG that lacks its end marker alone, else None: bytes put after its last one must not change a pixel.
 
-    Were a part of a scan missing, they would be taken for it; whole scans that are missing are told by the others.
+    If a part of a scan were missing, those bytes would be read as that part. Whole missing scans show by the others.
     """
     body = data.rstrip(b"\xff")
     junk = b"\x5a\xc3\x1d\xa7\xb4\x2e" * 16

@@ -1,35 +1,56 @@
 """Bytes on their way to disk and back: atomic writes, JSON, digests, and where shipped files lie.
 
-Every write is atomic: a temporary file beside the target, fsync, rename. A killed process leaves the old file or the
+Every write is atomic: a temporary file beside the target, then a rename. A killed process leaves the old file or the
 new one, never a half.
 """
 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
-import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+_written = itertools.count()
 
-def write_bytes(path: Path | str, data: bytes) -> None:
-    """Write `data` to `path` atomically (temporary file in the same folder, fsync, rename)."""
+
+def write_bytes(
+    path: Path | str, data: bytes | Iterable[bytes], *, sync: bool = True, only_writer: bool = False
+) -> None:
+    """Write a file whole or not at all.
+
+    Args:
+        path: its folder is made where it is missing.
+        data: the bytes, or parts of them in order.
+        sync: wait until the disk has them. Pictures do without: the manifest, written last, is synced.
+        only_writer: nobody else writes this path now, so the temporary file has a fixed name, see `temporary_path`.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    temporary = temporary_path(path, only_writer)
     try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
+        with open(temporary, "wb") as file:
+            file.writelines([data] if isinstance(data, bytes) else data)
+            if sync:
+                file.flush()
+                os.fsync(file.fileno())
         os.replace(temporary, path)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
+
+
+def temporary_path(path: Path, only_writer: bool = False) -> Path:
+    """Where a file is written before it is renamed to `path`: hidden, in the same folder, ending in `.tmp`.
+
+    The name holds a count and the process (`.NAME.COUNT.PROCESS.tmp`), so that any number may write one path. With
+    `only_writer` it follows from `path` alone: what a killed writer left is overwritten by the next.
+    """
+    writer = "" if only_writer else f".{next(_written)}.{os.getpid()}"
+    return path.with_name(f".{path.name}{writer}.tmp")
 
 
 def write_json(path: Path | str, value: Any) -> None:

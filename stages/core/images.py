@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import struct
 import zlib
 from collections.abc import Sequence
@@ -14,6 +13,7 @@ import numpy as np
 
 from stages.core import decode
 from stages.core.decode import ImageError
+from stages.core.files import write_bytes
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif")
 
@@ -55,11 +55,7 @@ def _plain_png(image: np.ndarray) -> bytes:
 
 def write_image(path: Path | str, image: np.ndarray) -> None:
     """Write uint8 [H, W, 3] RGB or [H, W] as PNG. Renamed into place; not fsynced: the manifest, written last, is."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_bytes(encode_png(image))
-    os.replace(temporary, path)
+    write_bytes(path, encode_png(image), sync=False)
 
 
 def _read_png(path: Path, colour: bool) -> np.ndarray:
@@ -80,6 +76,34 @@ def load_images(paths: Sequence[Path], workers: int = 1) -> np.ndarray:
         ImageError: when a file is unreadable or its size differs from the first one's.
     """
     return _load(paths, True, workers)
+
+
+class LazyImages:
+    """PNGs of one size that are decoded when they are asked for; in memory are the ones at hand alone.
+
+    Args:
+        paths: at least one.
+        workers: threads that decode.
+
+    Attributes:
+        shape: (N, H, W, 3), as the whole array would have it.
+    """
+
+    def __init__(self, paths: Sequence[Path], workers: int = 1) -> None:
+        self.paths, self.workers = list(paths), workers
+        self.shape = (len(self.paths), *load_images(self.paths[:1]).shape[1:])
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, rows: np.ndarray) -> np.ndarray:
+        """Pictures by number, int [n] -> uint8 [n, H, W, 3], a new array."""
+        if not len(rows):
+            return np.empty((0, *self.shape[1:]), np.uint8)
+        chosen = load_images([self.paths[row] for row in rows], self.workers)
+        if chosen.shape[1:] != self.shape[1:]:
+            raise ImageError(f"{self.paths[rows[0]]}: its size differs from {self.paths[0]}. Make the data again.")
+        return chosen
 
 
 def load_masks(paths: Sequence[Path], workers: int = 1) -> np.ndarray:

@@ -19,6 +19,10 @@ class ConfigError(TristyleError):
         super().__init__(f"{key}: {problem}. {remedy}")
         self.key, self.problem, self.remedy = key, problem, remedy
 
+    def __reduce__(self) -> tuple[type[ConfigError], tuple[str, str, str]]:
+        """Pickled by its parts, so that it crosses from a worker process whole."""
+        return type(self), (self.key, self.problem, self.remedy)
+
 
 def number(
     key: str,

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from stages.core.files import temporary_path, write_bytes
 from stages.core.images import encode_png
 from stages.core.settings import TristyleError
 
@@ -31,22 +32,8 @@ Places = dict[str, tuple[int, int]]  # a sample's member, e.g. photo.png -> wher
 
 
 def put(path: Path, data: bytes | Iterable[bytes], sync: bool = False) -> None:
-    """Write a file whole or not at all, fsynced with `sync`.
-
-    Its temporary name follows from `path`, for one writer at a time: what a killed one left is overwritten by the next.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = _temporary(path)
-    with open(temporary, "wb") as file:
-        file.writelines([data] if isinstance(data, bytes) else data)
-        if sync:
-            file.flush()
-            os.fsync(file.fileno())
-    os.replace(temporary, path)
-
-
-def _temporary(path: Path) -> Path:
-    return path.with_name(f".{path.name}.tmp")
+    """Write a file whole or not at all, for one writer at a time: a temporary file of a killed one is overwritten."""
+    write_bytes(path, data, sync=sync, only_writer=True)
 
 
 class TarWriter:
@@ -59,7 +46,8 @@ class TarWriter:
     def __init__(self, path: Path, empty: bool = True) -> None:
         self.path, self.empty, self.keys = path, empty, set[str]()
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = open(_temporary(path), "wb")  # noqa: SIM115 - closed by __exit__
+        self._temporary = temporary_path(path, only_writer=True)
+        self._file = open(self._temporary, "wb")  # noqa: SIM115 - closed by __exit__
 
     def add(self, key: str, members: dict[str, bytes]) -> Places:
         """Append a sample; returns where its members lie.
@@ -68,7 +56,7 @@ class TarWriter:
             TristyleError: a key with a dot or slash, or one that comes again.
         """
         if not key or set(key) & set("./") or key in self.keys:
-            fault = "comes twice" if key in self.keys else "is no key of a tar shard, which holds no dot or slash"
+            fault = "comes twice" if key in self.keys else "is not a key of a tar shard, which has no dot or slash"
             raise TristyleError(f"{self.path}: the name {key!r} {fault}. Rename that picture, or write files.")
         self.keys.add(key)
         return {name: self._append(f"{key}.{name}", data) for name, data in members.items()}
@@ -93,9 +81,9 @@ class TarWriter:
                 file.flush()
                 os.fsync(file.fileno())
         if kind is None and (self.keys or self.empty):
-            os.replace(_temporary(self.path), self.path)
+            os.replace(self._temporary, self.path)
         else:
-            _temporary(self.path).unlink(missing_ok=True)
+            self._temporary.unlink(missing_ok=True)
 
 
 def write_tar(path: Path, samples: Iterable[tuple[str, dict[str, bytes]]]) -> list[Places]:
@@ -136,7 +124,7 @@ class Shards:
     A sample is {member: bytes}, e.g. {"photo.png": ...}. Opening reads the members' headers, not their bytes.
 
     Raises:
-        TristyleError: a file that is no tar, is cut, is given twice, or has the members of a sample apart.
+        TristyleError: a file that is not a tar, is cut, is given twice, or has the members of a sample apart.
     """
 
     def __init__(self, paths: Sequence[Path]) -> None:
@@ -173,6 +161,7 @@ def _samples(path: Path) -> Iterator[tuple[str, Places]]:
                 folder, slash, base = member.name.rpartition("/")
                 stem, _, name = base.partition(".")
                 key = folder + slash + stem
+
                 if key != last and last is not None:
                     yield last, places
                     places = {}
@@ -182,6 +171,7 @@ def _samples(path: Path) -> Iterator[tuple[str, Places]]:
                     )
                 keys.add(key)
                 last, places[name] = key, (member.offset_data, member.size)
+
             if any(read_at(path, tar.offset, BLOCK)):  # tarfile takes half a header for the end
                 raise tarfile.ReadError("unexpected end of data")
     except (tarfile.TarError, OSError) as error:
@@ -208,7 +198,7 @@ def encode(image: np.ndarray, codec: str = "png", quality: int = 95) -> bytes:
 
 
 def decode(data: bytes, colour: bool = True) -> np.ndarray | None:
-    """Bytes of a picture file -> uint8 [H, W, 3] RGB, or [H, W] without `colour`; None for what is no whole picture."""
+    """Bytes of a picture file -> uint8 [H, W, 3] RGB, or [H, W] without `colour`; None for a broken one."""
     import cv2
 
     image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR if colour else cv2.IMREAD_GRAYSCALE)
@@ -296,7 +286,9 @@ def pictures(artifact: Path, kinds: Sequence[str], workers: int = 1, kept: bool 
     """Pictures of an artifact's pairs, in the order of records.jsonl, wherever they lie: files of their own or shards.
 
     Args:
+        artifact: folder of a pair artifact.
         kinds: of `photo`, `style`, `mask` (one channel) and `raw`.
+        workers: threads that decode.
         kept: of the pairs that curation kept; else of those it rejected, which have `photo` and `raw` only.
     """
     found = [Pictures(artifact, kind != "mask", workers) for kind in kinds]

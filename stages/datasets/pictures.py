@@ -21,6 +21,9 @@ def read_square(
     """A photo and its head mask, if one is given, cut to their centre square: uint8 [size, size, 3] and [size, size].
 
     Args:
+        path: the photo.
+        mask_path: its head mask; None for none.
+        size: side of the square, px.
         labels: the values of a label mask that are head, see `read_mask`.
         background: RGB behind what is transparent.
 
@@ -95,6 +98,7 @@ def read_mask(path: Path, labels: Sequence[int] | None = None) -> np.ndarray:
         mask = (stored > 0).astype(np.uint8) * 255
     else:
         mask = stored
+
     if mask.max(initial=0) < 128:
         none = "the mask shows no head" if labels is None else "the mask holds none of data.mask_labels"
         raise ImageError(f"{path}: {none}. Mend or remove it.")

@@ -1,6 +1,6 @@
 """How well faces of real photographs are found and squared up: rates, false alarms, and where the eyes end up.
 
-    python -m stages.evaluate.faces [--data FOLDER] [--every N]     # $TRISTYLE_SHARED/data; some 4 CPU minutes
+    python -m stages.evaluate faces [--data FOLDER] [--every N]     # $TRISTYLE_SHARED/data; some 4 CPU minutes
 
 For each detector (RetinaFace and the cascade, each with Face Mesh's landmarks and without):
 
@@ -19,7 +19,7 @@ import csv
 import hashlib
 import os
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -140,26 +140,34 @@ def sets(data: Path, detectors: dict[str, Detector], every: int) -> None:
         yaw = next(
             (abs(face.yaw_deg) for some in faces.values() for face in some[:1] if face.yaw_deg is not None), None
         )
+
         group = "turn unknown" if yaw is None else f"turned by {'0-15' if yaw < 15 else '15-30' if yaw < 30 else '30-'}"
         for name, some in faces.items():
             for kind in (row["subset"], group):
                 found[kind][name].append(bool(some))
+
     for kind in sorted(found):
         shares = ", ".join(f"{name} {np.mean(hit):.1%}" for name, hit in found[kind].items())
         print(f"  {kind} ({len(next(iter(found[kind].values())))} pictures): {shares}", flush=True)
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Print all of it."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m stages.evaluate faces",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--data", type=Path, default=Path(os.environ.get("TRISTYLE_SHARED", "../shared")) / "data")
     parser.add_argument("--every", type=int, default=1, help="take every n-th picture of eyes and sets")
-    given = parser.parse_args()
+    given = parser.parse_args(arguments)
+
     weights = given.data / "weights"
     plain: list[Detector] = [CascadeDetector()]
     plain += [RetinaDetector(weights / name, kind) for name, kind in RETINAFACE.items() if (weights / name).is_file()]
     landmarks = open_landmarks(weights)
     sharp = [SharpDetector(detector, landmarks) for detector in plain] if landmarks else []
+
     for detector in [*plain, *sharp]:
         print(detector.id)
         seen, clear, false = scenes(given.data / "portraits_hr" / "full", detector)
@@ -169,7 +177,3 @@ def main() -> None:
         print(f"  eyes: {len(errors)} of {total} faces found; error median {middle:.2%}, 95th percentile {most:.2%}")
     print("sets")
     sets(given.data, {detector.id.split("-")[0]: detector for detector in reversed(plain)}, given.every)
-
-
-if __name__ == "__main__":
-    main()

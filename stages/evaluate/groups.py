@@ -4,42 +4,45 @@ The individual typology angle (Chardon, Cretois & Hourseau, Int. J. Cosmetic Sci
 
     ITA = atan((L* - 50) / b*)
 
-of the skin's CIE L*a*b* colour (D65), in degrees; its published limits part six groups. It is a measure of pixels: the
-same person moves with the light, and a camera's white balance shifts everybody. It names no descent, age or gender.
+of the skin's CIE L*a*b* colour (D65), in degrees; its published limits divide six groups. It measures pixels: the same
+person moves with the light, and a camera's white balance shifts everybody. It says nothing of descent, age or gender.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
+import torch
+from kornia.color import rgb_to_linear_rgb
+from torch import Tensor
 
+from stages.core import tensors
 from stages.metrics.bootstrap import Interval, interval, mean_interval, resampled_means
 
 TONES = ("very light", "light", "intermediate", "tan", "brown", "dark")
 TONE_LIMITS = (55.0, 41.0, 28.0, 10.0, -30.0)  # degrees; a tone lies above its limit, the last below all
-LEAST_SKIN = 30  # px: fewer tell no tone and no light
-LEAST_YELLOW = 1.0  # b*: nearer to grey than this (a grey picture, blue light) the angle says nothing of skin
-WHITE = np.array([0.95047, 1.0, 1.08883], np.float32)  # D65
-XYZ = np.array(  # linear sRGB -> CIE XYZ (IEC 61966-2-1)
-    [[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]], np.float32
-)
+LEAST_SKIN = 30  # px: with fewer, tone and light are unknown
+LEAST_YELLOW = 1.0  # b*: nearer to grey than this (a grey picture, blue light) the angle is unknown
+LUMINANCE = np.array([0.2126, 0.7152, 0.0722], np.float32)  # of linear sRGB
 CHEEK_OUT, CHEEK_RADIUS = 0.2, 0.18  # of the distance between the eyes: beside the line from eye to mouth, and around
 
 
-def linear(images: np.ndarray) -> np.ndarray:
-    """sRGB uint8 [..., 3] -> linear light float32 [..., 3] in [0, 1]."""
-    x = images.astype(np.float32) / 255
-    return np.where(x <= 0.04045, x / 12.92, ((x + 0.055) / 1.055) ** 2.4)
-
-
 def lab(colours: np.ndarray) -> np.ndarray:
-    """sRGB uint8 [..., 3] -> CIE L*a*b* (D65) float32 [..., 3], L* in 0..100."""
-    t = linear(colours) @ XYZ.T / WHITE
-    f = np.where(t > (6 / 29) ** 3, np.cbrt(t), t * (29 / 6) ** 2 / 3 + 4 / 29)
-    x, y, z = f[..., 0], f[..., 1], f[..., 2]
-    return np.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], axis=-1)
+    """sRGB uint8 [N, 3] -> CIE L*a*b* (D65) float32 [N, 3], L* in 0..100."""
+    return _converted(tensors.lab, colours)
+
+
+def luminance(colours: np.ndarray) -> np.ndarray:
+    """sRGB uint8 [N, 3] -> relative luminance of linear light (IEC 61966-2-1), float32 [N] in [0, 1]."""
+    return _converted(rgb_to_linear_rgb, colours) @ LUMINANCE
+
+
+def _converted(conversion: Callable[[Tensor], Tensor], colours: np.ndarray) -> np.ndarray:
+    """A conversion of pictures [N, 3, H, W] in [0, 1], of colours uint8 [N, 3]."""
+    pictures = torch.from_numpy(np.ascontiguousarray(colours)).float().div(255)[:, :, None, None]
+    return conversion(pictures)[:, :, 0, 0].numpy()
 
 
 def typology_angle(images: np.ndarray, skin: np.ndarray) -> np.ndarray:
@@ -83,8 +86,11 @@ def side_light(images: np.ndarray, points: np.ndarray, skin: np.ndarray) -> np.n
     rows, columns = np.indices(images.shape[1:3])
     found = np.full(len(images), np.nan)
     for index, (image, five, where) in enumerate(zip(images, points, skin, strict=True)):
+        if not np.isfinite(five).all():
+            continue
         across = five[1] - five[0]
         between = max(float(np.hypot(*across)), 1e-6)
+
         cheeks = []
         for eye, mouth, way in ((five[0], five[3], -1), (five[1], five[4], 1)):
             x, y = (eye + mouth) / 2 + way * CHEEK_OUT * across
@@ -92,7 +98,8 @@ def side_light(images: np.ndarray, points: np.ndarray, skin: np.ndarray) -> np.n
             seen = image[near & where]
             if 2 * len(seen) < near.sum():
                 break
-            cheeks.append(float((linear(seen) @ XYZ[1]).mean()))
+            cheeks.append(float(luminance(seen).mean()))
+
         if len(cheeks) == 2:
             found[index] = np.log2((cheeks[0] + 1e-4) / (cheeks[1] + 1e-4))
     return found

@@ -1,15 +1,16 @@
-"""How well face parsers do on the labelled portraits that are held out: `python -m stages.evaluate.parser [FILE...]`.
+"""How well face parsers do on labelled portraits: `python -m stages.evaluate parser [--data DIR] [FILE...]`.
 
-Of the face reader and each weights file given, on the held-out fifth of the people of
-$TRISTYLE_SHARED/data/parsing_gt: the head's IoU (mean and tenth percentile over the pictures, at 64 and at 128 px) and
-each label's IoU over the whole set at 128 px.
+Scored are the face reader and each weights file given, on the held-out fifth of the people of DIR/parsing_gt
+($TRISTYLE_SHARED/data without --data). A line has the head's IoU (mean and tenth percentile over the pictures, at 64
+and 128 px) and each label's IoU over the whole set at 128 px.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
-import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
@@ -17,8 +18,8 @@ import numpy as np
 
 from stages.core.images import read_image
 from stages.faces.parse import Parser, open_parser
-from stages.networks.parser import HEAD, LABELS
-from stages.recipes.face_parser import heldout, people_of, read_labels, reduce_labels
+from stages.networks.face_labels import PARSER_HEAD, PARSER_LABELS
+from stages.recipes.parser_labels import heldout, people_of, read_labels, reduce_labels
 
 SIZE = 128
 
@@ -36,10 +37,10 @@ def portraits(data: Path) -> tuple[np.ndarray, np.ndarray]:
     )
 
 
-def judge(parser: Parser, images: np.ndarray, labels: np.ndarray) -> dict[str, object]:
+def score(parser: Parser, images: np.ndarray, labels: np.ndarray) -> dict[str, object]:
     """Scores of one parser, see the top."""
     scores: dict[str, object] = {"parser": parser.id, "pictures": len(images)}
-    found, truth = parser.head(images), np.isin(labels, list(HEAD)).astype(np.uint8) * 255
+    found, truth = parser.head(images), np.isin(labels, list(PARSER_HEAD)).astype(np.uint8) * 255
     for size in (64, SIZE):
         shape = (size, size)
         a, b = (
@@ -48,21 +49,25 @@ def judge(parser: Parser, images: np.ndarray, labels: np.ndarray) -> dict[str, o
         iou = [float((x & y).sum() / (x | y).sum()) for x, y in zip(a, b, strict=True)]
         scores[f"head_iou_{size}"] = round(float(np.mean(iou)), 4)
         scores[f"head_iou_{size}_p10"] = round(float(np.quantile(iou, 0.1)), 4)
+
     said = parser.labels(images)
     scores["right"] = round(float((said == labels).mean()), 4)
-    for label, name in enumerate(LABELS):
+    for label, name in enumerate(PARSER_LABELS):
         either = ((said == label) | (labels == label)).sum()
         scores[name] = round(float(((said == label) & (labels == label)).sum() / either), 4) if either else None
     return scores
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Print a line of JSON for each parser."""
-    shared = Path(os.environ.get("TRISTYLE_SHARED", Path(__file__).resolve().parents[3] / "shared"))
-    images, labels = portraits(shared / "data")
-    for path in (None, *sys.argv[1:]):
-        print(json.dumps(judge(open_parser(path), images, labels)))
-
-
-if __name__ == "__main__":
-    main()
+    options = argparse.ArgumentParser(
+        prog="python -m stages.evaluate parser",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    options.add_argument("--data", type=Path, default=Path(os.environ.get("TRISTYLE_SHARED", "../shared")) / "data")
+    options.add_argument("files", nargs="*", type=Path, help="weights of face parsers")
+    given = options.parse_args(arguments)
+    images, labels = portraits(given.data)
+    for path in (None, *given.files):
+        print(json.dumps(score(open_parser(path), images, labels)))

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stages.core.tensors import to_tensor, to_uint8
-from stages.metrics.features import read_state
+from stages.metrics.backbones import read_state
 
 STEP = 4  # sizes are multiples of this
 SLOPE = 0.2  # of LeakyReLU

@@ -5,7 +5,7 @@
     parser = open_parser(None)                       # the shipped face reader: fewer labels, 64 pixels a side
     parser.labels(images), parser.head(images)       # uint8 [N, H, W] each
 
-Labels are those of CelebAMask-HQ in its order (`stages.networks.parser.LABELS`), whichever parser speaks.
+Labels are those of CelebAMask-HQ in its order (`stages.networks.face_labels.PARSER_LABELS`), whichever parser speaks.
 """
 
 from __future__ import annotations
@@ -25,21 +25,15 @@ from stages.core.tensors import to_tensor
 from stages.core.weights import load_network
 from stages.faces.facexlib import part
 from stages.faces.weights import read_weight
+from stages.networks.face_labels import BISENET_TO_PARSER, PARSER_HEAD, PARSER_LABELS, PARSER_SIDED, READER_TO_PARSER
 from stages.networks.face_reader import Reader, load_reader
-from stages.networks.parser import HEAD, LABELS, FaceParser
+from stages.networks.parser import FaceParser
 
 CHUNK = 32  # pictures at a time
 REMEDY = (
     "Give a file of `python -m stages.recipes.face_parser`, facexlib's parsing_bisenet.pth, "
     "or none for the face reader."
 )
-# What facexlib's (zllrunning's) BiSeNet calls 0..18, in CelebAMask-HQ's numbers: skin, l_brow, r_brow, l_eye, r_eye,
-# glasses, l_ear, r_ear, earring, nose, mouth, u_lip, l_lip, neck, necklace, cloth, hair, hat.
-BISENET = (0, 1, 6, 7, 4, 5, 3, 8, 9, 15, 2, 10, 11, 12, 17, 16, 18, 13, 14)
-# The face reader's labels (background skin brow eye nose mouth hair ear neck cloth glasses hat beard): brows, eyes and
-# ears take their side from where they lie, lips are mouth, a beard is skin (so are beards in CelebAMask-HQ's pictures).
-READER = (0, 1, 6, 4, 2, 10, 13, 8, 17, 18, 3, 14, 1)
-SIDED = (4, 6, 8)  # labels of the person's left, on the right of the picture; the other side's number is one more
 
 
 class Parser(ABC):
@@ -71,7 +65,7 @@ class Parser(ABC):
         return F.interpolate(shares, images.shape[1:3], mode="bilinear", align_corners=False, antialias=True)
 
     def _head(self, images: np.ndarray) -> np.ndarray:
-        coverage = self._resized(images)[:, HEAD.start : HEAD.stop].sum(1)
+        coverage = self._resized(images)[:, PARSER_HEAD.start : PARSER_HEAD.stop].sum(1)
         return np.stack([one_piece(mask) for mask in coverage.mul(255).round().clamp(0, 255).byte().cpu().numpy()])
 
 
@@ -120,7 +114,7 @@ class BiSeNetParser(Parser):
 
     def __init__(self, network: nn.Module, id: str, device: str) -> None:
         self.network, self.id, self.device = network, id, device
-        self.order = torch.tensor(BISENET, device=device).argsort()  # CelebAMask-HQ's number -> BiSeNet's
+        self.order = torch.tensor(BISENET_TO_PARSER, device=device).argsort()  # CelebAMask-HQ's number -> BiSeNet's
         self.mean = torch.tensor(self.MEAN, device=device)[:, None, None]
         self.std = torch.tensor(self.STD, device=device)[:, None, None]
 
@@ -140,12 +134,12 @@ class ReaderParser(Parser):
         """As `Parser.shares`: [N, 19, 64, 64]."""
         reading = self.reader.read(images)
         known = reading.parsing.softmax(1)
-        shares = known.new_zeros(len(known), len(LABELS), *known.shape[2:])
-        shares.index_add_(1, torch.tensor(READER, device=known.device), known)
+        shares = known.new_zeros(len(known), len(PARSER_LABELS), *known.shape[2:])
+        shares.index_add_(1, torch.tensor(READER_TO_PARSER, device=known.device), known)
         across = (torch.arange(known.shape[3], device=known.device) + 0.5) / known.shape[3]
         middle = reading.landmarks[:, 27:31, 0].mean(1)  # the bridge of the nose
         turned = (across[None] < middle[:, None])[:, None, :]  # [N, 1, W]: the picture's left, the person's right
-        for label in SIDED:
+        for label in PARSER_SIDED:
             shares[:, label + 1] = shares[:, label] * turned
             shares[:, label] = shares[:, label] * ~turned
         return shares
@@ -156,6 +150,7 @@ def open_parser(path: Path | str | None = None, device: str = "cpu") -> Parser:
 
     Args:
         path: `.safetensors` of this repository's recipe or facexlib's `parsing_bisenet.pth`; None: the face reader.
+        device: where it computes.
 
     Raises:
         TristyleError: no such file, damaged, the weights of something else, or facexlib is missing; one line.
@@ -198,5 +193,5 @@ def bisenet() -> nn.Module:
     Raises:
         TristyleError: facexlib is not installed, or another version of it.
     """
-    network: nn.Module = part("parsing", "bisenet").BiSeNet(num_class=len(LABELS))
+    network: nn.Module = part("parsing", "bisenet").BiSeNet(num_class=len(PARSER_LABELS))
     return network

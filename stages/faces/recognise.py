@@ -122,7 +122,8 @@ def similarity(points: Tensor, template: Tensor) -> Tensor:
     t = a p + b with a = sum conj(p - p0) (t - t0) / sum |p - p0|^2.
 
     Args:
-        points: [N, 5, 2]; template: [5, 2].
+        points: [N, 5, 2] px.
+        template: [5, 2] px.
 
     Returns:
         [N, 2, 3].
@@ -248,6 +249,7 @@ def open_recogniser(name: str = "reader", device: str = "cpu") -> Recogniser:
         name: `reader` (the shipped face reader), or the path of weights: a face reader (.safetensors), MobileFaceNet
             (.ckpt with `net_state_dict`), facexlib's `recognition_arcface_ir_se50.pth`. Which one it is shows in the
             tensors' names. Only tensors are read.
+        device: where it computes.
 
     Raises:
         TristyleError: no such file, damaged, or the weights of something else; one line.
@@ -257,6 +259,7 @@ def open_recogniser(name: str = "reader", device: str = "cpu") -> Recogniser:
     path = Path(name)
     if path.suffix == ".safetensors":
         return ReaderRecogniser(load_reader(device, name))
+
     state = _weights(path)
     network: nn.Module
     if "linear7.conv.weight" in state:
@@ -270,6 +273,7 @@ def open_recogniser(name: str = "reader", device: str = "cpu") -> Recogniser:
     except RuntimeError as error:  # torch lists what is wrong from the second line on
         first = next(iter(str(error).splitlines()[1:]), str(error)).strip()
         raise TristyleError(f"{path}: does not fit {kind} ({first}). {REMEDY}") from None
+
     template = torch.tensor(SPHEREFACE, device=device) + torch.tensor([offset, 0.0], device=device)
     network = network.float().to(device).eval().requires_grad_(False)
     return AlignedRecogniser(f"{kind}-{sha256_file(path)[:8]}", network, size, template, load_reader(device))

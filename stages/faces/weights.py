@@ -114,8 +114,8 @@ def read_weight(path: Path, remedy: str) -> Any:
     """What a torch file of weights holds, read without executing anything in it.
 
     Args:
-        path: the file; one of the table is told with its address where it is missing.
-        remedy: the last sentence of what is said otherwise.
+        path: the file. Where one of the table is missing, the message names its address.
+        remedy: the last sentence of any other message.
 
     Raises:
         TristyleError: missing, damaged, or more than tensors.
@@ -167,7 +167,7 @@ def download(folder: Path, name: str) -> Path:
     from stages.core.files import write_bytes, write_json
 
     if name not in WEIGHTS:
-        raise TristyleError(f"{name}: no such weights. Choose one of: {', '.join(WEIGHTS)}")
+        raise TristyleError(f"{name}: no such weights. Choose one of: {', '.join(WEIGHTS)}.")
     weight = WEIGHTS[name]
     by_hand = f"Fetch it by hand and put it into {folder} as {name} ({_digest(weight)})"
     try:
@@ -179,7 +179,7 @@ def download(folder: Path, name: str) -> Path:
     except (OSError, http.client.HTTPException) as error:  # no connection, an error page, fewer bytes than announced
         raise TristyleError(f"{weight.address}: cannot be fetched ({error}). {by_hand}") from None
     if data[:64].lstrip()[:1] == b"<" or not data:
-        raise TristyleError(f"{weight.address}: gave a web page or nothing, no weights. {by_hand}")
+        raise TristyleError(f"{weight.address}: gave a web page or nothing instead of weights. {by_hand}")
     digest = hashlib.sha256(data).hexdigest()
     if weight.sha256 and digest != weight.sha256:
         raise TristyleError(f"{weight.address}: another file than known here (SHA-256 {digest}). {by_hand}")
@@ -211,16 +211,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("folder", nargs="?", help=f"folder of weights; default: ${VARIABLE}")
     parser.add_argument("--download", metavar="NAME", help="fetch this file into the folder")
     given = parser.parse_args(arguments)
+
     folder = weights_folder(given.folder)
     try:
         if given.download:
             if folder is None:
-                raise TristyleError(f"--download: no folder to put it into. Name one, or set {VARIABLE}")
+                raise TristyleError(f"--download: no folder to put it into. Name one, or set {VARIABLE}.")
             print(f"{download(folder, given.download)}: written")
             return 0
     except TristyleError as error:
         print(error, file=sys.stderr)
         return 2
+
     print(f"folder: {folder or f'none (name one, or set {VARIABLE})'}")
     for name, weight in WEIGHTS.items():
         state, digest = state_of(folder, name)

@@ -31,17 +31,13 @@ from torch import Tensor
 
 from stages.core.settings import TristyleError
 from stages.core.tensors import to_tensor
-from stages.networks.face_reader import HEAD_LABELS, FaceReading
+from stages.networks.face_labels import READER, READER_EYES, READER_HEAD
+from stages.networks.face_reader import FaceReading
 
-PARTS = {
-    "head": HEAD_LABELS,
-    "eyes": (3, 10),
-    "nose": (4,),
-    "mouth": (5,),
-}  # labels of the parsing; dark glasses hide eyes
+PARTS = {"head": READER_HEAD, "eyes": READER_EYES, "nose": (READER["nose"],), "mouth": (READER["mouth"],)}
 SIGNALS = ("features", "landmarks", "doubt", "parts")
 FOLDS = 5
-FEWEST = 30  # real pictures: with fewer, no limit can be told
+FEWEST = 30  # real pictures: with fewer, no limit can be set
 TINY = 1e-4  # share of the picture added to areas before their logarithm: half a pixel of 64 x 64
 
 
@@ -56,6 +52,12 @@ class HeadReader(Protocol):
 def take(reading: FaceReading, rows: Tensor) -> FaceReading:
     """Some pictures of a reading: rows int64 or bool [N]."""
     return FaceReading(**{field.name: getattr(reading, field.name)[rows] for field in fields(FaceReading)})
+
+
+def together(first: FaceReading, second: FaceReading) -> FaceReading:
+    """Two readings as one: the pictures of `first`, then those of `second`."""
+    pairs = {entry.name: (getattr(first, entry.name), getattr(second, entry.name)) for entry in fields(FaceReading)}
+    return FaceReading(**{name: torch.cat(pair) for name, pair in pairs.items()})
 
 
 def shrunk_covariance(rows: Tensor) -> Tensor:

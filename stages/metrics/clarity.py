@@ -113,11 +113,13 @@ def clarity(image: np.ndarray, target: np.ndarray, region: np.ndarray | None = N
     if image.shape != target.shape or image.ndim != 3:
         raise ValueError(f"clarity needs two [H, W, 3] pictures of one shape, not {image.shape} and {target.shape}")
     inside = np.ones(image.shape[:2], bool) if region is None else region
+
     luma = grey(image)
     second = laplacian(luma)
     thin, wide = edges(target)
     on_edges = wide & inside
     flat = inside & ~on_edges
+
     return Clarity(
         clarity_sum=float(np.abs(second[inside]).sum()),
         clarity_mean=float(np.abs(second[inside]).mean()) if inside.any() else 0.0,

@@ -14,8 +14,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from stages.metrics.features import FeatureExtractor
-
 
 @dataclass(frozen=True)
 class Moments:
@@ -127,34 +125,3 @@ def frechet_distance(real: Tensor, fake: Tensor) -> float:
         ValueError: shapes that do not fit, fewer than two pictures, or a feature that is not finite.
     """
     return frechet_between(moments(real), moments(fake))
-
-
-class Fid:
-    """Collects real and generated pictures, then gives their Frechet distance.
-
-    Args:
-        extractor: gives the features and their id (`stages.metrics.features`).
-    """
-
-    def __init__(self, extractor: FeatureExtractor) -> None:
-        self.extractor = extractor
-        self.real, self.fake = FeatureMoments(), FeatureMoments()
-
-    def add_real(self, images: Tensor) -> None:
-        """Adds real pictures [N, 3, H, W] in [-1, 1]."""
-        with torch.no_grad():
-            self.real.add(self.extractor.features(images))
-
-    def add_fake(self, images: Tensor) -> None:
-        """Adds generated pictures [N, 3, H, W] in [-1, 1]."""
-        with torch.no_grad():
-            self.fake.add(self.extractor.features(images))
-
-    def clear_fake(self) -> None:
-        """Forgets the generated pictures, keeping the real ones for the next comparison."""
-        self.fake = FeatureMoments()
-
-    def compute(self) -> dict[str, float | int | str]:
-        """`fid`, `real` and `fake` (counts) and `extractor` (an id)."""
-        distance = frechet_between(self.real.compute(), self.fake.compute())
-        return {"fid": distance, "real": self.real.count, "fake": self.fake.count, "extractor": self.extractor.id}

@@ -69,7 +69,7 @@ def flicker(
         ValueError: fewer than two frames, or counts or sizes that do not fit.
     """
     if len(frames) < 2 or len(outputs) != len(frames) or len(flows) != len(frames) - 1:
-        raise ValueError(f"{len(frames)} frames, {len(outputs)} outputs and {len(flows)} flows are no video")
+        raise ValueError(f"{len(frames)} frames, {len(outputs)} outputs and {len(flows)} flows are not a video")
     if len({picture.shape for picture in (*frames, *outputs)}) != 1 or frames[0].shape[:2] != flows[0].shape[:2]:
         raise ValueError("flicker needs frames, outputs and flows of one size")
     total, count = 0.0, 0

@@ -19,11 +19,6 @@ def landmark_error(landmarks: Tensor, truth: Tensor) -> Tensor:
     return (landmarks - truth).norm(dim=-1).mean(dim=1) / between.clamp(min=1e-6)
 
 
-def pose_difference(pose: Tensor, truth: Tensor) -> Tensor:
-    """Mean absolute difference per picture in yaw and pitch, in degrees: [N, 2] and [N, 2] -> [N]; lower is better."""
-    return (pose - truth).abs().mean(dim=1)
-
-
 def expression_difference(expression: Tensor, truth: Tensor) -> Tensor:
     """Mean absolute difference per picture in smile, mouth_open and eye_open: [N, 3] and [N, 3] -> [N]."""
     return (expression - truth).abs().mean(dim=1)

@@ -1,7 +1,7 @@
 """Identity: does the stylised picture still show the same person?
 
 `identity_cosine` compares a photo with its own stylised picture inside one crop (the photo's), and `same_person_auc`
-asks how well photo A is told to belong to the stylised photo B of the same person among pairs of different people.
+asks how surely photo A belongs to the stylised photo B of the same person among pairs of different people.
 Where people have several photos each, `person_pairs` and `resampled_auc` give it an interval over people.
 """
 

@@ -19,7 +19,7 @@ PAIRS = 1 << 22  # numbers held while candidates are measured anew: 32 MB
 GREEDY = 256  # pictures compared among themselves at a time in `duplicates`
 UPPER = (0.75, 0.95)  # quantiles that stay with the varied pictures while up to three quarters of a set are copies
 UPPER_Z = (0.674490, 1.644854)  # their places in the normal distribution
-FENCE = 3.0  # deviations below the middle where a distance between neighbours is no longer usual
+FENCE = 3.0  # deviations below the middle where a distance between neighbours is unusual
 
 
 def _check(features: Tensor, training: Tensor) -> None:
@@ -49,7 +49,7 @@ def nearest(features: Tensor, training: Tensor, exclude_self: bool = False) -> t
     Args:
         features: [N, d].
         training: [M, d].
-        exclude_self: both sets are the same, and the i-th picture is no neighbour of its own.
+        exclude_self: both sets are the same, and the i-th picture is not its own neighbour.
 
     Returns:
         (distance float64 [N], index int64 [N] into `training`; the lowest index among equals)
@@ -60,11 +60,14 @@ def nearest(features: Tensor, training: Tensor, exclude_self: bool = False) -> t
     _check(features, training)
     if exclude_self and (len(features) != len(training) or len(training) < 2):
         raise ValueError(f"{len(features)} and {len(training)} pictures: neighbours within a set need one set of two")
+
+    # One float32 product finds the candidates.
     middle = training.double().mean(0)  # smaller numbers round less
     a, b = (features.double() - middle).float(), (training.double() - middle).float()
     a2, b2 = a.square().sum(1), b.square().sum(1)
     # |a|^2 + |b|^2 - 2 a.b in float32 is off by at most about d eps (|a| + |b|)^2; the usual error is far below.
     slack = a.shape[1] * torch.finfo(torch.float32).eps * (a2.sqrt() + b2.max().sqrt()).square()
+
     distance = torch.empty(len(a), dtype=torch.float64, device=a.device)
     index = torch.empty(len(a), dtype=torch.int64, device=a.device)
     for block in _blocks(len(a), len(b)):
@@ -72,6 +75,8 @@ def nearest(features: Tensor, training: Tensor, exclude_self: bool = False) -> t
         if exclude_self:
             rows = torch.arange(len(rough), device=a.device)
             rough[rows, rows + block.start] = torch.inf
+
+        # All that its rounding cannot rule out are measured anew; of equals the lowest index wins.
         least = rough.min(dim=1, keepdim=True).values
         rows, columns = torch.nonzero(rough <= least + 2 * slack[block, None], as_tuple=True)
         squares = _remeasured(features[block], training, rows, columns)

@@ -6,37 +6,30 @@ it with real pictures of the style instead.
 """
 
 from collections.abc import Callable, Iterator
-from typing import Protocol
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from stages.core.tensors import to_tensor, unit
+from stages.metrics.attributes import AREAS, EDGES, areas
+from stages.metrics.features import PerceptualDistance
 from stages.metrics.geometry import correspondence
+from stages.networks.face_labels import READER
 from stages.networks.face_reader import FaceReading
 
-# Edges of the bins: yaw and pitch in degrees, smile in -1..1, mouth_open in 0..1. Fixed, so that two runs compare.
-YAW_EDGES = (-18.0, -6.0, 6.0, 18.0)
-PITCH_EDGES = (-6.0, 6.0)
-SMILE_EDGES = (-0.15, 0.35)
-MOUTH_EDGES = (0.3,)
-# Attributes by the share of the picture that a label covers: the label and the edges. On 600 painted people the reader
-# tells glasses right in 99 % of photos and comics alike, hats in 97 %, beards (stubble too) in 96 %.
-ATTRIBUTES = {"glasses": (10, (0.007,)), "hat": (11, (0.03,)), "beard": (12, (0.015,)), "hair": (6, (0.1, 0.2))}
-TONES = {"hair": (6, (0.12, 0.35)), "skin": (1, (0.4, 0.65))}  # label, edges of Rec. 601 grey in 0..1
-LEAST_AREA = 0.01  # of the picture, to have a tone at all
+POSE_EXPRESSION = ("yaw", "pitch", "smile", "mouth_open")  # 5 x 3 x 3 x 2 bins
+LOOKS = ("glasses", "hat", "beard", "hair_area")  # 2 x 2 x 2 x 3 bins
 OFTEN = 2  # pictures in a bin of the base before it counts as filled: a single one is chance
 STILL = 1e-3  # deviation over the pictures below which a reading does not vary, and corresponds to nothing
 BLOCK = 1 << 22  # distances held at a time: 32 MB
 
 
-class PerceptualDistance(Protocol):
-    """A distance between pictures in [-1, 1], with the id of the network behind it (`stages.metrics.features`)."""
-
-    id: str
-
-    def pairwise(self, first: Tensor, second: Tensor) -> Tensor: ...
+def _joint_bins(columns: dict[str, Tensor]) -> Tensor:
+    """Bin numbers int64 [N] over all the attributes at once, the last one counting fastest."""
+    number = torch.zeros(len(next(iter(columns.values()))), dtype=torch.int64)
+    for name, values in columns.items():
+        edges = torch.tensor(EDGES[name])
+        number = number * (len(edges) + 1) + torch.bucketize(values.cpu().float().contiguous(), edges)
+    return number
 
 
 def pose_expression_bins(pose: Tensor, expression: Tensor) -> Tensor:
@@ -49,11 +42,7 @@ def pose_expression_bins(pose: Tensor, expression: Tensor) -> Tensor:
     Returns:
         int64 [N] in 0..89.
     """
-    number = torch.zeros(len(pose), dtype=torch.int64)
-    columns = (pose[:, 0], pose[:, 1], expression[:, 0], expression[:, 1])
-    for value, edges in zip(columns, (YAW_EDGES, PITCH_EDGES, SMILE_EDGES, MOUTH_EDGES), strict=True):
-        number = number * (len(edges) + 1) + torch.bucketize(value.cpu().float().contiguous(), torch.tensor(edges))
-    return number
+    return _joint_bins(dict(zip(POSE_EXPRESSION, (*pose.unbind(1), *expression[:, :2].unbind(1)), strict=True)))
 
 
 def effective_bins(bins: Tensor) -> float:
@@ -95,34 +84,8 @@ def attribute_bins(parsing: Tensor) -> Tensor:
     Returns:
         int64 [N] in 0..23.
     """
-    share = parsing.softmax(1).mean(dim=(2, 3)).cpu()
-    number = torch.zeros(len(share), dtype=torch.int64)
-    for label, edges in ATTRIBUTES.values():
-        number = number * (len(edges) + 1) + torch.bucketize(share[:, label].contiguous(), torch.tensor(edges))
-    return number
-
-
-def tone_bins(parsing: Tensor, images: np.ndarray) -> Tensor:
-    """One bin number per picture over the tones of hair and skin (4 x 4 = 16 bins: none, dark, middle, light).
-
-    Args:
-        parsing: [N, 13, h, w] logits of the face reader.
-        images: uint8 [N, H, W, 3], the pictures that it read.
-
-    Returns:
-        int64 [N] in 0..15.
-    """
-    red, green, blue = unit(to_tensor(images)).unbind(1)
-    grey = (0.299 * red + 0.587 * green + 0.114 * blue)[:, None]  # Rec. 601
-    grey = torch.nn.functional.interpolate(grey, parsing.shape[-2:], mode="bilinear", antialias=True)[:, 0]
-    weight = parsing.softmax(1).cpu()
-    number = torch.zeros(len(images), dtype=torch.int64)
-    for label, edges in TONES.values():
-        there = weight[:, label].mean(dim=(1, 2))
-        tone = (weight[:, label] * grey).mean(dim=(1, 2)) / there.clamp(min=1e-6)
-        level = 1 + torch.bucketize(tone.contiguous(), torch.tensor(edges))
-        number = number * (len(edges) + 2) + torch.where(there > LEAST_AREA, level, 0)
-    return number
+    covered = areas(parsing).cpu()
+    return _joint_bins({name: covered[:, READER[AREAS[name]]] for name in LOOKS})
 
 
 def filled_share(bins: Tensor, base: Tensor) -> float:
@@ -151,19 +114,12 @@ def _corresponds(values: Tensor, base: Tensor) -> float:
     return float(correspondence(values[:, varies].double(), base[:, varies].double()).mean())
 
 
-def richness(
-    reading: FaceReading,
-    base: FaceReading,
-    images: np.ndarray | None = None,
-    base_images: np.ndarray | None = None,
-    broken: Tensor | None = None,
-) -> dict[str, float]:
+def richness(reading: FaceReading, base: FaceReading, broken: Tensor | None = None) -> dict[str, float]:
     """How much of the base's variety a set keeps; higher is richer for all of them.
 
     Args:
         reading: what the face reader says of the N >= 2 generated pictures.
         base: the same of the base generator's pictures of the same latents, in the same order.
-        images, base_images: uint8 [N, H, W, 3], the pictures themselves, for `tone_coverage`; both or neither.
         broken: bool [N], heads that have fallen apart (`QualityGate.broken`): they count with the base's commonest bin
             and fill none. Without it a wrecked generator seems rich, for what is read off its smears varies: with
             weights off by 0.6 deviations, 1.5 times the base's poses and twice its attributes, instead of 0.2 and 0.2.
@@ -174,7 +130,6 @@ def richness(
         filled_share: share of the base's bins of pose and expression that are still reached, in [0, 1].
         pose_correspondence: mean correlation of yaw and of pitch between the two pictures of one latent, in [-1, 1].
         expression_correspondence: the same for smile, mouth_open and eye_open.
-        tone_coverage: ratio of the effective bins of hair and skin tone; with pictures only.
 
     Raises:
         ValueError: sets of different size, or fewer than two pictures.
@@ -188,16 +143,13 @@ def richness(
 
     bins = pose_expression_bins(reading.pose, reading.expression)
     base_bins = pose_expression_bins(base.pose, base.expression)
-    out = {
+    return {
         "coverage": covered(bins, base_bins),
         "attribute_coverage": covered(attribute_bins(reading.parsing), attribute_bins(base.parsing)),
         "filled_share": filled_share(torch.where(wrecks, -1, bins), base_bins),
         "pose_correspondence": _corresponds(reading.pose, base.pose),
         "expression_correspondence": _corresponds(reading.expression, base.expression),
     }
-    if images is not None and base_images is not None:
-        out["tone_coverage"] = covered(tone_bins(reading.parsing, images), tone_bins(base.parsing, base_images))
-    return out
 
 
 def _within_clusters(nearest: Tensor, members: int, distances: Callable[[Tensor], Tensor]) -> float:
@@ -237,7 +189,7 @@ def intra_cluster_perceptual(
     Args:
         images: [N, 3, H, W] generated pictures in [-1, 1].
         references: [K, 3, H, W] training images of the style in [-1, 1].
-        distance: `Lpips` or `FeatureDistance` of `stages.metrics.features`; its id belongs beside the number.
+        distance: `FeatureDistance`, or `Lpips` of `stages.metrics.backbones`; its id belongs beside the number.
         members: at most this many pictures of a cluster are compared (the first ones).
     """
     nearest = distance.pairwise(images, references).argmin(dim=1)
@@ -261,8 +213,9 @@ def precision_recall(
         real: [N, d] features of real pictures, N > k.
         fake: [M, d] features of generated pictures, M > k.
         neighbours: k.
-        half_precision: round features and distances to half precision, as the reference implementation does. It saves
-            that one memory and moves a picture across a radius now and then; for comparison with its numbers only.
+        half_precision: round features and radii to half precision, as the reference implementation does; distances to
+            the other set stay in single precision. In one of twelve sets of 200 that moves a picture across a radius,
+            so it is for comparison with that implementation's numbers only.
 
     Returns:
         (precision: share of fakes on the real manifold, recall: share of reals on the fakes' manifold); both higher is
@@ -273,20 +226,18 @@ def precision_recall(
     """
     if min(len(real), len(fake)) <= neighbours:
         raise ValueError(f"{len(real)} and {len(fake)} pictures have no {neighbours} neighbours each; give more")
-    if half_precision:
-        real, fake = real.half().float(), fake.half().float()
-    else:
-        real, fake = real.double(), fake.double()
-
-    def rounded(distances: Tensor) -> Tensor:
-        return distances.half().float() if half_precision else distances
+    real, fake = (rows.half().float() if half_precision else rows.double() for rows in (real, fake))
 
     def blocks(points: Tensor, manifold: Tensor) -> Iterator[Tensor]:
-        return (rounded(torch.cdist(part, manifold)) for part in points.split(max(1, BLOCK // len(manifold))))
+        """Distances of some points at a time, from differences: equal pairs are equally far, whatever the block."""
+        parts = points.split(max(1, BLOCK // len(manifold)))
+        return (torch.cdist(part, manifold, compute_mode="donot_use_mm_for_euclid_dist") for part in parts)
 
     def on_manifold(points: Tensor, manifold: Tensor) -> float:
-        kth = neighbours + 1  # the first is the point itself
-        radii = torch.cat([block.kthvalue(kth, dim=1).values for block in blocks(manifold, manifold)])
+        # The first of the k + 1 nearest is the member itself.
+        radii = torch.cat([block.kthvalue(neighbours + 1, dim=1).values for block in blocks(manifold, manifold)])
+        if half_precision:
+            radii = radii.half().float()
         inside = torch.cat([(block <= radii).any(dim=1) for block in blocks(points, manifold)])
         return float(inside.double().mean())
 

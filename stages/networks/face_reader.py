@@ -23,11 +23,9 @@ from stages.core.files import data_file, sha256_file
 from stages.core.settings import TristyleError
 from stages.core.tensors import to_tensor
 from stages.core.weights import load_network
+from stages.networks.face_labels import READER_HEAD, READER_LABELS
 
 SIZE = 64  # pixels a side inside the network
-LABEL_COUNT = 13  # background skin brow eye nose mouth hair ear neck cloth glasses hat beard
-NECK, CLOTH = 8, 9
-HEAD_LABELS = (1, 2, 3, 4, 5, 6, 7, 10, 11, 12)  # everything but background, neck and cloth
 LANDMARKS = 68
 IDENTITY = 64
 DEGREES = 30.0  # the network's unit of yaw and pitch
@@ -40,7 +38,7 @@ class FaceReading:
     """What the reader says of N pictures.
 
     Attributes:
-        parsing: [N, 13, 64, 64] logits over the labels, at the network's own size.
+        parsing: [N, 13, 64, 64] logits over `READER_LABELS`, at the network's own size.
         mask: [N, 1, H, W] head coverage in [0, 1] (hair, hat, face, ears, beard, glasses), at the input's size.
         landmarks: [N, 68, 2] x, y as shares of width and height (iBUG 300-W order).
         pose: [N, 2] yaw and pitch in degrees.
@@ -102,7 +100,7 @@ class Reader(nn.Module):
         self.smooth = nn.ModuleList(_unit(lateral, lateral) for _ in range(3))  # at 8, 16 and 32
 
         # Heads on the decoded map: labels and heat maps of the landmarks.
-        split = nn.Conv2d(lateral, 4 * LABEL_COUNT, 1)
+        split = nn.Conv2d(lateral, 4 * len(READER_LABELS), 1)
         with torch.no_grad():  # the four pixels of a block start alike, or a checkerboard has to be unlearnt
             split.weight.copy_(split.weight[::4].repeat_interleave(4, dim=0))
         nn.init.zeros_(cast(Tensor, split.bias))
@@ -117,7 +115,7 @@ class Reader(nn.Module):
         self.mood = nn.Sequential(  # normalised first: the shape's share in a smile is small beside a turned head's
             nn.BatchNorm1d(local), nn.Linear(local, 64), nn.ReLU(inplace=True), nn.Linear(64, 3)
         )
-        regions = LABEL_COUNT - 1
+        regions = len(READER_LABELS) - 1
         self.who = nn.Sequential(
             nn.Linear(regions * (widths[1] + 1) + widths[3], 96), nn.ReLU(inplace=True), nn.Linear(96, IDENTITY)
         )
@@ -185,7 +183,7 @@ class Reader(nn.Module):
         )
 
         # Head coverage at the pictures' own size.
-        mask = parsing.softmax(1)[:, HEAD_LABELS].sum(1, keepdim=True)
+        mask = parsing.softmax(1)[:, READER_HEAD].sum(1, keepdim=True)
         if images.shape[-2:] != mask.shape[-2:]:
             mask = F.interpolate(mask, images.shape[-2:], mode="bilinear", align_corners=False, antialias=True)
 

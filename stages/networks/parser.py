@@ -3,7 +3,8 @@
 An own, small design of known parts, as the face reader's: residual encoder (He et al., 2016, arXiv 1512.03385, figure
 2), top-down lateral sums (feature pyramid: Lin et al., 2017, arXiv 1612.03144, figure 3). Nothing is convolved at full
 size: 2x2 blocks of the input become channels and channels of the output 2x2 blocks (Shi et al., 2016, arXiv 1609.05158,
-section 3.2). The labels and their order are those of CelebAMask-HQ (Lee et al., 2020, arXiv 1907.11922).
+section 3.2). Its labels are `PARSER_LABELS` of
+`stages.networks.face_labels`.
 """
 
 from __future__ import annotations
@@ -12,15 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from stages.networks.face_labels import PARSER_LABELS
 from stages.networks.mobile import ResidualBlock, conv_bn_relu
-
-# CelebAMask-HQ's order. Left and right are the person's: l_eye is on the right of the picture.
-LABELS = (
-    "background", "skin", "nose", "glasses", "l_eye", "r_eye", "l_brow", "r_brow", "l_ear", "r_ear",
-    "mouth", "u_lip", "l_lip", "hair", "hat", "earring", "necklace", "neck", "cloth",
-)  # fmt: skip
-HEAD = range(1, 16)  # skin to earring, hair and hat; no necklace, neck or cloth
-MIRROR = (0, 1, 2, 3, 5, 4, 7, 6, 9, 8, 10, 11, 12, 13, 14, 15, 16, 17, 18)  # labels of a mirrored picture
 
 
 class FaceParser(nn.Module):
@@ -50,7 +44,7 @@ class FaceParser(nn.Module):
         self.levels = nn.ModuleList(levels)
         self.lateral = nn.ModuleList(nn.Conv2d(width, lateral, 1) for width in widths)
         self.smooth = nn.ModuleList(conv_bn_relu(lateral, lateral) for _ in widths[:-1])
-        self.split = nn.Conv2d(lateral, 4 * len(LABELS), 1)
+        self.split = nn.Conv2d(lateral, 4 * len(PARSER_LABELS), 1)
         with torch.no_grad():  # the four pixels of a block start alike, or a checkerboard has to be unlearnt
             self.split.weight.copy_(self.split.weight[::4].repeat_interleave(4, dim=0))
             nn.init.zeros_(self.split.bias)  # type: ignore[arg-type]

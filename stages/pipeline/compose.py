@@ -20,7 +20,7 @@ from stages.core.settings import ConfigError, choice, number
 from stages.style import presets as published
 from stages.training import distributed
 
-# ${published:KEY,${data.size}}: settings of the StyleGAN2-ADA paper that follow the pictures' size (style/recipe=auto).
+# ${published:KEY,${style.preset},${data.size}}: published settings of StyleGAN2-ADA (style/recipe=published).
 OmegaConf.register_new_resolver("published", published.value, replace=True)
 
 

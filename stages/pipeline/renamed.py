@@ -17,6 +17,12 @@ RENAMED_KEYS: dict[str, str] = {
     "pair.translator.weights.smooth": "pair.translator.weights.mask_tv",
     "pair.translator.weights.edge": "pair.translator.weights.edge_promotion",
     "pair=drawn": "pair=cartoon",
+    # style: one recipe for the published settings, and one name for each thing that is read off a face
+    "style/recipe=auto": "style/recipe=published style.preset=auto",
+    "style/recipe=paper256": "style/recipe=published style.preset=paper256",
+    "style/recipe=paper512": "style/recipe=published style.preset=paper512",
+    "style/recipe=paper1024": "style/recipe=published style.preset=paper1024",
+    "style/recipe=stylegan2": "style/recipe=published style.preset=stylegan2",
     # student
     "student.student": "student.model",
     "student.seed": "student.train.seed",

@@ -1,20 +1,25 @@
-"""What the face reader's training does to painted pictures: geometry, backgrounds, colour, softness, wobble.
+"""What the recipes' trainings do to their pictures: geometry, backgrounds, occluders, light, colour, softness, wobble.
 
-The reader meets generated pictures (soft, wobbly, off-colour) and other people's crops; the painter draws neither.
-Randomness comes from torch's global generator, which `fit` seeds from the images seen.
+The face reader meets generated pictures (soft, wobbly, off-colour) and other people's crops, the face parser any
+camera's. Their training pictures show none of that. Randomness comes from torch's global generator, which `fit` seeds
+from the images seen.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from stages.networks.face_reader import CLOTH, NECK
+from stages.core.tensors import unit
+from stages.networks.face_labels import READER
 
 MOST_SCALE, MOST_SHIFT, MOST_TURN = 0.20, 0.07, 12.0  # log scale, share of the width, degrees
+PARSER_SCALE, PARSER_SHIFT, PARSER_TURN = 0.30, 0.12, 25.0  # the same for the face parser
+OCCLUDED = 0.2  # share of the parser's pictures that something is held before
 WOBBLE = 0.022  # bends of generated pictures, deviation as a share of the width
 
 
@@ -88,7 +93,7 @@ def replace_background(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     n, _, height, width = images.shape
     device = images.device
     alone = chance(n, 0.15, device)
-    body = (labels == NECK) | (labels == CLOTH)
+    body = (labels == READER["neck"]) | (labels == READER["cloth"])
     labels = torch.where(alone[:, None, None] & body, torch.zeros_like(labels), labels)
     corner = images.roll(1, 0)[:, :, : height // 4, : width // 4]  # mostly background: heads stand in the middle
     other = F.interpolate(corner, (height, width), mode="bilinear", align_corners=False).flip(3)
@@ -100,6 +105,41 @@ def replace_background(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     replaced = images * person + behind * (1 - person)
     chosen = alone | chance(n, 0.35, device)
     return torch.where(chosen[:, None, None, None], replaced, images), labels
+
+
+def cut(images: Tensor, labels: Tensor, theta: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """Pictures and labels at the positions `theta`; what comes into view from outside the frame is mirrored.
+
+    Pictures are sampled at twice the size and averaged. Otherwise reduced ones would be rougher than in use.
+
+    Args:
+        images: uint8 [N, 3, S, S].
+        labels: uint8 [N, S, S].
+        theta: [N, 2, 3], see `affine`.
+        size: side of the result, px.
+
+    Returns:
+        float32 [N, 3, size, size] in [-1, 1] and int64 [N, size, size].
+    """
+    n = len(images)
+    fine = F.affine_grid(theta, [n, 3, 2 * size, 2 * size], align_corners=False)
+    image = F.grid_sample(images.float() / 127.5 - 1, fine, padding_mode="reflection", align_corners=False)
+    grid = F.affine_grid(theta, [n, 3, size, size], align_corners=False)
+    label = F.grid_sample(labels[:, None].float(), grid, "nearest", padding_mode="reflection", align_corners=False)
+    return F.avg_pool2d(image, 2), label[:, 0].round().long()
+
+
+def occlude(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Hold an ellipse with a piece of another picture before some heads: background, as hands and microphones are."""
+    n, _, height, width = images.shape
+    device = images.device
+    y = (torch.arange(height, device=device) + 0.5)[:, None] / height
+    x = (torch.arange(width, device=device) + 0.5)[None] / width
+    centre, half = torch.rand(2, n, 1, 1, device=device), 0.05 + 0.15 * torch.rand(2, n, 1, 1, device=device)
+    inside = ((x - centre[0]) / half[0]).square() + ((y - centre[1]) / half[1]).square() < 1
+    inside &= chance(n, OCCLUDED, device)[:, None, None]
+    other = images.roll(1, 0).flip(2)
+    return torch.where(inside[:, None], other, images), labels.masked_fill(inside, 0)
 
 
 def recolour(images: Tensor) -> Tensor:
@@ -116,6 +156,18 @@ def recolour(images: Tensor) -> Tensor:
     return images * torch.exp(normal(0.13)) * torch.exp(normal(0.04, 3)) + normal(0.09)
 
 
+def relight(images: Tensor) -> Tensor:
+    """Gamma, and light from one side in some: [N, 3, H, W] in about [-1, 1]."""
+    n, _, height, width = images.shape
+    device = images.device
+    angle = torch.rand(n, 1, 1, 1, device=device) * 2 * math.pi
+    strength = torch.randn(n, 1, 1, 1, device=device) * 0.5 * chance(n, 0.3, device)[:, None, None, None]
+    y, x = torch.linspace(-1, 1, height, device=device)[:, None], torch.linspace(-1, 1, width, device=device)[None]
+    light = torch.exp(strength * (x * angle.cos() + y * angle.sin()))
+    gamma = torch.exp(torch.randn(n, 1, 1, 1, device=device) * 0.25)
+    return (unit(images).pow(gamma) * light) * 2 - 1
+
+
 def soften(images: Tensor, low: int = 16, high: int = 48) -> Tensor:
     """Loss of detail and noise: some pictures reduced to low..high pixels and back (one size a batch), some noisy."""
     n, device = len(images), images.device
@@ -125,6 +177,29 @@ def soften(images: Tensor, low: int = 16, high: int = 48) -> Tensor:
     images = torch.where(chance(n, 0.4, device)[:, None, None, None], soft, images)
     amount = torch.rand(n, 1, 1, 1, device=device) * 0.12 * chance(n, 0.4, device)[:, None, None, None]
     return images + torch.randn_like(images) * amount
+
+
+def parser_views(images: Tensor, labels: Tensor, size: int, mirror: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """One random view of each picture as a parser is trained on it: mirrored, turned, scaled, shifted, occluded.
+
+    Args:
+        images: uint8 [N, 3, S, S].
+        labels: uint8 [N, S, S].
+        size: side of the view, px.
+        mirror: what each label becomes in a mirrored picture.
+
+    Returns:
+        float32 [N, 3, size, size] in [-1, 1] and int64 [N, size, size].
+    """
+    theta, mirrored = affine(len(images), images.device, PARSER_SCALE, PARSER_SHIFT, PARSER_TURN)
+    image, label = cut(images, labels, theta, size)
+    label = torch.where(mirrored[:, None, None], torch.tensor(mirror, device=label.device)[label], label)
+    return occlude(image, label)
+
+
+def camera(images: Tensor) -> Tensor:
+    """Other colours, light and sharpness, as another camera would have it: [N, 3, H, W] in [-1, 1]."""
+    return soften(relight(recolour(images)), 24, 96).clamp(-1, 1)
 
 
 def augment(batch: dict[str, Tensor]) -> dict[str, Tensor]:

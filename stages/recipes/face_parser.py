@@ -1,230 +1,126 @@
-"""The face parser's recipe: trains on portraits with label masks, scores held-out people, writes weights and a card.
+"""The face parser's recipe: trains on label masks, or without any; scores held-out people, writes weights and a card.
+
+With label masks of the pictures (CelebAMask-HQ's 19 labels in its order, palette or grey PNG under a picture's stem):
 
     python -m stages.recipes.face_parser --images DIR --masks DIR --out parser.safetensors [--people manifest.csv]
 
-Masks bear their picture's stem and hold the 19 labels of CelebAMask-HQ in its order, as stored values (palette or grey
-PNG). A fifth of the people is held out, by a hash of who they are: the column `person_group` of the table `--people`
-beside its column `file`, else every picture is a person. A killed run resumes.
+A fifth of the people is held out, by a hash of who they are: the column `person_group` of the table `--people` beside
+its column `file`, else every picture is a person. The weights carry the licence of the pictures: CelebAMask-HQ's are
+for research only, and none are shipped.
 
-The weights carry the licence of the pictures: CelebAMask-HQ's are for research only, and none are shipped.
+Without label masks, as the shipped parser was made:
+
+    python -m stages.recipes.face_parser --photos DIR --persons DIR --meshes FILE.npz --out parser.safetensors
+
+People with truth come with all their labels. Of a photo are known where the person is (`--persons`) and Face Mesh's
+points (`--meshes`); see `stages.recipes.parser_labels`. The loss asks only that the shares of the labels that are
+possible sum to one (Cour et al., JMLR 2011, "Learning from partial labels"). Among those the averaged network teaches
+itself where it is sure (Sohn et al., 2020, arXiv 2001.07685: weak view -> strong view). Such weights may be shipped
+wherever the photos, masks and points may be. `--score-images` and `--score-masks` name labelled portraits for the
+scores; nothing is trained on them.
+
+A killed run resumes.
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
-import csv
-import hashlib
 import json
 import math
 import sys
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
-import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from stages.core.decode import ImageError
-from stages.core.files import sha256_file, write_json
 from stages.core.runtime import Runtime
 from stages.core.settings import Train, TristyleError
-from stages.core.tensors import unit
 from stages.core.tracking import Tracker
 from stages.core.weights import save_network
-from stages.datasets.pictures import read_whole
 from stages.faces.parse import load_parser
-from stages.networks.parser import HEAD, LABELS, MIRROR, FaceParser
-from stages.recipes.augment import affine, chance, recolour, soften
+from stages.networks.face_labels import PARSER_HEAD, PARSER_LABELS, PARSER_MIRROR
+from stages.networks.parser import FaceParser
+from stages.recipes.augment import camera, cut, parser_views
+from stages.recipes.card import write_card
+from stages.recipes.parser_labels import (
+    CODES,
+    MAYBE_HEAD,
+    MEMBERS,
+    MIRRORED,
+    SURELY_HEAD,
+    Labelled,
+    heldout,
+    load_labelled,
+    load_photos,
+    paint_labelled,
+    people_of,
+)
 from stages.training.ema import early_decay, ema_update
-from stages.training.fit import Batches, Phase, Task, Update, epoch_order, fit
+from stages.training.fit import Batches, Phase, Task, Update, fit
 
-STORED = 192  # pixels a side that pictures are kept at: views of them are cut at `FaceParser.size`
 EMA = 0.998  # decay an update
-TURN, SCALE, SHIFT = 25.0, 0.30, 0.12  # degrees, log scale, share of the width
-OCCLUDED = 0.2  # share of the pictures that something is held before
+SURE = 0.75  # share from which the averaged network is believed
 # Weight of each label in the cross entropy: small parts would be lost beside hair and cloth.
 WEIGHTS = (1.0, 1.0, 1.0, 2.0, 2.0, 2.0, 2.0, 2.0, 1.5, 1.5, 2.0, 2.0, 2.0, 1.0, 1.5, 1.5, 1.5, 1.0, 1.0)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Pictures
+# Losses
 
 
-@dataclass
-class Labelled:
-    """Portraits and their labels: uint8 [N, 3, S, S] and uint8 [N, S, S], on any one device."""
-
-    images: Tensor
-    labels: Tensor
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def rows(self, chosen: np.ndarray) -> Labelled:
-        """The pictures of these indices, or where a bool [N] is set."""
-        index = torch.from_numpy(chosen)
-        return Labelled(self.images[index], self.labels[index])
-
-    def batches(self, seed: int) -> Batches:
-        """Training data in an endless order, shuffled anew after every picture was seen."""
-
-        def batches(start: int, count: int, rows: slice = slice(None)) -> dict[str, Tensor]:
-            part = self.rows(epoch_order(len(self), seed, start, count)[rows])
-            return {"image": part.images, "labels": part.labels}
-
-        return batches
-
-
-def heldout(person: str) -> bool:
-    """Is this person held out? A fifth is, by hash: the same ones whatever else is added."""
-    return int(hashlib.sha256(f"tristyle/{person}".encode()).hexdigest()[:8], 16) % 5 == 0
-
-
-def load_labelled(images: Path, masks: Path, side: int = STORED) -> tuple[Labelled, list[str]]:
-    """Pictures that have a mask of the same stem, squares of `side` pixels, and their stems.
-
-    Raises:
-        TristyleError: fewer than two pairs, a picture that is not square, or a mask that is no label mask.
-    """
-    by_stem = {path.stem: path for path in sorted(masks.iterdir()) if path.suffix.lower() == ".png"}
-    chosen = [path for path in sorted(images.iterdir()) if path.stem in by_stem]
-    if len(chosen) < 2:
-        raise TristyleError(f"{images}: {len(chosen)} pictures have a mask of their name in {masks}; give at least 2.")
-    pictures = np.empty((len(chosen), side, side, 3), np.uint8)
-    labels = np.empty((len(chosen), side, side), np.uint8)
-    for row, path in enumerate(chosen):
-        picture, values = read_whole(path), read_labels(by_stem[path.stem])
-        if picture.shape[0] != picture.shape[1] or values.shape[0] != values.shape[1]:
-            raise TristyleError(f"{path}: the picture or its mask is not square. Crop both alike.")
-        pictures[row] = cv2.resize(picture, (side, side), interpolation=cv2.INTER_AREA)
-        labels[row] = reduce_labels(values, side)
-    kept = torch.from_numpy(pictures).permute(0, 3, 1, 2).contiguous()
-    return Labelled(kept, torch.from_numpy(labels)), [path.stem for path in chosen]
-
-
-def read_labels(path: Path) -> np.ndarray:
-    """The stored values of a label mask: uint8 [H, W], each under 19.
-
-    Raises:
-        ImageError: unreadable, or no such mask.
-    """
-    from PIL import Image
-
-    read_whole(path)  # refuses what is damaged, in one line
-    with Image.open(path) as opened:
-        values = np.array(opened) if opened.mode in ("P", "L") else None
-    if values is None or values.max() >= len(LABELS):
-        raise ImageError(f"{path}: no mask of labels 0 to {len(LABELS) - 1}. Store them as palette or grey PNG.")
-    return values
-
-
-def reduce_labels(values: np.ndarray, side: int) -> np.ndarray:
-    """Labels [H, W] at `side` pixels a side: the one that covers most of each pixel."""
-    shape = (side, side)
-    cover = [cv2.resize((values == k).astype(np.uint8) * 255, shape, interpolation=cv2.INTER_AREA) for k in range(19)]
-    return np.argmax(cover, axis=0).astype(np.uint8)
-
-
-def people_of(table: Path | None, stems: list[str]) -> list[str]:
-    """Who is on each picture: `person_group` of the row whose `file` has its stem; the stem itself without a table.
-
-    Raises:
-        TristyleError: a picture is not in the table, or the table has no such columns.
-    """
-    if table is None:
-        return stems
-    with open(table, newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    try:
-        person = {Path(row["file"]).stem: row["person_group"] for row in rows if row["person_group"]}
-        return [person[stem] for stem in stems]
-    except KeyError as error:
-        raise TristyleError(
-            f"{table}: tells no person for {error}; columns file and person_group are needed."
-        ) from None
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Augmentation: randomness comes from torch's global generator, which `fit` seeds from the images seen
-
-
-def views(images: Tensor, labels: Tensor, size: int) -> tuple[Tensor, Tensor]:
-    """One random view of each picture: mirrored, turned, scaled, shifted, occluded, in other light, colours, sharpness.
+def parsing_loss(logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
+    """Weighted cross entropy, and the soft Dice losses of the labels that occur in the batch and of the whole head.
 
     Args:
-        images: uint8 [N, 3, S, S]; labels: uint8 [N, S, S].
-
-    Returns:
-        float32 [N, 3, size, size] in [-1, 1] and int64 [N, size, size]
+        logits: [N, 19, H, W].
+        labels: int64 [N, H, W].
     """
-    theta, mirrored = affine(len(images), images.device, SCALE, SHIFT, TURN)
-    image, label = cut(images, labels, theta, size)
-    swapped = torch.tensor(MIRROR, device=label.device)[label]
-    label = torch.where(mirrored[:, None, None], swapped, label)
-    image, label = occlude(image, label)
-    return soften(relight(recolour(image)), 24, 96).clamp(-1, 1), label
+    cross = F.cross_entropy(logits, labels, torch.tensor(WEIGHTS, device=logits.device))
+
+    share = logits.softmax(1)
+    target = F.one_hot(labels, len(PARSER_LABELS)).permute(0, 3, 1, 2).to(share.dtype)
+    area = target.sum(dim=(0, 2, 3))
+    dice = 1 - (2 * (share * target).sum(dim=(0, 2, 3)) + 1) / (share.sum(dim=(0, 2, 3)) + area + 1)
+
+    head, truth = (values[:, PARSER_HEAD.start : PARSER_HEAD.stop].sum(1) for values in (share, target))
+    whole = 1 - (2 * (head * truth).sum() + 1) / (head.sum() + truth.sum() + 1)
+    return {"cross": cross, "dice": 0.5 * dice[area > 0].mean(), "head": whole}
 
 
-def cut(images: Tensor, labels: Tensor, theta: Tensor, size: int) -> tuple[Tensor, Tensor]:
-    """Pictures and labels (see `views`) at the positions `theta` [N, 2, 3]; beyond the frame they are mirrored.
+def partial_loss(share: Tensor, codes: Tensor, allowed: Tensor, half: int) -> dict[str, Tensor]:
+    """Cross entropy with sets of labels, and soft Dice wherever a label, or the head, is known.
 
-    Pictures are sampled at twice the size and averaged, or what is reduced would be rougher than in use.
+    Args:
+        share: [N, 19, H, W], summing to 1 over the labels.
+        codes: int64 [N, H, W].
+        allowed: [N, 19, H, W], 1 for the labels that a pixel's code allows.
+        half: how many of the pictures come first that have nearly all their labels.
     """
-    n = len(images)
-    fine = F.affine_grid(theta, [n, 3, 2 * size, 2 * size], align_corners=False)
-    image = F.grid_sample(images.float() / 127.5 - 1, fine, padding_mode="reflection", align_corners=False)
-    grid = F.affine_grid(theta, [n, 3, size, size], align_corners=False)
-    label = F.grid_sample(labels[:, None].float(), grid, "nearest", padding_mode="reflection", align_corners=False)
-    return F.avg_pool2d(image, 2), label[:, 0].round().long()
+    weights = torch.tensor([*WEIGHTS, *([1.0] * len(CODES))], device=share.device)
+    cross = ((share * allowed).sum(1).clamp_min(1e-6).log() * -weights[codes]).mean()
 
+    exact = (codes[:half] < len(PARSER_LABELS))[:, None]
+    target, known = allowed[:half] * exact, share[:half]
+    area = target.sum(dim=(0, 2, 3))
+    dice = 1 - (2 * (known * target).sum(dim=(0, 2, 3)) + 1) / ((known * exact).sum(dim=(0, 2, 3)) + area + 1)
 
-def occlude(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Before some heads an ellipse showing a piece of another picture: background, as hands and microphones are."""
-    n, _, height, width = images.shape
-    device = images.device
-    y = (torch.arange(height, device=device) + 0.5)[:, None] / height
-    x = (torch.arange(width, device=device) + 0.5)[None] / width
-    centre, half = torch.rand(2, n, 1, 1, device=device), 0.05 + 0.15 * torch.rand(2, n, 1, 1, device=device)
-    inside = ((x - centre[0]) / half[0]).square() + ((y - centre[1]) / half[1]).square() < 1
-    inside &= chance(n, OCCLUDED, device)[:, None, None]
-    other = images.roll(1, 0).flip(2)
-    return torch.where(inside[:, None], other, images), labels.masked_fill(inside, 0)
-
-
-def relight(images: Tensor) -> Tensor:
-    """Gamma, and light from one side in some: [N, 3, H, W] in about [-1, 1]."""
-    n, _, height, width = images.shape
-    device = images.device
-    angle = torch.rand(n, 1, 1, 1, device=device) * 2 * math.pi
-    strength = torch.randn(n, 1, 1, 1, device=device) * 0.5 * chance(n, 0.3, device)[:, None, None, None]
-    y, x = torch.linspace(-1, 1, height, device=device)[:, None], torch.linspace(-1, 1, width, device=device)[None]
-    light = torch.exp(strength * (x * angle.cos() + y * angle.sin()))
-    gamma = torch.exp(torch.randn(n, 1, 1, 1, device=device) * 0.25)
-    return (unit(images).pow(gamma) * light) * 2 - 1
+    # Pixels that may be head or not are left out of the head's Dice.
+    surely, maybe = SURELY_HEAD.to(share.device)[codes], MAYBE_HEAD.to(share.device)[codes]
+    head, truth = share[:, PARSER_HEAD.start : PARSER_HEAD.stop].sum(1) * (surely | ~maybe), surely.float()
+    whole = 1 - (2 * (head * truth).sum() + 1) / (head.sum() + truth.sum() + 1)
+    return {"cross": cross, "dice": 0.5 * dice[area > 0].mean(), "head": whole}
 
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Training
 
 
-def parsing_loss(logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
-    """Weighted cross entropy, and the soft Dice losses of the labels that occur in the batch and of the whole head."""
-    cross = F.cross_entropy(logits, labels, torch.tensor(WEIGHTS, device=logits.device))
-    share = logits.softmax(1)
-    target = F.one_hot(labels, len(LABELS)).permute(0, 3, 1, 2).to(share.dtype)
-    area = target.sum(dim=(0, 2, 3))
-    dice = 1 - (2 * (share * target).sum(dim=(0, 2, 3)) + 1) / (share.sum(dim=(0, 2, 3)) + area + 1)
-    head, truth = (values[:, HEAD.start : HEAD.stop].sum(1) for values in (share, target))
-    whole = 1 - (2 * (head * truth).sum() + 1) / (head.sum() + truth.sum() + 1)
-    return {"cross": cross, "dice": 0.5 * dice[area > 0].mean(), "head": whole}
-
-
 class ParserTask(Task):
-    """Training of a parser; `self.ema` holds the weights for use.
+    """Training of a parser on label masks; `self.ema` holds the weights for use.
 
     Args:
         lr: AdamW's learning rate.
@@ -238,10 +134,14 @@ class ParserTask(Task):
         self.phases = [Phase("parse", params, torch.optim.AdamW(params, lr=lr, betas=(0.9, 0.98), weight_decay=0.05))]
 
     def losses(self, phase: str, batch: dict[str, Tensor], update: Update) -> dict[str, Tensor]:
-        image, labels = views(batch["image"], batch["labels"], self.parser.size)
-        with torch.autocast(image.device.type, torch.bfloat16, enabled=image.is_cuda):
-            logits = self.parser(image.contiguous(memory_format=torch.channels_last))
-        return parsing_loss(logits.float(), labels)
+        plain, labels = parser_views(batch["image"], batch["labels"], self.parser.size, PARSER_MIRROR)
+        return parsing_loss(self.logits(camera(plain)), labels)
+
+    def logits(self, images: Tensor) -> Tensor:
+        """The parser's answer, float32 [N, 19, H, W]; computed in bfloat16 on a GPU."""
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=images.is_cuda):
+            found: Tensor = self.parser(images.contiguous(memory_format=torch.channels_last)).float()
+        return found
 
     def after_update(self, images: int, batch: int) -> dict[str, float]:
         ema_update(self.ema, self.parser, early_decay(images / batch, EMA))
@@ -253,24 +153,75 @@ class ParserTask(Task):
         return min(done / 0.03 + 0.02, 0.5 + 0.5 * math.cos(math.pi * min(done, 1.0)), 1.0)
 
 
+class PartialLabelsTask(ParserTask):
+    """Training on codes: batches of `mixed_batches`.
+
+    Args:
+        images: length of the training.
+    """
+
+    def __init__(self, parser: FaceParser, lr: float, images: int) -> None:
+        super().__init__(parser, lr)
+        self.images = images
+
+    def losses(self, phase: str, batch: dict[str, Tensor], update: Update) -> dict[str, Tensor]:
+        half = len(batch["image"]) // 2
+        plain, codes = parser_views(batch["image"], batch["labels"], self.parser.size, MIRRORED)
+        allowed = MEMBERS.to(codes.device)[codes].permute(0, 3, 1, 2)  # [N, 19, H, W]
+        logits = self.logits(camera(plain))
+
+        # The averaged network reads the photos as they are, and teaches what the sets leave open.
+        with torch.no_grad(), torch.autocast(plain.device.type, torch.bfloat16, enabled=plain.is_cuda):
+            known = self.ema.eval()(plain[half:].clamp(-1, 1)).float().softmax(1) * allowed[half:]
+        sure, label = (known / known.sum(1, keepdim=True).clamp_min(1e-6)).max(1)
+        taught = F.cross_entropy(logits[half:], label, reduction="none") * (sure > SURE)
+        ramp = min(max((update.images / self.images - 0.15) / 0.25, 0.0), 1.0)  # it learns first
+        return partial_loss(logits.softmax(1), codes, allowed, half) | {"self": 0.5 * ramp * taught.mean()}
+
+
+def mixed_batches(known: Labelled, photos: Labelled, seed: int) -> Batches:
+    """Batches whose first half is of people with truth."""
+    first, second = known.batches(seed), photos.batches(seed + 1)
+
+    def batches(start: int, count: int, rows: slice = slice(None)) -> dict[str, Tensor]:
+        half = count // 2
+        places = range(2 * half)[rows]
+        border = sum(place < half for place in places)
+        parts = [
+            first(start // 2, half, slice(places[:border].start, places[:border].stop, places.step)),
+            second(start // 2, half, slice(places[border:].start - half, places[border:].stop - half, places.step)),
+        ]
+        return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+    return batches
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Scores
+
+
 @torch.no_grad()
 def score(parser: FaceParser, held: Labelled) -> dict[str, object]:
     """What a parser in eval mode scores at its own size.
 
-    head_iou: mean over the pictures (p10: the tenth percentile); iou: each label over the whole set, None for one that
-    does not occur; right: share of the pixels.
+    Returns:
+        pictures; head_iou, the mean over the pictures; head_iou_p10, their tenth percentile; right, the share of the
+        pixels; iou of each label over the whole set, None for one that does not occur.
     """
-    device = next(parser.parameters()).device
-    table = torch.zeros(len(LABELS), len(LABELS), dtype=torch.float64)
+    device, count = next(parser.parameters()).device, len(PARSER_LABELS)
+    table = torch.zeros(count, count, dtype=torch.float64)
     heads = []
     straight = torch.eye(2, 3, device=held.images.device)[None]
+
     for index in torch.arange(len(held)).split(32):
         image, truth = cut(held.images[index], held.labels[index], straight.expand(len(index), 2, 3), parser.size)
         share = parser(image.to(device)).softmax(1).cpu()
         found, truth = share.argmax(1), truth.cpu()
-        table += torch.bincount((truth * len(LABELS) + found).flatten(), minlength=len(LABELS) ** 2).view_as(table)
-        head, real = share[:, HEAD.start : HEAD.stop].sum(1) > 0.5, (truth >= HEAD.start) & (truth < HEAD.stop)
+        table += torch.bincount((truth * count + found).flatten(), minlength=count**2).view_as(table)
+        head = share[:, PARSER_HEAD.start : PARSER_HEAD.stop].sum(1) > 0.5
+        real = (truth >= PARSER_HEAD.start) & (truth < PARSER_HEAD.stop)
         heads.append((head & real).sum((1, 2)) / (head | real).sum((1, 2)))
+
     each, right = torch.cat(heads).double(), table.diagonal()
     iou = (right / (table.sum(0) + table.sum(1) - right)).tolist()
     return {
@@ -278,12 +229,55 @@ def score(parser: FaceParser, held: Labelled) -> dict[str, object]:
         "head_iou": round(float(each.mean()), 4),
         "head_iou_p10": round(float(each.quantile(0.1)), 4),
         "right": round(float(right.sum() / table.sum()), 4),
-        "iou": {name: None if math.isnan(v) else round(v, 4) for name, v in zip(LABELS, iou, strict=True)},
+        "iou": {name: None if math.isnan(v) else round(v, 4) for name, v in zip(PARSER_LABELS, iou, strict=True)},
     }
 
 
+# ---------------------------------------------------------------------------------------------------------------------
+# The recipe
+
+
+def labelled_recipe(options: argparse.Namespace) -> tuple[ParserTask, Batches, Labelled, dict[str, object]]:
+    """Task, batches, pictures for the scores and facts for the card of a training on label masks.
+
+    Raises:
+        TristyleError: unusable folders or table, or too few people.
+    """
+    everything, stems = load_labelled(Path(options.images), Path(options.masks))
+    people = people_of(options.people and Path(options.people), stems)
+    held = np.array([heldout(person) for person in people])
+    if held.all() or not held.any():
+        raise TristyleError(f"{options.images}: too few people to hold a fifth of them out. Give more pictures.")
+
+    torch.manual_seed(options.seed)
+    task = ParserTask(start_parser(options), options.lr)
+    about = {"licence": "that of the pictures it was trained on", "trained_on": int((~held).sum())}
+    return task, everything.rows(~held).batches(options.seed), everything.rows(held), about
+
+
+def partial_recipe(options: argparse.Namespace) -> tuple[ParserTask, Batches, Labelled | None, dict[str, object]]:
+    """Task, batches, pictures for the scores and facts for the card of a training without label masks.
+
+    Raises:
+        TristyleError: unusable folders.
+    """
+    photos = load_photos(Path(options.photos), Path(options.persons), Path(options.meshes))
+    held = load_labelled(Path(options.score_images), Path(options.score_masks))[0] if options.score_images else None
+    known = paint_labelled(options.portraits, options.views, options.workers)
+
+    torch.manual_seed(options.seed)
+    task = PartialLabelsTask(start_parser(options), options.lr, options.length)
+    about = {"licence": "that of the photos, masks and points", "photos": len(photos), "portraits": options.portraits}
+    return task, mixed_batches(known, photos, options.seed), held, about | {"views": options.views}
+
+
+def start_parser(options: argparse.Namespace) -> FaceParser:
+    """The parser that a training goes on from, or a new one."""
+    return FaceParser() if options.start is None else load_parser(Path(options.start))
+
+
 def train_parser(options: argparse.Namespace) -> dict[str, object]:
-    """Load, train, save in half precision, score what was saved, write the card; the scores.
+    """Load, train, save in half precision, score what was saved, write the card; returns the card.
 
     Raises:
         TristyleError: unusable folders or table.
@@ -291,41 +285,24 @@ def train_parser(options: argparse.Namespace) -> dict[str, object]:
     begun, work, out = time.time(), Path(options.work), Path(options.out)
     work.mkdir(parents=True, exist_ok=True)
     out.parent.mkdir(parents=True, exist_ok=True)
-    everything, stems = load_labelled(Path(options.images), Path(options.masks))
-    people = people_of(options.people and Path(options.people), stems)
-    held = np.array([heldout(person) for person in people])
-    if held.all() or not held.any():
-        raise TristyleError(f"{options.images}: too few people to hold a fifth of them out. Give more pictures.")
-    torch.manual_seed(options.seed)
-    task = ParserTask(FaceParser(), options.lr)
+    task, batches, held, about = (labelled_recipe if options.images else partial_recipe)(options)
+
     train = Train(images=options.length, batch=options.batch, lr=options.lr, seed=options.seed)
     runtime = Runtime(options.device, options.workers, Tracker(work))
-    batches = everything.rows(~held).batches(options.seed)
     fit(task, batches, train=train, scratch=work, runtime=runtime, label="parser")
     save_network(out, task.ema, half=True)
-    scores = score(load_parser(out), everything.rows(held))
-    digest = sha256_file(out)
-    card = {
-        "id": f"parser-{digest[:8]}",
-        "sha256": digest,
-        "input": f"RGB portraits, FFHQ-aligned or nearly so, reduced to {FaceParser.size} px inside",
-        "licence": "that of the pictures it was trained on",
-        "recipe": {"command": "python -m stages.recipes.face_parser", "trained_on": int((~held).sum())}
-        | {name: getattr(options, name) for name in ("length", "batch", "lr", "seed")},
-        "minutes": round((time.time() - begun) / 60, 1),
-        "heldout": scores,
-    }
-    write_json(out.with_suffix(".json"), card)
-    return scores
 
-
-def training_options(parser: argparse.ArgumentParser) -> None:
-    """What every training of a parser is asked."""
-    parser.add_argument("--length", type=int, default=60_000, help="pictures seen in training")
-    parser.add_argument("--batch", type=int, default=16)
-    parser.add_argument("--lr", type=float, default=2e-3)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--device", default="cpu")
+    stored = load_parser(out)
+    recipe = {name: getattr(options, name) for name in ("start", "length", "batch", "lr", "seed")}
+    return write_card(
+        out,
+        stored,
+        kind="parser",
+        command="python -m stages.recipes.face_parser",
+        about={"input": f"RGB portraits, FFHQ-aligned or nearly so, reduced to {FaceParser.size} px inside"} | about,
+        recipe=recipe | {"minutes": round((time.time() - begun) / 60, 1)},
+        heldout=None if held is None else score(stored, held),
+    )
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -335,15 +312,38 @@ def main(arguments: list[str] | None = None) -> None:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--images", required=True, help="folder of square portraits")
-    parser.add_argument("--masks", required=True, help="folder of their label masks")
     parser.add_argument("--out", required=True, help="weights to write; the card lies beside them")
-    parser.add_argument("--people", help="table of who is on which picture: columns file, person_group")
     parser.add_argument("--work", default="runs/parser", help="folder for log and training state")
-    training_options(parser)
-    parser.add_argument("--workers", type=int, default=1, help="training threads on a CPU")
+    parser.add_argument("--start", help="weights to go on from (default: drawn ones)")
+    labels = parser.add_argument_group("with label masks")
+    labels.add_argument("--images", help="folder of square portraits")
+    labels.add_argument("--masks", help="folder of their label masks")
+    labels.add_argument("--people", help="table of who is on which picture: columns file, person_group")
+    weak = parser.add_argument_group("without label masks")
+    weak.add_argument("--photos", help="folder of square portraits")
+    weak.add_argument("--persons", help="folder of soft person masks")
+    weak.add_argument("--meshes", help="npz of Face Mesh's points: files, xy, score")
+    weak.add_argument("--portraits", type=int, default=2000, help="people with truth")
+    weak.add_argument("--views", type=int, default=4, help="pictures of each")
+    weak.add_argument("--score-images", help="labelled portraits to score on")
+    weak.add_argument("--score-masks", help="their label masks")
+    training = parser.add_argument_group("training")
+    training.add_argument("--length", type=int, default=60_000, help="pictures seen")
+    training.add_argument("--batch", type=int, default=16)
+    training.add_argument("--lr", type=float, default=2e-3)
+    training.add_argument("--seed", type=int, default=0)
+    training.add_argument("--device", default="cpu")
+    training.add_argument("--workers", type=int, default=1, help="processes that make portraits; training threads")
+
+    options = parser.parse_args(arguments)
+    labelled = [options.images, options.masks]
+    weakly = [options.photos, options.persons, options.meshes]
+    if (any(labelled), any(weakly)) not in ((all(labelled), False), (False, all(weakly))) or not any(labelled + weakly):
+        parser.error("give --images and --masks, or --photos, --persons and --meshes")
+    if (options.score_images is None) != (options.score_masks is None):
+        parser.error("give --score-images and --score-masks together")
     try:
-        print(json.dumps(train_parser(parser.parse_args(arguments)), indent=1))
+        print(json.dumps(train_parser(options), indent=1))
     except TristyleError as error:
         sys.exit(f"{error}")
 

@@ -1,8 +1,8 @@
-"""The face reader's recipe: `python -m stages.recipes.face_reader` paints its own people, trains, scores and writes the
-card.
+"""The face reader's recipe: makes its own people, trains, scores and writes the card.
 
-About 15 minutes on two free cores in all; a killed run resumes. With `--images DIR --masks DIR --start FILE --out FILE`
-it fine-tunes the parsing of a reader on given head masks instead (`stages.recipes.finetune`).
+`python -m stages.recipes.face_reader`, about 15 minutes on two free cores; a killed run resumes. With `--images`,
+`--masks`, `--start` and `--out` it fine-tunes the parsing of a reader on given head masks instead
+(`stages.recipes.finetune`).
 """
 
 from __future__ import annotations
@@ -20,16 +20,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stages.core.files import sha256_file, write_json
 from stages.core.runtime import Runtime
 from stages.core.settings import Train, TristyleError
 from stages.core.tensors import to_uint8, unit
 from stages.core.tracking import Tracker
 from stages.core.weights import load_network, save_network
+from stages.datasets.people import READER_HELDOUT, READER_PEOPLE, open_people
 from stages.metrics.kid import composite_grey
-from stages.networks.face_reader import DEGREES, LABEL_COUNT, Reader
+from stages.networks.face_labels import READER_LABELS
+from stages.networks.face_reader import DEGREES, Reader
 from stages.recipes.augment import augment
-from stages.recipes.people import DOMAINS, HELDOUT, PAINTED, PHOTOS, PaintedPeople, paint_people, painter_digest
+from stages.recipes.card import write_card
+from stages.recipes.people import DOMAINS, PAINTED, PHOTOS, ReaderPictures, paint_people
 from stages.recipes.reader_score import overlay, score
 from stages.training.ema import early_decay, ema_update
 from stages.training.fit import Batches, Phase, Task, Update, epoch_order, fit, update_seed
@@ -45,7 +47,7 @@ LABEL_WEIGHTS = (0.7, 1.0, 2.0, 2.5, 1.2, 2.0, 1.0, 1.5, 1.0, 0.8, 2.0, 1.2, 1.5
 def parsing_loss(logits: Tensor, labels: Tensor) -> Tensor:
     """Weighted cross entropy plus the mean soft Dice loss over the labels that occur in the batch."""
     weights = torch.tensor(LABEL_WEIGHTS, device=logits.device)
-    target = F.one_hot(labels, LABEL_COUNT).permute(0, 3, 1, 2).float()
+    target = F.one_hot(labels, len(READER_LABELS)).permute(0, 3, 1, 2).float()
     share = logits.softmax(1)
     overlap = 2 * (share * target).sum(dim=(0, 2, 3)) + 1
     dice = 1 - overlap / (share.sum(dim=(0, 2, 3)) + target.sum(dim=(0, 2, 3)) + 1)
@@ -58,6 +60,7 @@ def contrast(identity: Tensor, person: Tensor, temperature: float = TEMPERATURE)
     Args:
         identity: [N, D] of unit length.
         person: int64 [N]; everyone has at least two pictures in the batch.
+        temperature: what cosines are divided by.
     """
     near = identity @ identity.T / temperature
     own = torch.eye(len(person), dtype=torch.bool, device=person.device)
@@ -115,7 +118,7 @@ class ReaderTask(Task):
         return {"reading": overlay(to_uint8(self.examples), reading, columns=6)}
 
 
-def people_batches(people: PaintedPeople, seed: int) -> Batches:
+def people_batches(people: ReaderPictures, seed: int) -> Batches:
     """Batches with `PER_PERSON` pictures of each person: two photos and two styled ones, views drawn anew each time."""
 
     def batches(start: int, count: int, rows: slice = slice(None)) -> dict[str, Tensor]:
@@ -134,7 +137,7 @@ def people_batches(people: PaintedPeople, seed: int) -> Batches:
 
 
 @torch.no_grad()
-def standardise(reader: Reader, people: PaintedPeople, count: int = 3000) -> None:
+def standardise(reader: Reader, people: ReaderPictures, count: int = 3000) -> None:
     """Set the features' mean and deviation from heads on grey, drawn evenly over the people and domains."""
     rows = np.linspace(0, len(people) * PAINTED - 1, min(count, len(people) * PAINTED)).astype(int)
     raw = []
@@ -147,57 +150,49 @@ def standardise(reader: Reader, people: PaintedPeople, count: int = 3000) -> Non
     reader.feature_std.copy_(features.std(0).clamp(min=1e-3))
 
 
-def write_card(path: Path, reader: Reader, scores: dict[str, object], recipe: dict[str, object]) -> None:
-    """`<weights>.json` beside the weights: what it is, how it was made, what it scores on held-out people."""
-    digest = sha256_file(path)
-    card = {
-        "id": f"reader-{digest[:8]}",
-        "sha256": digest,
-        "bytes": path.stat().st_size,
-        "parameters": sum(p.numel() for p in reader.parameters()),
-        "input": "float32 RGB [N, 3, H, W] in [-1, 1], any size, reduced to 64 px inside",
-        "licence": "Apache-2.0",
-        "data": "painted people only; no picture of a real person",
-        "recipe": recipe,
-        "heldout": scores,
-    }
-    write_json(path.with_suffix(".json"), card)
-
-
 def train_reader(options: argparse.Namespace) -> None:
     """Paint, train, standardise, save in half precision, score what was saved, write the card."""
-    begun = time.time()
-    work = Path(options.work)
+    begun, work = time.time(), Path(options.work)
     work.mkdir(parents=True, exist_ok=True)
-    people = paint_people(work, 0, options.people, options.workers)
-    painter = painter_digest()[:8]
-    held = paint_people(work, HELDOUT, options.heldout, options.workers)
+    people = paint_people(work, READER_PEOPLE, options.people, options.workers)
+    held = paint_people(work, READER_HELDOUT, options.heldout, options.workers)
+
     torch.manual_seed(options.seed)
     task = ReaderTask(Reader(), options.lr, held.batch(np.arange(3 * PAINTED))["image"])
     train = Train(images=options.length, batch=BATCH, lr=options.lr, seed=options.seed, preview_images=12_000)
     runtime = Runtime("cpu", options.workers, Tracker(work))
     fit(task, people_batches(people, options.seed), train=train, scratch=work, runtime=runtime, label="reader")
+
     reader = task.ema.eval()
     standardise(reader, people)
     out = Path(options.out)
     save_network(out, reader, half=True)
     stored = load_network(out)
     assert isinstance(stored, Reader)
-    scores = score(stored, held)
-    recipe = {
-        "command": "python -m stages.recipes.face_reader",
-        "painter": painter,
-        "people": options.people,
-        "pictures_a_person": PAINTED,
-        "images_seen": options.length,
-        "batch": BATCH,
-        "lr": options.lr,
-        "seed": options.seed,
-        "heldout_people": options.heldout,
-        "minutes": round((time.time() - begun) / 60, 1),
-    }
-    write_card(out, stored, scores, recipe)
-    print(json.dumps(scores, indent=1))
+    card = write_card(
+        out,
+        stored,
+        kind="reader",
+        command="python -m stages.recipes.face_reader",
+        about={
+            "input": "float32 RGB [N, 3, H, W] in [-1, 1], any size, reduced to 64 px inside",
+            "licence": "Apache-2.0",
+            "data": "people with truth only; no picture of a real person",
+        },
+        recipe={
+            "source": open_people().id,
+            "people": options.people,
+            "pictures_a_person": PAINTED,
+            "images_seen": options.length,
+            "batch": BATCH,
+            "lr": options.lr,
+            "seed": options.seed,
+            "heldout_people": options.heldout,
+            "minutes": round((time.time() - begun) / 60, 1),
+        },
+        heldout=score(stored, held),
+    )
+    print(json.dumps(card["heldout"], indent=1))
 
 
 def main(arguments: list[str] | None = None) -> None:

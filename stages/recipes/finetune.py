@@ -18,17 +18,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from stages.core.files import sha256_file, write_json
 from stages.core.images import IMAGE_SUFFIXES, write_image
 from stages.core.runtime import Runtime
 from stages.core.settings import Train, TristyleError
 from stages.core.tensors import mask_tensor, to_tensor
 from stages.core.tracking import Tracker
 from stages.core.weights import save_network
-from stages.datasets.folders.stage import heldout, read_mask, read_whole
+from stages.datasets.folders.stage import heldout
+from stages.datasets.pictures import read_mask, read_whole
 from stages.metrics.pixel import head_iou
 from stages.networks.face_reader import DEGREES, SIZE, Reader, load_reader
 from stages.recipes.augment import affine, recolour, soften, warp
+from stages.recipes.card import write_card
 from stages.recipes.reader_score import overlay
 from stages.training.ema import early_decay, ema_update
 from stages.training.fit import Phase, Task, Update, epoch_order, fit
@@ -122,13 +123,18 @@ def finetune(options: argparse.Namespace) -> None:
     last = task.ema.eval().read(to_tensor(pictures[held]))
     save_network(out, task.ema, half=True)
     truth = mask_tensor(masks[held])
-    scores = {
-        "trained_on": len(trained),
-        "heldout": int(held.sum()),
-        "head_iou_before": round(float(head_iou(first.mask, truth).mean()), 4),
-        "head_iou": round(float(head_iou(last.mask, truth).mean()), 4),
-        "id": f"reader-{sha256_file(out)[:8]}",
-    }
-    write_json(out.with_suffix(".json"), scores)
+    card = write_card(
+        out,
+        task.ema,
+        kind="reader",
+        command="python -m stages.recipes.face_reader --images DIR --masks DIR --out FILE",
+        about={"licence": "that of the pictures and masks it was trained on", "trained_on": len(trained)},
+        recipe={name: getattr(options, name) for name in ("start", "length", "lr", "seed")},
+        heldout={
+            "pictures": int(held.sum()),
+            "head_iou_before": round(float(head_iou(first.mask, truth).mean()), 4),
+            "head_iou": round(float(head_iou(last.mask, truth).mean()), 4),
+        },
+    )
     write_image(work / "heldout.png", overlay(pictures[held][:32], last))
-    print(json.dumps(scores, indent=1))
+    print(json.dumps(card, indent=1))

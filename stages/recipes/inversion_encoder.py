@@ -18,27 +18,28 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stages.core.files import data_file, sha256_file, write_json
+from stages.core.files import data_file
 from stages.core.images import grid, write_image
 from stages.core.runtime import Runtime
 from stages.core.settings import Train, TristyleError
 from stages.core.tensors import to_tensor, to_uint8
 from stages.core.tracking import Tracker
 from stages.core.weights import load_network, save_network
-from stages.datasets.painted.paint import paint
-from stages.datasets.painted.person import HELDOUT_PEOPLE, TRAIN_PEOPLE, sample_person, sample_view
+from stages.datasets.people import HELDOUT_PEOPLE, TRAIN_PEOPLE, open_people
 from stages.metrics.geometry import correspondence
 from stages.networks.encoder import Encoder
 from stages.networks.face_reader import Reader, load_reader
 from stages.networks.latents import SHIPPED_ENCODER, load_encoder
 from stages.networks.stylegan2 import Generator
+from stages.recipes.card import write_card
 from stages.style.inversion.e4e import Encode, train_encoder
 from stages.style.inversion.optimise import Project, decode, perceptual_distance, pixel_distance, project, refinement
 
 
 def paint_photos(first: int, count: int) -> np.ndarray:
-    """Painted photos uint8 [count, 64, 64, 3] of people `first`, `first` + 1, ..., each in one view."""
-    return np.stack([paint(sample_person(who), sample_view(who, 0), 64).image for who in range(first, first + count)])
+    """Photos uint8 [count, 64, 64, 3] of the embedded people `first`, `first` + 1, ..., each in one view."""
+    people = open_people()
+    return np.stack([people.photo(who, 0, 64).image for who in range(first, first + count)])
 
 
 @torch.no_grad()
@@ -52,6 +53,7 @@ def likeness(reader: Reader, images: Tensor, photos: Tensor) -> dict[str, float]
     """
     perceptual = perceptual_distance(reader.encode(images), reader.encode(photos)).mean()
     l2 = pixel_distance(images, photos).mean()
+
     drawn, given = reader.read(images), reader.read(photos)
     turned = correspondence(drawn.pose, given.pose)
     smile = correspondence(drawn.expression, given.expression)[0]
@@ -93,9 +95,11 @@ def compare(
         **{f"encoder + {steps}": (refinement(steps), encoded) for steps in after},
         **{f"W+ {steps}": (Project(steps=steps), None) for steps in alone},
     }
+
     for name, (plan, start) in plans.items():
         begun = time.process_time()
         arms[name] = project(generator, images, plan, start, reader.encode), time.process_time() - begun
+
     table, columns = {}, [photos]
     for name, (ws, seconds) in arms.items():
         with torch.no_grad():
@@ -114,46 +118,45 @@ def print_table(table: dict[str, dict[str, float]]) -> None:
         print(f"{name:<14}" + "".join(f"{row[key]:12.4f}" for key in keys))
 
 
-def write_card(path: Path, encoder: Encoder, settings: Encode, people: int, scores: dict[str, float]) -> None:
-    """`<weights>.json` beside the weights: what it is, how it was made, what it scores on held-out people."""
-    write_json(
-        path.with_suffix(".json"),
-        {
-            "file": path.name,
-            "what": "encoder of the shipped base generator: painted photo -> ws in one pass, float16",
-            "sha256": sha256_file(path),
-            "bytes": path.stat().st_size,
-            "parameters": sum(p.numel() for p in encoder.parameters()),
-            "generator": encoder.generator,
-            "input": "float32 RGB [N, 3, H, W] in [-1, 1], any size, resized to 64 px inside",
-            "recipe": {"command": "python -m stages.recipes.inversion_encoder", "people": people} | asdict(settings),
-            "images_seen": settings.train.images,
-            "heldout": scores,
-            "licence": "Apache-2.0; trained on pictures that stages/datasets/painted/paint.py drew, of nobody",
-        },
-    )
-
-
 def recipe(options: argparse.Namespace) -> None:
     """Paint, train, save in half precision, score what was saved, write the card."""
-    work, out = Path(options.work), Path(options.out)
+    begun, work, out = time.time(), Path(options.work), Path(options.out)
     work.mkdir(parents=True, exist_ok=True)
     cache = work / f"photos_{options.people}.npy"
     if not cache.exists():
         np.save(cache, paint_photos(TRAIN_PEOPLE, options.people))
+
     generator, reader = _base(), load_reader()
     settings = Encode(
         train=Train(images=options.images, batch=8, lr=options.lr, seed=options.seed, preview_images=4000)
     )
     runtime = Runtime("cpu", options.workers, Tracker(work))
     encoder = train_encoder(generator, np.load(cache), settings, work, runtime, reader)
+
+    # What is saved is what is scored.
     save_network(out, encoder, half=True)
     stored = load_encoder(generator, out)
     assert stored is not None
     photos = to_tensor(paint_photos(HELDOUT_PEOPLE, options.heldout))
     with torch.no_grad():
         scores = likeness(reader, decode(generator, stored(photos)), photos)
-    write_card(out, stored, settings, options.people, {"photos": options.heldout} | scores)
+    write_card(
+        out,
+        stored,
+        kind="encoder",
+        command="python -m stages.recipes.inversion_encoder",
+        about={
+            "what": "encoder of the shipped base generator: photo -> ws in one pass, float16",
+            "generator": stored.generator,
+            "input": "float32 RGB [N, 3, H, W] in [-1, 1], any size, resized to 64 px inside",
+            "licence": "Apache-2.0",
+            "data": "people with truth only; no picture of a real person",
+        },
+        recipe={"source": open_people().id, "people": options.people}
+        | asdict(settings)
+        | {"minutes": round((time.time() - begun) / 60, 1)},
+        heldout={"photos": options.heldout} | scores,
+    )
     print(json.dumps(scores, indent=1))
 
 
@@ -181,6 +184,7 @@ def main(arguments: list[str] | None = None) -> None:
         if options.compare is None:
             recipe(options)
             return
+
         generator = _base()
         encoder = load_encoder(generator, Path(options.out))
         if encoder is None:

@@ -1,16 +1,14 @@
-"""The painted people that the face reader is trained and scored on, painted once into a cache.
+"""The pictures that the face reader is trained and scored on, made once into a cache.
 
-Everyone is painted eight times, every time in another view: four photos, two comics, one clay figure, one sketch. The
-people are the reader's own: no stage paints anyone with these numbers.
+Everyone is seen eight times, every time in another view: four photos, two comics, one clay figure, one sketch. The
+people are the reader's own (`READER_PEOPLE`): no stage draws anyone with these numbers.
 """
 
 from __future__ import annotations
 
 import hashlib
-import multiprocessing
-import os
+import io
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import cv2
@@ -18,21 +16,22 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from stages.core.files import write_bytes
 from stages.core.tensors import to_tensor
-from stages.datasets.painted import paint as painter
-from stages.datasets.painted.person import READER_PEOPLE, sample_person, sample_view
-from stages.networks.face_reader import HEAD_LABELS, SIZE
+from stages.core.workers import in_order
+from stages.datasets.people import open_people
+from stages.networks.face_labels import READER_HEAD
+from stages.networks.face_reader import SIZE
 
 DOMAINS = ("photo", "comic", "clay", "sketch")
 COLUMNS = ("photo", "photo", "photo", "photo", "comic", "comic", "clay", "sketch")
 PAINTED = len(COLUMNS)  # pictures of each person; the column's number is the view
 PHOTOS = COLUMNS.count("photo")
-HELDOUT = 900_000  # offset of the people who only score
 
 
 @dataclass
-class PaintedPeople:
-    """Painted people, `PAINTED` consecutive pictures each.
+class ReaderPictures:
+    """Pictures of people with truth, `PAINTED` consecutive ones each.
 
     Attributes:
         images: uint8 [N, 64, 64, 3]; labels: uint8 [N, 64, 64].
@@ -64,49 +63,37 @@ class PaintedPeople:
 
     def head_mask(self, rows: np.ndarray) -> Tensor:
         """Hard head masks: float32 [N, 1, 64, 64]."""
-        return torch.from_numpy(np.isin(self.labels[rows], HEAD_LABELS))[:, None].float()
+        return torch.from_numpy(np.isin(self.labels[rows], READER_HEAD))[:, None].float()
 
 
-def _paint(number: int, offset: int) -> dict[str, np.ndarray]:
+def _pictures(person: int) -> dict[str, np.ndarray]:
     """All pictures of one person."""
     cv2.setNumThreads(1)
-    who = READER_PEOPLE + offset + number
-    person = sample_person(who)
-    pictures = [painter.paint(person, sample_view(who, view), SIZE, name) for view, name in enumerate(COLUMNS)]
+    people = open_people()
+    pictures = [
+        people.photo(person, view, SIZE) if name == "photo" else people.styled(person, view, name, SIZE)
+        for view, name in enumerate(COLUMNS)
+    ]
     given = [picture.attributes for picture in pictures]
     return {
         "images": np.stack([picture.image for picture in pictures]),
         "labels": np.stack([picture.parsing for picture in pictures]),
-        # The painter counts from the first pixel's centre, shares from the frame's edge.
+        # Landmarks are counted from the first pixel's centre, shares from the frame's edge.
         "landmarks": (np.stack([picture.landmarks for picture in pictures]).astype(np.float32) + 0.5) / SIZE,
         "pose": np.array([[a["yaw"], a["pitch"]] for a in given], np.float32),
         "expression": np.array([[a["smile"], a["mouth_open"], a["eye_open"]] for a in given], np.float32),
     }
 
 
-def painter_digest() -> str:
-    """Digest of the painter's source: people painted by another painter are painted again."""
-    folder = Path(painter.__file__).parent
-    digest = hashlib.sha256("/".join(COLUMNS).encode())
-    for path in sorted([*folder.glob("painter*.py"), folder / "person.py"]):
-        digest.update(path.read_bytes())
-    return digest.hexdigest()
-
-
-def paint_people(folder: Path, offset: int, count: int, workers: int) -> PaintedPeople:
-    """Paint `count` people from READER_PEOPLE + offset on, or read them from the cache in `folder`."""
-    path = folder / f"people_{offset}_{count}_{painter_digest()[:8]}.npz"
+def paint_people(folder: Path, first: int, count: int, workers: int) -> ReaderPictures:
+    """Make the pictures of `count` people from number `first` on, or read them from the cache in `folder`."""
+    source = hashlib.sha256("/".join([open_people().id, *COLUMNS]).encode()).hexdigest()[:8]
+    path = folder / f"people_{first}_{count}_{source}.npz"
     if not path.exists():
-        paint = partial(_paint, offset=offset)
-        if workers > 1:
-            # Spawned, not forked: torch's threads do not survive a fork.
-            with multiprocessing.get_context("spawn").Pool(workers) as pool:
-                parts = pool.map(paint, range(count), chunksize=8)
-        else:
-            parts = [paint(number) for number in range(count)]
+        parts = list(in_order(_pictures, range(first, first + count), workers, ahead=8, processes=True))
         arrays = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-        temporary = path.with_suffix(".tmp.npz")
-        np.savez(temporary, allow_pickle=False, **arrays)
-        os.replace(temporary, path)
+        packed = io.BytesIO()
+        np.savez(packed, allow_pickle=False, **arrays)
+        write_bytes(path, packed.getvalue(), sync=False)
     with np.load(path) as stored:
-        return PaintedPeople(**stored)
+        return ReaderPictures(**stored)

@@ -12,8 +12,9 @@ from stages.core.images import grid
 from stages.metrics.geometry import expression_difference, landmark_error
 from stages.metrics.identity import same_person_auc
 from stages.metrics.pixel import head_iou
-from stages.networks.face_reader import LABEL_COUNT, FaceReading, Reader
-from stages.recipes.people import DOMAINS, PAINTED, PaintedPeople
+from stages.networks.face_labels import READER_LABELS
+from stages.networks.face_reader import FaceReading, Reader
+from stages.recipes.people import DOMAINS, PAINTED, ReaderPictures
 
 COLOURS = np.array([
     (0, 0, 0), (255, 205, 160), (120, 60, 20), (60, 120, 255), (255, 150, 90), (220, 30, 60), (110, 60, 160),
@@ -23,8 +24,9 @@ COLOURS = np.array([
 
 def label_iou(labels: Tensor, truth: Tensor) -> Tensor:
     """IoU of each label over a whole set: int64 [N, H, W] twice -> [13]; NaN for a label that occurs in neither."""
-    pairs = torch.bincount((truth * LABEL_COUNT + labels).flatten(), minlength=LABEL_COUNT**2)
-    table = pairs.view(LABEL_COUNT, LABEL_COUNT).double()
+    count = len(READER_LABELS)
+    pairs = torch.bincount((truth * count + labels).flatten(), minlength=count**2)
+    table = pairs.view(count, count).double()
     return table.diagonal() / (table.sum(0) + table.sum(1) - table.diagonal())
 
 
@@ -34,7 +36,7 @@ def blurred(images: Tensor, side: int = 24) -> Tensor:
     return F.interpolate(small, images.shape[-2:], mode="bilinear", align_corners=False)
 
 
-def score(reader: Reader, people: PaintedPeople) -> dict[str, object]:
+def score(reader: Reader, people: ReaderPictures) -> dict[str, object]:
     """Scores per domain (`photo`, the styles, and `photo, blurred`) and of identity across views and domains.
 
     parsing_miou: mean over all labels; head_iou; landmark_nme: over the distance of the outer eye corners;
@@ -48,11 +50,13 @@ def score(reader: Reader, people: PaintedPeople) -> dict[str, object]:
         chosen = everything["domain"] == number
         if chosen.any():
             scores[name] = _domain_scores(reading, everything, people.head_mask(np.arange(len(chosen))), chosen)
+
     photos = everything["domain"] == 0
     soft = reader.read(blurred(everything["image"][photos]))
     truth = {key: value[photos] for key, value in everything.items()}
     mask = people.head_mask(np.flatnonzero(photos.numpy()))
     scores["photo, blurred"] = _domain_scores(soft, truth, mask, torch.ones(len(mask), dtype=torch.bool))
+
     by_person = reading.identity.view(len(people), PAINTED, -1)
     ids = torch.arange(len(people))
     domain = everything["domain"].view(len(people), PAINTED)[0]
@@ -85,6 +89,8 @@ def overlay(images: np.ndarray, reading: FaceReading, columns: int = 8, side: in
     Args:
         images: uint8 [N, H, W, 3].
         reading: the reader's answer for them.
+        columns: pictures a row.
+        side: of a picture on the sheet, px.
 
     Returns:
         uint8 [H', W', 3]

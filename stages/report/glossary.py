@@ -63,6 +63,8 @@ MEASURES = (
     Measure(r".*_correspondence", "-1–1", "higher", "does pose (expression) follow the base's picture of the latent"),
     Measure(r"memorised_share", "0–1", "lower", "nearer to a training picture than 1 % of real pictures are"),
     Measure(r"broken_share", "0–1", "lower", "heads fallen apart, by a gate fitted to real pictures"),
+    Measure(r"background_clusters", "", "higher", "effective number of colours behind the heads"),
+    Measure(r"background_spread", "Lab", "higher", "deviation over the set of a place behind the head"),
     Measure(r"leak_.*", "0–1", "lower", "the augmentation shows in samples; 1: as often as the discriminator sees it"),
     Measure(r".*coverage.*", "×", "higher", "variety of poses and expressions over the base generator's"),
     Measure(r"distribution_distance", "0–1", "lower", "total variation of the worst attribute from its target"),

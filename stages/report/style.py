@@ -1,7 +1,7 @@
 """Stage one on the report's page: what was fused and chosen, what the style set holds, and what it was made from.
 
 Everything is read from files of the style artifact (`pareto.json`, `ladder.json`, `distribution.json`, `lineage.json`,
-`sampling.json`, sheets); what a run did not make is left out.
+sheets); what a run did not make is left out.
 """
 
 from __future__ import annotations
@@ -25,14 +25,6 @@ RICHNESS = {
     "pose_correspondence": "pose kept",
     "recall": "recall",
 }
-WAYS = (
-    ("candidates", "candidates"),
-    ("accepted", "accepted"),
-    ("useful_per_cpu_second", "useful a CPU second"),
-    ("pose_bins", "pose bins"),
-    ("background_clusters", "background colours"),
-    ("background_spread", "background spread"),
-)
 
 
 def style_parts(style: Artifact) -> list[str]:
@@ -44,7 +36,6 @@ def style_parts(style: Artifact) -> list[str]:
         _heading("Inverted photos", _picture(style, "inversion.png", "photo, its inversion, the same latent fused")),
         _heading("Edits", _picture(style, "edits.png", "edited faces")),
         *_distribution(_json(style.path / "distribution.json")),
-        _heading("Two ways to sample", _ways(_json(style.path / "sampling.json"))),
         _heading("Augmentations in the samples", _leaks(style.metrics)),
         _heading("Left out of the set", _picture(style, "rejects.png", "rejected samples")),
     ]
@@ -148,13 +139,6 @@ def _distribution(found: Mapping[str, Any] | None) -> list[str]:
     lead = f"{number(found['accepted'])} of {number(found['candidates'])} sound candidates accepted"
     lead += f"; target: {found['target']}, the worst attribute {100 * found['distance']:.1f} % off." if steered else "."
     return ["<h3>Which faces the set holds</h3>", note(lead), f'<div class="charts">{"".join(charts)}</div>']
-
-
-def _ways(found: Mapping[str, Mapping[str, float]] | None) -> str:
-    if not found:
-        return ""
-    rows = [(escape(way), *(number(values[key]) for key, _ in WAYS)) for way, values in found.items()]
-    return table(("way", *(name for _, name in WAYS)), rows, numeric=range(1, 1 + len(WAYS)))
 
 
 def _leaks(metrics: Mapping[str, Any]) -> str:

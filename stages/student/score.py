@@ -10,9 +10,7 @@ from torch import Tensor, nn
 
 from stages.core.artifact import Artifact
 from stages.core.tensors import mask_tensor, to_tensor, to_uint8, unit
-from stages.datasets.painted.motion import moving
-from stages.datasets.painted.paint import SIZES
-from stages.datasets.painted.person import HELDOUT_PEOPLE
+from stages.datasets.people import HELDOUT_PEOPLE, open_people
 from stages.metrics.clarity import clarity_ratios
 from stages.metrics.flicker import flicker
 from stages.metrics.heldout import BATCH, HeldOut, HeldOutView, heldout_kid, ratio_of_means, read_if_all, score_pictures
@@ -107,7 +105,7 @@ def _clarity(own: np.ndarray, wanted: np.ndarray, heads: np.ndarray) -> dict[str
 
 
 def steadiness(student: nn.Module, size: int, device: str, first: int = HELDOUT_PEOPLE) -> dict[str, float]:
-    """Flicker of a student's heads on painted motion with known flow; {} at a size that the painter does not reach.
+    """Flicker of a student's heads on motion with known flow; {} at a size that the embedded people do not reach.
 
     The people are the same whatever the student was trained on, so that two students are compared on one film.
 
@@ -115,13 +113,14 @@ def steadiness(student: nn.Module, size: int, device: str, first: int = HELDOUT_
         student: the network.
         size: side of the frames, px.
         device: where the student is.
-        first: number of the first painted person.
+        first: number of the first person.
     """
-    if not SIZES[0] <= size <= SIZES[1]:
+    people = open_people()
+    if not people.sizes[0] <= size <= people.sizes[1]:
         return {}
     values = []
     for person in range(first, first + MOVING):
-        film = moving(person, size, FRAMES)
+        film = people.moving(person, size, FRAMES)
         shown = to_uint8(apply_student(student, film.frames, device))
         values.append(flicker(list(film.frames), list(shown), list(film.flows), list(film.heads[1:])))
     return {"flicker": float(np.mean(values))}

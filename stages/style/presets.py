@@ -1,8 +1,8 @@
 """The published training settings of StyleGAN2-ADA as one table, and `auto`, which derives them from size and GPUs.
 
-Source: arXiv 2006.06676 (appendix C) and the settings that its official training program names. Each is also a file in
-conf/style/recipe/; a test holds the two together. Neither torch nor Hydra is imported here: `value` is what a yaml file
-calls as ``${published:KEY,${data.size},${style.start}}``.
+Source: arXiv 2006.06676 (appendix C) and the settings that its official training program names. The yaml file of
+`style/recipe=published` takes its numbers from here: it calls `value` as
+``${published:KEY,${style.preset},${data.size},${style.start}}``. Neither torch nor Hydra is imported here.
 """
 
 from __future__ import annotations
@@ -46,18 +46,20 @@ class Published:
 
 
 TABLE = {
-    "stylegan2": Published(batch=32, mbstd_group=4, fmaps=1, lr=0.002, r1_gamma=10, ema_images=10_000),
-    "paper256": Published(batch=64, mbstd_group=8, fmaps=0.5, lr=0.0025, r1_gamma=1, ema_images=20_000),
+    "stylegan2": Published(batch=32, mbstd_group=4, fmaps=1, lr=0.002, r1_gamma=10.0, ema_images=10_000),
+    "paper256": Published(batch=64, mbstd_group=8, fmaps=0.5, lr=0.0025, r1_gamma=1.0, ema_images=20_000),
     "paper512": Published(batch=64, mbstd_group=8, fmaps=1, lr=0.0025, r1_gamma=0.5, ema_images=20_000),
-    "paper1024": Published(batch=32, mbstd_group=4, fmaps=1, lr=0.002, r1_gamma=2, ema_images=10_000),
+    "paper1024": Published(batch=32, mbstd_group=4, fmaps=1, lr=0.002, r1_gamma=2.0, ema_images=10_000),
 }
+AUTO = "auto"
+PRESETS = (AUTO, *TABLE)
 
 
 def auto(size: int, gpus: int = 1) -> Published:
     """The setting that ``auto`` derives for images of `size` px on `gpus` GPUs.
 
     Raises:
-        ConfigError: a size that is no power of two, or no GPU at all.
+        ConfigError: a size that is not a power of two, or no GPU at all.
     """
     image_size("size", size, 8, 4096)
     if gpus < 1:
@@ -74,23 +76,23 @@ def auto(size: int, gpus: int = 1) -> Published:
     )
 
 
-def value(key: str, size: int, start: str = "scratch") -> int | float | None:
-    """One number of `auto` on one GPU, or of what every setting shares, for a yaml file.
+def value(key: str, preset: str, size: int, start: str = "scratch") -> int | float | None:
+    """One number of a published setting, for a yaml file.
 
     Args:
-        key: a field of `Published`, ``channel_base``, ``ada_images`` or ``ema_ramp`` (null: no ramp).
+        key: a field of `Published`, ``channel_base``, ``ada_images`` or ``ema_ramp`` (None: no ramp).
+        preset: ``auto`` (on one GPU), or a row of `TABLE`.
         size: of the images, px.
         start: as in the stage style: anything but ``scratch`` is a transfer.
 
     Raises:
-        ConfigError: an unknown key, or a size that is no power of two.
+        ConfigError: an unknown key or preset, or a size that is not a power of two.
     """
+    choice("style.preset", preset, PRESETS)
+    setting = auto(size) if preset == AUTO else TABLE[preset]
     transfer = start != "scratch"
-    shared = {
-        "ada_images": ADA_IMAGES["transfer" if transfer else "scratch"],
-        "ema_ramp": None if transfer else EMA_RAMP,
-    }
-    setting = auto(size)
-    own = {name: getattr(setting, name) for name in (*Published.__dataclass_fields__, "channel_base")}
-    choice("published", key, {**own, **shared})
-    return {**own, **shared}[key]
+    numbers = {name: getattr(setting, name) for name in (*Published.__dataclass_fields__, "channel_base")}
+    numbers["ada_images"] = ADA_IMAGES["transfer" if transfer else "scratch"]
+    numbers["ema_ramp"] = EMA_RAMP if preset == AUTO and not transfer else None
+    choice("published", key, numbers)
+    return numbers[key]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -13,29 +12,25 @@ from torch import Tensor
 
 from stages.core.artifact import SCRATCH, Artifact
 from stages.core.files import data_file
-from stages.core.images import load_images, load_masks, write_image
+from stages.core.images import LazyImages, load_images, load_masks
 from stages.core.runtime import Runtime
-from stages.core.settings import ConfigError, Train, TristyleError, number
+from stages.core.settings import ConfigError, Train, TristyleError, choice, number
 from stages.core.tensors import mask_tensor, to_tensor
-from stages.core.weights import save_network
-from stages.networks.face_reader import Reader, load_reader, reader_file
-from stages.networks.latents import SHIPPED_ENCODER, decode, latents, load_generator
+from stages.networks.face_reader import reader_file
+from stages.networks.latents import SHIPPED_ENCODER, load_generator
 from stages.networks.stylegan2 import Discriminator, Generator
-from stages.style.augmentation_leak import detect
-from stages.style.editing.directions import Edit, Edited, find_directions, save_directions
-from stages.style.editing.recolour import Recolour, finisher
-from stages.style.editing.sheet import EDIT_ALPHAS, Row, edited_rows, layout
+from stages.style.editing.directions import Edit
+from stages.style.editing.recolour import Recolour
+from stages.style.finish import Augmented, StyleNetworks, finish, target_pictures
 from stages.style.fusion.fuse import Fusion, fuse, relative_distance
-from stages.style.fusion.library import strip
-from stages.style.fusion.lineage import Lineage, lineage, of_artifact, of_file
-from stages.style.fusion.sweep import Sweep, run_sweep, write_sweep
+from stages.style.fusion.library import Lineage, of_artifact, of_file
+from stages.style.fusion.sweep import Sweep, run_sweep
+from stages.style.fusion.write import write_sweep
 from stages.style.grow import grow, widen
-from stages.style.inversion.compare import compare
-from stages.style.inversion.encoder import Invert, invert_photos
-from stages.style.sampling.candidates import Candidates, Inverted, Sampling, Seeds, draw
-from stages.style.sampling.filters import References
-from stages.style.sampling.score import load, score
-from stages.style.sampling.write import SetSummary, write_style_set
+from stages.style.inversion.encoder import Invert
+from stages.style.presets import PRESETS
+from stages.style.sampling.candidates import Sampling
+from stages.style.sampling.score import load
 from stages.style.stylegan2_ada import Ada, Recipe, StyleGAN2
 from stages.style.weights.convert import open_pair, partner
 from stages.training import distributed
@@ -44,10 +39,6 @@ from stages.training.fit import epoch_order, fit, keep_state, update_seed
 BASES = {size: f"base{size}_generator.safetensors" for size in (64, 128)}
 STATE = "training.ckpt"
 STRIP_ALPHAS = (0.25, 0.5, 0.75)
-SHOWN = 8  # latents on fusion.png
-LEAK_SAMPLES = 300
-EDITED = 3  # people on edits.png
-COMPARED = 256  # candidates of each way of sampling that are compared
 
 
 @dataclass(kw_only=True)
@@ -89,6 +80,7 @@ class StyleStage:
         network: sizes for ``scratch``; a start that grows takes more channels where `channel_base` allows them.
         train, recipe, ada: the training; `ada` null for none.
         mirror: train on mirrored images too.
+        preset: the published setting that `style/recipe=published` takes its numbers from; None: of another recipe.
         fusion: how the result is fused with its source (not for `start: scratch` or `target: photo`).
         sweep: fusions to measure and choose from; null for none. With `sweep.choose` the choice replaces `fusion`.
         sampling: the style set drawn from the fused generator.
@@ -114,14 +106,17 @@ class StyleStage:
     grow: bool = False
     resume: bool = False
     keep_state: bool = True
+    preset: str | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
         if not isinstance(self.target, str) or not self.target:
-            raise ConfigError("target", f"{self.target!r} is no name", "Give photo or the name of a style")
+            raise ConfigError("target", f"{self.target!r} is not a name", "Give photo or the name of a style")
         for key in ("grow", "resume"):
             if getattr(self, key) and self.start == "scratch":
                 raise ConfigError(key, "there is nothing to start from", "Set style.start to a style artifact")
+        if self.preset is not None:
+            choice("preset", self.preset, PRESETS)
         if self.resume and not (Path(self.start) / STATE).exists():
             raise ConfigError("resume", f"{self.start} holds no {STATE}", "Set style.start to a style artifact")
         group = self.network.mbstd_group if self.start == "scratch" else 4
@@ -154,48 +149,54 @@ class StyleStage:
     def run(self, inputs: dict[str, Artifact], out: Path, runtime: Runtime) -> dict[str, Any]:
         """Train, fuse, sample, measure; see the table of artifacts in the README for what is written."""
         data = inputs["data"]
-        images = load_images(_pictures(data, self.target), runtime.workers)
+        paths = target_pictures(data, self.target)
+        images = LazyImages(paths, runtime.workers)
         source, task = self._train(images, out, runtime)
         if self.keep_state:
             keep_state(out / SCRATCH, "style", out / STATE)
-        transferred = task.ema.cpu()
+
+        transferred, p = task.ema.cpu(), float(task.augment.p)
         fused, chosen = self._fuse(source, transferred, data, out, runtime)
-        networks = {"generator": fused, "source": source or transferred, "transferred": transferred}
-        for name, network in (networks | {"discriminator": task.discriminator.cpu()}).items():
-            save_network(out / f"{name}.safetensors", network)
-        how = "scratch" if source is None else "transfer"
-        lineage(out, how, self.target, self._parents(images.shape[1]), {"fusion": chosen and asdict(chosen)})
-        z = latents(fused.z_dim, list(range(self.sampling.seed, self.sampling.seed + SHOWN)))
-        write_image(out / "fusion.png", strip(_columns(source, transferred, fused), z, self.sampling.psi))
-        kept = self._sample(fused, source, data, out, runtime)
-        metrics = {
-            **kept.metrics,
-            "ada_p": float(task.augment.p),
-            "distance": relative_distance(networks["source"], fused),
-        }
-        return (
-            metrics
-            | self._leaks(transferred, images, metrics["ada_p"])
-            | score(data, self.target, kept.drawn, kept.source, runtime)
-        )
+        augmented = None
+        if self.ada is not None:
+            seen = load_images(paths, runtime.workers)
+            augmented = Augmented(images=seen, pipe=self.ada.pipe, p=p, seed=self.seed)
+        networks = StyleNetworks(
+            generator=fused, transferred=transferred, source=source,
+            others={"discriminator": task.discriminator.cpu()},
+            how="scratch" if source is None else "transfer",
+            parents=self._parents(images.shape[1]), settings={"fusion": chosen and asdict(chosen)},
+            columns=_columns(source, transferred, fused),
+            augmented=augmented,
+        )  # fmt: skip
+        metrics = finish(
+            networks, data, self.target, self.sampling, out, runtime,
+            invert=self.invert, edit=self.edit, recolour=self.recolour,
+        )  # fmt: skip
+        return metrics | {"ada_p": p}
 
     def join(self, inputs: dict[str, Artifact], out: Path, runtime: Runtime) -> None:
         """The training alone, which writes nothing: for all processes of a torchrun but the first."""
-        self._train(load_images(_pictures(inputs["data"], self.target), runtime.workers), out, runtime)
+        self._train(LazyImages(target_pictures(inputs["data"], self.target), runtime.workers), out, runtime)
 
-    def _train(self, images: np.ndarray, out: Path, runtime: Runtime) -> tuple[Generator | None, StyleGAN2]:
+    def _train(self, images: LazyImages, out: Path, runtime: Runtime) -> tuple[Generator | None, StyleGAN2]:
         """The source (none from scratch) and the finished training."""
         torch.manual_seed(update_seed(self.seed, 0, "initial weights"))
         generator, discriminator = self._networks(images.shape[1])
+
+        # A file may bring another group size than the settings have.
         group = discriminator.b4.mbstd_group_size  # a file may bring another one
         if self.train.batch % self._unit(group):
             raise TristyleError(
                 f"style.train.batch: {self.train.batch} is not a multiple of {self._unit(group)}; {self.start}'s "
                 f"discriminator compares {group} pictures. Choose a multiple of {self._unit(group)}."
             )
+
+        # The source is what the transfer starts from; a resumed training has kept its own.
         source = None if self.start == "scratch" else _copy(generator)
         if self.resume:  # what this training goes on from had a source of its own
             source = load_generator(Path(self.start) / "source.safetensors")
+
         task = StyleGAN2(
             generator, discriminator, self.train.lr, self.recipe, self.ada, seed=self.seed, ladder=out / "ladder"
         )
@@ -209,11 +210,14 @@ class StyleStage:
         """Generator and discriminator to start from, for images of `size` px."""
         if self.start == "scratch":
             return self.network.build(size)
+
+        # A grown start has half the data's resolution.
         wanted = size // 2 if self.grow else size
         path = data_file(BASES.get(wanted, BASES[64])) if self.start == "base" else Path(self.start)
         pair = open_pair(path)
         generator, discriminator = pair.generator, pair.discriminator
         assert discriminator is not None  # open_pair refuses a file without one
+
         if generator.img_resolution != wanted:
             drawn = f"{2 * generator.img_resolution} px once grown" if self.grow else f"{generator.img_resolution} px"
             fitting = generator.img_resolution * (2 if self.grow else 1)
@@ -222,6 +226,8 @@ class StyleStage:
                 f"Set data.size={fitting}, style.grow={str(generator.img_resolution * 2 == size).lower()}, "
                 "or style.start=scratch."
             )
+
+        # The grown level may take more channels than the start had.
         if not self.grow:
             return generator, discriminator
         grown = grow(generator, discriminator)
@@ -246,6 +252,8 @@ class StyleStage:
             return transferred, None
         if self.sweep is None:
             return fuse(source, transferred, self.fusion), self.fusion
+
+        # The sweep measures snapshots of this training against held-out pictures of the style.
         ladder = [(int(file.stem), load_generator(file)) for file in sorted((out / "ladder").glob("*.safetensors"))]
         real = load(data.path / "heldout" / f"style/{self.target}", runtime)
         masks = sorted((data.path / f"heldout/style_mask/{self.target}").glob("*.png"))[: len(real)]
@@ -255,68 +263,23 @@ class StyleStage:
             training=load(data.path / f"style/{self.target}", runtime), psi=self.sampling.psi,
             seed=self.sampling.seed, settings=self.sweep, runtime=runtime,
         )  # fmt: skip
+
         write_sweep(found, out)
         if self.sweep.choose:
             return found.generator, found.chosen.candidate.fusion
         return fuse(source, transferred, self.fusion), self.fusion
 
-    def _sample(
-        self, fused: Generator, source: Generator | None, data: Artifact, out: Path, runtime: Runtime
-    ) -> SetSummary:
-        """Write the style set, edited and recoloured where that is asked for."""
-        reader = load_reader(runtime.device)
-        directions = find_directions(fused, reader, self.edit.values(), psi=self.sampling.psi)
-        if directions:
-            save_directions(out, directions)
-            z = latents(fused.z_dim, range(self.sampling.seed, self.sampling.seed + EDITED))
-            rows = edited_rows(self.target, fused, z, self.edit, directions, EDIT_ALPHAS, self.sampling.psi)
-            write_image(out / "edits.png", layout(rows, [f"{alpha:+g}" for alpha in EDIT_ALPHAS], "strength"))
-        ws, photos = self._inverted(fused, source, data, reader, out, runtime)
-        return write_style_set(
-            out, fused, source, self.sampling, data=data.path, target=self.target, runtime=runtime, reader=reader,
-            ws=ws, photos=photos,
-            edit=(lambda candidates: Edited(candidates, self.edit, directions)) if self.edit else None,
-            finish=finisher(reader, self.recolour) if self.recolour.targets else None,
-        )  # fmt: skip
-
-    def _inverted(
-        self, fused: Generator, source: Generator | None, data: Artifact, reader: Reader, out: Path, runtime: Runtime
-    ) -> tuple[Tensor | None, list[str] | None]:
-        """Latents and ids of the photos, for ``sampling.source: invert``; writes how they compare with random ones."""
-        if self.sampling.source == "random":
-            return None, None
-        files = _pictures(data, "photo")
-        pictures, ids = load_images(files, runtime.workers), [file.stem for file in files]
-        begun = time.process_time()
-        ws = invert_photos(source or fused, pictures, self.invert, runtime, out / SCRATCH)
-        each = (time.process_time() - begun) / len(ws)
-        shown = {"photo": pictures[:SHOWN], "inverted": decode(source or fused, ws[:SHOWN])}
-        shown["fused"] = decode(fused, ws[:SHOWN])
-        rows = [Row(name, "", images[None]) for name, images in shown.items()]
-        write_image(out / "inversion.png", layout(rows, [""] * len(shown["photo"])))
-        count = min(COMPARED, len(ws))
-        references = References.read(reader, data.path, self.target, self.sampling.reject, runtime.workers)
-        ways: dict[str, Candidates] = {"random": Seeds(self.sampling), "invert": Inverted(ws, ids, self.sampling)}
-        compare(fused, ways, self.sampling, references, reader, count=count, spent={"invert": each * count}, out=out)
-        return ws, ids
-
-    def _leaks(self, transferred: Generator, images: np.ndarray, p: float) -> dict[str, float]:
-        """How far the discriminator's augmentations show in what the transferred generator draws."""
-        if self.ada is None:
-            return {}
-        z = latents(transferred.z_dim, list(range(self.sampling.seed, self.sampling.seed + LEAK_SAMPLES)))
-        scores = detect(draw(transferred, z, 1.0), images, self.ada.pipe, p, self.seed)
-        return {f"leak_{kind}": value for kind, value in scores.items()}
-
 
 class Images:
-    """Batches of pictures in memory, shuffled anew every epoch and mirrored at random.
+    """Batches of pictures, shuffled anew every epoch and mirrored at random.
 
     Args:
-        images: uint8 [N, H, W, 3].
+        images: uint8 [N, H, W, 3], in memory or on disk; only the rows that a batch needs are read.
+        seed: of order and mirroring.
+        mirror: flip every picture with probability one half.
     """
 
-    def __init__(self, images: np.ndarray, seed: int, mirror: bool) -> None:
+    def __init__(self, images: np.ndarray | LazyImages, seed: int, mirror: bool) -> None:
         self.images, self.seed, self.mirror = images, seed, mirror
 
     def __call__(self, start: int, count: int, rows: slice = slice(None)) -> dict[str, Tensor]:
@@ -326,19 +289,6 @@ class Images:
             flip = (np.random.default_rng(update_seed(self.seed, start, "mirror")).random(count) < 0.5)[rows]
             chosen[flip] = chosen[flip, :, ::-1]
         return {"images": to_tensor(chosen)}
-
-
-def _pictures(data: Artifact, target: str) -> list[Path]:
-    """The training pictures of ``photo`` or a style.
-
-    Raises:
-        TristyleError: there are none; names what there is.
-    """
-    paths = sorted((data.path / ("photo" if target == "photo" else f"style/{target}")).glob("*.png"))
-    if not paths:
-        known = ", ".join(["photo", *sorted(entry.name for entry in (data.path / "style").glob("*/"))])
-        raise TristyleError(f"style.target={target}: the data hold no such pictures. Choose one of: {known}.")
-    return paths
 
 
 def _copy(generator: Generator) -> Generator:

@@ -68,14 +68,14 @@ class Recipe:
         precision: ``float32``, ``bfloat16``, or ``auto``: bfloat16 where the device multiplies it in hardware.
     """
 
-    r1_gamma: float
+    r1_gamma: float = 1.0
     r1_every: int = 16
     pl_weight: float = 2.0
     pl_every: int = 4
     mixing: float = 0.9
-    noise: bool = True
-    ema_images: float = 5000
-    ema_ramp: float | None = 0.05
+    noise: bool = False
+    ema_images: float = 1000
+    ema_ramp: float | None = None
     freeze_d: int = 0
     freeze_g: int = 0
     freeze_mapping: bool = False
@@ -116,8 +116,8 @@ class Ada:
     pipe: str = "portrait"
     target: float = 0.6
     p_start: float = 0.0
-    p_max: float = 0.8
-    images: float = 100_000
+    p_max: float = 0.6
+    images: float = 40_000
     every: int = 4
 
     def __post_init__(self) -> None:

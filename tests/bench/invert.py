@@ -19,7 +19,7 @@ from stages.core.files import data_file
 from stages.core.images import grid, write_image
 from stages.core.tensors import to_tensor, to_uint8
 from stages.core.weights import load_network
-from stages.datasets.painted.person import HELDOUT_PEOPLE
+from stages.datasets.people import HELDOUT_PEOPLE
 from stages.networks.face_reader import load_reader
 from stages.networks.latents import latents, load_encoder
 from stages.networks.stylegan2 import Generator
@@ -50,7 +50,7 @@ def main(arguments: list[str] | None = None) -> None:
     torch.set_num_threads(1)
     reader, source = load_reader(), load(data_file("base64_generator.safetensors"))
     transferred = load(options.transferred)
-    fusion = Fusion(schedule="sigmoid", low=0.5, high=1.0, middle=16, width=0.5, mapping=0.5)  # the default run's
+    fusion = Fusion()
     drawers = {"source": source, "transferred": transferred, "fused": fuse(source, transferred, fusion)}
     encoder = load_encoder(source, options.encoder)
     assert encoder is not None, "the encoder was made for another generator"

@@ -32,7 +32,7 @@ Arm = Callable[[], object]
 
 def painter(resolution: int) -> Painter:
     """The shipped base at 64 px; else random weights of a usual width (32 channels at 256 px, 8 at 1024 px)."""
-    sampling = Sampling(count=1, psi=0.8)
+    sampling = Sampling(count=1)
     if resolution == 64:
         generator = load_network(data_file("base64_generator.safetensors"))
         assert isinstance(generator, Generator)

@@ -144,8 +144,8 @@ def task(
     torch.manual_seed(0)
     generator = sg.Generator(512, 512, RESOLUTION, **channels)
     discriminator = sg.Discriminator(RESOLUTION, **channels)
-    recipe = Recipe(r1_gamma=1.0, precision=precision)
-    ada = None if pipe is None else Ada(pipe=pipe, p_start=0.5)
+    recipe = Recipe(noise=True, precision=precision)
+    ada = None if pipe is None else Ada(pipe=pipe, p_start=0.5, p_max=0.8, images=100_000)
     model = StyleGAN2(generator, discriminator, lr=0.002, recipe=recipe, ada=ada)
     return model.to(memory_format=memory_format).train()
 

@@ -16,7 +16,8 @@ from stages.core.decode import ImageError
 from stages.core.runtime import Runtime
 from stages.core.settings import ConfigError, TristyleError
 from stages.core.tracking import Tracker
-from stages.datasets.folders.stage import FolderData, heldout, read_mask, read_whole, square
+from stages.datasets.folders.stage import FolderData, heldout
+from stages.datasets.pictures import read_mask, read_whole, square
 
 SIDE = 96
 

@@ -23,7 +23,7 @@ from stages.datasets.folders.cache import A_DAY, Cache, Crop, Entry, hand_out
 from stages.datasets.folders.contact_sheet import contact_sheet
 from stages.datasets.folders.duplicates import alike, near, perceptual_hash, thumbnail
 from stages.datasets.folders.ingest import IngestJob, Treatment, ingest
-from stages.datasets.folders.photo_quality import FACE_LABELS, Limits, brightness, occlusion, sharpness
+from stages.datasets.folders.photo_quality import SEEN_FACE, Limits, brightness, occlusion, sharpness
 from stages.datasets.folders.sources import PictureSource, Sources, listed
 from stages.datasets.folders.stage import FolderData
 from stages.faces.align import ffhq_quad
@@ -326,7 +326,7 @@ def test_occlusion_is_the_share_of_the_face_that_is_none() -> None:
     middle = round((left + right) / 2 * 64)
     shares[1, :, middle:], shares[13, :, middle:] = 0, 1  # hair over one half
     assert occlusion(shares, POINTS) == pytest.approx(0.5, abs=0.06)
-    assert all(label in FACE_LABELS for label in (1, 2, 3, 10)) and not {0, 13, 14, 17, 18} & set(FACE_LABELS)
+    assert all(label in SEEN_FACE for label in (1, 2, 3, 10)) and not {0, 13, 14, 17, 18} & set(SEEN_FACE)
 
 
 def test_limits_say_what_is_wrong_and_leave_alone_what_was_not_measured() -> None:

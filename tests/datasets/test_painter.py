@@ -11,14 +11,14 @@ import pytest
 from stages.core.runtime import Runtime
 from stages.core.settings import ConfigError
 from stages.core.tracking import Tracker
-from stages.datasets.painted.paint import DOMAINS, LABELS, STYLES, PaintedImage, paint, sample_person, sample_view, twin
-from stages.datasets.painted.person import HELDOUT_PEOPLE, STYLE_PEOPLE
+from stages.datasets.painted.paint import DOMAINS, LABELS, STYLES, paint, sample_person, sample_view, twin
 from stages.datasets.painted.stage import PaintedData
+from stages.datasets.people import HELDOUT_PEOPLE, STYLE_PEOPLE, Portrait
 
 HEAD = [label for name, label in LABELS.items() if name not in ("background", "neck", "cloth")]
 
 
-def _painted(person: int, domain: str = "photo", size: int = 64) -> PaintedImage:
+def _painted(person: int, domain: str = "photo", size: int = 64) -> Portrait:
     return paint(sample_person(person), sample_view(person, 0), size, domain)
 
 

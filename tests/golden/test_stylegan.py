@@ -338,7 +338,7 @@ def task_of(d_io) -> StyleGAN2:
     for name, p in g.named_parameters():
         if name.endswith("noise_strength"):
             p.data.zero_()
-    recipe = Recipe(r1_gamma=float(d_io["r1_gamma"]), r1_every=16, pl_every=4, mixing=0.0, precision="float32")
+    recipe = Recipe(r1_gamma=float(d_io["r1_gamma"]), mixing=0.0, noise=True, precision="float32")
     task = StyleGAN2(g, discriminator(), lr=0.001, recipe=recipe, ada=None)
     task.latents = lambda n, draws: STEP["z"][:n]
     task.unit_noise = lambda images, draws: STEP["pl_unit_noise"]

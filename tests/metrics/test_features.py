@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 
 from stages.core.files import sha256_file
 from stages.core.settings import ConfigError, TristyleError
-from stages.metrics import features, richness
+from stages.metrics import backbones, features, richness
 from stages.networks.face_reader import load_reader
 
 SHARED = Path(os.environ.get("TRISTYLE_SHARED", Path(__file__).parents[3] / "shared"))
@@ -78,12 +78,12 @@ def test_lpips_is_the_formula(
     tmp_path: Path, kind: str, activations: Callable[[torch.nn.Module, torch.Tensor], list[torch.Tensor]]
 ) -> None:
     heads, (backbone, network) = heads_file(tmp_path, kind), backbone_file(tmp_path, kind)
-    lpips = features.load_lpips(heads, backbone)
+    lpips = backbones.load_lpips(heads, backbone)
     first, second = pictures(3), pictures(3)
 
     shift, scale = torch.tensor([-0.030, -0.088, -0.188]), torch.tensor([0.458, 0.448, 0.450])
     expected = torch.zeros(3)
-    given = features.read_state(heads)
+    given = backbones.read_state(heads)
     one, two = (activations(network, (x - shift[:, None, None]) / scale[:, None, None]) for x in (first, second))
     for layer, (a, b) in enumerate(zip(one, two, strict=True)):
         a, b = (y / (y.norm(dim=1, keepdim=True) + 1e-10) for y in (a, b))
@@ -98,10 +98,10 @@ def test_lpips_is_the_formula(
 
 
 def test_lpips_of_many_pictures_does_not_depend_on_the_chunks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    lpips = features.load_lpips(heads_file(tmp_path, "alexnet"), backbone_file(tmp_path, "alexnet")[0])
+    lpips = backbones.load_lpips(heads_file(tmp_path, "alexnet"), backbone_file(tmp_path, "alexnet")[0])
     first, second = pictures(5), pictures(4)
     whole = lpips.pairwise(first, second)
-    monkeypatch.setattr(features, "EMBEDDED", 2 * lpips.embed(first[:1]).shape[1])
+    monkeypatch.setattr(backbones, "EMBEDDED", 2 * lpips.embed(first[:1]).shape[1])
     assert whole.shape == (5, 4) and torch.allclose(lpips.pairwise(first, second), whole, rtol=1e-5)
     picture = first[:1].requires_grad_()
     lpips.distance(picture, second[:1]).sum().backward()
@@ -116,7 +116,7 @@ def test_the_public_heads_name_their_backbone(tmp_path: Path, name: str) -> None
     other = backbone_file(tmp_path, "squeezenet1_1" if name != "squeeze" else "alexnet")[0]
     kind = {"alex": "alexnet", "squeeze": "squeezenet1_1", "vgg": "vgg16"}[name]
     with pytest.raises(TristyleError, match=f"does not fit {kind}, the backbone of {name}.pth"):
-        features.load_lpips(path, other)
+        backbones.load_lpips(path, other)
 
 
 def test_intra_cluster_distance_under_any_measure() -> None:
@@ -165,27 +165,27 @@ def test_inception_sees_the_given_range_and_leaves_the_classes_out(
     state |= {f"Conv.1.{name}": torch.ones(6) for name in ("weight", "running_var")}
     state |= {f"Conv.1.{name}": torch.zeros(6) for name in ("bias", "running_mean")}
     torch.save(state, path)
-    extractor = features.load_extractor("inception", path)
+    extractor = backbones.load_extractor("inception", path)
     images = pictures(20)
     expected = images.mean(dim=(2, 3)) @ weight[:, :, 0, 0].T + bias
     assert torch.allclose(extractor.features(images), expected, atol=1e-2)  # batch norm's epsilon, the resize's border
     assert extractor.id == f"inception-torchvision-{sha256_file(path)[:8]}"
     torch.save(state | {"fc.weight": torch.zeros(1008, 6)}, path)
     with pytest.raises(TristyleError, match="1008 classes"):
-        features.load_inception(path)
+        backbones.load_inception(path)
     torch.save(state | {"Conv.0.weight": torch.zeros(6, 3, 3, 3)}, path)
     with pytest.raises(TristyleError, match="does not fit inception_v3 .*size mismatch"):
-        features.load_inception(path)
+        backbones.load_inception(path)
 
 
 def test_the_reader_is_the_default() -> None:
     images = pictures(2)
-    reader = features.load_extractor()
+    reader = backbones.load_extractor()
     assert reader.id == load_reader().id and torch.equal(reader.features(images), load_reader().features(images))
     with pytest.raises(ConfigError, match="extractor"):
-        features.load_extractor("vgg19")
+        backbones.load_extractor("vgg19")
     with pytest.raises(TristyleError, match="no weights are shipped"):
-        features.load_extractor("vgg16")
+        backbones.load_extractor("vgg16")
 
 
 class Evil:
@@ -203,21 +203,21 @@ def test_what_is_no_weights_file_is_refused_in_one_line(tmp_path: Path, monkeypa
     names = ("absent.pth", "absent.safetensors", "empty.pth", "text.pth", "text.safetensors", "evil.pth", "nested.pth")
     for name in names:
         with pytest.raises(TristyleError, match=name) as caught:
-            features.load_vgg16(tmp_path / name)
+            backbones.load_vgg16(tmp_path / name)
         assert "\n" not in str(caught.value) and str(caught.value).endswith(".")
     assert not (tmp_path / "unpickled").exists()
     torch.save({"features.0.weight": torch.zeros(64, 3, 3, 3)}, tmp_path / "part.pth")
     with pytest.raises(TristyleError, match="does not fit vgg16 .lacks features.0.bias"):
-        features.load_vgg16(tmp_path / "part.pth")
+        backbones.load_vgg16(tmp_path / "part.pth")
 
 
 def test_heads_that_are_none_are_refused(tmp_path: Path) -> None:
     backbone = backbone_file(tmp_path, "squeezenet1_1")[0]
     with pytest.raises(TristyleError, match="no LPIPS heads"):
-        features.load_lpips(backbone, backbone)
+        backbones.load_lpips(backbone, backbone)
     heads = heads_file(tmp_path, "squeezenet1_1")
-    state = features.read_state(heads)
+    state = backbones.read_state(heads)
     state["lin2.model.1.weight"] -= 2
     save_file(state, heads)
     with pytest.raises(TristyleError, match="below 0"):
-        features.load_lpips(heads, backbone)
+        backbones.load_lpips(heads, backbone)

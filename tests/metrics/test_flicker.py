@@ -63,7 +63,7 @@ def test_more_flicker_is_more(picture: np.ndarray) -> None:
 
 def test_what_is_no_video_is_refused(picture: np.ndarray) -> None:
     flow = np.zeros((64, 64, 2), np.float32)
-    with pytest.raises(ValueError, match="no video"):
+    with pytest.raises(ValueError, match="not a video"):
         flicker([picture], [picture], [])
     with pytest.raises(ValueError, match="one size"):
         flicker([picture, picture], [picture, picture[:32]], [flow])

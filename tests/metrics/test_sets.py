@@ -70,30 +70,6 @@ def test_moments_add_up_and_do_not_cancel() -> None:
         fid.moments(torch.zeros(1, 5))
 
 
-class Channels:
-    """Stands in for an extractor: mean and extent of each channel."""
-
-    id = "channels"
-
-    def features(self, images: torch.Tensor) -> torch.Tensor:
-        return torch.cat([images.mean(dim=(2, 3)), images.amax(dim=(2, 3))], dim=1)
-
-
-def test_fid_collects_batches_and_says_what_it_rests_on() -> None:
-    source = torch.Generator().manual_seed(0)
-    real, fake = torch.rand(40, 3, 4, 4, generator=source), torch.rand(30, 3, 4, 4, generator=source) * 0.5
-    measure = fid.Fid(Channels())
-    measure.add_real(real[:15])
-    measure.add_real(real[15:])
-    measure.add_fake(fake)
-    result = measure.compute()
-    expected = fid.frechet_distance(Channels().features(real), Channels().features(fake))
-    assert result == {"fid": pytest.approx(expected, rel=1e-9), "real": 40, "fake": 30, "extractor": "channels"}
-    measure.clear_fake()
-    measure.add_fake(real)
-    assert measure.compute()["fid"] == pytest.approx(0, abs=1e-9)
-
-
 # memorisation
 
 
@@ -249,9 +225,8 @@ def test_shrinkage_tends_to_the_covariance_and_stays_definite() -> None:
 
 def test_a_set_is_as_rich_as_itself_and_a_collapsed_one_is_poor() -> None:
     base = reading(300)
-    images = np.random.default_rng(0).integers(0, 255, (300, 32, 32, 3)).astype(np.uint8)
-    same = richness.richness(base, base, images, images)
-    assert same == {name: pytest.approx(1) for name in same} and len(same) == 6
+    same = richness.richness(base, base)
+    assert same == {name: pytest.approx(1) for name in same} and len(same) == 5
     collapsed = richness.richness(quality.take(base, torch.zeros(300, dtype=torch.int64)), base)
     effective = richness.effective_bins(richness.pose_expression_bins(base.pose, base.expression))
     assert collapsed["coverage"] == pytest.approx(1 / effective) and collapsed["filled_share"] < 0.1
@@ -274,22 +249,13 @@ def test_broken_heads_are_not_variety() -> None:
     assert all_broken["coverage"] < half["coverage"] < 1
 
 
-def test_attributes_are_told_by_area() -> None:
+def test_attributes_are_read_by_area() -> None:
     logits = torch.full((5, 13, 10, 10), -20.0)
     logits[:, 0] = 20.0
     for picture, (label, pixels) in enumerate(((0, 0), (10, 2), (11, 10), (12, 3), (6, 15))):
         logits[picture].flatten(1)[0, :pixels] = -20.0
         logits[picture].flatten(1)[label, :pixels] = 20.0
     assert richness.attribute_bins(logits).tolist() == [0, 12, 6, 3, 1]
-
-
-def test_tones_are_told_under_the_parsing() -> None:
-    logits = torch.full((3, 13, 8, 8), -20.0)
-    logits[:, 1, :, :4], logits[:2, 6, :, 4:], logits[2, 0, :, 4:] = 20.0, 20.0, 20.0
-    images = np.zeros((3, 8, 8, 3), np.uint8)
-    images[0, :, 4:], images[1, :, :4], images[2] = 255, 140, 255
-    # hair x skin, each none, dark, middle, light
-    assert richness.tone_bins(logits, images).tolist() == [3 * 4 + 1, 1 * 4 + 2, 0 * 4 + 3]
 
 
 def test_filled_share_counts_bins_that_are_no_chance() -> None:

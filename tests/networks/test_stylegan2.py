@@ -23,7 +23,7 @@ def tiny(size: int = 16) -> tuple[Generator, Discriminator]:
 
 
 def tiny_task(**changes) -> StyleGAN2:
-    recipe = {"r1_gamma": 1.0, "precision": "float32", **changes}
+    recipe = {"noise": True, "ema_images": 5000, "ema_ramp": 0.05, "precision": "float32", **changes}
     ada = recipe.pop("ada", None)
     return StyleGAN2(*tiny(), lr=0.002, recipe=Recipe(**recipe), ada=ada).train()
 

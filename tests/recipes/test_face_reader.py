@@ -15,8 +15,10 @@ from stages.core.runtime import Runtime
 from stages.core.settings import Train, TristyleError
 from stages.core.tracking import Tracker
 from stages.core.weights import save_network
+from stages.datasets.people import READER_HELDOUT
 from stages.metrics.geometry import landmark_error
-from stages.networks.face_reader import HEAD_LABELS, LANDMARKS, Reader, expectation, load_reader
+from stages.networks.face_labels import READER_HEAD
+from stages.networks.face_reader import LANDMARKS, Reader, expectation, load_reader
 from stages.recipes import augment, people
 from stages.recipes import face_reader as train
 from stages.recipes import reader_score as score
@@ -27,9 +29,9 @@ SMALL = {"widths": [8, 12, 12, 16], "lateral": 8}
 
 
 @pytest.fixture(scope="module")
-def few(tmp_path_factory: pytest.TempPathFactory) -> people.PaintedPeople:
+def few(tmp_path_factory: pytest.TempPathFactory) -> people.ReaderPictures:
     """Six held-out people, all views."""
-    return people.paint_people(tmp_path_factory.mktemp("people"), people.HELDOUT, 6, workers=1)
+    return people.paint_people(tmp_path_factory.mktemp("people"), READER_HELDOUT, 6, workers=1)
 
 
 # parts
@@ -48,7 +50,7 @@ def test_the_mirror_order_undoes_itself_and_keeps_the_middle() -> None:
     assert [k for k in range(LANDMARKS) if order[k] == k] == middle
 
 
-def test_landmarks_labels_and_picture_move_together(few: people.PaintedPeople) -> None:
+def test_landmarks_labels_and_picture_move_together(few: people.ReaderPictures) -> None:
     """A dot painted at a landmark is found where the moved landmark says, in the picture and in the labels."""
     torch.manual_seed(3)
     spots = torch.tensor([[0.4, 0.35], [0.62, 0.55]])
@@ -94,7 +96,7 @@ def test_label_iou_matches_sets() -> None:
     assert np.allclose(iou[:12].numpy(), expected) and torch.isnan(iou[12])
 
 
-def test_every_parameter_learns(few: people.PaintedPeople) -> None:
+def test_every_parameter_learns(few: people.ReaderPictures) -> None:
     torch.manual_seed(0)
     task = train.ReaderTask(Reader(**SMALL), 1e-3, few.batch(np.arange(2))["image"])
     batch = train.people_batches(few, 0)(0, 16)
@@ -104,7 +106,7 @@ def test_every_parameter_learns(few: people.PaintedPeople) -> None:
     assert still == []
 
 
-def test_the_background_does_not_train_identity(few: people.PaintedPeople) -> None:
+def test_the_background_does_not_train_identity(few: people.ReaderPictures) -> None:
     """Identity's own gradient does not reach the parsing head: it may not bend what counts as a region."""
     reader = Reader(**SMALL)
     reader.identity(few.batch(np.arange(4))["image"])[:, 0].sum().backward()
@@ -114,7 +116,7 @@ def test_the_background_does_not_train_identity(few: people.PaintedPeople) -> No
 # training
 
 
-def test_training_resumes_bit_equal(few: people.PaintedPeople, tmp_path: Path) -> None:
+def test_training_resumes_bit_equal(few: people.ReaderPictures, tmp_path: Path) -> None:
     def run(work: Path, lengths: list[int]) -> dict[str, torch.Tensor]:
         for length in lengths:
             torch.manual_seed(0)
@@ -131,11 +133,11 @@ def test_training_resumes_bit_equal(few: people.PaintedPeople, tmp_path: Path) -
     assert all(torch.equal(whole[name], parts[name]) for name in whole)
 
 
-def test_painting_is_cached_and_repeatable(few: people.PaintedPeople, tmp_path: Path) -> None:
-    again = people.paint_people(tmp_path, people.HELDOUT, 2, workers=1)
+def test_painting_is_cached_and_repeatable(few: people.ReaderPictures, tmp_path: Path) -> None:
+    again = people.paint_people(tmp_path, READER_HELDOUT, 2, workers=1)
     written = list(tmp_path.iterdir())
     stamp = written[0].stat().st_mtime_ns
-    cached = people.paint_people(tmp_path, people.HELDOUT, 2, workers=1)
+    cached = people.paint_people(tmp_path, READER_HELDOUT, 2, workers=1)
     assert len(written) == 1 and written[0].stat().st_mtime_ns == stamp
     assert np.array_equal(again.images, cached.images) and np.array_equal(
         again.images, few.images[: 2 * people.PAINTED]
@@ -149,22 +151,22 @@ def options(tmp_path: Path, **given: object) -> argparse.Namespace:
     return argparse.Namespace(**(values | given))
 
 
-def test_finetuning_learns_a_shifted_mask(few: people.PaintedPeople, tmp_path: Path) -> None:
+def test_finetuning_learns_a_shifted_mask(few: people.ReaderPictures, tmp_path: Path) -> None:
     """Masks that leave the hair out: something the shipped reader cannot know beforehand."""
     for row in range(40):
         write_image(tmp_path / f"photo/{row}.png", few.images[row])
         write_image(tmp_path / f"mask/{row}.png", np.isin(few.labels[row], (1, 2, 3, 4, 5)).astype(np.uint8) * 255)
     finetune(options(tmp_path))
     card = json.loads((tmp_path / "tuned.json").read_text())
-    assert card["heldout"] == 4 and card["trained_on"] == 36
-    assert card["head_iou"] > card["head_iou_before"] + 0.1
+    assert card["heldout"]["pictures"] == 4 and card["trained_on"] == 36
+    assert card["heldout"]["head_iou"] > card["heldout"]["head_iou_before"] + 0.1
     tuned = load_reader(path=str(tmp_path / "tuned.safetensors"))
     image = few.batch(np.arange(8))["image"]
     kept, before = tuned.read(image), load_reader().read(image)
     assert float(landmark_error(kept.landmarks, before.landmarks).mean()) < 0.1
 
 
-def test_finetuning_refuses_what_it_cannot_use(few: people.PaintedPeople, tmp_path: Path) -> None:
+def test_finetuning_refuses_what_it_cannot_use(few: people.ReaderPictures, tmp_path: Path) -> None:
     (tmp_path / "photo").mkdir()
     (tmp_path / "mask").mkdir()
     with pytest.raises(TristyleError, match="0 pictures have a mask"):
@@ -185,7 +187,7 @@ def test_the_shipped_reader_matches_its_card() -> None:
     assert not any(value.requires_grad for value in reader.parameters())
 
 
-def test_the_shipped_reader_reads_held_out_people(few: people.PaintedPeople) -> None:
+def test_the_shipped_reader_reads_held_out_people(few: people.ReaderPictures) -> None:
     scores = score.score(load_reader(), few)
     for name in people.DOMAINS:
         assert scores[name]["head_iou"] > 0.9 and scores[name]["landmark_nme"] < 0.1, (name, scores[name])
@@ -195,7 +197,7 @@ def test_the_shipped_reader_reads_held_out_people(few: people.PaintedPeople) -> 
 
 
 @pytest.mark.parametrize("shape", [(1, 3, 64, 64), (2, 3, 256, 256), (70, 3, 48, 80)])
-def test_any_size_is_read(few: people.PaintedPeople, shape: tuple[int, ...]) -> None:
+def test_any_size_is_read(few: people.ReaderPictures, shape: tuple[int, ...]) -> None:
     images = few.batch(np.arange(shape[0]) % 40)["image"]
     images = torch.nn.functional.interpolate(images, shape[2:], mode="bilinear")
     reading = load_reader().read(images)
@@ -207,7 +209,7 @@ def test_any_size_is_read(few: people.PaintedPeople, shape: tuple[int, ...]) -> 
     assert torch.allclose(load_reader().features(images[:1]), reading.features[:1], atol=1e-4)
 
 
-def test_features_are_well_scaled_for_kid(few: people.PaintedPeople) -> None:
+def test_features_are_well_scaled_for_kid(few: people.ReaderPictures) -> None:
     rows = np.arange(len(few) * people.PAINTED)
     grey = few.batch(rows)["image"] * few.head_mask(rows)
     features = load_reader().features(grey)
@@ -223,7 +225,7 @@ def test_only_a_reader_is_loaded_as_reader(tmp_path: Path) -> None:
 
 
 def test_head_labels_leave_neck_and_clothes_out() -> None:
-    assert sorted({*range(13)} - {*HEAD_LABELS}) == [0, 8, 9]
+    assert sorted({*range(13)} - {*READER_HEAD}) == [0, 8, 9]
 
 
 def test_facexlib_can_be_imported() -> None:

@@ -64,7 +64,7 @@ def train(
     torch.manual_seed(3)
     generator = Generator(16, 16, SIZE, channel_base=128, channel_max=8)
     discriminator = Discriminator(SIZE, channel_base=128, channel_max=8)
-    settings = {"r1_gamma": 2.0, "ema_images": 300.0, "ema_ramp": None, "precision": "float32"} | recipe
+    settings = {"r1_gamma": 2.0, "noise": True, "ema_images": 300.0, "precision": "float32"} | recipe
     ada = Ada(target=0.1, images=2000, every=1, p_max=0.5) if ada is None else ada
     task = StyleGAN2(generator, discriminator, lr, Recipe(**settings), ada)
     length = Train(images=IMAGES, batch=BATCH, lr=lr, seed=5, checkpoint_images=10**6, preview_images=10**6)

@@ -7,8 +7,10 @@ import pytest
 import torch
 
 from stages.core.settings import ConfigError
+from stages.networks.face_labels import READER
 from stages.networks.face_reader import FaceReading
-from stages.style.sampling.distribution import HAIR, HAT, SKIN, Distribution, attributes, fill, rake, systematic
+from stages.style.sampling.distribution import Distribution, fill, rake, systematic
+from stages.style.sampling.filters import attribute_table, shrink
 
 OVER = ["yaw", "pitch", "smile"]
 
@@ -97,9 +99,9 @@ def test_natural_takes_the_first_ones() -> None:
 
 def test_looks_are_read_off_the_parsing_and_the_picture() -> None:
     parsing = torch.full((2, 13, 64, 64), -20.0)
-    parsing[:, SKIN] = 20.0  # skin everywhere,
-    parsing[0, HAT, :16], parsing[0, SKIN, :16] = 20.0, -20.0  # a hat on the first,
-    parsing[1, HAIR, :16], parsing[1, SKIN, :16] = 20.0, -20.0  # black hair on the second
+    parsing[:, READER["skin"]] = 20.0  # skin everywhere,
+    parsing[0, READER["hat"], :16], parsing[0, READER["skin"], :16] = 20.0, -20.0  # a hat on the first,
+    parsing[1, READER["hair"], :16], parsing[1, READER["skin"], :16] = 20.0, -20.0  # black hair on the second
     images = np.full((2, 128, 128, 3), 119, np.uint8)  # L* 50
     images[:, :32] = 0
     zero = torch.zeros
@@ -107,13 +109,13 @@ def test_looks_are_read_off_the_parsing_and_the_picture() -> None:
         parsing=parsing, mask=zero(2, 1, 64, 64), landmarks=zero(2, 68, 2), pose=torch.tensor([[10.0, -9.0], [0, 0]]),
         expression=torch.tensor([[0.5, 0.4, 1], [0, 0, 1]]), identity=zero(2, 64), features=zero(2, 8),
     )  # fmt: skip
-    over = ["yaw", "mouth_open", "hat", "skin", "hair"]
-    values = attributes(reading, images, over)
+    over = ["yaw", "mouth_open", "hat", "skin_lightness", "hair_lightness"]
+    values = attribute_table(reading, shrink(images), over).numpy()
     np.testing.assert_allclose(values[0, :4], [10, 0.4, 0.25, 50], atol=0.6)
     assert np.isnan(values[0, 4]) and values[1, 4] == pytest.approx(0, abs=0.6)
     bins = Distribution(over=over).bins(values)
     assert [b.tolist() for b in bins[2:]] == [[1, 0], [1, 1], [4, 0]]
-    assert Distribution(over=over).labels("hair")[4] == "none"
+    assert Distribution(over=over).labels("hair_lightness")[4] == "none"
 
 
 @pytest.mark.parametrize(
@@ -123,6 +125,8 @@ def test_looks_are_read_off_the_parsing_and_the_picture() -> None:
         ({"over": []}, "over"),
         ({"over": ["yaw", "yaw"]}, "over"),
         ({"over": ["age"]}, "age"),
+        ({"over": ["hair"]}, "old name. Write hair_lightness"),
+        ({"over": ["skin"]}, "old name. Write skin_lightness"),
         ({"edges": {"roll": [1.0]}}, "roll"),
         ({"edges": {"yaw": [3.0, 1.0]}}, "ascend"),
         ({"edges": {"yaw": []}}, "edges.yaw"),

@@ -10,16 +10,15 @@ from stages.core.files import data_file
 from stages.core.settings import ConfigError, TristyleError
 from stages.core.tensors import to_tensor
 from stages.core.weights import load_network
+from stages.metrics.attributes import NAMES, attributes
 from stages.networks.face_reader import Reader, load_reader
 from stages.networks.latents import decode, latents
 from stages.networks.stylegan2 import Generator
 from stages.style.editing.directions import (
-    ATTRIBUTES,
     Direction,
     Edit,
     Edited,
     apply,
-    attributes,
     boundaries,
     boundary,
     conditional,
@@ -105,11 +104,11 @@ def test_a_planted_boundary_is_found_and_its_accuracy_is_honest() -> None:
 def test_attributes_are_the_readers(base, reader) -> None:
     images = torch.from_numpy(draw_edited(base, latents(128, range(4)), [], {})).permute(0, 3, 1, 2) / 127.5 - 1
     reading = reader.read(images)
-    seen = attributes(images, reading)
-    assert tuple(seen) == ATTRIBUTES and all(value.shape == (4,) for value in seen.values())
+    seen = attributes(reading, images)
+    assert tuple(seen) == NAMES and all(value.shape == (4,) for value in seen.values())
     assert torch.equal(seen["yaw"], reading.pose[:, 0]) and torch.equal(seen["smile"], reading.expression[:, 0])
-    dark = attributes(images * 0.5 - 0.5, reading)  # the same heads in less light
-    for name in ("hair_tone", "skin_tone"):
+    dark = attributes(reading, images * 0.5 - 0.5)  # the same heads in less light
+    for name in ("hair_lightness", "skin_lightness"):
         assert (dark[name] < seen[name]).all() and (seen[name] <= 100).all()
 
 
@@ -120,10 +119,10 @@ def test_moving_along_an_attribute_raises_it_and_keeps_the_person(base, reader, 
     z = latents(128, range(5000, 5016))
     levels, people = [], []
     for alpha in (-2.0, 0.0, 2.0):
-        edit = Edit(direction=name, alpha=alpha, low=8, conditioned_on=["skin_tone"])
+        edit = Edit(direction=name, alpha=alpha, low=8, conditioned_on=["skin_lightness"])
         images = to_tensor(draw_edited(base, z, [edit], found))
         reading = reader.read(images)
-        levels.append(attributes(images, reading)[name])
+        levels.append(attributes(reading, images)[name])
         people.append(reading.identity)
     below, middle, above = (float(level.mean()) for level in levels)
     assert below < middle < above
@@ -138,9 +137,9 @@ def test_a_condition_holds_its_attribute(base, reader, found) -> None:
     z = latents(128, range(5000, 5012))
     plain = Edit(direction="glasses", alpha=2.0)
     tones = []
-    for edits in ([], [plain], [Edit(direction="glasses", alpha=2.0, conditioned_on=["skin_tone"])]):
+    for edits in ([], [plain], [Edit(direction="glasses", alpha=2.0, conditioned_on=["skin_lightness"])]):
         images = to_tensor(draw_edited(base, z, edits, found))
-        tones.append(float(attributes(images, reader.read(images))["skin_tone"].mean()))
+        tones.append(float(attributes(reader.read(images), images)["skin_lightness"].mean()))
     assert abs(tones[2] - tones[0]) < 0.5 * abs(tones[1] - tones[0])
 
 
@@ -253,3 +252,19 @@ def test_bad_settings_name_their_key(settings, key: str) -> None:
     with pytest.raises(ConfigError) as error:
         Edit(**settings)
     assert error.value.key == key
+
+
+@pytest.mark.parametrize(
+    ("old", "new"), [("hair", "hair_area"), ("hair_tone", "hair_lightness"), ("skin_tone", "skin_lightness")]
+)
+def test_an_old_name_is_answered_with_the_new_one(old: str, new: str) -> None:
+    with pytest.raises(ConfigError, match=f"direction: '{old}' is an old name. Write {new}"):
+        Edit(direction=old, alpha=1.0)
+    with pytest.raises(ConfigError, match=f"conditioned_on: .* Write {new}"):
+        Edit(direction="yaw", alpha=1.0, conditioned_on=[old])
+
+
+def test_a_direction_that_samples_do_not_show_is_refused(base, reader, monkeypatch) -> None:
+    monkeypatch.setattr("stages.metrics.attributes.SEEN", 0.9)  # hair never covers so much
+    with pytest.raises(TristyleError, match="0 of 20 samples show hair_lightness, 20 are needed"):
+        boundaries(base, reader, count=20, names=["hair_lightness"])

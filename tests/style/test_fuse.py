@@ -40,11 +40,11 @@ def test_the_ends_are_the_two_generators(pair, schedule: str, end: float) -> Non
 def test_swap_takes_whole_resolutions(pair) -> None:
     """Up to `middle` the source, above it the transferred generator; the mapping by its own setting."""
     source, child = (net.state_dict() for net in pair)
-    fused = fuse(*pair, Fusion(schedule="swap", middle=8, mapping=0.0)).state_dict()
+    fused = fuse(*pair, Fusion(schedule="swap", low=0.0, middle=8, mapping=0.0)).state_dict()
     for name in fused:
         fine = name.startswith(("synthesis.b16.", "synthesis.b32."))
         assert torch.equal(fused[name], (child if fine else source)[name]), name
-    mapped = fuse(*pair, Fusion(schedule="swap", middle=8, mapping=1.0)).state_dict()
+    mapped = fuse(*pair, Fusion(schedule="swap", low=0.0, middle=8, mapping=1.0)).state_dict()
     assert torch.equal(mapped["mapping.w_avg"], child["mapping.w_avg"])
     assert torch.equal(mapped["mapping.fc0.weight"], child["mapping.fc0.weight"])
 
@@ -63,7 +63,7 @@ def test_schedules_rise_from_low_to_high() -> None:
     assert sigmoid[2] == pytest.approx(0.5) and sigmoid == sorted(sigmoid)
     assert sigmoid[0] + sigmoid[4] == pytest.approx(1.0)
     assert sigmoid[3] == pytest.approx(1 / (1 + np.exp(-1)))
-    assert Fusion(schedule="sigmoid", width=1e-4).alpha(names[0], 64) == 0.0
+    assert Fusion(schedule="sigmoid", low=0.0, width=1e-4).alpha(names[0], 64) == 0.0
 
 
 def test_schedules_over_layers_count_positions() -> None:
@@ -71,20 +71,20 @@ def test_schedules_over_layers_count_positions() -> None:
     assert [position(name) for name in POSITIONS] == list(range(10))
     assert position("synthesis.b16.torgb.affine.bias") == position("synthesis.b16.conv1.noise_strength") == 5
     assert position("mapping.fc0.weight") is None
-    half = Fusion(over="layer", middle=16, width=2.0)
+    half = Fusion(over="layer", low=0.0, middle=16, width=2.0)
     assert [half.alpha(name, 64) for name in POSITIONS] == pytest.approx(
         [1 / (1 + np.exp(-(i - 4) / 2)) for i in range(10)]
     )
-    line = Fusion(schedule="linear", over="layer")
+    line = Fusion(schedule="linear", over="layer", low=0.0)
     assert [line.alpha(name, 64) for name in POSITIONS] == pytest.approx([i / 9 for i in range(10)])
-    step = Fusion(schedule="swap", over="layer", middle=16, level=0)
+    step = Fusion(schedule="swap", over="layer", low=0.0, middle=16, level=0)
     assert [step.alpha(name, 64) for name in POSITIONS] == [0.0] * 5 + [1.0] * 5
 
 
 @pytest.mark.parametrize(("level", "kept"), [(0, 6), (1, 7)])
 def test_the_published_swap_is_off_by_one(level: int, kept: int) -> None:
     """The stated position and the next stay with the source; stored noise stays everywhere."""
-    published = Fusion(schedule="published", middle=16, level=level)
+    published = Fusion(schedule="published", low=0.0, middle=16, level=level)
     assert [published.alpha(name, 64) for name in POSITIONS] == [0.0] * kept + [1.0] * (10 - kept)
     assert published.alpha("synthesis.b64.conv1.noise_const", 64) == 0
     assert Fusion(schedule="swap").alpha("synthesis.b64.conv1.noise_const", 64) == 1

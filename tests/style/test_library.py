@@ -17,10 +17,10 @@ from stages.core.tracking import Tracker
 from stages.core.weights import load_network, save_network
 from stages.networks.face_reader import load_reader
 from stages.networks.stylegan2 import Generator
+from stages.style.fused import FusedStyle
 from stages.style.fusion.fuse import Fusion, Part
 from stages.style.fusion.influence import REGIONS, answerable, region_influence
-from stages.style.fusion.library import FusedStyle, main, styles
-from stages.style.fusion.lineage import describe, lineage, of_artifact, of_file
+from stages.style.fusion.library import describe, lineage, main, of_artifact, of_file, styles
 from stages.style.sampling.candidates import Sampling
 from stages.style.sampling.filters import Filters
 from tests.tools import tiny_runs

@@ -14,12 +14,12 @@ from torch import nn
 from stages.core.settings import ConfigError, Train
 from stages.networks.stylegan2 import Discriminator, Generator
 from stages.style import presets as published
+from stages.style.stage import Network
 from stages.style.stylegan2_ada import Ada, Recipe, StyleGAN2, lazy_adam
 from stages.training.ema import half_life_decay
 
 RECIPES = Path(__file__).resolve().parents[2] / "conf" / "style" / "recipe"
-SETTINGS = {"train": Train, "recipe": Recipe, "ada": Ada}
-NETWORK = {"z_dim", "w_dim", "mapping_layers", "channel_base", "channel_max", "mbstd_group"}
+SETTINGS = {"train": Train, "recipe": Recipe, "ada": Ada, "network": Network}
 
 
 @pytest.fixture(scope="module")
@@ -36,13 +36,14 @@ def resolver():
     OmegaConf.register_new_resolver("published", published.value, replace=True)
 
 
-def recipe(name: str, size: int = 64, start: str = "base") -> dict[str, Any]:
+def recipe(name: str, preset: str = "auto", size: int = 64, start: str = "base") -> dict[str, Any]:
     """The values of one file, as they resolve for data of `size` px."""
     config = OmegaConf.merge(OmegaConf.load(RECIPES / f"{name}.yaml"), {"data": {"size": size}})
-    config = OmegaConf.merge(config, {"style": {"start": start}})
+    given = {key: config[key] for key in ("train", "recipe", "ada", "network") if key in config}
+    config = OmegaConf.merge(config, {"style": {"start": start, "preset": preset}})
     resolved = OmegaConf.to_container(config, resolve=True)
     assert isinstance(resolved, dict)
-    return {group: resolved[group] for group in ("train", "recipe", "ada", "network")}
+    return {group: resolved[group] for group in given}
 
 
 def test_auto_is_the_references(schedule) -> None:
@@ -102,8 +103,8 @@ def test_p_stays_between_nothing_and_its_cap() -> None:
 
 
 @pytest.mark.parametrize("name", published.TABLE)
-def test_each_published_file_holds_its_row(name: str) -> None:
-    setting, values = published.TABLE[name], recipe(name)
+def test_the_file_holds_each_row(name: str) -> None:
+    setting, values = published.TABLE[name], recipe("published", name)
     assert (values["train"]["batch"], values["train"]["lr"]) == (setting.batch, setting.lr)
     assert values["recipe"]["r1_gamma"] == setting.r1_gamma
     assert (values["recipe"]["ema_images"], values["recipe"]["ema_ramp"]) == (setting.ema_images, None)
@@ -113,36 +114,44 @@ def test_each_published_file_holds_its_row(name: str) -> None:
 
 
 @pytest.mark.parametrize("size", [64, 256, 1024])
-def test_the_auto_file_follows_the_data(size: int) -> None:
-    setting, values = published.auto(size), recipe("auto", size)
+def test_auto_follows_the_data(size: int) -> None:
+    setting, values = published.auto(size), recipe("published", size=size)
     assert (values["train"]["batch"], values["train"]["lr"]) == (setting.batch, setting.lr)
     assert (values["recipe"]["r1_gamma"], values["recipe"]["ema_images"]) == (setting.r1_gamma, setting.ema_images)
     assert values["network"]["channel_base"] == setting.channel_base
     assert values["network"]["mapping_layers"] == 2
 
 
-@pytest.mark.parametrize("name", ["auto", *published.TABLE])
+@pytest.mark.parametrize("name", published.PRESETS)
 def test_a_transfer_moves_p_faster_and_has_no_ramp(name: str) -> None:
-    scratch, transfer = recipe(name, start="scratch"), recipe(name, start="runs/style/0123")
+    scratch, transfer = (recipe("published", name, start=start) for start in ("scratch", "runs/style/0123"))
     assert (scratch["ada"]["images"], transfer["ada"]["images"]) == (500_000, 100_000)
     assert transfer["recipe"]["ema_ramp"] is None
     assert scratch["recipe"]["ema_ramp"] == (0.05 if name == "auto" else None)
-    assert scratch["ada"]["target"] == published.ADA_TARGET and scratch["ada"]["every"] == published.ADA_EVERY
+    ada = Ada(**scratch["ada"])
+    assert (ada.target, ada.every) == (published.ADA_TARGET, published.ADA_EVERY)
 
 
 @pytest.mark.parametrize("path", sorted(RECIPES.glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_recipe_sets_what_exists_and_is_accepted(path: Path) -> None:
     values = recipe(path.stem)
-    own = {"target"} if path.stem == "base" else set()  # a base is one of photographs, whatever else is chosen
-    assert set(OmegaConf.load(path)) == {*SETTINGS, "network"} | own and set(values["network"]) == NETWORK
-    for group, settings in SETTINGS.items():
-        settings(**values[group])
-        if group != "train":  # what one recipe left out would stay as another one set it
-            assert set(values[group]) == set(settings.__dataclass_fields__)
-    assert values["train"]["batch"] % values["network"]["mbstd_group"] == 0
+    assert set(OmegaConf.load(path)) <= {*SETTINGS, "target", "preset"}
+    made = {group: settings(**values.get(group, {})) for group, settings in SETTINGS.items()}
+    assert made["train"].batch % made["network"].mbstd_group == 0
 
 
-@pytest.mark.parametrize(("key", "size"), [("batch", 100), ("speed", 64)])
-def test_nonsense_is_refused(key: str, size: int) -> None:
+@pytest.mark.parametrize("path", sorted(RECIPES.glob("*.yaml")), ids=lambda path: path.stem)
+def test_no_recipe_repeats_a_default(path: Path) -> None:
+    if path.stem == "published":  # it follows a table, whose numbers are what they are
+        return
+    for group, given in recipe(path.stem).items():
+        defaults = SETTINGS[group].__dataclass_fields__
+        assert not {key for key, value in given.items() if value == defaults[key].default}
+
+
+@pytest.mark.parametrize(
+    ("key", "preset", "size"), [("batch", "auto", 100), ("speed", "auto", 64), ("lr", "paper64", 64)]
+)
+def test_nonsense_is_refused(key: str, preset: str, size: int) -> None:
     with pytest.raises(ConfigError):
-        published.value(key, size)
+        published.value(key, preset, size)

@@ -20,11 +20,11 @@ from stages.core.tracking import Tracker
 from stages.networks.face_reader import Reader, load_reader
 from stages.networks.latents import latents
 from stages.networks.stylegan2 import Generator
-from stages.style.inversion.compare import background_variety, compare
 from stages.style.sampling import write as collect
-from stages.style.sampling.candidates import Inverted, Painter, Sampling, Seeds, draw
+from stages.style.sampling.candidates import Painter, Sampling, draw
 from stages.style.sampling.distribution import Distribution
 from stages.style.sampling.filters import Filters, References, judge, least_bad
+from stages.style.sampling.score import background_variety
 from stages.style.sampling.write import BatchWriter, write_style_set
 from tests.tools import tiny_runs
 
@@ -133,7 +133,7 @@ def test_a_kill_loses_a_batch_at_most_and_changes_no_byte(tmp_path, monkeypatch,
 def test_broken_candidates_are_replaced_by_further_seeds(tmp_path, gate, reader) -> None:
     every = reader.read(to_tensor(draw(network(), latents(8, range(40)), 0.7))).features[:, 0]
     gate["limit"] = float(every.median())
-    done = write(tmp_path, Sampling(count=20, reject=Filters(duplicates=False)), reader=reader)
+    done = write(tmp_path, Sampling(count=20, psi=0.7, reject=Filters(duplicates=False)), reader=reader)
     good = [seed for seed in range(40) if every[seed] >= gate["limit"]]
     assert [row["seed"] for row in done.records[: len(good)]] == good[:20] and len(done.records) == 20
     rejects = read_jsonl(tmp_path / "rejects.jsonl")
@@ -275,18 +275,6 @@ def test_memory_does_not_grow_with_the_set(tmp_path) -> None:
     # Drawn at once, each further picture takes 44 MB, 350 MB in all. When threads free what they held moves a peak by
     # up to 80 MB, whatever the count, so that the limit lies between.
     assert grown[1] - grown[0] < 175 and grown[0] > 30, grown
-
-
-def test_ways_are_compared(tmp_path, reader) -> None:
-    net, sampling = network(), Sampling(count=1)
-    ws = net.mapping(latents(8, [5]), 1.0).expand(6, -1, -1)
-    ways = {"random": Seeds(sampling), "invert": Inverted(ws, list("abcdef"), Sampling(count=6, source="invert"))}
-    table = compare(net, ways, sampling, References(), reader, spent={"invert": 1e6}, out=tmp_path)
-    assert table["random"]["candidates"] == table["invert"]["candidates"] == 6
-    assert table["random"]["accepted"] == 1 and table["invert"]["accepted"] == pytest.approx(1 / 6)  # repeats
-    assert table["invert"]["useful_per_cpu_second"] < 1e-5 < table["random"]["useful_per_cpu_second"]
-    assert table["invert"]["pose_bins"] == 1 <= table["random"]["pose_bins"]
-    assert (tmp_path / "sampling.json").exists()
 
 
 def test_background_variety_counts_colours_outside_the_head() -> None:

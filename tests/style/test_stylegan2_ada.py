@@ -51,7 +51,7 @@ def task(place: Path | None = None, seed: int = 0, kind: type[StyleGAN2] = Style
     torch.manual_seed(seed)
     generator = Generator(8, 8, SIZE, channel_base=128, channel_max=8)
     discriminator = Discriminator(SIZE, channel_base=128, channel_max=8)
-    settings = {"r1_gamma": 1.0, "ema_images": 20.0, "ema_ramp": None, "precision": "float32"} | recipe
+    settings = {"noise": True, "ema_images": 20.0, "precision": "float32"} | recipe
     ada = Ada(target=-1.0, images=100, every=2, p_max=0.5)
     return kind(generator, discriminator, 0.01, Recipe(**settings), ada, ladder=place)
 

@@ -17,9 +17,9 @@ from stages.core.tensors import to_uint8
 from stages.core.tracking import Tracker
 from stages.core.weights import load_network
 from stages.networks.stylegan2 import Generator
-from stages.style.fusion.candidates import CANDIDATES, parse
 from stages.style.fusion.fuse import Fusion, fuse, relative_distance
 from stages.style.fusion.sweep import (
+    CANDIDATES,
     MEASURES,
     Sweep,
     SweepPoint,
@@ -27,11 +27,11 @@ from stages.style.fusion.sweep import (
     confirm,
     keeping,
     knee,
-    ladder_rows,
     pareto_front,
+    parse,
     run_sweep,
-    write_sweep,
 )
+from stages.style.fusion.write import ladder_rows, write_sweep
 
 
 def point(label: str, kid: float, coverage: float, **measures: float) -> SweepPoint:
@@ -43,7 +43,10 @@ def test_names_say_what_is_fused() -> None:
     assert all(parse(name).label == name for name in CANDIDATES)
     assert (parse("source").share, parse("transferred").share) == (0.0, 1.0)
     assert parse("constant-0.5").fusion == Fusion(schedule="constant", high=0.5, mapping=0.5)
-    assert parse("swap-32").fusion == Fusion(schedule="swap", middle=32) and parse("swap-32").family == "swap"
+    assert (
+        parse("swap-32").fusion == Fusion(schedule="swap", low=0.0, middle=32, mapping=0.0)
+        and parse("swap-32").family == "swap"
+    )
     mixed = parse("snapshot-0.25+sigmoid-8-0.5")
     assert mixed.share == 0.25 and mixed.family == "interpolation" and mixed.fusion is not None
     assert (mixed.fusion.middle, mixed.fusion.low, mixed.fusion.mapping) == (8, 0.5, 0.5)

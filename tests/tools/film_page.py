@@ -19,7 +19,7 @@ from PIL import Image
 
 from stages.apply import serve
 from stages.datasets.painted.paint import paint, sample_person, sample_view
-from stages.datasets.painted.person import HELDOUT_PEOPLE
+from stages.datasets.people import HELDOUT_PEOPLE
 from tests.tools.chromium import Chromium, find_chromium, write_camera
 
 PEOPLE = (918, 914, 923)  # of the held-out painted people: no network was trained on them

@@ -47,7 +47,7 @@ def style() -> Toy:
     torch.manual_seed(0)
     generator = Generator(16, 16, 16, channel_base=128, channel_max=8)
     discriminator = Discriminator(16, channel_base=128, channel_max=8, mbstd_group_size=4)
-    recipe = Recipe(r1_gamma=2.0, r1_every=2, pl_every=2, ema_images=50.0, ema_ramp=None, precision="float32")
+    recipe = Recipe(r1_gamma=2.0, r1_every=2, pl_every=2, ema_images=50.0, noise=True, precision="float32")
     with torch.no_grad():
         for name, parameter in generator.named_parameters():
             if name.endswith("noise_strength"):

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from stages.core.files import write_bytes
 from stages.core.settings import TristyleError
 from stages.datasets.folders.photo_quality import Scores
 
@@ -123,6 +124,8 @@ class Cache:
                     key = name.split(".")[0].split("-")[0]
                     files.setdefault(key, []).append((path, stat.st_size))
                     used[key] = max(used.get(key, 0.0), stat.st_mtime)
+
+        # The longest unused go first; what was used within a day stays.
         total = sum(size for group in files.values() for _, size in group)
         for key in sorted(files, key=lambda key: used[key]):
             if total <= most_bytes or used[key] > time.time() - A_DAY:
@@ -150,13 +153,7 @@ def hand_out(source: Path, target: Path) -> None:
 
 def _put(path: Path, data: bytes) -> str:
     """Write a file whole or not at all; its sha256."""
-    folder, name = os.path.split(path)
-    temporary = f"{folder}/.{name}.{os.getpid()}.tmp"
-    if not os.path.isdir(folder):
-        os.makedirs(folder, exist_ok=True)
-    with open(temporary, "wb", buffering=0) as file:
-        file.write(data)
-    os.replace(temporary, path)
+    write_bytes(path, data, sync=False)
     return hashlib.sha256(data).hexdigest()
 
 

@@ -112,6 +112,7 @@ def without_repeats(
     """Leave out pictures that are nearly another one; of several, the one from the largest square stays.
 
     Args:
+        pictures: usable pictures of one place.
         most: bits of 64 in which the hashes may differ; None leaves none out.
         cache: where the pictures lie.
     """

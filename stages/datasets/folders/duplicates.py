@@ -48,7 +48,7 @@ def near(hashes: Sequence[int], most: int, same: Callable[[int, int], bool]) -> 
     Args:
         hashes: in order of preference: the first of several is the one that stays.
         most: bits that may differ.
-        same: told the numbers of two pictures with such hashes (earlier, later), says whether they are one.
+        same: whether two pictures with such hashes are one, by their numbers (earlier, later).
 
     Returns:
         number -> number of the earlier picture that it repeats, which repeats none itself.

@@ -8,14 +8,9 @@ processes: networks run on one thread and on batches of one size, filled up wher
 from __future__ import annotations
 
 import hashlib
-import multiprocessing
-import os
-from collections import deque
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,7 +24,7 @@ from stages.core.images import encode_png
 from stages.core.runtime import one_thread
 from stages.core.settings import TristyleError
 from stages.core.tensors import to_tensor
-from stages.core.workers import start_worker
+from stages.core.workers import in_order
 from stages.datasets.folders import photo_quality as quality
 from stages.datasets.folders.cache import Cache, Crop, Entry
 from stages.datasets.folders.duplicates import perceptual_hash
@@ -109,32 +104,11 @@ def ingest(tasks: Sequence[IngestJob], cache: Path, workers: int, bar: Progress)
     """
     parts = [list(tasks[start : start + BATCH]) for start in range(0, len(tasks), BATCH)]
     entries: list[Entry] = []
-    for part in _answers(parts, cache, min(workers, len(parts))):
+    cached = partial(work, folder=cache)
+    for part in in_order(cached, parts, min(workers, len(parts)), ahead=AHEAD, processes=True):
         entries += part
         bar.update(bar.done + len(part))
     return entries
-
-
-def _answers(parts: Sequence[Sequence[IngestJob]], cache: Path, workers: int) -> Iterator[list[Entry]]:
-    if workers <= 1:
-        yield from (work(part, cache) for part in parts)
-        return
-    context = multiprocessing.get_context("spawn")  # not fork: the parent may hold torch's threads
-    pool = ProcessPoolExecutor(workers, context, start_worker, (os.getpid(),))
-    waiting: deque[Future[list[Entry]]] = deque()
-    try:
-        for part in parts:
-            waiting.append(pool.submit(work, part, cache))
-            if len(waiting) >= workers * AHEAD:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    except BrokenProcessPool:
-        raise TristyleError(
-            "a process was killed, for lack of memory as a rule. Run again with workers=1; what is done is kept."
-        ) from None
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
 
 
 def work(tasks: Sequence[IngestJob], folder: Path) -> list[Entry]:
@@ -179,9 +153,11 @@ def _look_up(task: IngestJob, cache: Cache) -> tuple[bool, Entry, bytes]:
         same = (stat.st_size, stat.st_mtime_ns) == task.file.stamp
         mask = sha256_file(task.mask) if task.mask is not None and task.mask.is_file() else None
     except OSError:
-        same, mask = path.exists(), None  # what is wrong with the mask is told by who reads it
+        same, mask = path.exists(), None  # whoever reads the mask reports what is wrong with it
+
     if not same:
         raise TristyleError(f"{path}: changed or removed while the folder was read. Run again: it is listed anew.")
+
     digest = hashlib.sha256(data).hexdigest()
     key = hash_json([task.recipe.digest, digest, mask, task.mask is not None, reason])
     entry = cache.load(key)
@@ -205,6 +181,7 @@ def _cut(task: IngestJob, entry: Entry, data: bytes) -> list[Cut]:
         entry.fault = "mask" if at_mask else "photo"
         entry.reason = str(error).removeprefix(f"{decode.shown(task.mask if at_mask and task.mask else path)}: ")
         return []
+
     for cut in cuts:
         cut.crop.given = cut.mask is not None
         cut.crop.phash = f"{perceptual_hash(cut.picture):016x}"
@@ -265,7 +242,7 @@ def _parse(cuts: Sequence[Cut], recipe: Treatment) -> None:
     import torch.nn.functional as F
 
     from stages.faces.parse import one_piece
-    from stages.networks.parser import HEAD
+    from stages.networks.face_labels import PARSER_HEAD
 
     parser = _parser(recipe.parser)
     for start in range(0, len(cuts), BATCH):
@@ -274,7 +251,7 @@ def _parse(cuts: Sequence[Cut], recipe: Treatment) -> None:
         images[: len(part)] = [cut.picture for cut in part]
         with one_thread(), torch.inference_mode():
             shares = parser.shares(to_tensor(images))
-            head = shares[:, HEAD.start : HEAD.stop].sum(1, keepdim=True)
+            head = shares[:, PARSER_HEAD.start : PARSER_HEAD.stop].sum(1, keepdim=True)
             head = F.interpolate(head, images.shape[1:3], mode="bilinear", align_corners=False, antialias=True)
             masks = head[:, 0].mul(255).round().clamp(0, 255).byte().numpy()
         for cut, mask, share in zip(part, masks, shares.numpy(), strict=False):

@@ -11,13 +11,17 @@ from dataclasses import dataclass, fields
 import numpy as np
 
 from stages.core.settings import number
+from stages.networks.face_labels import PARSER_LABELS, numbers
 
 Scores = dict[str, float | None]  # None where it was not measured, which is never a reason
 
 WINDOW = 5  # px of the blur that a picture is compared with
 MIDDLE = 0.6  # share of the frame's width in which sharpness and brightness are taken: the face, not what is behind it
 GROWN = 1.3  # the face is this much larger than the quadrangle of eyes and corners of the mouth
-FACE_LABELS = (1, 2, 3, 4, 5, 6, 7, 10, 11, 12)  # skin nose glasses eyes brows mouth lips (CelebAMask-HQ's order)
+SEEN_FACE = numbers(
+    PARSER_LABELS,
+    "skin", "nose", "glasses", "l_eye", "r_eye", "l_brow", "r_brow", "mouth", "u_lip", "l_lip",
+)  # fmt: skip
 # A limit -> the score it bounds, +1 for a least value or -1 for a greatest, and what a picture beyond it is.
 BOUNDS = {
     "sharpness": ("sharpness", 1, "blurred"),
@@ -32,7 +36,7 @@ BOUNDS = {
 
 @dataclass(kw_only=True)
 class Limits:
-    """Which photos are left out; None leaves none out for that reason. A score that was not measured is no reason.
+    """Which photos are left out; None sets no limit. A score that was not measured leaves nothing out.
 
     Args:
         sharpness: least share of the picture's variation that a blur of 5 px removes, 0..1; 0.2 is a picture softened
@@ -101,7 +105,7 @@ def brightness(picture: np.ndarray) -> float:
 
 
 def occlusion(shares: np.ndarray, points: np.ndarray) -> float:
-    """Share of the face that a parser takes for hair, a hat, a hand or whatever is no face, 0..1.
+    """Share of the face that a parser takes for hair, a hat, a hand or anything else, 0..1.
 
     Args:
         shares: [19, h, w], the probability of each label of CelebAMask-HQ.
@@ -117,7 +121,7 @@ def occlusion(shares: np.ndarray, points: np.ndarray) -> float:
     cv2.fillConvexPoly(inside, hull, 1)
     if not inside.any():
         return 0.0
-    return float(1 - shares[list(FACE_LABELS)].sum(0)[inside > 0].mean())
+    return float(1 - shares[list(SEEN_FACE)].sum(0)[inside > 0].mean())
 
 
 def _middle(picture: np.ndarray) -> np.ndarray:

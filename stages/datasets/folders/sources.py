@@ -56,11 +56,13 @@ class Sources:
             rows = list(csv.reader(file.read_text(encoding="utf-8-sig").splitlines()))
         except (OSError, UnicodeDecodeError, csv.Error) as error:
             raise TristyleError(f"{file}: cannot be read as CSV in UTF-8 ({error}). Save it so.") from None
+
         head = [cell.strip().lower() for cell in rows[0]] if rows else []
         foreign = [name for name in head if name not in ("pattern", *names)]
         if "pattern" not in head or foreign:
             fault = f"the column {foreign[0]!r} is unknown" if foreign else "there is no column 'pattern'"
             raise TristyleError(f"{file}: {fault}. Its first line is {EXAMPLE}, the last four as wanted.")
+
         for number, cells in enumerate(rows[1:], 2):
             if not any(cell.strip() for cell in cells):
                 continue
@@ -68,6 +70,7 @@ class Sources:
             if len(cells) > len(head) or not row.get("pattern"):
                 fault = "more cells than columns" if len(cells) > len(head) else "no pattern"
                 raise TristyleError(f"{file}: line {number} has {fault}. Quote cells that hold a comma.")
+
             said = {name: row.get(name) or getattr(self.default, name) for name in names}
             pattern, source = row["pattern"].removeprefix("./"), PictureSource(**said)
             if any(sign in pattern for sign in "*?["):
@@ -108,14 +111,14 @@ class Listed:
 
     @property
     def stem(self) -> str:
-        """`name` without its suffix, which tells pictures, masks and twins that belong together."""
+        """`name` without its suffix, by which pictures, masks and twins belong together."""
         return self.name[: len(self.name) - len(self.path.suffix)]
 
 
 def listed(folder: Path) -> list[Listed]:
     """Everything in a folder and the folders in it, by name.
 
-    Names that start with a dot (.DS_Store, editors' leavings) are no pictures. Links are followed within the folder;
+    Names that start with a dot (.DS_Store, editors' leavings) are left alone. Links are followed within the folder;
     the folder itself may be one. A folder under a picture's name is not entered.
     """
     home = folder.resolve()

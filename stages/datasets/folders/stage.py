@@ -36,9 +36,7 @@ from stages.datasets.folders.duplicates import BITS
 from stages.datasets.folders.ingest import FACES, IngestJob, Treatment, ingest
 from stages.datasets.folders.photo_quality import Limits
 from stages.datasets.folders.sources import FILE, Listed, PictureSource, Sources, listed
-from stages.datasets.pictures import mask_place, read_mask, read_whole, square
-
-__all__ = ["FolderData", "heldout", "read_mask", "read_whole", "square"]
+from stages.datasets.pictures import mask_place
 
 if TYPE_CHECKING:
     from stages.core.artifact import Artifact
@@ -47,7 +45,7 @@ if TYPE_CHECKING:
 LEAST = 2  # pictures a domain needs: one to train on, one held out
 CACHE = ".ingest"  # beside the artifacts: what was made of single files
 SHAPE = 0.02  # difference of width / height between a photo and its twin that rounding explains
-LAYOUT = "expected photo/ and style/<name>/ with PNG, JPEG, WebP, BMP or GIF pictures in it"
+LAYOUT = "expected photo/ and style/<name>/ with PNG, JPEG, WebP, BMP or GIF pictures in it."
 
 
 @dataclass(kw_only=True)
@@ -110,10 +108,14 @@ class FolderData:
         number("max_rejected", self.max_rejected, 0, 1)
         choice("twins", self.twins, (True, False))
         number("seed", self.seed, 0, integer=True)
+
         for label in self.mask_labels or []:
             number("mask_labels", label, 0, 255, integer=True)
+
         if len(self.background) != 3:
-            raise ConfigError("background", f"{self.background} is no colour", "Give [red, green, blue], 0 to 255 each")
+            raise ConfigError(
+                "background", f"{self.background} is not a colour", "Give [red, green, blue], 0 to 255 each"
+            )
         for part in self.background:
             number("background", part, 0, 255, integer=True)
         try:
@@ -121,7 +123,7 @@ class FolderData:
         except re.error as error:
             raise ConfigError(
                 "person_pattern",
-                f"{self.person_pattern!r} is no regular expression ({error})",
+                f"{self.person_pattern!r} is not a regular expression ({error})",
                 "For the part before the first _ or -: '^([^_-]+)'",
             ) from None
 
@@ -152,11 +154,14 @@ class FolderData:
         root = self._root()
         cache = Cache(out.parent / CACHE)
         sources = Sources(root, PictureSource(self.licence, self.licence_class))
+
         styles = sorted(entry.name for entry in (root / "style").iterdir() if entry.is_dir())
         read = self._read(root, ["photo", *(f"style/{name}" for name in styles)], sources, cache, runtime)
         pictures, rejects = self._choose(root, read, sources, cache)
         if self.twins:
             rejects += self._couple(root, pictures)
+
+        # Whole people are held out, a twin with its photo.
         apart = {place: self._held_out(root, place, pictures) for place in pictures}
         records = [row for where in pictures for row in place(pictures[where], apart[where], out, cache)]
         _place_twins(out, records)
@@ -176,13 +181,13 @@ class FolderData:
             if not (root / need).is_dir():
                 raise TristyleError(f"{root}: has no {need}/ folder. Make it; {LAYOUT}")
         if not any(entry.is_dir() for entry in (root / "style").iterdir()):
-            raise TristyleError(f"{root / 'style'}: has no folder. Put the pictures of one style into style/<name>/")
+            raise TristyleError(f"{root / 'style'}: has no folder. Put the pictures of one style into style/<name>/.")
         return root
 
     def _read(
         self, root: Path, places: Sequence[str], sources: Sources, cache: Cache, runtime: Runtime
     ) -> dict[str, list[Assessed]]:
-        """Everything that lies in each place, read unless it is left alone for what it is or whence it comes."""
+        """Everything that lies in each place, read unless its kind or its source leaves it out."""
         verdicts: dict[str, list[Assessed]] = {}
         for place in places:
             recipe, masks = self._recipe(place), root / mask_place(place)
@@ -194,6 +199,8 @@ class FolderData:
             ]
             for verdict in verdicts[place]:
                 verdict.reason = verdict.reason or self._unwanted(sources.of(f"{place}/{verdict.task.file.name}"))
+
+        # One pool reads all places, so that no process waits for another place's end.
         todo = [verdict for group in verdicts.values() for verdict in group if not verdict.reason]
         with runtime.track.progress("data", len(todo), "files") as bar:
             entries = ingest([verdict.task for verdict in todo], cache.folder, runtime.workers, bar)
@@ -243,12 +250,14 @@ class FolderData:
                 for source in (sources.of(f"{place}/{verdict.task.file.name}"),)
                 for face in range(len(verdict.entry.crops))
             ]
+
             found, copies = without_copies(found, seen)
             out += copies
             if place == "photo":
                 found, beyond = within_limits(found, self.limits)
                 found, repeats = without_repeats(found, self.duplicates, cache)
                 out += beyond + repeats
+
             if len(found) < LEAST:
                 first = out[0].reason if out else "it is empty"
                 raise TristyleError(
@@ -263,7 +272,7 @@ class FolderData:
         if count - len(broken) >= LEAST and len(broken) > self.max_rejected * count:
             raise TristyleError(
                 f"{folder}: {len(broken)} of {count} files are unusable, the first "
-                f"{shown(broken[0].name)} ({broken[0].reason.rstrip('.')}). Remove them, or raise data.max_rejected"
+                f"{shown(broken[0].name)} ({broken[0].reason.rstrip('.')}). Remove them, or raise data.max_rejected."
             )
 
     def _person(self, place: str, file: Listed, face: int) -> str:
@@ -272,7 +281,7 @@ class FolderData:
         return f"{person}#{face}" if face else person  # who stands beside somebody is somebody else
 
     def _couple(self, root: Path, pictures: dict[str, list[UsablePicture]]) -> list[RejectedFile]:
-        """Tell style pictures under a photo's stem whose twin they are; the first photo and picture of a stem count.
+        """Make style pictures under a photo's stem its twins; the first photo and the first picture of a stem count.
 
         Returns:
             Style pictures that are left out, as their shape is not their photo's: the two would not lie on each other.
@@ -295,8 +304,9 @@ class FolderData:
                     if self.faces != "square":
                         raise TristyleError(
                             f"{root / picture.name}: under a photo's name, so its twin, but photos are cut along their "
-                            "faces and twins are not. Say data.faces=square, or data.twins=false if the name is chance"
+                            "faces and twins are not. Say data.faces=square, or data.twins=false if the name is chance."
                         )
+
             left_out = {reject.name for reject in unlike}
             pictures[place] = [picture for picture in pictures[place] if picture.name not in left_out]
             if len(pictures[place]) < LEAST:
@@ -321,16 +331,17 @@ class FolderData:
         else:
             loose = self._draw({picture.person for picture in own if not picture.twin_of})
             apart = [picture.person in (held if picture.twin_of else loose) for picture in own]
+
         if all(apart) and not any(picture.twin_of for picture in own):
             raise TristyleError(
                 f"{root / place}: all pictures are of one person, none could be held out. "
-                "Add people, or mend data.person_pattern"
+                "Add people, or mend data.person_pattern."
             )
         if all(apart) or not any(apart):
             side = "held out" if all(apart) else "trained on"
             raise TristyleError(
                 f"{root / place}: its pictures are twins of photos that are all {side}. Add pairs, set another "
-                "data.seed, or say data.twins=false if equal names mean nothing"
+                "data.seed, or say data.twins=false if equal names mean nothing."
             )
         return apart
 
@@ -351,6 +362,7 @@ def place(pictures: Sequence[UsablePicture], held: Sequence[bool], out: Path, ca
         masks = mask_place(folder)
         hand_out(cache.picture(entry.key, picture.face), out / folder / f"{name}.png")
         hand_out(cache.mask(entry.key, picture.face), out / masks / f"{name}.png")
+
         split = ("heldout" if apart else "train") if style is None else ("heldout_style" if apart else "style")
         drawn = "reader" if picture.task.recipe.parser is None else "parser"
         records.append(
@@ -376,7 +388,7 @@ def place(pictures: Sequence[UsablePicture], held: Sequence[bool], out: Path, ca
 
 
 def _note_halves(place: str, pictures: Sequence[UsablePicture], photos: Sequence[UsablePicture]) -> None:
-    """Where most are pairs, note of the pictures of a style, and of the photos without a twin there, which are none."""
+    """Where most are pairs, note of the pictures of a style, and of the photos without a twin there."""
     alone = [picture for picture in pictures if not picture.twin_of]
     pairs = len(pictures) - len(alone)
     for picture in alone if pairs > len(alone) else ():
@@ -386,12 +398,12 @@ def _note_halves(place: str, pictures: Sequence[UsablePicture], photos: Sequence
 
 
 def _unlike(twin: UsablePicture, photo: UsablePicture) -> str:
-    """Why two pictures of one name are no pair, "" when they may be."""
+    """Why two pictures of one name are not a pair, "" when they may be one."""
     (height, width), (tall, wide) = twin.entry.shape, photo.entry.shape
     if abs(wide / tall - width / height) <= SHAPE:
         return ""
     shapes = f"{width}x{height} px where {photo.name} has {wide}x{tall}"
-    return f"{shapes}, so they are no pair. Mend one, or say data.twins=false if the name is chance."
+    return f"{shapes}, so they are not a pair. Mend one, or say data.twins=false if the name is chance."
 
 
 def _place_twins(out: Path, records: Sequence[dict[str, Any]]) -> None:

@@ -24,12 +24,10 @@ from stages.datasets.painted.canvas import (
     rotation,
 )
 from stages.datasets.painted.person import Person, View
+from stages.networks.face_labels import READER
 
-LABELS = {
-    "background": 0, "skin": 1, "brow": 2, "eye": 3, "nose": 4, "mouth": 5, "hair": 6, "ear": 7, "neck": 8, "cloth": 9,
-    "glasses": 10, "hat": 11, "beard": 12,
-}  # fmt: skip
-"""Parsing label of every part; the head mask is all of them but background, neck and cloth."""
+LABELS = READER
+"""Name -> parsing label of every part; the head mask is all of them but background, neck and cloth."""
 
 EYE_Y = -0.06
 NOSE_Y = 0.205

@@ -7,27 +7,15 @@ the true stylised twin through the same similarities, so is the steadiest output
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import cv2
 import numpy as np
 
 from stages.datasets.painted.paint import SIZES, paint, twin
 from stages.datasets.painted.person import sample_person, sample_view
+from stages.datasets.people import SENSOR_NOISE, Motion
 
 FINER = 4  # times the frame's size that the portrait is painted at, as far as the painter reaches
 SHIFT, TURN, ZOOM = 0.03, 2.5, 0.03  # largest: shares of the width, degrees, shares of the size
-SENSOR = 0.005  # deviation of the sensor's noise, as the painter's photos have it (0.003 to 0.008 of full white)
-
-
-@dataclass(frozen=True)
-class Motion:
-    """A short video and its truth. T frames of S x S pixels."""
-
-    frames: np.ndarray  # uint8 [T, S, S, 3]
-    flows: np.ndarray  # float32 [T - 1, S, S, 2]: frame t + 1 at x shows what frame t showed at x + flow(x)
-    heads: np.ndarray  # bool [T, S, S]: the head, and nothing that the portrait does not show
-    twins: np.ndarray | None  # uint8 [T, S, S, 3]: the true stylised twin in the same motion
 
 
 def paths(seed: int, frames: int, size: int) -> np.ndarray:
@@ -76,7 +64,7 @@ def film(picture: np.ndarray, maps: np.ndarray, size: int, border: int) -> np.nd
 
 
 def moving(
-    person: int, size: int, frames: int = 8, style: str | None = None, noise: float = SENSOR, seed: int = 0
+    person: int, size: int, frames: int = 8, style: str | None = None, noise: float = SENSOR_NOISE, seed: int = 0
 ) -> Motion:
     """A painted person under a moving camera, in their view 0.
 

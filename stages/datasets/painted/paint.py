@@ -8,8 +8,6 @@
 Everything is drawn at twice the size and averaged down. One core paints well over 100 portraits a second at 64 px.
 """
 
-from dataclasses import dataclass
-
 import cv2
 import numpy as np
 from numpy.typing import NDArray
@@ -18,10 +16,10 @@ from stages.datasets.painted import accessories as extras
 from stages.datasets.painted import features
 from stages.datasets.painted import hair as hairs
 from stages.datasets.painted.canvas import Floats, noise_at
-from stages.datasets.painted.crafts import ClayLook, SketchLook
 from stages.datasets.painted.head import LABELS, Look, Scene, build_scene, paint_flesh
-from stages.datasets.painted.looks import ComicLook, PhotoLook
+from stages.datasets.painted.looks import ClayLook, ComicLook, PhotoLook, SketchLook
 from stages.datasets.painted.person import Person, View, attributes, sample_person, sample_view
+from stages.datasets.people import Portrait
 
 SUPERSAMPLE = 2
 SIZES = (32, 512)
@@ -29,18 +27,7 @@ LOOKS: dict[str, type[Look]] = {"photo": PhotoLook, "comic": ComicLook, "clay": 
 DOMAINS = tuple(LOOKS)
 STYLES = tuple(name for name in LOOKS if name != "photo")
 
-__all__ = ["DOMAINS", "LABELS", "STYLES", "PaintedImage", "paint", "sample_person", "sample_view", "twin"]
-
-
-@dataclass(frozen=True)
-class PaintedImage:
-    """A picture and its truth."""
-
-    image: NDArray[np.uint8]  # [H, W, 3] RGB
-    mask: NDArray[np.uint8]  # [H, W] coverage of the head (hair, hat, face, ears, beard, glasses)
-    parsing: NDArray[np.uint8]  # [H, W] labels, see LABELS
-    landmarks: NDArray[np.float32]  # [68, 2] iBUG order, pixels; a pixel's centre is a whole number
-    attributes: dict[str, float | int | str]
+__all__ = ["DOMAINS", "LABELS", "STYLES", "paint", "sample_person", "sample_view", "twin"]
 
 
 def _head_outline(scene: Scene) -> np.ndarray:
@@ -112,7 +99,7 @@ def _grain(image: Floats, view: View) -> Floats:
     return image
 
 
-def paint(person: Person, view: View, size: int, domain: str = "photo") -> PaintedImage:
+def paint(person: Person, view: View, size: int, domain: str = "photo") -> Portrait:
     """Paint `person` in `view` at `size` pixels in a domain ("photo" or a style).
 
     Deterministic in its arguments. Raises ValueError for an unknown domain or a size outside 32..512.
@@ -126,12 +113,10 @@ def paint(person: Person, view: View, size: int, domain: str = "photo") -> Paint
     image = _develop(scene, size)
     if look.fine:
         image = _grain(image, view)
-    return PaintedImage(
-        _bytes(image), _mask(scene, size), _labels(scene, size), _points(points), attributes(person, view)
-    )
+    return Portrait(_bytes(image), _mask(scene, size), _labels(scene, size), _points(points), attributes(person, view))
 
 
-def twin(person: Person, view: View, size: int, style: str) -> PaintedImage:
+def twin(person: Person, view: View, size: int, style: str) -> Portrait:
     """The true stylised twin: the style's head on the photo's own neck, clothes and background.
 
     Where the photo's mask is 0 the image is the photo's, byte for byte; the mask is the photo's. Raises ValueError
@@ -150,7 +135,7 @@ def twin(person: Person, view: View, size: int, style: str) -> PaintedImage:
     points = _paint_person(head, body)
     look.finish(head, head_only=True)
     image = np.where(photo.mask[..., None] > 0, _bytes(_develop(head, size)), photo.image)
-    return PaintedImage(image, photo.mask, _labels(head, size), _points(points), photo.attributes)
+    return Portrait(image, photo.mask, _labels(head, size), _points(points), photo.attributes)
 
 
 def _bytes(image: Floats) -> NDArray[np.uint8]:

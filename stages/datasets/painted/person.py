@@ -14,15 +14,6 @@ import numpy as np
 
 Colour = tuple[float, float, float]
 
-TRAIN_PEOPLE = 0
-"""First person of the photo domain's training people (up to 999,999)."""
-STYLE_PEOPLE = 2_000_000
-"""First person of the style domains: never one of the photo domain's."""
-HELDOUT_PEOPLE = 5_000_000
-"""First held-out person (evaluation only)."""
-READER_PEOPLE = 8_000_000
-"""First person the face reader is trained on."""
-
 SKIN = ((243, 213, 194), (240, 200, 174), (228, 180, 146), (208, 154, 116), (172, 120, 86), (132, 88, 62), (98, 64, 46))
 HAIR = {
     "black": (30, 26, 27),
@@ -38,6 +29,8 @@ HAIR = {
     "blue": (52, 96, 170),
 }
 IRIS = ((70, 44, 26), (96, 62, 34), (124, 96, 50), (84, 116, 74), (88, 132, 160), (110, 124, 138), (52, 34, 24))
+FRAMES = ((0.08, 0.08, 0.09), (0.28, 0.17, 0.10), (0.55, 0.50, 0.42), (0.45, 0.10, 0.12))  # of glasses
+FRAME_SHARES = (0.55, 0.25, 0.12, 0.08)
 CLOTH = ((38, 42, 54), (232, 230, 226), (70, 84, 112), (150, 44, 48), (52, 92, 80), (196, 168, 120), (104, 70, 110),
          (60, 120, 168), (214, 140, 60), (120, 126, 132), (30, 30, 32), (178, 96, 116), (92, 108, 56))  # fmt: skip
 
@@ -175,6 +168,7 @@ def sample_person(person: int, seed: int = 0) -> Person:
     age = float(rng.beta(1.4, 1.8))
     tone = float(rng.beta(0.9, 1.3))
     skin = _mix(SKIN, tone) * rng.uniform(0.96, 1.03) + rng.normal(0, 0.010, 3)
+
     style, hair_name, hair = _hair_choice(rng, feminine, age, tone)
     man = 1 - feminine
     beard = _pick(rng, {"none": 0.45 + 8 * feminine**2, "stubble": 0.20 * man, "moustache": 0.08 * man,
@@ -184,6 +178,8 @@ def sample_person(person: int, seed: int = 0) -> Person:
     cloth = np.array(CLOTH[int(rng.integers(len(CLOTH)))]) / 255 + rng.normal(0, 0.03, 3)
     trim = np.array(CLOTH[int(rng.integers(len(CLOTH)))]) / 255
     lips_young = 1 - 0.35 * age
+
+    # Arguments are drawn in this order: another order is another population.
     return Person(
         person=person,
         skin_tone=tone,
@@ -219,11 +215,7 @@ def sample_person(person: int, seed: int = 0) -> Person:
         hair_length=float(rng.uniform(0.0, 1.0)),
         beard=beard,
         glasses=glasses,
-        glasses_colour=_colour(
-            np.array([(0.08, 0.08, 0.09), (0.28, 0.17, 0.10), (0.55, 0.50, 0.42), (0.45, 0.10, 0.12)])[
-                int(rng.choice(4, p=[0.55, 0.25, 0.12, 0.08]))
-            ]
-        ),
+        glasses_colour=_colour(np.array(FRAMES[int(rng.choice(len(FRAMES), p=FRAME_SHARES))])),
         hat=hat,
         hat_colour=_colour(np.array(CLOTH[int(rng.integers(len(CLOTH)))]) / 255 + rng.normal(0, 0.03, 3)),
         clothes=_pick(rng, {"tee": 0.36, "vneck": 0.2, "shirt": 0.26, "hoodie": 0.18}),

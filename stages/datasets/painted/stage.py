@@ -6,11 +6,9 @@ true stylised twin, for measuring only. Everything is a function of `seed`, so t
 
 from __future__ import annotations
 
-import multiprocessing
-import os
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -19,16 +17,10 @@ import numpy as np
 from stages.core.files import write_bytes, write_jsonl
 from stages.core.images import write_image
 from stages.core.settings import ConfigError, choice, image_size, number
-from stages.core.workers import start_worker
-from stages.datasets.painted.paint import STYLES, paint, twin
-from stages.datasets.painted.person import (
-    HELDOUT_PEOPLE,
-    STYLE_PEOPLE,
-    TRAIN_PEOPLE,
-    attributes,
-    sample_person,
-    sample_view,
-)
+from stages.core.workers import in_order
+from stages.datasets.painted.paint import STYLES
+from stages.datasets.painted.people import PaintedPeople
+from stages.datasets.people import MOST_PEOPLE, person_of
 from stages.datasets.pictures import mask_place
 
 if TYPE_CHECKING:
@@ -36,8 +28,6 @@ if TYPE_CHECKING:
     from stages.core.runtime import Runtime
 
 CHUNK = 64  # pictures a worker paints before it reports
-HELDOUT_STYLE_PEOPLE = STYLE_PEOPLE + 1_000_000
-MOST = 900_000  # pictures a split may have, so that no two splits share a person
 
 
 @dataclass(frozen=True)
@@ -80,10 +70,12 @@ class PaintedData:
     def __post_init__(self) -> None:
         image_size("size", self.size, 32, 512)
         for key in ("count", "style_count", "heldout", "heldout_style"):
-            number(key, getattr(self, key), 1, MOST, integer=True)
+            number(key, getattr(self, key), 1, MOST_PEOPLE, integer=True)
         number("seed", self.seed, 0, integer=True)
         if not isinstance(self.styles, list) or not self.styles:
-            raise ConfigError("styles", f"{self.styles!r} is no list of styles", f"Say styles=[{','.join(STYLES[:2])}]")
+            raise ConfigError(
+                "styles", f"{self.styles!r} is not a list of styles", f"Say styles=[{','.join(STYLES[:2])}]"
+            )
         for name in self.styles:
             choice("styles", name, STYLES)
         if len(set(self.styles)) != len(self.styles):
@@ -99,14 +91,18 @@ class PaintedData:
         landmarks: dict[str, list[np.ndarray]] = {"train": [], "heldout": []}
         with runtime.track.progress("data", sum(job.stop - job.start for job in jobs)) as bar:
             done = 0
-            for job, points in zip(jobs, _painted(self, jobs, out, runtime.workers), strict=True):
+            work = partial(paint_job, asdict(self), out=out)
+            painted = in_order(work, jobs, min(runtime.workers, len(jobs)), processes=True)
+            for job, points in zip(jobs, painted, strict=True):
                 if job.split in landmarks:
                     landmarks[job.split].append(points)
                 done += job.stop - job.start
                 bar.update(done)
+
         for split, path in (("train", out / "landmarks.npz"), ("heldout", out / "heldout" / "landmarks.npz")):
             _write_landmarks(path, np.concatenate(landmarks[split]))
         write_jsonl(out / "records.jsonl", [record for job in jobs for record in self._records(job)])
+
         pictures = self.count + len(self.styles) * (self.style_count + self.heldout_style) + self.heldout
         return {
             "count": float(self.count),
@@ -126,19 +122,18 @@ class PaintedData:
                 yield Job(split, style, start, min(start + CHUNK, total))
 
     def _records(self, job: Job) -> Iterator[dict[str, Any]]:
-        folder = place(job.split, job.style)
+        folder, people = place(job.split, job.style), PaintedPeople(self.seed)
         for index in range(job.start, job.stop):
-            number_ = person_of(job.split, job.style, index)
-            person, view = sample_person(number_, self.seed), sample_view(number_, 0, self.seed)
+            person = person_of(job.split, index)
             yield {
                 "id": f"{index:06d}",
                 "split": job.split,
-                "person": number_,
+                "person": person,
                 "photo": f"{folder}/{index:06d}.png",
                 "mask": f"{mask_place(folder)}/{index:06d}.png",
                 "mask_from": "painter",
                 "style": job.style,
-                "attributes": attributes(person, view),
+                "attributes": people.attributes(person, 0),
                 "source": f"painter seed {self.seed}",
                 "licence": "Apache-2.0",
                 "licence_class": "open",
@@ -151,42 +146,31 @@ def place(split: str, style: str | None) -> str:
     return f"heldout/{folder}" if split.startswith("heldout") else folder
 
 
-def person_of(split: str, style: str | None, index: int) -> int:
-    """The person painted as picture `index` of a split: splits never share one, styles share theirs."""
-    first = {"train": TRAIN_PEOPLE, "heldout": HELDOUT_PEOPLE, "style": STYLE_PEOPLE}.get(split, HELDOUT_STYLE_PEOPLE)
-    return first + index
-
-
-def _painted(data: PaintedData, jobs: list[Job], out: Path, workers: int) -> Iterator[np.ndarray]:
-    """Paint the jobs in order, in `workers` processes; the landmarks of each job."""
-    settings = asdict(data)
-    if workers <= 1:
-        yield from (paint_job(settings, job, out) for job in jobs)
-        return
-    # spawn, not fork: the parent may hold torch's threads
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(workers, len(jobs)), context, start_worker, (os.getpid(),)) as pool:
-        yield from pool.map(paint_job, [settings] * len(jobs), jobs, [out] * len(jobs))
-
-
 def paint_job(settings: dict[str, Any], job: Job, out: Path) -> np.ndarray:
     """Paint one job's files under `out`; its landmarks [N, 68, 2] float32, pixels."""
     data, points = PaintedData(**settings), []
+    people = PaintedPeople(data.seed)
     folder = out / place(job.split, job.style)
     masks = out / mask_place(place(job.split, job.style))
+
     for index in range(job.start, job.stop):
-        number_, name = person_of(job.split, job.style, index), f"{index:06d}.png"
-        person, view = sample_person(number_, data.seed), sample_view(number_, 0, data.seed)
-        picture = paint(person, view, data.size, job.style or "photo")
+        person, name = person_of(job.split, index), f"{index:06d}.png"
+        if job.style is None:
+            picture = people.photo(person, 0, data.size)
+        else:
+            picture = people.styled(person, 0, job.style, data.size)
         write_image(folder / name, picture.image)
         write_image(masks / name, picture.mask)
         points.append(picture.landmarks)
+
         if job.style is None:
             parsing = "heldout/parsing" if job.split == "heldout" else "parsing"
             write_image(out / parsing / name, picture.parsing)
         if job.split == "heldout":
             for style in data.styles:
-                write_image(out / "heldout" / "twin" / style / name, twin(person, view, data.size, style).image)
+                twin = people.twin(person, 0, style, data.size)
+                write_image(out / "heldout" / "twin" / style / name, twin.image)
+
     return np.stack(points).astype(np.float32)
 
 

@@ -24,17 +24,14 @@ from torch import Tensor
 
 from stages.core.files import write_bytes, write_json
 from stages.core.settings import ConfigError, TristyleError, choice, number
-from stages.core.tensors import unit
-from stages.networks.face_reader import FaceReading, Reader
+from stages.metrics.attributes import NAMES, attributes, check_name
+from stages.networks.face_reader import Reader
 from stages.networks.latents import decode, latents
 from stages.networks.stylegan2 import Generator
 from stages.style.sampling.candidates import Candidates
 
-ATTRIBUTES = (
-    "yaw", "pitch", "smile", "mouth_open", "eye_open",
-    "glasses", "beard", "hat", "hair", "hair_tone", "skin_tone",
-)  # fmt: skip
-SKIN, HAIR, GLASSES, HAT, BEARD = 1, 6, 10, 11, 12  # labels of the face reader's parsing
+RENAMED = {"hair": "hair_area", "hair_tone": "hair_lightness", "skin_tone": "skin_lightness"}
+FEWEST = 20  # samples that show an attribute, to find its direction by
 HIGHEST = 1024
 SHRINKAGE = 0.5  # ridge of a boundary, in mean variances of w times w_dim / samples: what noise weighs against them
 FITTED = 0.7  # share of the samples that a boundary is fitted to; the others measure its accuracy
@@ -46,7 +43,8 @@ class Edit:
     """One movement of w.
 
     Args:
-        direction: an attribute in `ATTRIBUTES`, or the rank of a closed-form direction (0: changes the layers most).
+        direction: an attribute of `stages.metrics.attributes`, or the rank of a closed-form direction (0: changes the
+            layers most).
         alpha: how far to move, in standard deviations of w along the direction.
         low, high: resolutions in px whose layers move; for a closed-form direction also the layers that it is of.
         conditioned_on: attributes to keep meanwhile: their directions are projected out.
@@ -60,7 +58,7 @@ class Edit:
 
     def __post_init__(self) -> None:
         if isinstance(self.direction, str):
-            choice("direction", self.direction, ATTRIBUTES)
+            check_name("direction", self.direction, NAMES, RENAMED)
         else:
             number("direction", self.direction, 0, 4095, integer=True)
         number("alpha", self.alpha, -20, 20)
@@ -69,7 +67,7 @@ class Edit:
         if self.low > self.high:
             raise ConfigError("low", f"{self.low} px is above high={self.high} px", "Give low at most high")
         for name in self.conditioned_on:
-            choice("conditioned_on", name, ATTRIBUTES)
+            check_name("conditioned_on", name, NAMES, RENAMED)
         if self.direction in self.conditioned_on:
             raise ConfigError("conditioned_on", f"{self.direction} is what the edit moves", "Leave it out of the list")
 
@@ -125,10 +123,13 @@ def sefa(
         and low <= int(found[1]) <= high
         and (to_rgb or found[2] != "torgb")
     ]
+
     w_dim = generator.mapping.w_avg.numel()
     if not weights or count > w_dim:
         problem = f"only {w_dim} directions" if weights else f"no layer from {low} to {high} px"
         raise TristyleError(f"edit: a generator of {generator.img_resolution} px has {problem}. Ask for less.")
+
+    # Eigenvectors of A A^T, the strongest first; their sign is free and is fixed here.
     a = F.normalize(torch.cat(weights), dim=1).t()  # [w_dim, channels], columns of unit length
     values, vectors = torch.linalg.eigh(a @ a.t())  # rising
     directions = vectors.flip(1).t()[:count]
@@ -140,46 +141,36 @@ def sefa(
 # Supervised boundaries
 
 
-def attributes(images: Tensor, reading: FaceReading) -> dict[str, Tensor]:
-    """What the reader sees of each of `ATTRIBUTES`, [N] each.
-
-    yaw and pitch in degrees; smile -1 to 1; mouth_open, eye_open 0 to 1; glasses, beard, hat and hair as shares of the
-    picture; hair_tone and skin_tone as mean CIE L* (0 to 100) under the label.
-
-    Args:
-        images: [N, 3, H, W] in [-1, 1], as they were read.
-    """
-    from kornia.color import rgb_to_lab  # half a second, which a command that edits nothing does not pay
-
-    share = reading.parsing.softmax(1)
-    area = share.mean(dim=(2, 3))
-    size = share.shape[-2:]
-    small = images if images.shape[-2:] == size else F.interpolate(images, size, mode="area")
-    lightness = rgb_to_lab(unit(small))[:, 0]
-
-    def tone(label: int) -> Tensor:
-        return (share[:, label] * lightness).mean(dim=(1, 2)) / area[:, label].clamp(min=1e-4)
-
-    values = (
-        *reading.pose.unbind(1), *reading.expression.unbind(1),
-        area[:, GLASSES], area[:, BEARD], area[:, HAT], area[:, HAIR], tone(HAIR), tone(SKIN),
-    )  # fmt: skip
-    return dict(zip(ATTRIBUTES, values, strict=True))
-
-
 @torch.no_grad()
 def boundaries(
-    generator: Generator, reader: Reader, count: int = 1000, psi: float = 0.7, seed: int = 0
+    generator: Generator,
+    reader: Reader,
+    count: int = 1000,
+    psi: float = 0.7,
+    seed: int = 0,
+    names: Sequence[str] = NAMES,
 ) -> dict[str, Direction]:
-    """The direction of every attribute, from `count` samples of the generator as the reader sees them.
+    """The direction of each attribute, from samples of the generator as the face reader sees them.
 
     Args:
-        count: samples, seeds `seed` on; from a few hundred the accuracy stands.
+        count: samples, of the seeds from `seed` on; at least 20. From a few hundred on the accuracy stands.
         psi: truncation of the samples. The directions hold for w, whatever its truncation.
+        names: attributes, of `stages.metrics.attributes.NAMES`.
+
+    Raises:
+        TristyleError: too few samples show an attribute.
     """
-    number("count", count, 20, integer=True)
-    w, seen = _samples(generator, reader, count, psi, seed)
-    return {name: boundary(w, values) for name, values in seen.items()}
+    number("count", count, FEWEST, integer=True)
+    w, seen = _samples(generator, reader, count, psi, seed, names)
+    found = {}
+    for name, values in seen.items():
+        shown = ~values.isnan()
+        if shown.sum() < FEWEST:
+            raise TristyleError(
+                f"edit: {int(shown.sum())} of {count} samples show {name}, {FEWEST} are needed. Name another attribute."
+            )
+        found[name] = boundary(w[shown], values[shown])
+    return found
 
 
 def boundary(w: Tensor, values: Tensor) -> Direction:
@@ -189,16 +180,21 @@ def boundary(w: Tensor, values: Tensor) -> Direction:
         w: [N, w_dim].
         values: [N], the attribute. Its first 70 % are fitted, the others measure the accuracy.
     """
+    # Normal scores of the ranks: a few outliers do not decide.
     w, values = w.double().cpu(), values.double().cpu()
     fitted = int(len(w) * FITTED)
     ranks = values[:fitted].argsort().argsort().double()
-    scores = torch.special.ndtri((ranks + 0.5) / fitted)  # normal scores: a few outliers do not decide
+    scores = torch.special.ndtri((ranks + 0.5) / fitted)
+
+    # The ridge is scaled to the noise of a covariance that is estimated from few samples.
     mean = w[:fitted].mean(dim=0)
     centred = w[:fitted] - mean
     covariance = centred.t() @ centred / fitted
     ridge = SHRINKAGE * covariance.trace() / fitted + 1e-12
     normal = torch.linalg.solve(covariance + ridge * torch.eye(len(covariance)).double(), centred.t() @ scores)
     normal = F.normalize(normal, dim=0)
+
+    # Accuracy is counted on both ends of the held-out samples, for the middle has no clear side.
     side, order = (w[fitted:] - mean) @ normal, values[fitted:].argsort()
     extreme = max(int(len(order) * EXTREME), 1)
     right = torch.cat([side[order[:extreme]] < 0, side[order[-extreme:]] > 0])
@@ -206,7 +202,7 @@ def boundary(w: Tensor, values: Tensor) -> Direction:
 
 
 def _samples(
-    generator: Generator, reader: Reader, count: int, psi: float, seed: int
+    generator: Generator, reader: Reader, count: int, psi: float, seed: int, names: Sequence[str]
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """w [count, w_dim] on the CPU, and the attributes of their pictures."""
     generator.eval()
@@ -215,8 +211,8 @@ def _samples(
         ws = generator.mapping(z.to(generator.mapping.w_avg.device), psi)
         images = generator.synthesis(ws, noise_mode="const").clamp(-1, 1)
         codes.append(ws[:, 0].cpu())
-        parts.append(attributes(images, reader.read(images)))
-    return torch.cat(codes), {name: torch.cat([part[name].cpu() for part in parts]) for name in ATTRIBUTES}
+        parts.append(attributes(reader.read(images), images, names))
+    return torch.cat(codes), {name: torch.cat([part[name].cpu() for part in parts]) for name in names}
 
 
 @torch.no_grad()
@@ -230,8 +226,7 @@ def find_directions(
     edits = list(edits)
     names = {edit.key for edit in edits if isinstance(edit.direction, str)}
     names |= {name for edit in edits for name in edit.conditioned_on}
-    found = boundaries(generator, reader, count, psi, seed) if names else {}
-    directions = {name: found[name] for name in sorted(names)}
+    directions = boundaries(generator, reader, count, psi, seed, sorted(names)) if names else {}
     for edit in edits:
         if isinstance(edit.direction, int):
             normal = sefa(generator, edit.low, edit.high, edit.direction + 1)[0][-1]

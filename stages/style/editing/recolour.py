@@ -18,11 +18,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from stages.core.settings import ConfigError, number
-from stages.core.tensors import unit
+from stages.core.tensors import lab, unit
+from stages.networks.face_labels import READER, READER_SKIN
 from stages.networks.face_reader import FaceReading, Reader
 
 REGIONS = ("skin", "hair", "lips", "iris")  # in this order: the later ones lie on the earlier
-LABELS = {"skin": (1, 4, 7, 8), "hair": (6,), "lips": (5,), "iris": (3,)}  # of the face reader's parsing
+LABELS = {"skin": READER_SKIN, "hair": (READER["hair"],), "lips": (READER["mouth"],), "iris": (READER["eye"],)}
 EYES = ((36, 42), (42, 48))  # landmarks of each eye, its corners the first and the fourth
 INNER_LIPS = slice(60, 68)
 SMALLEST = 5e-4  # share of the picture under which a region counts as not there
@@ -56,7 +57,7 @@ class Recolour:
     def __post_init__(self) -> None:
         for region, colour in self.targets.items():
             if not isinstance(colour, list) or len(colour) != 3:
-                raise ConfigError(region, f"{colour!r} is no colour", "Give [red, green, blue] of 0 to 255")
+                raise ConfigError(region, f"{colour!r} is not a colour", "Give [red, green, blue] of 0 to 255")
             for value in colour:
                 number(region, value, 0, 255, integer=True)
         number("strength", self.strength, 0, 1)
@@ -107,24 +108,18 @@ def _by_colour(images: Tensor, parsing: Tensor) -> Tensor:
     if parsing.shape[-2:] != size:
         parsing = F.interpolate(parsing, size, mode="bilinear", align_corners=False)
     prior = parsing.log_softmax(1)
-    lab = _lab(unit(images)).flatten(2)  # [N, 3, HW]
+    colours = lab(unit(images)).flatten(2)  # [N, 3, HW]
     sure = prior.exp().square().flatten(2)  # [N, 13, HW]; unsure pixels hardly count
     sure = sure / sure.sum(dim=2, keepdim=True).clamp(min=1e-6)
-    mean = sure @ lab.transpose(1, 2)  # [N, 13, 3]
-    spread = (sure @ lab.square().transpose(1, 2) - mean.square()).clamp(min=0) + COLOUR_SPREAD**2
+    mean = sure @ colours.transpose(1, 2)  # [N, 13, 3]
+    spread = (sure @ colours.square().transpose(1, 2) - mean.square()).clamp(min=0) + COLOUR_SPREAD**2
     # sum over Lab of (x - mean)^2 / spread, expanded: no [N, 13, 3, HW] is built.
     weight = 1 / spread
-    distance = weight @ lab.square() - 2 * (mean * weight) @ lab + (mean.square() * weight).sum(dim=2, keepdim=True)
+    distance = weight @ colours.square() - 2 * (mean * weight) @ colours
+    distance = distance + (mean.square() * weight).sum(dim=2, keepdim=True)
     fit = -0.5 * (distance + spread.log().sum(dim=2, keepdim=True))
     fit = (fit - fit.amax(dim=1, keepdim=True)).clamp(min=-COLOUR_SAY)
     return (prior + fit.view_as(prior)).softmax(1)
-
-
-def _lab(rgb: Tensor) -> Tensor:
-    """CIE L*a*b* [N, 3, H, W] of RGB in [0, 1]."""
-    from kornia.color import rgb_to_lab  # half a second, which a command that recolours nothing does not pay
-
-    return rgb_to_lab(rgb)
 
 
 def _smoothstep(x: Tensor, low: float, high: float) -> Tensor:
@@ -149,7 +144,7 @@ def _polygon(points: Tensor, size: Sequence[int]) -> Tensor:
 
 def _without_teeth(images: Tensor, mouth: Tensor) -> Tensor:
     """The mask without what is far brighter than its mean: at 64 px the landmarks alone do not keep teeth out."""
-    light = _lab(unit(images))[:, :1]
+    light = lab(unit(images))[:, :1]
     mean = (light * mouth).sum(dim=(2, 3), keepdim=True) / mouth.sum(dim=(2, 3), keepdim=True).clamp(min=1e-6)
     return mouth * (1 - _smoothstep(light - mean, *TEETH))
 
@@ -160,19 +155,22 @@ def _irises(images: Tensor, eyes: Tensor, landmarks: Tensor) -> Tensor:
     Their size follows the area of the coloured and the dark; white (sclera, catch-lights) is left out.
     """
     height, width = images.shape[-2:]
-    lab = _lab(unit(images))
+    colours = lab(unit(images))
     y, x = torch.meshgrid(
         torch.arange(height, device=images.device) + 0.5, torch.arange(width, device=images.device) + 0.5, indexing="ij"
     )
     scale = torch.tensor([width, height], device=images.device)
     mask = torch.zeros_like(eyes)
+
+    # Each eye by itself: what is coloured, where its middle is, and how far it reaches.
     for first, last in EYES:
         points = landmarks[:, first:last] * scale  # [N, 6, 2]
         span = (points[:, 3] - points[:, 0]).norm(dim=1).clamp(min=2)[:, None, None, None]
         middle = points.mean(dim=1)[:, :, None, None, None]  # [N, 2, 1, 1, 1]
         near = eyes * (((x - middle[:, 0]) ** 2 + (y - middle[:, 1]) ** 2).sqrt() < 0.6 * span)
-        white = (lab[:, :1] * (near > 0.5)).amax(dim=(2, 3), keepdim=True)
-        apart = ((lab[:, :1] - white) ** 2 + lab[:, 1:].square().sum(dim=1, keepdim=True)).sqrt()  # from the white
+        white = (colours[:, :1] * (near > 0.5)).amax(dim=(2, 3), keepdim=True)
+        # How far each colour is from the white.
+        apart = ((colours[:, :1] - white) ** 2 + colours[:, 1:].square().sum(dim=1, keepdim=True)).sqrt()
         apart = apart / (apart * (near > 0.5)).amax(dim=(2, 3), keepdim=True).clamp(min=1)
         coloured = near * _smoothstep(apart, 0.25, 0.6)
         # Lashes are as dark, but lie at the rim: what is near the middle line counts more.
@@ -205,7 +203,7 @@ def recolour(images: Tensor, reading: FaceReading, settings: Recolour) -> Tensor
         target = torch.tensor(colour, device=images.device).view(1, 3, 1, 1) / 255
         mask = masks[region]
         there = mask.mean(dim=(2, 3), keepdim=True) > SMALLEST
-        painted = _shift(images, mask, _lab(target), settings.lightness)
+        painted = _shift(images, mask, lab(target), settings.lightness)
         share = mask * (settings.strength * there)
         images = torch.where(share > 0, images.lerp(painted, share), images)
     return images
@@ -225,13 +223,13 @@ def _shift(images: Tensor, mask: Tensor, target: Tensor, lightness: float) -> Te
     """The whole picture moved so that the mean under `mask` becomes `target` [1, 3, 1, 1] in Lab; [-1, 1]."""
     from kornia.color import lab_to_rgb
 
-    lab = _lab(unit(images))
+    colours = lab(unit(images))
     weight = mask / mask.sum(dim=(2, 3), keepdim=True).clamp(min=1e-6)
 
     def mean(values: Tensor) -> Tensor:
         return (values * weight).sum(dim=(2, 3), keepdim=True)
 
-    light, chroma = lab[:, :1], lab[:, 1:]
+    light, chroma = colours[:, :1], colours[:, 1:]
     wanted = torch.lerp(mean(light), target[:, :1].expand(len(images), -1, -1, -1), lightness)
     light = 100 * _bend(light / 100, weight, wanted / 100)
     # The same paint in less light: X, Y and Z shrink alike, and with their cube roots L* + 16, a* and b* (CIE 1976).

@@ -20,10 +20,11 @@ from torch import Tensor
 from stages.core.artifact import Artifact, open_artifact
 from stages.core.images import write_image
 from stages.core.settings import TristyleError, number
+from stages.metrics.attributes import NAMES
 from stages.networks.face_reader import load_reader
 from stages.networks.latents import latents, load_generator
 from stages.networks.stylegan2 import Generator
-from stages.style.editing.directions import ATTRIBUTES, Direction, Edit, draw_edited, find_directions
+from stages.style.editing.directions import Direction, Edit, draw_edited, find_directions
 from stages.style.fusion.fuse import Fusion, fuse
 from stages.style.sampling.candidates import draw
 
@@ -135,14 +136,19 @@ def layout(rows: Sequence[Row], columns: Sequence[str], axis: str = "", face: in
     height = max(round(side / 8), 12)  # of a line of text
     words = [axis, *(part for row in rows for part in (row.title, row.note))]
     margin = max(text(word, height).shape[1] for word in words) + 2 * height
+
+    # The sheet is as wide as all people side by side.
     people, step = len(rows[0].pictures), side + PAD
     block = len(columns) * step - PAD
     top = 2 * height
     sheet = np.full((top + len(rows) * step + GAP - PAD, margin + people * (block + GAP), 3), 255, np.uint8)
     _put(sheet, text(axis, height, FAINT), height // 2, height)
+
     for person in range(people):
         left = margin + person * (block + GAP)
         sheet[:top, left : left + block] = heading(columns, block, top)
+
+    # Rows: a title where it changes, its note, then the pictures of each person.
     shown = ""
     for index, row in enumerate(rows):
         upper, middle = top + index * step, top + index * step + side // 2
@@ -227,10 +233,10 @@ def parse_edits(names: str, keep: str) -> dict[str, Edit]:
     kept = [name for name in keep.split(",") if name]
     for name in filter(None, names.split(",")):
         rank = name.removeprefix("sefa")
-        if name not in ATTRIBUTES and not (name.startswith("sefa") and rank.isdigit()):
-            known = ", ".join(ATTRIBUTES)
+        if name not in NAMES and not (name.startswith("sefa") and rank.isdigit()):
+            known = ", ".join(NAMES)
             raise TristyleError(f"--edits: {name!r} is unknown. Choose from {known}, or sefa0, sefa1, ...")
-        direction = name if name in ATTRIBUTES else int(rank)
+        direction = name if name in NAMES else int(rank)
         edits[name] = Edit(direction=direction, alpha=1.0, conditioned_on=[other for other in kept if other != name])
     return edits
 
@@ -257,6 +263,7 @@ def make_sheet(options: argparse.Namespace) -> np.ndarray:
     number("--people", options.people, 1, 64, integer=True)
     number("--psi", options.psi, 0, 2)
     number("--seed", options.seed, 0, 2**32 - 1 - options.people, integer=True)
+
     rows: list[Row] = []
     for style, artifact in find_artifacts(options.runs).items():
         shown = load_generator(artifact.path / f"{'generator' if edits else 'transferred'}.safetensors")
@@ -276,16 +283,20 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m stages.style.editing.sheet", description=__doc__)
     parser.add_argument("runs", nargs="+", type=Path, help="runs, or the folder of a style artifact")
     parser.add_argument("-o", "--out", type=Path, default=Path("sheet.png"), help="PNG to write")
-    parser.add_argument("--edits", default="", help=f"{', '.join(ATTRIBUTES)}, sefa0, sefa1, ...")
-    parser.add_argument("--keep", default="skin_tone,hair_tone", help="attributes that no edit but their own changes")
+    parser.add_argument("--edits", default="", help=f"{', '.join(NAMES)}, sefa0, sefa1, ...")
+    parser.add_argument(
+        "--keep", default="skin_lightness,hair_lightness", help="attributes that no edit but their own changes"
+    )
     parser.add_argument("--alphas", help="columns: shares of the style, or standard deviations of w with --edits")
     parser.add_argument("--people", type=int, default=3)
     parser.add_argument("--seed", type=int, default=0, help="of the first person")
     parser.add_argument("--psi", type=float, default=0.7, help="truncation")
     parser.add_argument("--samples", type=int, default=1000, help="pictures that directions are found with")
+
     given = sys.argv[1:] if arguments is None else arguments
     # -2,0,2 looks like an option to argparse unless it is tied to its own.
     options = parser.parse_args(re.sub("\0--alphas\0", "\0--alphas=", "\0".join(["", *given])).split("\0")[1:])
+
     try:
         if options.out.suffix.lower() != ".png":
             raise TristyleError(f"{options.out}: sheets are PNG. End -o in .png.")

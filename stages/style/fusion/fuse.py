@@ -27,7 +27,7 @@ from stages.core.settings import ConfigError, TristyleError, choice, number
 from stages.networks.stylegan2 import Generator
 
 SCHEDULES = ("constant", "linear", "sigmoid", "swap", "published")
-REGIONS = ("background", "skin", "brow", "eye", "nose", "mouth", "hair", "neck", "cloth")
+REGIONS = ("background", "skin", "brow", "eye", "nose", "mouth", "hair", "neck", "cloth")  # of `READER_LABELS`
 AXES = ("resolution", "layer")
 UNRELATED = 0.7  # relative distance from which two generators count as strangers; independent ones are at 1
 
@@ -58,12 +58,12 @@ class Fusion:
 
     schedule: str = "sigmoid"
     over: str = "resolution"
-    low: float = 0.0
+    low: float = 0.5
     high: float = 1.0
     middle: int = 16
     level: int = 0
-    width: float = 1.0
-    mapping: float = 0.0
+    width: float = 0.5
+    mapping: float = 0.5
     w_avg: float | None = None
     layers: dict[str | int, float] | list[float] | None = None
 
@@ -253,7 +253,7 @@ def blend(
             shares where no name fits; or a function from a tensor's name to a row. A row is scaled to the sum 1.
 
     Raises:
-        TristyleError: generators that do not go together, a row of the wrong length or that is no weights, an unknown
+        TristyleError: generators that do not go together, a row of the wrong length or that is not weights, an unknown
             layer.
     """
     check_family(generators)
@@ -277,7 +277,7 @@ def _convex(row: Weights, count: int) -> list[float]:
     if len(row) != count:
         raise TristyleError(f"style.weights: {len(row)} numbers for {count} generators. Give one a generator.")
     if not all(0 <= share < float("inf") for share in row) or sum(row) <= 0:
-        raise TristyleError(f"style.weights: {list(row)} are no weights. Give numbers from 0 up, one above 0.")
+        raise TristyleError(f"style.weights: {list(row)} are not weights. Give numbers from 0 up, one above 0.")
     return [share / sum(row) for share in row]
 
 

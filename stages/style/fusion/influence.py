@@ -17,13 +17,13 @@ from torch import Tensor
 
 from stages.core.settings import choice
 from stages.core.tensors import to_tensor, unit
+from stages.networks.face_labels import READER
 from stages.networks.face_reader import SIZE, Reader
 from stages.networks.latents import latents
 from stages.networks.stylegan2 import Generator
 from stages.style.fusion.fuse import REGIONS, Part, check_family, layer_names, lookup
 from stages.style.sampling.candidates import draw
 
-LABELS = dict(zip(REGIONS, (0, 1, 2, 3, 4, 5, 6, 8, 9), strict=True))  # of the reader's parsing
 LEAST_AREA = 6  # pixels of 64 x 64 below which a region is not counted in a picture
 
 Influence = dict[str, dict[str, float]]  # layer -> region -> change of the mean colour
@@ -59,7 +59,7 @@ def region_influence(
         swapped = _with_layer(source, other, layer)
         change = (_region_colours(draw(swapped, z, psi), masks) - before).abs().mean(dim=2)  # [N, labels]
         means = (change * visible).sum(dim=0) / visible.sum(dim=0).clamp(min=1)
-        out[layer] = {region: float(means[label]) for region, label in LABELS.items()}
+        out[layer] = {region: float(means[READER[region]]) for region in REGIONS}
     return out
 
 

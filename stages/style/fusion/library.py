@@ -1,8 +1,12 @@
-"""The library of styles, and new styles made of those in it without a training.
+"""The library of styles: sealed style artifacts and where their generators come from.
 
-Sealed style artifacts are the library; ``python -m stages.style.fusion.library runs`` lists them with their lineage. A
-`FusedStyle` is a variant of stage style: it mixes the generators of several artifacts layer by layer, tunes parts of
-the face with one of them, fuses the mixture with their common source, and samples the result like any other style.
+``python -m stages.style.fusion.library runs`` lists the styles below a folder with their lineage. Each of them carries
+a `lineage.json`, with its parents' lineages within:
+
+    {"how": "transfer", "target": "comic", "weights": <sha256 of generator.safetensors>, "settings": {...},
+     "parents": [{"how": "shipped", "name": "base64_generator.safetensors", "weights": <sha256>, "parents": []}]}
+
+A parent that is an artifact also has its `digest`. No paths: an artifact may be moved.
 """
 
 from __future__ import annotations
@@ -10,189 +14,69 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any
 
-import numpy as np
-from torch import Tensor
+from stages.core.artifact import Artifact, ArtifactError, open_artifact
+from stages.core.files import sha256_file, write_json
+from stages.core.settings import TristyleError
 
-from stages.core.artifact import Artifact, open_artifact
-from stages.core.files import write_json
-from stages.core.images import read_image, write_image
-from stages.core.runtime import Runtime
-from stages.core.settings import ConfigError, TristyleError, number
-from stages.core.weights import save_network
-from stages.networks.face_reader import load_reader, reader_file
-from stages.networks.latents import latents, load_generator
-from stages.networks.stylegan2 import Generator
-from stages.style.fusion.fuse import (
-    Fusion,
-    Part,
-    blend,
-    check_family,
-    check_names,
-    fuse,
-    lookup,
-    relative_distance,
-    with_part,
-)
-from stages.style.fusion.influence import resolve_part
-from stages.style.fusion.lineage import describe, lineage, of_artifact
-from stages.style.fusion.sweep import headed
-from stages.style.sampling.candidates import Sampling, draw
-from stages.style.sampling.score import score
-from stages.style.sampling.write import write_style_set
+FILE = "lineage.json"
+WEIGHTS = "generator.safetensors"
+HOW = ("scratch", "transfer", "fusion", "shipped", "unrecorded")
 
-SHOWN = 8  # latents on fusion.png
-T = TypeVar("T")
+Lineage = dict[str, Any]
 
 
-@dataclass(kw_only=True)
-class FusedStyle:
-    """Style artifacts -> another style.
+def lineage(out: Path, how: str, target: str, parents: Sequence[Lineage], settings: Mapping[str, Any]) -> Lineage:
+    """Write `lineage.json` beside the weights of a style artifact and return it.
 
     Args:
-        parents: folders of style artifacts; their `transferred` generators are mixed. The first one's source is the
-            common source.
-        target: ``photo`` or the name of a style in the data: what the result is called and measured against.
-        sampling: the style set drawn from the fused generator, from random latents.
-        weights: one number a parent, from 0 up; null: equal shares.
-        layers: names of layers (as in `Fusion.layers`) and weights that stand above those, {b64: [0, 1]}.
-        between: instead of weights and layers, a schedule from the first of two parents to the second.
-        parts: layers taken from single parents afterwards.
-        fusion: how the mixture is fused with the source.
+        out: the artifact's folder, `generator.safetensors` written.
+        how: ``scratch``, ``transfer`` or ``fusion``.
+        target: the style's name, or ``photo``.
+        parents: what the weights started from (`of_artifact`, `of_file`); none for ``scratch``.
+        settings: what was done to them, as JSON.
     """
-
-    reads: ClassVar[tuple[str, ...]] = ("data",)
-    parents: list[str] | str
-    target: str
-    sampling: Sampling
-    weights: list[float] | None = None
-    layers: dict[str, list[float]] | None = None
-    between: Fusion | None = None
-    parts: list[Part] = field(default_factory=list)
-    fusion: Fusion = field(default_factory=Fusion)
-
-    def __post_init__(self) -> None:
-        self.parents = [self.parents] if isinstance(self.parents, str) else [str(folder) for folder in self.parents]
-        count = len(self.parents)
-        if count == 0:
-            raise ConfigError("parents", "no folders", "Name the folders of style artifacts, e.g. [runs/style/KEY]")
-        for key, row in {"weights": self.weights, **{f"layers.{k}": v for k, v in (self.layers or {}).items()}}.items():
-            _check_row(key, row, count)
-        if not isinstance(self.target, str) or not self.target:
-            raise ConfigError("target", f"{self.target!r} is no name", "Give photo or the name of a style")
-        if self.between is not None:
-            self.between = _made(Fusion, self.between, "between")
-            if count != 2 or self.weights is not None or self.layers:
-                remedy = "Name two parents and no weights, or leave between out"
-                raise ConfigError("between", "a schedule leads from one parent to another", remedy)
-        self.parts = [_made(Part, part, f"parts.{i}") for i, part in enumerate(self.parts)]
-        for i, part in enumerate(self.parts):
-            if part.parent >= count:
-                raise ConfigError(f"parts.{i}.parent", f"{part.parent} is not there", f"Give 0 to {count - 1}")
-        if self.sampling.source != "random":
-            raise ConfigError("sampling.source", "a fused style is drawn from random latents", "Set it to random")
-
-    def files(self) -> dict[str, Path]:
-        """The parents' folders, and the face reader, which measures."""
-        return {f"parents.{i}": Path(folder) for i, folder in enumerate(self.parents)} | reader_file()
-
-    def run(self, inputs: dict[str, Artifact], out: Path, runtime: Runtime) -> dict[str, Any]:
-        """Mix, fuse, sample, measure; see the table of artifacts in the README for what is written."""
-        data = inputs["data"]
-        parents = [open_artifact(folder, "style") for folder in self.parents]
-        generators = [load_generator(parent.path / "transferred.safetensors") for parent in parents]
-        source = load_generator(parents[0].path / "source.safetensors")
-        check_family([source, *generators])
-        lineages = [of_artifact(parent) for parent in parents]
-        _check_data(data, self.target, source)
-        mixed = self._tuned(self._mixed(generators), generators, out, runtime)
-        fused = fuse(source, mixed, self.fusion)
-        for name, network in (("source", source), ("transferred", mixed), ("generator", fused)):
-            save_network(out / f"{name}.safetensors", network)
-        lineage(out, "fusion", self.target, lineages, self._settings())
-        names = [str(item.get("target")) for item in lineages]
-        columns = [("source", source), *zip(names, generators, strict=True), ("mixture", mixed), ("fused", fused)]
-        z = latents(fused.z_dim, list(range(self.sampling.seed, self.sampling.seed + SHOWN)))
-        write_image(out / "fusion.png", strip(columns, z, self.sampling.psi))
-        kept = write_style_set(out, fused, source, self.sampling, data=data.path, target=self.target, runtime=runtime)
-        metrics = {"distance": relative_distance(source, fused), **kept.metrics}
-        return metrics | score(data, self.target, kept.drawn, kept.source, runtime)
-
-    def _mixed(self, generators: Sequence[Generator]) -> Generator:
-        """The parents' mixture."""
-        check_names(self.layers or {}, generators[0], "style.layers")
-        if self.between is not None:
-            return fuse(generators[0], generators[1], self.between)
-        usual = self.weights or [1.0] * len(generators)
-        return blend(generators, lambda name: lookup(self.layers or {}, name) or usual)
-
-    def _tuned(self, mixed: Generator, generators: Sequence[Generator], out: Path, runtime: Runtime) -> Generator:
-        """The mixture with its parts; what was measured to find a region's layers goes to influence.json."""
-        measured: dict[str, Any] = {}
-        for i, part in enumerate(self.parts):
-            if part.region is not None:
-                other = generators[part.parent]
-                part, influence = resolve_part(part, mixed, other, load_reader(runtime.device))
-                measured[f"parts.{i}"] = {"layers": part.layers, "influence": influence}
-            mixed = with_part(mixed, generators[part.parent], part)
-        if measured:
-            write_json(out / "influence.json", measured)
-        return mixed
-
-    def _settings(self) -> dict[str, Any]:
-        """What was done to the parents, as JSON."""
-        between = None if self.between is None else asdict(self.between)
-        parts = [asdict(part) for part in self.parts]
-        mixture = {"weights": self.weights, "layers": self.layers, "between": between, "parts": parts}
-        return mixture | {"fusion": asdict(self.fusion)}
+    weights = sha256_file(out / WEIGHTS)
+    found = {"how": how, "target": target, "weights": weights, "settings": dict(settings), "parents": list(parents)}
+    write_json(out / FILE, found)
+    return found
 
 
-def _made(kind: type[T], value: Any, key: str) -> T:
-    """A settings object from a mapping (as a command line gives it), or as it is."""
-    if isinstance(value, kind):
-        return value
+def of_artifact(artifact: Artifact | Path | str) -> Lineage:
+    """The lineage of a sealed style artifact, with its digest.
+
+    Raises:
+        ArtifactError: no style artifact, or a damaged lineage.json.
+    """
+    if not isinstance(artifact, Artifact):
+        artifact = open_artifact(artifact, "style", verify=False)
+    file = artifact.path / FILE
     try:
-        return kind(**value)
-    except ConfigError as error:
-        raise ConfigError(f"{key}.{error.key}", error.problem, error.remedy) from None
-    except TypeError:
-        raise ConfigError(key, f"{value!r} is no {kind.__name__.lower()}", "Check the spelling of its keys") from None
+        found = json.loads(file.read_bytes())
+        if not isinstance(found, dict):
+            raise ValueError
+    except FileNotFoundError:  # an artifact of an earlier version
+        weights = artifact.manifest["files"].get(WEIGHTS, {}).get("sha256")
+        found = {"how": "unrecorded", "target": artifact.config.get("target"), "weights": weights, "parents": []}
+    except ValueError:
+        raise ArtifactError(f"{file}: damaged. Delete {artifact.path} and run stage=style again.") from None
+    return {"digest": artifact.digest} | found
 
 
-def _check_row(key: str, row: Any, count: int) -> None:
-    if row is None:
-        return
-    if not isinstance(row, list) or len(row) != count:
-        raise ConfigError(key, f"{row!r} does not fit {count} parents", "Give a list of one number a parent")
-    for share in row:
-        number(key, share, 0)
-    if sum(row) <= 0:
-        raise ConfigError(key, "all weights are 0", "Give one above 0")
+def of_file(path: Path, target: str = "photo") -> Lineage:
+    """The lineage of a shipped or foreign weights file: its name and what its bytes are."""
+    return {"how": "shipped", "name": path.name, "target": target, "weights": sha256_file(path), "parents": []}
 
 
-def _check_data(data: Artifact, target: str, source: Generator) -> None:
-    """Refuse a target that the data do not hold, or pictures of another size, before anything is drawn."""
-    folder = data.path / ("photo" if target == "photo" else f"style/{target}")
-    picture = next(iter(sorted(folder.glob("*.png"))), None)
-    if picture is None:
-        styles = sorted(entry.name for entry in (data.path / "style").glob("*/"))
-        known = ", ".join(["photo", *styles])
-        raise TristyleError(f"style.target={target}: the data hold no such pictures. Choose one of: {known}.")
-    size = read_image(picture).shape[0]
-    if size != source.img_resolution:
-        raise TristyleError(
-            f"style.parents: they draw {source.img_resolution} px, the data has {size} px. "
-            f"Set data.size={source.img_resolution}."
-        )
-
-
-def strip(columns: Sequence[tuple[str, Generator]], z: Tensor, psi: float) -> np.ndarray:
-    """The same latents (rows) through each generator (columns, with their names); uint8 [H, W, 3]."""
-    drawn = [draw(generator, z, psi) for _, generator in columns]
-    return headed([(name,) for name, _ in columns], drawn)
+def describe(found: Lineage) -> str:
+    """A lineage on one line: ``comic + clay < photo``, a generation after each ``<``."""
+    names, generation = [], [found]
+    while generation:
+        names.append(" + ".join(dict.fromkeys(str(item.get("target")) for item in generation)))
+        generation = [parent for item in generation for parent in item.get("parents", [])]
+    return " < ".join(names)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -8,37 +8,106 @@ both axes scaled to [0, 1] over the front (Satopaa et al., "Finding a 'Kneedle' 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field, fields
-from pathlib import Path
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
 from torch import Tensor
 
-from stages.core.files import write_json
-from stages.core.images import grid, write_image
 from stages.core.runtime import Runtime
-from stages.core.settings import number
+from stages.core.settings import ConfigError, number
 from stages.core.tensors import to_tensor, unit
-from stages.metrics.broken import QualityGate
+from stages.metrics.broken import QualityGate, together
 from stages.metrics.kid import HeadKid, polynomial_kid
 from stages.metrics.richness import intra_cluster_distance, precision_recall, richness
 from stages.networks.face_reader import CHUNK, FaceReading, Reader, load_reader
 from stages.networks.latents import latents
 from stages.networks.stylegan2 import Generator
-from stages.style.fusion.candidates import CANDIDATES, Candidate, parse
+from stages.style.fusion.fuse import Fusion, between, fuse
 from stages.style.sampling.candidates import draw
 
-LINE = 14  # px of a line of text
 PICTURES = 6  # latents shown on the contact sheet
 MEASURES = (
     "kid", "kid_sd", "coverage", "attribute_coverage", "filled_share", "pose_correspondence",
     "expression_correspondence", "intra", "precision", "recall", "broken_share",
 )  # fmt: skip
 CLUSTERS = 10  # training pictures that intra-cluster distances are grouped by
+CANDIDATES = (
+    "constant-0.5", "constant-0.75", "linear-0", "linear-0.5", "sigmoid-16-0", "sigmoid-16-0.5", "sigmoid-8-0.5",
+    "swap-8", "swap-16", "swap-32", "snapshot-0.125", "snapshot-0.25", "snapshot-0.5", "snapshot-0.5+sigmoid-16-0.5",
+)  # fmt: skip
+WIDTH = 1.5  # of the candidates' sigmoids, in positions
+_NAME = re.compile(
+    r"(?:snapshot-(?P<share>[\d.]+)\+?)?"
+    r"(?:(?P<flat>constant|linear)-(?P<alpha>[\d.]+)|sigmoid-(?P<middle>\d+)-(?P<low>[\d.]+)|swap-(?P<last>\d+))?"
+)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What is tried
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A generator to be made: a point of the training (share of its images), fused with the source or not."""
+
+    label: str
+    share: float
+    fusion: Fusion | None
+
+    @property
+    def family(self) -> str:
+        """``swap``, ``interpolation``, or ``plain`` for a snapshot as it was trained."""
+        if self.fusion is None:
+            return "plain"
+        return "swap" if self.fusion.schedule in ("swap", "published") else "interpolation"
+
+    def build(self, source: Generator, ladder: Sequence[tuple[int, Generator]]) -> Generator:
+        """The generator itself; `ladder` from the source to the transferred one."""
+        end = max(images for images, _ in ladder)
+        trained = between(ladder, self.share * end)
+        return trained if self.fusion is None else fuse(source, trained, self.fusion)
+
+
+def parse(name: str) -> Candidate:
+    """A candidate's name.
+
+    ``source``, ``transferred``; ``constant-ALPHA``; ``linear-LOW`` (to 1, along the layers); ``sigmoid-PIXELS-LOW`` (to
+    1, half way at that resolution); ``swap-PIXELS`` (the last resolution of the source); ``snapshot-SHARE`` of the
+    training's images; ``snapshot-SHARE+`` and one of the fusions: of that snapshot and the source. The mapping takes
+    the coarse layers' alpha.
+
+    Raises:
+        ConfigError: not such a name.
+    """
+    if name in ("source", "transferred"):
+        return Candidate(name, float(name == "transferred"), None)
+    found = _NAME.fullmatch(str(name))
+    try:
+        if not name or found is None or name.endswith("+"):
+            raise ValueError
+        share = 1.0 if found["share"] is None else float(found["share"])
+        number("share", share, 0, 1)
+        return Candidate(name, share, _fusion(found))
+    except (ValueError, ConfigError):
+        remedy = "Write e.g. constant-0.5, linear-0.5, sigmoid-16-0.5, swap-16, snapshot-0.5+sigmoid-16-0.5"
+        raise ConfigError("candidates", f"{name!r} is not a candidate", remedy) from None
+
+
+def _fusion(found: re.Match[str]) -> Fusion | None:
+    if found["flat"] == "constant":
+        alpha = float(found["alpha"])
+        return Fusion(schedule="constant", high=alpha, mapping=alpha)
+    if found["flat"] == "linear":
+        low = float(found["alpha"])
+        return Fusion(schedule="linear", over="layer", low=low, mapping=low)
+    if found["middle"]:
+        low = float(found["low"])
+        return Fusion(over="layer", middle=int(found["middle"]), width=WIDTH, low=low, mapping=low)
+    return Fusion(schedule="swap", middle=int(found["last"]), low=0.0, mapping=0.0) if found["last"] else None
 
 
 @dataclass(kw_only=True)
@@ -46,7 +115,7 @@ class Sweep:
     """What to try, how it is measured, and the rule of the choice.
 
     Args:
-        candidates: names, see `stages.style.fusion.candidates.parse`.
+        candidates: names, see `parse`.
         count: pictures drawn of each.
         choose: use the chosen candidate for the style set, instead of the stage's own fusion.
         coverage_min: what a chosen candidate covers at least, relative to the source.
@@ -54,7 +123,7 @@ class Sweep:
     """
 
     candidates: list[str] = field(default_factory=lambda: list(CANDIDATES))
-    count: int = 400
+    count: int = 500
     choose: bool = True
     coverage_min: float = 0.9
     kid_ratio_max: float = 1.25
@@ -178,12 +247,6 @@ class StyleScorer:
         return {name: measured[name] for name in MEASURES}
 
 
-def together(first: FaceReading, second: FaceReading) -> FaceReading:
-    """Two readings as one."""
-    pairs = {entry.name: (getattr(first, entry.name), getattr(second, entry.name)) for entry in fields(FaceReading)}
-    return FaceReading(**{name: torch.cat(pair) for name, pair in pairs.items()})
-
-
 def run_sweep(
     source: Generator,
     transferred: Generator,
@@ -211,7 +274,7 @@ def run_sweep(
         runtime: device and progress.
 
     Raises:
-        TristyleError: generators that do not go together, or fewer than 30 pictures to judge by.
+        TristyleError: generators that do not go together, or fewer than 30 pictures to score by.
     """
     inner = [rung for rung in ladder if 0 < rung[0] < images]
     rungs = [(0, source), *inner, (images, transferred)]
@@ -223,11 +286,11 @@ def run_sweep(
     def measured(items: Iterable[Candidate], first: int) -> Iterator[SweepPoint]:
         """Points of candidates, the source first (the others are compared with it), on the seeds from `first` on."""
         z = latents(source.z_dim, list(range(first, first + settings.count)))
-        judge: StyleScorer | None = None
+        scorer: StyleScorer | None = None
         for item in items:
             drawn = draw(item.build(source, rungs).to(runtime.device), z, psi)
-            judge = judge or StyleScorer(reader, real, real_masks, training, drawn)
-            seen, values = round(item.share * images), judge.measure(drawn)
+            scorer = scorer or StyleScorer(reader, real, real_masks, training, drawn)
+            seen, values = round(item.share * images), scorer.measure(drawn)
             yield SweepPoint(candidate=item, images=seen, measures=values, pictures=drawn[:PICTURES])
 
     points = []
@@ -320,62 +383,3 @@ def broken_by_family(points: Sequence[SweepPoint]) -> dict[str, float]:
     for point in points:
         shares.setdefault(point.candidate.family, []).append(point.measures["broken_share"])
     return {family: float(np.mean(values)) for family, values in shares.items()}
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Writing
-
-
-def ladder_rows(points: Sequence[SweepPoint]) -> list[dict[str, Any]]:
-    """Stylisation and richness against the images seen, of the plain snapshots."""
-    plain = sorted((point for point in points if point.candidate.fusion is None), key=lambda point: point.images)
-    return [{"images": point.images} | {k: round(v, 5) for k, v in point.measures.items()} for point in plain]
-
-
-def write_sweep(result: Result, out: Path) -> None:
-    """Write `pareto.json`, `ladder.json` and `pareto.png` under `out`."""
-    settings = result.settings
-    summary = {
-        "rule": {"coverage_min": settings.coverage_min, "kid_ratio_max": settings.kid_ratio_max, "met": result.met},
-        "count": settings.count,
-        "chosen": result.chosen.label,
-        "confirmed": {which: {k: round(v, 5) for k, v in row.items()} for which, row in result.confirmed.items()},
-        "knee": result.knee.label,
-        "front": [point.label for point in result.front],
-        "broken_share": {family: round(share, 5) for family, share in broken_by_family(result.points).items()},
-        "points": [point.row() for point in result.points],
-    }
-    write_json(out / "pareto.json", summary)
-    write_json(out / "ladder.json", ladder_rows(result.points))
-    write_image(out / "pareto.png", contact_sheet(result))
-
-
-def contact_sheet(result: Result) -> np.ndarray:
-    """The same latents (rows) through the front's members, the source, the plain transfer and the choice (columns, from
-    nearest to the style on), each under its name, KID and coverage; uint8 [H, W, 3]."""
-    shown = {point.label: point for point in (*result.front, *result.points[:2], result.chosen)}
-    columns = sorted(shown.values(), key=lambda point: point.kid)
-    names = []
-    for point in columns:
-        first, plus, second = point.label.partition("+")
-        notes = [note for note, which in (("knee", result.knee), ("chosen", result.chosen)) if which is point]
-        measured = f"KID {point.kid:.3g}  cov {point.coverage:.2f}"
-        names.append((first + plus, second or ", ".join(notes), measured) + ((", ".join(notes),) if second else ()))
-    return headed(names, [point.pictures for point in columns])
-
-
-def headed(names: Sequence[Sequence[str]], columns: Sequence[np.ndarray], side: int = 128) -> np.ndarray:
-    """Columns of pictures, uint8 [rows, R, R, 3] each, shown `side` px wide at least, under lines of text."""
-    height = columns[0].shape[1]
-    factor = -(-side // height)  # whole pixels, so that nothing is blurred
-    side = factor * height
-    cells = [column[row].repeat(factor, 0).repeat(factor, 1) for row in range(len(columns[0])) for column in columns]
-    sheet = grid(cells, columns=len(columns))
-    band = np.full((6 + LINE * max(map(len, names)), sheet.shape[1], 3), 255, np.uint8)
-    for i, lines in enumerate(names):
-        for row, line in enumerate(lines):
-            (width, _), _ = cv2.getTextSize(line, cv2.FONT_HERSHEY_SIMPLEX, 0.36, 1)
-            scale = 0.36 * min(1.0, (side - 4) / max(width, 1))
-            place = (4 + i * (side + 2), LINE * (row + 1) - 1)
-            cv2.putText(band, line, place, cv2.FONT_HERSHEY_SIMPLEX, scale, (40, 40, 40), 1, cv2.LINE_AA)
-    return np.concatenate([band, sheet])

@@ -59,11 +59,15 @@ def invert_photos(
             f"style.sampling: photos of {photos.shape[2]}x{photos.shape[1]} px, a generator of {size} px. "
             f"Set data.size={size}."
         )
+
+    # The encoder that fits the generator, or optimisation alone.
     reader = load_reader(runtime.device)
     encoder = load_encoder(generator)
     if encoder is None and settings.encode is not None:
         encoder = train_encoder(generator, photos, settings.encode, scratch, runtime, reader)
     plan = Project(steps=settings.steps_alone) if encoder is None else refinement(settings.steps)
+
+    # A copy is moved to the device: the caller's generator stays where it is.
     device = torch.device(runtime.device)
     generator = copy.deepcopy(generator).to(device).eval()
     parts = []

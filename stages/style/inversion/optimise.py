@@ -202,16 +202,21 @@ def optimise(
     """Project all `images` at once; see `project`."""
     mean, spread = w_statistics(generator)
     free = 1 if settings.space == "w" else generator.num_ws  # latents of a photo
+
+    # What is optimised starts at the mean w, or at what an encoder says.
     if start is None:
         start = mean.expand(len(images), free, -1)
     elif settings.space == "w":
         start = start.mean(dim=1, keepdim=True)
     latents = start.clone().requires_grad_()
     noise = _noise_images(generator, len(images), settings) if settings.noise else {}
+
     optimizer = torch.optim.Adam([latents, *noise.values()], lr=settings.lr, betas=(settings.beta1, settings.beta2))
     distance = Distance(images, features, settings.pixel, settings.perceptual)
     draw = torch.Generator().manual_seed(settings.seed)
     losses = []
+
+    # Noise on the latents, which dies down, helps out of poor starts.
     for step in range(settings.steps):
         for group in optimizer.param_groups:
             group["lr"] = settings.lr_at(step)
@@ -219,11 +224,13 @@ def optimise(
         ws = (latents + shake.to(latents.device)).expand(-1, generator.num_ws, -1)
         found = distance(decode(generator, ws, noise))
         losses.append(float(found.detach().mean()))
+
         penalty = sum((noise_regulariser(image).sum() for image in noise.values()), torch.zeros_like(found[0]))
         optimizer.zero_grad(set_to_none=True)
         (found.sum() + settings.noise_weight * penalty).backward()  # a sum, so that no photo feels another
         optimizer.step()
         _normalise(noise)
+
     ws = latents.detach().expand(-1, generator.num_ws, -1).contiguous()
     return Projection(ws, {name: image.detach() for name, image in noise.items()}, losses)
 
@@ -256,6 +263,8 @@ def project(
         )
     if features is None:
         features = load_reader(str(images.device)).encode
+
+    # The weights get no gradients meanwhile: half of the work.
     starts = [None] * len(images) if start is None else list(start.split(batch))
     parts, frozen = [], _freeze(generator)
     try:

@@ -37,8 +37,8 @@ class Sampling:
     distribution: which faces the set should hold.
     """
 
-    count: int
-    psi: float = 0.7
+    count: int = 1500
+    psi: float = 0.8
     seed: int = 0
     mirror: bool = False
     source: str = "random"

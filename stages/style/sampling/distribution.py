@@ -9,44 +9,22 @@ draw itself is systematic (Madow, 1949): one fixed comb over the summed chances,
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
-import cv2
 import numpy as np
 
 from stages.core.settings import ConfigError, choice, number
-from stages.metrics.richness import MOUTH_EDGES, PITCH_EDGES, SMILE_EDGES, YAW_EDGES
-from stages.networks.face_reader import SIZE, FaceReading
+from stages.metrics.attributes import AREAS, EDGES, LIGHTNESS, check_name
 
 TARGETS = ("natural", "balanced", "photos")
-SKIN, HAIR, GLASSES, HAT, BEARD = 1, 6, 10, 11, 12  # labels of the reader's parsing
 CLOSE_ENOUGH = 0.02  # total variation at which no further candidates are drawn
 SWEEPS = 100  # of the proportional fitting
-SEEN = 0.01  # share of the picture from which hair or skin has a tone
+RENAMED = {"hair": "hair_lightness", "skin": "skin_lightness"}
 
 
-class Attribute(NamedTuple):
-    """One thing that is read off a picture: its unit, the inner edges of its bins, and names for a two-sided one."""
-
-    unit: str
-    edges: tuple[float, ...]
-    names: tuple[str, ...] = ()
-
-
-ATTRIBUTES = {
-    "yaw": Attribute("degrees", YAW_EDGES),
-    "pitch": Attribute("degrees", PITCH_EDGES),
-    "smile": Attribute("-1..1", SMILE_EDGES),
-    "mouth_open": Attribute("0..1", MOUTH_EDGES),
-    # Shares of the picture between which the shipped reader tells best with from without (painted photos, comic).
-    "glasses": Attribute("share of the picture", (0.008,), ("without", "with")),
-    "hat": Attribute("share of the picture", (0.05,), ("without", "with")),
-    "beard": Attribute("share of the picture", (0.015,), ("without", "with")),
-    "hair": Attribute("lightness L*", (25.0, 45.0, 65.0)),
-    "skin": Attribute("lightness L*", (45.0, 60.0, 75.0)),
-}
-AREAS = {"glasses": GLASSES, "hat": HAT, "beard": BEARD}
-TONES = {"hair": HAIR, "skin": SKIN}
+PRESENCE = ("without", "with")  # names of the two bins of what a face wears or not
+UNITS = {"yaw": "degrees", "pitch": "degrees", "smile": "-1..1", "mouth_open": "0..1"}
+UNITS |= dict.fromkeys(AREAS, "share of the picture") | dict.fromkeys(LIGHTNESS, "lightness L*")
 
 
 @dataclass(kw_only=True)
@@ -54,7 +32,7 @@ class Distribution:
     """Args:
     target: ``natural`` (what the generator draws), ``balanced`` (every bin that candidates reach as full as any other)
         or ``photos`` (as in the training photos).
-    over: names of the attributes, of ATTRIBUTES.
+    over: names of attributes of `stages.metrics.attributes`, of those in `EDGES`.
     edges: attribute -> inner edges of its bins, ascending, in its unit; for others than the usual ones.
     oversample: at most so many candidates are drawn per picture asked for.
     """
@@ -68,13 +46,13 @@ class Distribution:
         choice("target", self.target, TARGETS)
         number("oversample", self.oversample, 1, 100)
         if not isinstance(self.over, list) or not self.over or len(set(map(str, self.over))) != len(self.over):
-            raise ConfigError("over", f"{self.over!r} is no list of attributes", "Name each attribute once")
+            raise ConfigError("over", f"{self.over!r} is not a list of attributes", "Name each attribute once")
         for name in self.over:
-            choice("over", name, ATTRIBUTES)
+            check_name("over", name, EDGES, RENAMED)
         if not isinstance(self.edges, dict):
             raise ConfigError("edges", f"{self.edges!r} names no attributes", "Write {yaw: [-10, 10]}")
         for name, edges in self.edges.items():
-            choice("edges", name, self.over)
+            check_name("edges", name, self.over, RENAMED)
             for edge in edges if isinstance(edges, list) and edges else [None]:
                 number(f"edges.{name}", edge)
             if any(a >= b for a, b in zip(edges, edges[1:], strict=False)):
@@ -87,15 +65,16 @@ class Distribution:
 
     def edges_of(self, name: str) -> tuple[float, ...]:
         """Inner edges of an attribute's bins."""
-        return tuple(self.edges.get(name, ATTRIBUTES[name].edges))
+        return tuple(self.edges.get(name, EDGES[name]))
 
     def labels(self, name: str) -> list[str]:
         """Names of an attribute's bins, the last one for pictures that do not show it where that can be."""
-        edges, names = self.edges_of(name), ATTRIBUTES[name].names
-        if len(edges) + 1 != len(names):
+        edges = self.edges_of(name)
+        names: tuple[str, ...] = PRESENCE
+        if name not in AREAS or len(edges) > 1:
             inner = [f"{a:g} to {b:g}" for a, b in zip(edges, edges[1:], strict=False)]
             names = (f"up to {edges[0]:g}", *inner, f"above {edges[-1]:g}")
-        return [*names, *(["none"] if name in TONES else [])]
+        return [*names, *(["none"] if name in LIGHTNESS else [])]
 
     def bins(self, values: np.ndarray) -> list[np.ndarray]:
         """Attribute values [N, len(over)] -> per attribute int64 [N] bin numbers; what is NaN falls into the last."""
@@ -103,7 +82,7 @@ class Distribution:
         for name, column in zip(self.over, values.T, strict=True):
             edges = self.edges_of(name)
             inside = np.digitize(column, edges, right=True)
-            found.append(np.where(np.isnan(column), len(edges) + 1, inside) if name in TONES else inside)
+            found.append(np.where(np.isnan(column), len(edges) + 1, inside) if name in LIGHTNESS else inside)
         return found
 
     def shares(self, values: np.ndarray) -> list[np.ndarray]:
@@ -162,9 +141,10 @@ class Distribution:
         ideals = self.ideal(values, photos)
         before, after = self.shares(values), self.shares(values[accepted])
         distances = self.distances(values[accepted], ideals)
+
         rows = {
             name: {
-                "unit": ATTRIBUTES[name].unit,
+                "unit": UNITS[name],
                 "edges": list(self.edges_of(name)),
                 "labels": self.labels(name),
                 "before": before[i].round(5).tolist(),
@@ -174,6 +154,7 @@ class Distribution:
             }
             for i, name in enumerate(self.over)
         }
+
         return {
             "target": self.target,
             "candidates": len(values),
@@ -183,41 +164,6 @@ class Distribution:
             "distance": max(row["distance"] for row in rows.values()),
             "attributes": rows,
         }
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Reading
-
-
-def attributes(reading: FaceReading, images: np.ndarray, over: list[str]) -> np.ndarray:
-    """Attributes of N pictures, float32 [N, len(over)]; a tone is NaN where next to nothing of its region is seen.
-
-    Args:
-        reading: what the face reader says of them.
-        images: uint8 [N, H, W, 3], the pictures themselves (for tones).
-        over: names, of ATTRIBUTES.
-    """
-    pose, expression = reading.pose.cpu().numpy(), reading.expression.cpu().numpy()
-    columns = {"yaw": pose[:, 0], "pitch": pose[:, 1], "smile": expression[:, 0], "mouth_open": expression[:, 1]}
-    if not set(over) <= set(columns):
-        regions = reading.parsing.softmax(1).cpu().numpy()
-        columns |= {name: regions[:, label].mean(axis=(1, 2)) for name, label in AREAS.items()}
-        if set(over) & set(TONES):
-            light = np.stack([_lightness(image) for image in images])
-            columns |= {name: _tone(light, regions[:, label]) for name, label in TONES.items()}
-    return np.stack([columns[name] for name in over], axis=1).astype(np.float32)
-
-
-def _lightness(image: np.ndarray) -> np.ndarray:
-    """CIE L* (0..100) of uint8 [H, W, 3] at the reader's size, float32 [64, 64]."""
-    small = cv2.resize(image, (SIZE, SIZE), interpolation=cv2.INTER_AREA)
-    return cv2.cvtColor(small.astype(np.float32) / 255, cv2.COLOR_RGB2LAB)[..., 0]
-
-
-def _tone(light: np.ndarray, region: np.ndarray) -> np.ndarray:
-    """Mean lightness [N] under a region's weights, both [N, 64, 64]; NaN where the region is smaller than SEEN."""
-    area = region.mean(axis=(1, 2))
-    return np.where(area >= SEEN, (light * region).mean(axis=(1, 2)) / np.maximum(area, SEEN), np.nan)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

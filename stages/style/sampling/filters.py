@@ -13,11 +13,11 @@ from torch import Tensor
 
 from stages.core.images import load_images
 from stages.core.settings import number
-from stages.core.tensors import to_tensor, to_uint8
+from stages.core.tensors import to_tensor
+from stages.metrics.attributes import attributes
 from stages.metrics.broken import FEWEST, QualityGate
 from stages.metrics.memorisation import duplicates, memorisation_threshold, nearest
 from stages.networks.face_reader import SIZE, FaceReading, Reader
-from stages.style.sampling.distribution import attributes
 
 REASONS = ("quality", "memorised", "duplicate")  # in the order in which they are looked for
 MOST = 1000  # training pictures or photos that are read
@@ -141,16 +141,16 @@ def observe(reader: Reader, images: np.ndarray, over: list[str], references: Ref
         features [n, d], attributes [n, len(over)], and with a gate quality [n] (its score) and broken [n] (bool).
     """
     small = shrink(images)
-    return observation(view(reader, small), small, over, references)
-
-
-def observation(reading: FaceReading, small: Tensor, over: list[str], references: References) -> dict[str, Tensor]:
-    """`observe` where the pictures [n, 3, 64, 64] are shrunk and read already."""
-    seen = torch.from_numpy(attributes(reading, to_uint8(small), over))
-    out = {"features": reading.features, "attributes": seen}
+    reading = view(reader, small)
+    out = {"features": reading.features, "attributes": attribute_table(reading, small, over)}
     if references.gate is not None:
         out |= {"quality": references.gate.score(reading).float(), "broken": references.gate.broken(reading)}
     return out
+
+
+def attribute_table(reading: FaceReading, small: Tensor, over: list[str]) -> Tensor:
+    """Attributes `over` of pictures [n, 3, 64, 64] in [-1, 1] as columns, float32 [n, len(over)] on the CPU."""
+    return torch.stack(list(attributes(reading, small, over).values()), dim=1).float().cpu()
 
 
 def judge(seen: dict[str, Tensor], reject: Filters, references: References) -> tuple[list[str], np.ndarray]:

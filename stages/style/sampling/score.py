@@ -11,18 +11,23 @@ import torch
 from stages.core.artifact import Artifact
 from stages.core.images import load_images, load_masks
 from stages.core.runtime import Runtime
-from stages.core.tensors import mask_tensor, to_tensor, unit
-from stages.metrics.broken import FEWEST, QualityGate
+from stages.core.tensors import lab, mask_tensor, to_tensor, to_uint8, unit
+from stages.metrics.broken import FEWEST, QualityGate, together
 from stages.metrics.clarity import clarity
 from stages.metrics.kid import HeadKid
 from stages.metrics.memorisation import memorised
-from stages.metrics.richness import intra_cluster_distance, precision_recall, richness
-from stages.networks.face_reader import FaceReading, Reader, load_reader
-from stages.style.fusion.sweep import together
+from stages.metrics.richness import effective_bins, intra_cluster_distance, precision_recall, richness
+from stages.networks.face_labels import READER_HEAD
+from stages.networks.face_reader import SIZE, FaceReading, Reader, load_reader
+from stages.style.sampling.filters import shrink
 
 MOST = 1000  # images of a set that are measured
 CLUSTERS = 10  # training images that the generated ones are grouped by, where there are so many
 NEIGHBOURS = 3  # of precision and recall
+BACKGROUND = 0.02  # head coverage below which a pixel is background
+SEEN = 0.02  # share of the picture from which there is a background at all
+LAB_STEP = 20.0  # side of the colour bins in CIE Lab
+CELLS = 8  # a side, of the thumbnails whose spread is measured
 
 
 def score(data: Artifact, target: str, drawn: np.ndarray, source: np.ndarray, runtime: Runtime) -> dict[str, Any]:
@@ -35,17 +40,23 @@ def score(data: Artifact, target: str, drawn: np.ndarray, source: np.ndarray, ru
         source: uint8 [N, R, R, 3], the same latents through the source generator.
 
     Returns:
-        kid, kid_sd (heads on grey, against the held-out real images), kid_source (of the source's images, for scale),
-        coverage, attribute_coverage, filled_share, pose_ and expression_correspondence (see `richness`; relative to
-        the source), broken_share, precision, recall, memorised_share, intra (distance within clusters about training
-        images), clarity ratios to the real images; reader: id of the face reader behind them. What needs held-out
-        images is left out where there are too few.
+        kid, kid_sd: heads on grey, against the held-out real images; kid_source: of the source's images, for scale.
+        coverage, attribute_coverage, filled_share, pose_ and expression_correspondence: see `richness`; relative to
+            the source.
+        broken_share, precision, recall, memorised_share; intra: distance within clusters about training images.
+        background_clusters, background_spread: see `background_variety`.
+        edge_clarity_ratio, flat_energy_ratio, edge_slope_ratio, checker_ratio: over the real images'.
+        reader: id of the face reader behind them.
+
+        What needs held-out images is left out where there are too few.
     """
     reader = load_reader(runtime.device)
     name = "photo" if target == "photo" else f"style/{target}"
     mask_name = "mask" if target == "photo" else f"style_mask/{target}"
     real = load(data.path / "heldout" / name, runtime)
     masks = sorted((data.path / "heldout" / mask_name).glob("*.png"))[: len(real)]
+
+    # Stylisation: heads on grey against held-out pictures, so that backgrounds do not count.
     drawn, source = drawn[:MOST], source[:MOST]
     reading, source_reading = read(reader, drawn), read(reader, source)
     out: dict[str, Any] = {"reader": reader.id}
@@ -58,6 +69,8 @@ def score(data: Artifact, target: str, drawn: np.ndarray, source: np.ndarray, ru
             kid.add_fake(unit(to_tensor(images)), mask)
             measured = kid.compute()
             out |= {f"kid{label}": float(measured["kid"]), f"kid_sd{label}": float(measured["kid_sd"])}
+
+    # Broken heads count as no variety. What lies half-way between photo and style is not broken: the gate spans both.
     held = read(reader, real) if len(real) else None
     # What lies half-way between photo and style is not broken: the gate spans both, as in a sweep.
     gate = None if held is None or len(real) < FEWEST else QualityGate.fit(reader, together(held, source_reading))
@@ -65,14 +78,19 @@ def score(data: Artifact, target: str, drawn: np.ndarray, source: np.ndarray, ru
     out |= richness(reading, source_reading, broken=broken)
     if broken is not None:
         out["broken_share"] = float(broken.double().mean())
+
     if held is not None and min(len(real), len(drawn)) > NEIGHBOURS:
         out["precision"], out["recall"] = precision_recall(held.features, reading.features, NEIGHBOURS)
+
+    # Memorisation, by two distances: truncation draws features together and nothing is copied.
     training_images = load(data.path / name, runtime)
     training = read(reader, training_images)
     # Truncation draws features together and nothing is copied; a copy is near in features and in identity.
     copies = [memorised(getattr(reading, key), getattr(training, key)) for key in ("features", "identity")]
     out["memorised_share"] = float((copies[0] & copies[1]).double().mean())
     out["intra"] = intra_cluster_distance(reading.features, training.features[:CLUSTERS])
+    head = reading.parsing.softmax(1)[:, READER_HEAD].sum(1).cpu().numpy()  # [N, 64, 64]
+    out["background_clusters"], out["background_spread"] = background_variety(to_uint8(shrink(drawn)), head)
     return out | _clarity(drawn, real if len(real) else training_images)
 
 
@@ -96,3 +114,35 @@ def _clarity(drawn: np.ndarray, real: np.ndarray) -> dict[str, float]:
         own, wanted = (float(np.median([row[key] for row in rows])) for rows in sets)
         out[f"{key}_ratio"] = own / max(wanted, 1e-6)
     return out
+
+
+def background_variety(images: np.ndarray, mask: np.ndarray) -> tuple[float, float]:
+    """How much the backgrounds of a set differ.
+
+    Args:
+        images: uint8 [N, 64, 64, 3].
+        mask: [N, 64, 64] head coverage in [0, 1].
+
+    Returns:
+        the effective number of colours (the mean background colour of each picture, in Lab bins 20 wide; the
+        exponential of their entropy), and the spread: the root mean square deviation over the set of the Lab colour of
+        an eighth-by-eighth cell, where it is background. (0, 0) when no picture shows any background.
+    """
+    behind = (mask < BACKGROUND).astype(np.float32)
+    shown = behind.mean(axis=(1, 2)) >= SEEN
+    if not shown.any():
+        return 0.0, 0.0
+    behind = behind[shown]
+    colours = lab(unit(to_tensor(images[shown]))).permute(0, 2, 3, 1).numpy()
+    side = SIZE // CELLS
+    weight, colour = (
+        x.reshape(len(x), CELLS, side, CELLS, side, -1).sum(axis=(2, 4)) for x in (behind, colours * behind[..., None])
+    )  # [n, 8, 8, 1], [n, 8, 8, 3]
+    mean = colour.sum(axis=(1, 2)) / weight.sum(axis=(1, 2))
+    _, bins = np.unique(np.floor(mean / LAB_STEP), axis=0, return_inverse=True)
+    cells = colour / np.maximum(weight, 1e-6)
+    whole = np.maximum(weight.sum(axis=0), 1e-6)
+    middle = (weight * cells).sum(axis=0) / whole
+    variance = (weight * (cells - middle) ** 2).sum(axis=0) / whole  # [8, 8, 3]
+    spread = float(np.sqrt((variance.sum(axis=-1) * whole[..., 0]).sum() / whole.sum()))
+    return effective_bins(torch.from_numpy(bins.reshape(-1))), spread

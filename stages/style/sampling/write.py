@@ -32,12 +32,21 @@ from stages.core.files import write_bytes, write_json, write_jsonl
 from stages.core.images import grid, load_images, write_image
 from stages.core.runtime import Runtime
 from stages.core.settings import TristyleError
-from stages.core.tensors import to_uint8
 from stages.networks.face_reader import Reader, load_reader
 from stages.networks.stylegan2 import Generator
 from stages.style.sampling.candidates import Candidates, Inverted, Painter, Sampling, Seeds
-from stages.style.sampling.distribution import CLOSE_ENOUGH, attributes
-from stages.style.sampling.filters import REASONS, References, judge, least_bad, observe, pictures, shrunk, view
+from stages.style.sampling.distribution import CLOSE_ENOUGH
+from stages.style.sampling.filters import (
+    REASONS,
+    References,
+    attribute_table,
+    judge,
+    least_bad,
+    observe,
+    pictures,
+    shrunk,
+    view,
+)  # fmt: skip
 
 AHEAD = 2  # batches that wait for the writers at most
 SLOWEST = 0.25  # share of good candidates that is reckoned with at the least when further ones are drawn
@@ -94,6 +103,8 @@ def write_style_set(
     Raises:
         TristyleError: ``source: invert`` without latents that fit.
     """
+
+    # Candidates: numbered latents, the same for both generators.
     candidates: Candidates
     if sampling.source == "random":
         candidates = Seeds(sampling)
@@ -103,12 +114,16 @@ def write_style_set(
         raise TristyleError("sampling.source=invert: there are no inverted photos. Invert some, or say source=random.")
     if edit is not None:
         candidates = edit(candidates)
+
+    # What is in the scratch folder belongs to one plan; another plan starts anew.
     source = None if source is fused else source
     if sampling.reads and reader is None:
         reader = load_reader(runtime.device)
     plan = [asdict(sampling), target, _digest(fused), source and _digest(source), reader and reader.id,
             list(photos or []), _hash([ws] if ws is not None else [])]  # fmt: skip
     scratch = _open_scratch(out, json.loads(json.dumps(plan)))
+
+    # Draw, read and choose; then the chosen pictures are renamed into the set.
     with placed(fused, runtime.device) as generator:
         paint = Painter(generator, candidates, sampling, finish)
         collection = Collection(sampling, candidates.most, data, target, reader if sampling.reads else None, runtime)
@@ -116,12 +131,16 @@ def write_style_set(
         decision = collection.collect(survey)
         latents = candidates.tensors(generator, decision.kept.tolist())
     records = _place(survey, decision, candidates, sampling, target, out)
+
+    # The source draws the same latents, for pairs and for comparison.
     if source is not None:
         with placed(source, runtime.device) as generator:
             _write_source(Painter(generator, candidates, sampling), decision.kept, out, runtime)
     write_bytes(out / "latents.safetensors", save(latents))
     metrics = collection.write_reports(survey, decision, candidates, out)
     write_jsonl(out / "records.jsonl", records)
+
+    # What the caller measures has a bound on memory.
     shown = max(min(len(records), SHOWN, SHOWN_BYTES // (3 * fused.img_resolution**2)), 1)
     names = [Path(record["image"]).name for record in records[:shown]]
     drawn = load_images([out / "images" / name for name in names], runtime.workers)
@@ -258,7 +277,7 @@ class Collection:
             if sampling.distribution.target == "photos":
                 small = shrunk(pictures(data, "photo"), runtime.workers)
                 if len(small):
-                    self.photos = attributes(view(reader, small), to_uint8(small), self.over)
+                    self.photos = attribute_table(view(reader, small), small, self.over).numpy()
 
     def look(self, images: np.ndarray) -> dict[str, Tensor]:
         """What is kept of a batch's reading; nothing without a reader."""
@@ -302,13 +321,14 @@ class Collection:
             "readmitted": float(len(decision.readmitted)),
             "shortfall": float(count - len(decision.kept)),
         }
+
         if self.reader is None:
             return metrics
         _write_rejects(survey, decision, candidates, wish.steers, out)
         values = survey.seen()["attributes"].numpy()[decision.good]
-        told = wish.describe(values, np.searchsorted(decision.good, decision.kept), count, self.photos)
-        write_json(out / "distribution.json", told)
-        metrics["distribution_distance"] = told["distance"]
+        report = wish.describe(values, np.searchsorted(decision.good, decision.kept), count, self.photos)
+        write_json(out / "distribution.json", report)
+        metrics["distribution_distance"] = report["distance"]
         return metrics | {f"rejected_{reason}": float(decision.reasons.count(reason)) for reason in REASONS}
 
 
@@ -351,6 +371,8 @@ def _write_rejects(survey: Survey, decision: Decision, candidates: Candidates, s
     chances = dict(zip(decision.good.tolist(), decision.chances.tolist(), strict=True))
     rows: list[dict[str, Any]] = []
     shown: list[np.ndarray] = []
+
+    # A readmitted candidate is in the set and is listed all the same.
     for number, reason in enumerate(decision.reasons):
         if number in kept and number not in again:
             continue
@@ -362,6 +384,7 @@ def _write_rejects(survey: Survey, decision: Decision, candidates: Candidates, s
                 shown.append(_thumbnail(survey.path(number)))
         elif steers:
             rows.append(source | {"reason": "distribution", "score": round(chances[number], 5)})
+
     write_jsonl(out / "rejects.jsonl", rows)
     if shown:
         write_image(out / "rejects.png", grid(shown, min(len(shown), 8)))

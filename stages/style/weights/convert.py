@@ -163,6 +163,7 @@ def write(path: Path, checkpoint: Checkpoint) -> list[Path]:
     """
     if path.suffix not in SUFFIXES:
         raise TristyleError(f"{path}: unknown kind of file. End it in one of {', '.join(SUFFIXES)}.")
+
     try:
         if path.suffix == ".pt":
             return _write_pt(path, checkpoint)
@@ -201,9 +202,11 @@ def describe(path: Path, checkpoint: Checkpoint) -> list[tuple[str, str]]:
     g, d = checkpoint.generator, checkpoint.discriminator
     size = g.arguments
     channels = [f"{r}: {min(size['channel_base'] // r, size['channel_max'])}" for r in g.synthesis.block_resolutions]
+
     networks = {"G_ema": g, "G": checkpoint.raw, "D": d}
     held = [f"{name} {_parameters(network)}" for name, network in networks.items() if network is not None]
     clamp = "none" if size["conv_clamp"] is None else f"±{size['conv_clamp']:g}"
+
     rows = [
         ("format", checkpoint.format),
         ("networks", ", ".join(held)),
@@ -213,6 +216,7 @@ def describe(path: Path, checkpoint: Checkpoint) -> list[tuple[str, str]]:
         ("channels", ", ".join(channels)),
         ("clamp", f"{clamp}, float16 in the {size.get('num_fp16_res', 0)} highest resolutions"),
     ]
+
     if d is not None:
         rows.append(("minibatch statistic", f"groups of {d.arguments['mbstd_group_size']}"))
     rows += checkpoint.notes.items()

@@ -40,6 +40,8 @@ def read(data: bytes, path: Path) -> Checkpoint:
             remedy = "Convert it with legacy.py of NVIDIA's PyTorch release, or get that release's .pkl of the model"
             raise refusal(path, "is a TensorFlow network pickle", remedy) from None
         raise
+
+    # Nothing but a snapshot's own entries, and nothing after them.
     if stream.read(1):
         raise Damaged("bytes follow the pickle's end")
     if not isinstance(root, dict) or not isinstance(root.get("G_ema"), Instance):
@@ -47,6 +49,7 @@ def read(data: bytes, path: Path) -> Checkpoint:
     for key in root:
         if key not in KEYS:
             raise refusal(path, f"has an entry {_brief(key)} that no snapshot has", DAMAGED)
+
     checkpoint = Checkpoint(format=FORMAT, generator=_network(Generator, root["G_ema"], path, "G_ema"))
     if isinstance(root.get("G"), Instance):
         checkpoint.raw = _network(Generator, root["G"], path, "G")
@@ -133,7 +136,7 @@ def _init(root: Instance) -> dict[str, Any]:
 def _part(given: dict[str, Any], key: str) -> dict[str, Any]:
     part = given.pop(key, {})
     if not isinstance(part, dict):
-        raise Unfit(f"{key} is no dict")
+        raise Unfit(f"{key} is not a dict")
     return dict(part)
 
 
@@ -197,7 +200,7 @@ def _tensors(root: Instance) -> dict[str, np.ndarray]:
                 seen.add(id(value))
                 state[f"{prefix}.{name}" if prefix else name] = value.array()
             elif value is not None and name not in passing:
-                raise Damaged(f"{prefix}.{name} is no tensor of its own")
+                raise Damaged(f"{prefix}.{name} is not a tensor of its own")
     return state
 
 
@@ -237,10 +240,13 @@ def _compare(node: Instance, prefix: str, network: Generator | Discriminator) ->
             raise Unfit(f"a {node.name} where a {type(ours).__name__} belongs")
     else:
         raise Unfit(f"the class {node.name} is unknown")
+
+    # Settings that follow from others.
     if node.name == "Conv2dLayer":
         expected = expected | {"act_gain": sqrt(2) if ours.act == "lrelu" else 1.0}
     elif node.name in ("SynthesisBlock", "DiscriminatorBlock"):
         expected = expected | {"use_fp16": _half(prefix, network)}
+
     for key, value in expected.items():
         stated = node.state.get(key, value)
         if not _same(stated, value):

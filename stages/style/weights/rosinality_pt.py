@@ -62,6 +62,7 @@ def discriminator_names(img_resolution: int) -> dict[str, str]:
         "convs.0.0.weight": f"b{img_resolution}.fromrgb.weight",
         "convs.0.1.bias": f"b{img_resolution}.fromrgb.bias",
     }
+
     for j, r in enumerate(resolutions(img_resolution)[:0:-1], start=1):
         names |= {
             f"convs.{j}.conv1.0.weight": f"b{r}.conv0.weight",
@@ -70,6 +71,7 @@ def discriminator_names(img_resolution: int) -> dict[str, str]:
             f"convs.{j}.conv2.2.bias": f"b{r}.conv1.bias",
             f"convs.{j}.skip.1.weight": f"b{r}.skip.weight",
         }
+
     names |= {"final_conv.0.weight": "b4.conv.weight", "final_conv.1.bias": "b4.conv.bias"}
     for i, ours in enumerate(("fc", "out")):
         names |= {f"final_linear.{i}.{part}": f"b4.{ours}.{part}" for part in ("weight", "bias")}
@@ -151,14 +153,18 @@ def _network(
     arguments = _sizes(kind, theirs, path, name)
     if isinstance(stated, dict) and all(type(value) in (int, float, type(None)) for value in stated.values()):
         arguments = stated
+
+    # Arguments decide how much is built: they are checked before anything is.
     resolution, layers = arguments.get("img_resolution"), arguments.get("num_layers", 0)
     if type(resolution) is not int or type(layers) is not int or layers > len(theirs):
-        raise refusal(path, f"{name}: its arguments are no sizes", DAMAGED)
+        raise refusal(path, f"{name}: its arguments are not sizes", DAMAGED)
     try:
         names: dict[str, str] = _names(kind, resolution, layers)
         kernels: dict[str, float] = _kernels(kind, resolution)
     except ValueError as error:  # no power of two
         raise refusal(path, f"{name}: {error}", UNFIT) from None
+
+    # Every tensor has a place, and the fixed blur kernels are the ones that we have.
     state: State = {}
     fir = setup_filter(FIR_TAPS).numpy()
     for key, value in theirs.items():
@@ -172,6 +178,7 @@ def _network(
     for key in (*kernels, *names):
         if key not in theirs:
             raise refusal(path, f"{name} lacks {key}", UNFIT)
+
     state |= dict.fromkeys(_filters(names.values()), fir)
     if kind is Generator:
         zeros = np.zeros(theirs["style.1.bias"].shape, np.float32)
@@ -217,7 +224,9 @@ def _sizes(kind: type, theirs: State, path: Path, name: str) -> dict[str, Any]:
             channels += [theirs[f"convs.{j}.skip.1.weight"].shape[1] for j in range(blocks, 0, -1)]
             sizes = {"img_channels": theirs["convs.0.0.weight"].shape[1]}
     except (KeyError, IndexError, ValueError):
-        raise refusal(path, f"{name} is no state dict of StyleGAN2", UNFIT) from None
+        raise refusal(path, f"{name} is not a state dict of StyleGAN2", UNFIT) from None
+
+    # Channels follow a table `min(base // resolution, max)`, which is read back from them.
     if blocks > 20:
         raise refusal(path, f"{name} has {blocks} resolutions", UNFIT)
     widest = max(channels)
@@ -282,6 +291,7 @@ def differences(checkpoint: Checkpoint) -> list[str]:
         said.append("it cannot build images of other than 3 channels")
     if d is not None and d.arguments["mbstd_group_size"] != 4:
         said.append(f"its minibatch statistic has groups of 4, not {d.arguments['mbstd_group_size']}")
+
     ours = [min(g["channel_base"] // r, g["channel_max"]) for r in resolutions(g["img_resolution"])]
     tables = [[min(base // r, 512) for r in resolutions(g["img_resolution"])] for base in (16384, 32768)]
     if ours not in tables:

@@ -155,7 +155,7 @@ def _instance(meta: Any) -> Instance:
     """torch_utils.persistence._reconstruct_persistent_obj; the source text in `module_src` stays text."""
     meta = _is(meta, dict)
     if meta.get("type") != "class":
-        raise Damaged("a persistent object is no class")
+        raise Damaged("a persistent object is not a class")
     return Instance(_is(meta.get("class_name"), str), _is(meta.get("state"), dict))
 
 
@@ -415,5 +415,5 @@ def _announced(kind: Any, dtype: Any, numel: Any) -> Storage:
     """An empty storage, after the words of a persistent id were checked."""
     answer = STORAGES.get(_is(dtype, Global).name)
     if kind != "storage" or not isinstance(answer, np.dtype) or type(numel) is not int or numel < 0:
-        raise Damaged("a persistent id is no storage")
+        raise Damaged("a persistent id is not a storage")
     return Storage(answer, numel)

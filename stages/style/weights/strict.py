@@ -51,6 +51,8 @@ def _outline(kind: type, arguments: Mapping[str, Any]) -> dict[str, tuple[int, .
         r: min(arguments["channel_base"] // r, arguments["channel_max"])
         for r in resolutions(arguments["img_resolution"])
     }
+
+    # A generator: mapping, then each resolution.
     outline: dict[str, tuple[int, ...]] = {}
     if kind is Generator:
         outline["mapping.fc0.weight"] = (arguments["w_dim"], arguments["z_dim"])
@@ -61,6 +63,8 @@ def _outline(kind: type, arguments: Mapping[str, Any]) -> dict[str, tuple[int, .
             outline[f"{block}.conv1.noise_const"] = (r, r)
             outline[f"{block}.torgb.weight"] = (arguments["img_channels"], width, 1, 1)
         return outline
+
+    # A discriminator, from the picture down.
     first = arguments["img_resolution"]
     outline[f"b{first}.fromrgb.weight"] = (channels[first], arguments["img_channels"], 1, 1)
     outline |= {f"b{r}.conv0.weight": (width, width, 3, 3) for r, width in channels.items() if r > 4}
@@ -97,11 +101,15 @@ def build(
     if "num_layers" in arguments and arguments["num_layers"] != layers:
         problem = f"{name} states {arguments['num_layers']} mapping layers and holds {layers}"
         raise refusal(path, problem, DAMAGED)
+
+    # The large shapes first: wrong arguments must not allocate what the file lacks.
     try:
         _fit(_outline(kind, arguments), state, path, name)
         network = kind(**arguments)
     except (ValueError, TypeError, KeyError, RuntimeError, ArithmeticError) as error:
         raise refusal(path, f"{name} cannot be built from its arguments ({error})", UNFIT) from None
+
+    # Then every tensor, name by name, and its values.
     expected = {key: tuple(value.shape) for key, value in network.state_dict().items()}
     _fit(expected, state, path, name)
     for key in state.keys() - expected.keys():
@@ -111,5 +119,6 @@ def build(
             raise refusal(path, f"{name}: {key} holds {value.dtype}, not floating-point numbers", DAMAGED)
         if not np.abs(value).max() <= LARGEST:  # false for NaN, too
             raise refusal(path, f"{name}: {key} holds values that no network has (NaN, infinite or huge)", DAMAGED)
+
     network.load_state_dict({key: torch.tensor(value) for key, value in state.items()}, strict=True)
     return network.eval()
