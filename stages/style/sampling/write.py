@@ -104,16 +104,7 @@ def write_style_set(
         TristyleError: ``source: invert`` without latents that fit.
     """
 
-    # Candidates: numbered latents, the same for both generators.
-    candidates: Candidates
-    if sampling.source == "random":
-        candidates = Seeds(sampling)
-    elif ws is not None and photos is not None:
-        candidates = Inverted(ws, photos, sampling)
-    else:
-        raise TristyleError("sampling.source=invert: there are no inverted photos. Invert some, or say source=random.")
-    if edit is not None:
-        candidates = edit(candidates)
+    candidates = _candidates(sampling, ws, photos, edit)
 
     # What is in the scratch folder belongs to one plan; another plan starts anew.
     source = None if source is fused else source
@@ -140,11 +131,39 @@ def write_style_set(
     metrics = collection.write_reports(survey, decision, candidates, out)
     write_jsonl(out / "records.jsonl", records)
 
-    # What the caller measures has a bound on memory.
-    shown = max(min(len(records), SHOWN, SHOWN_BYTES // (3 * fused.img_resolution**2)), 1)
+    return _summary(out, fused.img_resolution, source is not None, records, metrics, runtime)
+
+
+def _candidates(
+    sampling: Sampling,
+    ws: Tensor | None,
+    photos: Sequence[str] | None,
+    edit: Callable[[Candidates], Candidates] | None,
+) -> Candidates:
+    """Numbered latents, the same for both generators; arguments as of `write_style_set`."""
+    candidates: Candidates
+    if sampling.source == "random":
+        candidates = Seeds(sampling)
+    elif ws is not None and photos is not None:
+        candidates = Inverted(ws, photos, sampling)
+    else:
+        raise TristyleError("sampling.source=invert: there are no inverted photos. Invert some, or say source=random.")
+    return candidates if edit is None else edit(candidates)
+
+
+def _summary(
+    out: Path,
+    size: int,
+    has_source: bool,
+    records: list[dict[str, Any]],
+    metrics: dict[str, float],
+    runtime: Runtime,
+) -> SetSummary:
+    """The first pictures of a written set, of `size` px, as many as memory allows."""
+    shown = max(min(len(records), SHOWN, SHOWN_BYTES // (3 * size**2)), 1)
     names = [Path(record["image"]).name for record in records[:shown]]
     drawn = load_images([out / "images" / name for name in names], runtime.workers)
-    before = drawn if source is None else load_images([out / "source" / name for name in names], runtime.workers)
+    before = load_images([out / "source" / name for name in names], runtime.workers) if has_source else drawn
     return SetSummary(drawn, before, records, metrics)
 
 
