@@ -81,15 +81,18 @@ def test_base_transfers_pairs_student_and_file(size: str, pictures: Path, tmp_pa
     assert len(list((tmp_path / "style").iterdir())) == 4
 
 
-def second_section(root: Path) -> list[list[str]]:
-    """The commands of the README's second section."""
-    section = (root / "README.md").read_text().split("\n## ")[2]
-    assert "FFHQ" in section.splitlines()[0]
+def ffhq_section(root: Path) -> list[list[str]]:
+    """The commands of the section on an FFHQ file in the README of stage style."""
+    (section,) = [
+        part
+        for part in (root / "stages" / "style" / "README.md").read_text().split("\n## ")
+        if "FFHQ" in part.splitlines()[0]
+    ]
     (block,) = re.findall(r"^```bash\n(.*?)^```", section, re.MULTILINE | re.DOTALL)
     return [shlex.split(line, comments=True) for line in block.splitlines()]
 
 
-def test_the_readmes_second_section_runs_with_an_official_file(
+def test_the_readmes_commands_run_with_an_official_file(
     root: Path, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -97,7 +100,7 @@ def test_the_readmes_second_section_runs_with_an_official_file(
     shutil.copytree(pictures / "style" / "clay", tmp_path / "faces" / "style" / "ink")
     official_file(tmp_path / "ffhq256.pkl", protocol=3, size=32)
     write_image(tmp_path / "selfie.jpg", read_image(next((pictures / "photo").glob("*.png"))))
-    for program, *arguments in second_section(root):
+    for program, *arguments in ffhq_section(root):
         if program == "tristyle":
             tristyle(*arguments, *TINY, "data.size=32")
         elif program == "stylize":
