@@ -23,7 +23,7 @@ from typing import Any
 from stages.core.files import read_jsonl, sha256_file, write_json
 from stages.core.settings import TristyleError
 
-SCHEMA = 1
+SCHEMA = 2  # 1: names of settings before RENAMED_KEYS (stages/pipeline/renamed.py)
 KINDS = ("data", "style", "pair", "student", "export")
 SCRATCH = ".scratch"  # checkpoints; not sealed, removed when the stage is done
 LOCK = ".lock"
@@ -157,7 +157,7 @@ def open_artifact(path: Path | str, kind: str, verify: bool = True) -> Artifact:
         ArtifactError: no manifest, another kind or schema, or a file missing or changed.
     """
     path = Path(path)
-    remedy = f"Delete {path} and run stage={kind} again"
+    remedy = f"Move {path} away and run stage={kind} again"
     try:
         manifest = json.loads((path / "manifest.json").read_bytes())
         found, schema, files = manifest["kind"], manifest["schema"], manifest["files"]
@@ -172,7 +172,10 @@ def open_artifact(path: Path | str, kind: str, verify: bool = True) -> Artifact:
             f"{path}: holds a {found} artifact where {kind} is needed. Name a folder made by stage={kind}."
         )
     if schema != SCHEMA:
-        raise ArtifactError(f"{path}: made with schema {schema}, this version reads {SCHEMA}. {remedy}.")
+        raise ArtifactError(
+            f"{path}: an artifact of schema {schema}, of which settings had other names; this version reads {SCHEMA}. "
+            f"{remedy}."
+        )
     if verify:
         for name in files:
             if not (path / name).is_file():

@@ -57,10 +57,10 @@ def test_make_demo_is_the_default_run() -> None:
 @pytest.mark.parametrize("command", TRISTYLE, ids=map(" ".join, TRISTYLE))
 def test_every_tristyle_command_composes(command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from hydra import compose, initialize_config_dir
-    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-    from hydra.core.override_parser.overrides_parser import OverridesParser
 
-    from stages.pipeline.run import instantiate_stages
+    from stages.pipeline.cli import freely
+    from stages.pipeline.compose import instantiate_stages
+    from stages.pipeline.hydra_private import split_jobs
 
     monkeypatch.chdir(tmp_path)
     arguments = [word for word in command[1:] if word != "-m"]
@@ -71,8 +71,7 @@ def test_every_tristyle_command_composes(command: list[str], tmp_path: Path, mon
         for place in re.findall(r"[\w./]+", value) if re.search(r"\.(path|start|parents|photos)$", name) else []:
             (tmp_path / place / "photo").mkdir(parents=True)
             (tmp_path / place / "training.ckpt").touch()
-    parsed = OverridesParser.create().parse_overrides(arguments)
-    jobs = [job for batch in BasicSweeper.split_arguments(parsed, max_batch_size=None) for job in batch]
+    jobs, _ = split_jobs(freely(arguments))
     assert len(jobs) == 1 or "-m" in command
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         for job in jobs:
