@@ -24,7 +24,7 @@ tristyle: photographs and a handful of style pictures in, a real-time portrait s
   tristyle -m stage=pair part=0,1 launch=joblib    write shards of pairs side by side
   tristyle data=folders data.path=DIR   your own photo/ and style/<name>/ pictures
   tristyle style.train.images=20000     change any setting
-  tristyle pair=mine allow=[mypkg] --config-dir=.  a class of your own (stages/pipeline/README.md)
+  tristyle --config-dir=. pair=mine allow=[mypkg]  a class of your own (stages/pipeline/README.md)
   tristyle --cfg job                    print all settings
   tristyle --cfg job --resolve -p pair  print one stage's settings
   tristyle --version                    print the version
