@@ -107,7 +107,7 @@ class SweepCallback(Callback):
             SystemExit: 2, after one line for every job that failed.
         """
         from stages.pipeline.run import say
-        from stages.report.write import write_index
+        from stages.report.index import write_index
 
         words = [_read(_word(config, number)) for number in range(len(self.jobs))]
         reports = [Path(path) for word in words for path in word["reports"]]

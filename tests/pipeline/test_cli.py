@@ -127,6 +127,6 @@ def test_defaults_come_from_the_classes_and_settings_within_them_keep_the_field_
 
 
 def test_a_setting_without_a_default_is_asked_for() -> None:
-    node = {"_target_": "stages.student.stage.StudentStage", "train": {"images": 8}, "model": {}, "target": "comic"}
-    with pytest.raises(ConfigError, match=r"student\.train\.batch: has no value. Give it one: student\.train\.batch="):
-        completed(node, "student")
+    node = {"_target_": "stages.core.settings.Train", "images": 8}
+    with pytest.raises(ConfigError, match=r"^student\.train\.batch: has no value. Give it one: student\.train\.batch="):
+        completed(node, "student.train")

@@ -11,7 +11,8 @@ from stages.core.artifact import Artifact, seal
 from stages.core.files import write_json, write_jsonl
 from stages.networks.mobile import TIERS as KNOWN
 from stages.report.export import TIERS, export_table, tier_table
-from stages.report.write import write_index, write_report
+from stages.report.index import write_index
+from stages.report.write import write_report
 
 COST = {"nano": 1.0, "low": 2.0, "mid": 2.6, "high": 8.0}
 SHARE = {"fp32": 1.0, "fp16": 0.5, "int8": 0.27}
