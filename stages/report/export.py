@@ -16,9 +16,9 @@ from typing import Any
 from markupsafe import Markup
 
 from stages.core.artifact import Artifact
+from stages.networks.mobile import TIERS
 from stages.report.html import EMPTY, heading, join, note, table, tag
 
-TIERS = ("nano", "low", "mid", "high")  # the order of rows; other names follow
 RUNTIMES = ("onnx", "mnn", "ncnn", "litert", "coreml", "web")
 PRECISIONS = ("fp32", "fp16", "int8")
 TIMES = ("ms_256_1", "ms_256_2", "ms_512_1", "ms_512_2")
@@ -65,7 +65,7 @@ def tier_table(runs: Runs) -> Markup:
     for run in runs:
         if "student" in run:
             students.setdefault(run["student"].path.resolve(), []).append(run)
-    made = sorted(students.values(), key=lambda same: _rank(TIERS, _tier(same[0])))
+    made = sorted(students.values(), key=lambda same: _rank(tuple(TIERS), _tier(same[0])))
     if len(made) < 2:
         return EMPTY
     measures = [same[0]["student"].metrics for same in made]
@@ -99,7 +99,7 @@ def _tier(run: Mapping[str, Artifact]) -> str:
     if card is not None and card.exists() and "tier" in (found := json.loads(card.read_bytes())):
         return str(found["tier"])
     config = run["student"].config if "student" in run else {}
-    return str((config.get("model") or config).get("tier", ""))
+    return str((config.get("model") or {}).get("tier", ""))
 
 
 def _rank(order: Sequence[str], name: str) -> tuple[int, str]:
@@ -107,7 +107,7 @@ def _rank(order: Sequence[str], name: str) -> tuple[int, str]:
 
 
 def _order(row: Mapping[str, Any]) -> tuple[tuple[int, str], ...]:
-    columns = ((TIERS, "tier"), (RUNTIMES, "runtime"), (PRECISIONS, "precision"))
+    columns = ((tuple(TIERS), "tier"), (RUNTIMES, "runtime"), (PRECISIONS, "precision"))
     return tuple(_rank(order, str(row.get(name, ""))) for order, name in columns)
 
 
