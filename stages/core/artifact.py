@@ -142,6 +142,8 @@ def seal(
         "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "files": files,
     }
+
+    # The manifest comes last: a folder without one is unfinished.
     write_json(path / "manifest.json", manifest)
     shutil.rmtree(path / SCRATCH, ignore_errors=True)
     return Artifact(path, manifest)
@@ -158,6 +160,8 @@ def open_artifact(path: Path | str, kind: str, verify: bool = True) -> Artifact:
     """
     path = Path(path)
     remedy = f"Move {path} away and run stage={kind} again"
+
+    # A manifest that can be read, of this kind and schema.
     try:
         manifest = json.loads((path / "manifest.json").read_bytes())
         found, schema, files = manifest["kind"], manifest["schema"], manifest["files"]
@@ -176,6 +180,8 @@ def open_artifact(path: Path | str, kind: str, verify: bool = True) -> Artifact:
             f"{path}: an artifact of schema {schema}, of which settings had other names; this version reads {SCHEMA}. "
             f"{remedy}."
         )
+
+    # Every file as it was sealed; what came later is not looked at.
     if verify:
         for name in files:
             if not (path / name).is_file():
@@ -199,6 +205,7 @@ def locked(path: Path, shared: bool = False) -> Iterator[None]:
     Raises:
         ArtifactError: another living process holds it, or the place is not a folder.
     """
+
     try:
         path.mkdir(parents=True, exist_ok=True)
         file = open(path / LOCK, "a+")  # noqa: SIM115 - held for the body of the with
@@ -208,6 +215,8 @@ def locked(path: Path, shared: bool = False) -> Iterator[None]:
         ) from None
     except PermissionError:
         raise ArtifactError(f"{path}: not writable. Change its permissions, or set out=<another folder>.") from None
+
+    # The system drops the lock with the process, so that a killed run blocks nobody.
     with file:
         try:
             fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)

@@ -55,10 +55,14 @@ def run(cfg: DictConfig) -> float | None:
     settings, stages, files = _opened(cfg)
     distributed.start(settings.device)
     resolved = {kind: described(cfg, kind) for kind in stages}
+
+    # Refuse what would fail later, before the first stage runs.
     _check_out(settings.out)
     for kind, stage in stages.items():
         if settings.stage in ("all", kind):
             stage.check()
+
+    # A stage's place follows from its settings and from the digests of its inputs.
     artifacts: dict[str, Artifact] = {}
     for kind, stage in stages.items():
         inputs = {name: artifacts[name] for name in stage.reads}
@@ -71,6 +75,7 @@ def run(cfg: DictConfig) -> float | None:
             artifacts[kind] = _input(place, kind, settings)
         elif made := _make(kind, stage, config, inputs, place, settings):
             artifacts[kind] = made
+
     if settings.part is not None or distributed.rank():
         return None
     return _report(artifacts, settings)

@@ -73,6 +73,8 @@ def build(node: Any, key: str, allow: Sequence[str] = ()) -> Any:
     settings = {name: build(item, f"{key}.{name}", allow) for name, item in node.items() if name != TARGET}
     if TARGET not in node:
         return settings
+
+    # A class knows its own field's name; the user needs the key from the config's root.
     try:
         return find_class(node[TARGET], key, allow)(**settings)
     except ConfigError as error:

@@ -137,6 +137,8 @@ def _tags(labels: Sequence[tuple[float, float, str]], spans: Sequence[Sequence[S
     taken = [(x - 6, y - 6, x + 6, y + 6) for x, y, _ in labels]
     for xs, ys in (zip(*span, strict=True) for span in spans if len(span) > 1):
         taken.append((min(xs) - 2, min(ys) - 2, max(xs) + 2, max(ys) + 2))
+
+    # Six spots around each dot, the first of the best.
     parts = []
     for x, y, label in labels:
         if not label:
@@ -148,6 +150,7 @@ def _tags(labels: Sequence[tuple[float, float, str]], spans: Sequence[Sequence[S
         costs = [
             sum(_shared(box, other) for other in taken) + 1000 * (box[0] < LEFT or box[2] > WIDTH) for box in boxes
         ]
+
         best = costs.index(min(costs))
         taken.append(boxes[best])
         left, low = spots[best]
@@ -184,6 +187,7 @@ def histograms(name: str, labels: Sequence[str], shares: Mapping[str, Sequence[f
     top = max((value for values in shares.values() for value in values), default=0.0)
     if not labels or top <= 0:
         return EMPTY
+
     width, height = 280, 120
     slot = width / len(labels)
     bar = slot * 0.84 / len(shares)
@@ -193,6 +197,7 @@ def histograms(name: str, labels: Sequence[str], shares: Mapping[str, Sequence[f
             left, tall = slot * (place + 0.08) + bar * index, height * value / top
             hover = tag("title", f"{series}, {labels[place]}: {100 * value:.0f} %")
             parts.append(_bar(hover, left, height - tall, bar * 0.94, tall, PALETTE[index % len(PALETTE)]))
+
     for place, label in enumerate(labels):
         where = {"x": f"{slot * (place + 0.5):.1f}", "y": height + 14}
         parts.append(tag("text", label, class_="tick", **where, text_anchor="middle"))

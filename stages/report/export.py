@@ -44,6 +44,7 @@ def export_table(runs: Runs) -> Markup:
         return EMPTY
     folders = {run["export"].path.resolve().parents[1] / "reports" / "measurements" for run in runs if "export" in run}
     devices = [cells for row in rows for folder in sorted(folders) for cells in _elsewhere(row, folder)]
+
     said = (
         "ms: side in px and threads; one picture on this machine, least of several, CPU time on one thread and wall "
         "time on two. "
@@ -55,6 +56,7 @@ def export_table(runs: Runs) -> Markup:
         else "Phones: not measured. To have their times, open the page of `stylize serve` there, press Measure, "
         "and put what it saves into reports/measurements."
     )
+
     body = table(HEAD, [*(_cells(row) for row in rows), *devices], numeric=range(3, len(HEAD)))
     return heading("Every tier, runtime and precision", note(said) + body)
 
@@ -68,12 +70,15 @@ def tier_table(runs: Runs) -> Markup:
     made = sorted(students.values(), key=lambda same: _rank(tuple(TIERS), _tier(same[0])))
     if len(made) < 2:
         return EMPTY
+
+    # A column for each measure that at least one student has.
     measures = [same[0]["student"].metrics for same in made]
     known = {key: name for key, name in QUALITY.items() if any(_finite(found.get(key)) for found in measures)}
     rows = []
     for same, found in zip(made, measures, strict=True):
         cost = [_scaled(found.get("parameters"), 1e-6), _scaled(found.get("macs_256"), 1e-9), _time(same)]
         rows.append((_tier(same[0]), *cost, *(_scaled(found.get(key), 1.0) for key in known)))
+
     head = ("tier", "M parameters", "GMAC at 256 px", "ms at 512 px", *known.values())
     said = (
         "Clarity is the student's over its teacher's pictures, KID and face error are shares of the untouched photos', "

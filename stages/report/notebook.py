@@ -111,6 +111,7 @@ def histogram(values: Sequence[float | None], title: str, bins: int = 24) -> Any
     known = np.array([value for value in values if value is not None and np.isfinite(value)], np.float64)
     if not len(known):
         return frame(page.note(f"{title}: nothing to count"), 60)
+
     counts, edges = np.histogram(known, bins)
     width, top = 100 / bins, counts.max()
     bars = [
@@ -120,6 +121,7 @@ def histogram(values: Sequence[float | None], title: str, bins: int = 24) -> Any
         )
         for index, count in enumerate(counts)
     ]  # fmt: skip
+
     view = {"viewBox": "0 0 100 100", "preserveAspectRatio": "none", "role": "img", "aria_label": title}
     median = page.tag("b", f"median {page.number(float(np.median(known)))}")
     name = page.tag("div", page.tag("span", title), median, class_="name")

@@ -65,10 +65,14 @@ def pair_parts(pair: Artifact, data: Artifact | None, style: str) -> list[Markup
     rows = pair.records()
     kept = [row for row in rows if row.get("kept")]
     out = [row for row in rows if not row.get("kept")]
+
+    # Why pairs were left out; one may have several reasons.
     blamed = [_reasons(row) for row in out]
     counted = Counter(name for names in blamed for name in names).most_common()
     why = ", ".join(f"{count} for {name}" for name, count in counted)
     why += ", some for several reasons" if any(len(names) > 1 for names in blamed) else ""
+
+    # The pictures of both kinds.
     couples = [sides for row in spread(kept, KEPT) if (sides := couple(pair.path, row)) is not None]
     caption = f"photo and style: {len(couples)} of {len(kept)} kept pairs, evenly spread"
     rejects = pair.path / "rejects.png"

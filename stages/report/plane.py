@@ -106,8 +106,10 @@ def _plane(runs: Sequence[PairRun]) -> Markup:
               _span(run.metrics, "identity"), _span(run.metrics, "kid"))
         for run, name in zip(runs, names, strict=True)
     ]  # fmt: skip
+
     best = front([(point.x, point.y) for point in points])
     chart = scatter(points, "identity · more like the person →", "KID · ← more like the style", best, trails=True)
+
     lead = (
         "Each point is a translator on the same held-out people, raw output. Right is more like the person, down is "
         "more like the style; crosses are 95 % intervals over people. The dashed line joins the runs that no other "

@@ -67,6 +67,7 @@ def _sweep(style: Artifact) -> list[Markup]:
     found = _json(style.path / "pareto.json")
     if not found:
         return []
+
     rows: list[Mapping[str, Any]] = found["points"]
     labels = [str(row["label"]) for row in rows]
     named = {*LABELLED, *found["front"], found["chosen"]}
@@ -74,6 +75,8 @@ def _sweep(style: Artifact) -> list[Markup]:
         Dot(float(row["coverage"]), float(row["kid"]), label, str(row["family"]), label if label in named else "")
         for row, label in zip(rows, labels, strict=True)
     ]
+
+    # What the figure shows, what was chosen and by which rule.
     rule = found["rule"]
     wanted = f"coverage of at least {rule['coverage_min']:g} and at most {rule['kid_ratio_max']:g} times the plain KID"
     kept = "keeps the rule" if rule["met"] else "is the knee, for no candidate keeps the rule"
@@ -88,6 +91,7 @@ def _sweep(style: Artifact) -> list[Markup]:
             f" On as many other latents: coverage {chosen['coverage']:.2f} and KID {chosen['kid']:.3g}, "
             f"the plain transfer {plain['coverage']:.2f} and {plain['kid']:.3g}."
         )
+
     front = [labels.index(name) for name in found["front"]]
     chart = scatter(
         points, "coverage of the source's poses and expressions", "KID", front, labels.index(found["chosen"])

@@ -130,12 +130,15 @@ def _people(artifacts: Mapping[str, Artifact]) -> Markup:
         return EMPTY
     made = next(columns[name] for name in ("student", "pair") if name in columns)
     ids = sorted(file.stem for file in made.glob("*.png"))
+
+    # The first people by number, and the worst of the others by score.
     scores = {str(row.get("id")): row for row in artifacts["student"].records()} if "student" in artifacts else {}
     errors = {name: _score(scores.get(name)) for name in ids}
     ranked = sorted((error, name) for name, error in errors.items() if error is not None)
     worst = [name for _, name in ranked[::-1] if name not in ids[:PEOPLE]][:WORST]
     shown = [_person(columns, name, errors[name]) for name in ids[:PEOPLE]]
     below = [_person(columns, name, errors[name]) for name in worst]
+
     meaning = {
         "pair": "pair is the translator's raw output",
         "student": "student is the small network's raw output",
@@ -181,9 +184,11 @@ def _inputs(artifacts: Mapping[str, Artifact]) -> Markup:
     licences = Counter((str(row.get("licence", "unknown")), str(row.get("licence_class", ""))) for row in rows)
     cells = [(SPLITS.get(split, split), style, number(count)) for (split, style), count in counted.items()]
     counts = table(("pictures", "style", "count"), sorted(cells), numeric=(2,))
+
     sheets = [_sheet(sorted((data.path / "photo").glob("*.png")), "photos to train on")]
     styles = sorted(folder for folder in (data.path / "style").glob("*") if folder.is_dir())
     sheets += [_sheet(sorted(folder.glob("*.png")), f"style pictures: {folder.name}") for folder in styles]
+
     rejected = read_jsonl(data.path / "rejects.jsonl")
     people = len({str(row.get("person")) for row in rows if row["split"] in ("train", "heldout")})
     licence = "; ".join(f"{name}{f' ({kind})' if kind else ''}: {count}" for (name, kind), count in licences.items())
@@ -270,11 +275,13 @@ def _cost(artifacts: Mapping[str, Artifact]) -> Markup:
             rows.append((kind, *_times(cost)))
     if not rows:
         return EMPTY
+
     rows.append((tag("b", "all"), *_times(total)))
     counts = Counter(str(row["split"]) for row in artifacts["data"].records()) if "data" in artifacts else Counter()
     photos, drawn = counts["train"], counts["style"]
     code = list(artifacts.values())[-1].manifest.get("code") or {}
     where = ", ".join(f"{name} {code[name]}" for name in ("device", "threads", "isa", "torch") if code.get(name))
+
     spent = f"{total['seconds'] / 60:.1f} minutes and {total['cpu_seconds'] / 3600:.2f} CPU hours"
     went = f" from {photos} photos and {drawn} style pictures" if counts else ""
     return section(
@@ -295,6 +302,7 @@ def _repeat(artifacts: Mapping[str, Artifact], command: str) -> Markup:
         for kind in KINDS
         if kind in artifacts
     ]
+
     lines = [command or "tristyle"]
     if "export" in artifacts:
         lines.append(f"stylize photo.png -o out.png --model {artifacts['export'].path / 'student.onnx'}")
@@ -302,6 +310,8 @@ def _repeat(artifacts: Mapping[str, Artifact], command: str) -> Markup:
     for kind in (name for name in KINDS if name in artifacts):
         given = "\n".join(f"{kind}.{name}: {json.dumps(value)}" for name, value in flat(artifacts[kind].config).items())
         settings.append(folded(f"Settings of {kind}", tag("pre", given)))
+
+    # The machine and the versions that the last stage recorded.
     code = list(artifacts.values())[-1].manifest.get("code") or {}
     made = ", ".join(f"{name} {value}" for name, value in code.items() if value)
     return section(
