@@ -153,6 +153,8 @@ def open_artifact(path: Path | str, kind: str, verify: bool = True) -> Artifact:
     """Open a sealed directory.
 
     Args:
+        path: the artifact's folder.
+        kind: what it must be, one of KINDS.
         verify: hash every file and compare; False trusts the manifest.
 
     Raises:
@@ -200,12 +202,12 @@ def locked(path: Path, shared: bool = False) -> Iterator[None]:
     """Hold a folder for one living process; the system frees the lock when the process ends, however it ends.
 
     Args:
+        path: the folder; made if it is not there.
         shared: hold it beside others that share it; whoever wants it alone has to wait for all of them.
 
     Raises:
         ArtifactError: another living process holds it, or the place is not a folder.
     """
-
     try:
         path.mkdir(parents=True, exist_ok=True)
         file = open(path / LOCK, "a+")  # noqa: SIM115 - held for the body of the with

@@ -74,6 +74,7 @@ def instantiate_stages(cfg: DictConfig, kinds: Sequence[str] = KINDS) -> tuple[S
     """Build and check everything that a config describes, without opening an artifact.
 
     Args:
+        cfg: the composed config.
         kinds: the stages that are looked at; those that take part must be among them.
 
     Raises:
@@ -113,6 +114,7 @@ def check_allow(cfg: DictConfig, words: Sequence[str]) -> None:
     """Refuse packages that a yaml allows: whoever runs a file from elsewhere has to see what code it calls.
 
     Args:
+        cfg: the composed config.
         words: the job's settings on the command line.
 
     Raises:

@@ -73,7 +73,8 @@ def scatter(
 
     Args:
         points: at least one with finite coordinates; others are left out.
-        x, y: the axes' names; what follows " · " is said at the axis alone.
+        x: the name of the level axis; what follows " · " stands at the axis alone.
+        y: the name of the upright axis, likewise.
         front: indices into `points` in the order of the line.
         chosen: index into `points`.
         trails: the points of a kind are joined too, faintly, in their order.
@@ -220,9 +221,11 @@ def distribution(name: str, parts: Mapping[str, Sequence[float]], limit: float |
     """One histogram stacked of parts, a dashed line at `limit`; empty when there is nothing to count.
 
     Args:
+        name: the chart's title.
         parts: legend's entry -> values, three at most; those that are not finite are left out. The far ends (half a
             percent) fall into the outermost bars.
         limit: drawn across all bars, and within the picture.
+        bins: number of bars.
     """
     values = {part: np.array([v for v in given if isfinite(v)], np.float64) for part, given in parts.items()}
     everything = np.concatenate([*values.values(), []])

@@ -30,7 +30,9 @@ def data_parts(data: Artifact, rows: Sequence[Mapping[str, Any]], rejects: Seque
     """HTML parts; all empty for painted data, of which nothing is left out or scored.
 
     Args:
-        rows: its records, and `rejects`: the lines of its rejects.jsonl.
+        data: the artifact.
+        rows: its records.
+        rejects: the lines of its rejects.jsonl.
     """
     noted = [row for row in rows if row.get("notes")]
     remarks = [(tag("code", row["source"]), "; ".join(row["notes"])) for row in noted]

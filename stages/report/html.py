@@ -93,6 +93,7 @@ def picture(source: Path | np.ndarray, alt: str) -> Markup:
 
     Args:
         source: a PNG file of the project's own, or uint8 [H, W, 3] RGB. Large ones are re-encoded as JPEG.
+        alt: what it shows, for who cannot see it.
     """
     data = source.read_bytes() if isinstance(source, Path) else encode_png(source)
     kind = "png"
@@ -148,9 +149,12 @@ def tile(what: str, value: str, unit: str = "", verdict: bool | None = None, tar
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]], numeric: Sequence[int] = (), style: str = "") -> Markup:
-    """A table of cells, markup or text. Columns in `numeric` are right-aligned; empty without rows.
+    """A table; empty without rows.
 
     Args:
+        head: titles of the columns.
+        rows: cells, markup or text.
+        numeric: columns that are right-aligned.
         style: what becomes of a row on a phone: "" stays a row, "stack" a block, "stack line" a block of three lines.
     """
 

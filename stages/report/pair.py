@@ -59,6 +59,7 @@ def pair_parts(pair: Artifact, data: Artifact | None, style: str) -> list[Markup
     """The parts of the section about `pair`, in order; empty for what the run did not make.
 
     Args:
+        pair: the artifact.
         data: the data set that it was made from, for photos, masks and twins.
         style: the style that it aims at.
     """

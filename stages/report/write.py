@@ -69,6 +69,7 @@ def write_report(artifacts: Mapping[str, Artifact], path: Path, title: str = "",
     """Write `path` (report.html) and beside it `report.json`, which an index page reads.
 
     Args:
+        path: the page to write.
         artifacts: kind -> sealed artifact; any subset of the five kinds.
         title: heading; the style's name when empty.
         command: the command line that made the run, shown for repeating it.
