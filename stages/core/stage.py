@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 from stages.core.artifact import Artifact
 
@@ -16,12 +16,12 @@ class Stage(ABC):
     """A step of the chain: sealed artifacts in, one artifact out.
 
     A stage is a dataclass whose fields are its settings. Only `run` must be written; the other methods have defaults.
-
-    Attributes:
-        reads: kinds of artifacts that `run` needs, e.g. ``("data", "style")``.
     """
 
-    reads: ClassVar[tuple[str, ...]] = ()
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """The kinds of artifacts that `run` needs. A stage mostly writes ``reads = ("data", "style")`` instead."""
+        return ()
 
     def files(self) -> dict[str, Path]:
         """Setting -> file or folder that it names. They must exist, and their contents enter the artifact's key."""
