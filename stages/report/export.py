@@ -16,11 +16,10 @@ from typing import Any
 from markupsafe import Markup
 
 from stages.core.artifact import Artifact
+from stages.export.contract import BACKENDS, PRECISIONS
 from stages.networks.mobile import TIERS
 from stages.report.html import EMPTY, heading, join, note, table, tag
 
-RUNTIMES = ("onnx", "mnn", "ncnn", "litert", "coreml", "web")
-PRECISIONS = ("fp32", "fp16", "int8")
 TIMES = ("ms_256_1", "ms_256_2", "ms_512_1", "ms_512_2")
 HEAD = ("tier", "runtime", "precision", "MB", "PSNR dB", "edge clarity ×", "ms 256, 1", "256, 2", "512, 1", "512, 2")
 QUALITY: dict[str, str] = {  # measure of a student -> heading
@@ -112,7 +111,7 @@ def _rank(order: Sequence[str], name: str) -> tuple[int, str]:
 
 
 def _order(row: Mapping[str, Any]) -> tuple[tuple[int, str], ...]:
-    columns = ((tuple(TIERS), "tier"), (RUNTIMES, "runtime"), (PRECISIONS, "precision"))
+    columns = ((tuple(TIERS), "tier"), (BACKENDS, "runtime"), (PRECISIONS, "precision"))
     return tuple(_rank(order, str(row.get(name, ""))) for order, name in columns)
 
 
