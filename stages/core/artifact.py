@@ -23,7 +23,7 @@ from typing import Any
 from stages.core.files import read_jsonl, sha256_file, write_json
 from stages.core.settings import TristyleError
 
-SCHEMA = 1
+SCHEMA = 2  # 1: names of settings before RENAMED_KEYS (stages/pipeline/renamed.py)
 KINDS = ("data", "style", "pair", "student", "export")
 SCRATCH = ".scratch"  # checkpoints; not sealed, removed when the stage is done
 LOCK = ".lock"
@@ -142,6 +142,8 @@ def seal(
         "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "files": files,
     }
+
+    # The manifest comes last: a folder without one is unfinished.
     write_json(path / "manifest.json", manifest)
     shutil.rmtree(path / SCRATCH, ignore_errors=True)
     return Artifact(path, manifest)
@@ -151,13 +153,17 @@ def open_artifact(path: Path | str, kind: str, verify: bool = True) -> Artifact:
     """Open a sealed directory.
 
     Args:
+        path: the artifact's folder.
+        kind: what it must be, one of KINDS.
         verify: hash every file and compare; False trusts the manifest.
 
     Raises:
         ArtifactError: no manifest, another kind or schema, or a file missing or changed.
     """
     path = Path(path)
-    remedy = f"Delete {path} and run stage={kind} again"
+    remedy = f"Move {path} away and run stage={kind} again"
+
+    # A manifest that can be read, of this kind and schema.
     try:
         manifest = json.loads((path / "manifest.json").read_bytes())
         found, schema, files = manifest["kind"], manifest["schema"], manifest["files"]
@@ -172,7 +178,12 @@ def open_artifact(path: Path | str, kind: str, verify: bool = True) -> Artifact:
             f"{path}: holds a {found} artifact where {kind} is needed. Name a folder made by stage={kind}."
         )
     if schema != SCHEMA:
-        raise ArtifactError(f"{path}: made with schema {schema}, this version reads {SCHEMA}. {remedy}.")
+        raise ArtifactError(
+            f"{path}: an artifact of schema {schema}, of which settings had other names; this version reads {SCHEMA}. "
+            f"{remedy}."
+        )
+
+    # Every file as it was sealed; what came later is not looked at.
     if verify:
         for name in files:
             if not (path / name).is_file():
@@ -191,6 +202,7 @@ def locked(path: Path, shared: bool = False) -> Iterator[None]:
     """Hold a folder for one living process; the system frees the lock when the process ends, however it ends.
 
     Args:
+        path: the folder; made if it is not there.
         shared: hold it beside others that share it; whoever wants it alone has to wait for all of them.
 
     Raises:
@@ -205,6 +217,8 @@ def locked(path: Path, shared: bool = False) -> Iterator[None]:
         ) from None
     except PermissionError:
         raise ArtifactError(f"{path}: not writable. Change its permissions, or set out=<another folder>.") from None
+
+    # The system drops the lock with the process, so that a killed run blocks nobody.
     with file:
         try:
             fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)

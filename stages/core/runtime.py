@@ -11,10 +11,14 @@ from stages.core.tracking import Tracker
 
 @dataclass
 class Runtime:
-    """Device name for torch (`cpu`, `cuda`), worker processes or threads, and the tracker of the stage at work.
+    """What a stage may use of the machine.
 
-    `part` is how much of a stage that writes in shards this process does: None for all of it, `train` for what comes
-    before the shards, a number for that shard alone.
+    Attributes:
+        device: for torch, `cpu` or `cuda` with or without a number.
+        workers: processes or threads, at least 1.
+        track: the tracker of the stage at work.
+        part: how much of a stage in shards this process does: None for all of it, `train` for what comes before the
+            shards, a number for that shard alone.
     """
 
     device: str
@@ -25,7 +29,7 @@ class Runtime:
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """torch on one thread within the block: the number of threads changes how sums are rounded, hence the bytes."""
+    """Keep torch to one thread within the block: how many there are changes how sums are rounded, hence the bytes."""
     import torch
 
     before = torch.get_num_threads()

@@ -13,7 +13,7 @@ class TristyleError(Exception):
 
 
 class ConfigError(TristyleError):
-    """A configuration value out of range. `run.py` puts the full path (`style.train.lr`) before `key`."""
+    """A configuration value out of range. `stages/pipeline` puts the full path (`style.train.lr`) before `key`."""
 
     def __init__(self, key: str, problem: str, remedy: str) -> None:
         super().__init__(f"{key}: {problem}. {remedy}")
@@ -35,6 +35,14 @@ def number(
 ) -> None:
     """Refuse what is not a finite number in [low, high] (or (low, high] with `open_low`).
 
+    Args:
+        key: the setting, for the message.
+        value: what was given.
+        low: least value; None for no bound.
+        high: greatest value; None for no bound.
+        integer: only whole numbers.
+        open_low: `low` itself is out of range.
+
     Raises:
         ConfigError: wrong type, NaN, infinite or out of range.
     """
@@ -52,7 +60,7 @@ def number(
 
 
 def choice(key: str, value: Any, options: Collection[Any]) -> None:
-    """Refuse a value that is none of `options`.
+    """Refuse a value that is not one of `options`.
 
     Raises:
         ConfigError: names the options.
@@ -62,10 +70,10 @@ def choice(key: str, value: Any, options: Collection[Any]) -> None:
 
 
 def image_size(key: str, value: Any, low: int = 32, high: int = 1024) -> None:
-    """Refuse a picture size that is no power of two in [low, high] px.
+    """Refuse a picture size that is not a power of two in [low, high] px.
 
     Raises:
-        ConfigError: wrong type or no such power of two.
+        ConfigError: wrong type, out of range, or not a power of two.
     """
     number(key, value, low, high, integer=True)
     if value & (value - 1):

@@ -12,12 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from stages.core.files import append_jsonl
 from stages.core.images import write_image
-from stages.core.settings import choice
 
 if TYPE_CHECKING:
     import numpy as np
-
-BACKENDS = ("jsonl", "wandb")
 
 
 def _duration(seconds: float) -> str:
@@ -77,37 +74,25 @@ class Unseen(Progress):
 
 
 class Tracker:
-    """Scalars and pictures of one stage.
+    """Scalars and pictures of one stage, kept as files beside its artifact. Other trackers inherit from it.
 
     Args:
         out: the stage's artifact folder; scalars go to `out/log.jsonl`, pictures to `out/preview/`.
-        backend: `jsonl`, or `wandb` for an additional Weights & Biases run (offline unless WANDB_MODE says otherwise).
-        name: the run's name on the dashboard.
-        config: the resolved stage config, shown beside the run.
-
-    Raises:
-        ConfigError: unknown backend.
+        name: the run's name on a dashboard.
+        config: all settings of the stage, shown beside the run.
     """
 
-    def __init__(self, out: Path, backend: str = "jsonl", name: str = "", config: dict[str, Any] | None = None) -> None:
-        choice("tracker.backend", backend, BACKENDS)
-        self.out, self.begun = out, time.time()
-        self._run = _start_wandb(out, name, config or {}) if backend == "wandb" else None
+    def __init__(self, out: Path, name: str = "", config: dict[str, Any] | None = None) -> None:
+        self.out, self.name, self.config = out, name, config or {}
 
     def scalars(self, phase: str, images: int, values: dict[str, float]) -> None:
         """Append `values` of a training `phase` after `images` images."""
         row = {"phase": phase, "images": images, **{name: round(float(value), 6) for name, value in values.items()}}
         append_jsonl(self.out / "log.jsonl", row)
-        if self._run is not None:
-            self._run.log({f"{phase}/{name}": value for name, value in values.items()} | {f"{phase}/images": images})
 
     def image(self, name: str, images: int, picture: np.ndarray) -> None:
         """Keep a picture (uint8 [H, W, 3]) as `preview/<name>_<images>.png`."""
         write_image(self.out / "preview" / f"{name}_{images:08d}.png", picture)
-        if self._run is not None:
-            import wandb
-
-            self._run.log({name: wandb.Image(picture)})
 
     @contextmanager
     def progress(self, label: str, total: int, unit: str = "images") -> Iterator[Progress]:
@@ -117,11 +102,45 @@ class Tracker:
         line.close()
 
     def close(self, metrics: dict[str, float]) -> None:
-        """Record the stage's final measures and end the dashboard run."""
-        if self._run is not None:
-            self._run.summary.update(metrics)
-            self._run.finish()
-            self._run = None
+        """Record the stage's final measures, and end the run on a dashboard."""
+
+
+class WandbTracker(Tracker):
+    """Weights & Biases beside the files, offline unless WANDB_MODE says otherwise.
+
+    Args:
+        project: the project on the dashboard.
+    """
+
+    def __init__(
+        self, out: Path, name: str = "", config: dict[str, Any] | None = None, project: str = "tristyle"
+    ) -> None:
+        super().__init__(out, name, config)
+        os.environ.setdefault("WANDB_MODE", "offline")
+        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
+        os.environ.setdefault("WANDB_SILENT", "true")
+        import wandb
+
+        folder = out.parent.parent / "wandb_runs"
+        folder.mkdir(parents=True, exist_ok=True)
+        self._run = wandb.init(project=project, name=name, dir=str(folder), config=self.config, reinit="create_new")
+
+    def scalars(self, phase: str, images: int, values: dict[str, float]) -> None:
+        """Log `values` under the phase's name, in the file and on the dashboard."""
+        super().scalars(phase, images, values)
+        self._run.log({f"{phase}/{name}": value for name, value in values.items()} | {f"{phase}/images": images})
+
+    def image(self, name: str, images: int, picture: np.ndarray) -> None:
+        """Keep a picture (uint8 [H, W, 3]) as a file and on the dashboard."""
+        import wandb
+
+        super().image(name, images, picture)
+        self._run.log({name: wandb.Image(picture)})
+
+    def close(self, metrics: dict[str, float]) -> None:
+        """Write the stage's measures into the run's summary and end it."""
+        self._run.summary.update(metrics)
+        self._run.finish()
 
 
 class Silent(Tracker):
@@ -140,14 +159,3 @@ class Silent(Tracker):
     def progress(self, label: str, total: int, unit: str = "images") -> Iterator[Progress]:
         """A progress line that is never printed."""
         yield Unseen(label, total, unit)
-
-
-def _start_wandb(out: Path, name: str, config: dict[str, Any]) -> Any:
-    os.environ.setdefault("WANDB_MODE", "offline")
-    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
-    os.environ.setdefault("WANDB_SILENT", "true")
-    import wandb
-
-    folder = out.parent.parent / "wandb_runs"
-    folder.mkdir(parents=True, exist_ok=True)
-    return wandb.init(project="tristyle", name=name, dir=str(folder), config=config, reinit="create_new")

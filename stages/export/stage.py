@@ -20,6 +20,7 @@ from stages.core.files import write_json, write_jsonl
 from stages.core.images import load_images
 from stages.core.runtime import Runtime
 from stages.core.settings import ConfigError, TristyleError, number
+from stages.core.stage import Stage
 from stages.core.tensors import TensorSpec, to_tensor
 from stages.core.weights import load_network
 from stages.export import contract
@@ -35,7 +36,7 @@ MEASURES = ("max_error", "psnr", "edge_clarity", "flat_energy")
 
 
 @dataclass(kw_only=True)
-class ExportStage:
+class ExportStage(Stage):
     """Student -> its files for one runtime, one a precision, checked against torch on held-out photos; card.json.
 
     Any network is exported that is `Exportable` (stages.export.contract).

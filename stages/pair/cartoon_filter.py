@@ -21,6 +21,7 @@ import numpy as np
 from stages.core.artifact import Artifact
 from stages.core.runtime import Runtime
 from stages.core.settings import ConfigError, number
+from stages.core.stage import Stage
 from stages.networks.face_reader import load_reader, reader_file
 from stages.pair.curate import Curate
 from stages.pair.inputs import Translated, all_photos, photo_count, photo_files, stored_photos
@@ -67,7 +68,7 @@ class Rule:
 
 
 @dataclass(kw_only=True)
-class CartoonPairs:
+class CartoonPairs(Stage):
     """Photos -> curated, scored pairs of photo and the comic drawn of it.
 
     Args:

@@ -15,6 +15,7 @@ from stages.core.artifact import Artifact
 from stages.core.images import write_image
 from stages.core.runtime import Runtime
 from stages.core.settings import ConfigError, TristyleError, choice
+from stages.core.stage import Stage
 from stages.core.tensors import mask_tensor, to_tensor, unit
 from stages.metrics.identity import identity_cosine
 from stages.metrics.pixel import background_error, mean_defined
@@ -25,7 +26,7 @@ from stages.pair.write import Write, write_pairs
 
 
 @dataclass(kw_only=True)
-class GivenPairs:
+class GivenPairs(Stage):
     """A folder's own couples of photo and style picture -> curated, scored (photo, style) pairs.
 
     Args:

@@ -22,6 +22,7 @@ from stages.core.files import data_file, read_jsonl
 from stages.core.images import load_images
 from stages.core.runtime import Runtime
 from stages.core.settings import ConfigError, TristyleError, choice, number
+from stages.core.stage import Stage
 from stages.core.tensors import to_tensor
 from stages.metrics.heldout import FEWEST, add_pictures, read_style, style_kid
 from stages.networks.encoder import Encoder
@@ -50,7 +51,7 @@ MEASURED = 256  # pairs whose KID is taken
 
 
 @dataclass(kw_only=True)
-class LatentPairs:
+class LatentPairs(Stage):
     """A style artifact's generators (and photos) -> curated, scored (photo, style) pairs.
 
     Args:

@@ -16,6 +16,7 @@ from torch import nn
 from stages.core.artifact import SCRATCH, Artifact
 from stages.core.runtime import Runtime
 from stages.core.settings import Train, TristyleError, number
+from stages.core.stage import Stage
 from stages.core.weights import load_network, save_network
 from stages.networks.face_reader import Reader, load_reader, reader_file
 from stages.pair.curate import Curate
@@ -28,7 +29,7 @@ from stages.training.fit import fit
 
 
 @dataclass(kw_only=True)
-class PairStage:
+class PairStage(Stage):
     """Photos + style data set -> curated, scored (photo, style) pairs.
 
     Args:

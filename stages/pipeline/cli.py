@@ -1,16 +1,18 @@
-"""`tristyle`: compose the configuration and run it. Only this file, `run` and `config` know Hydra."""
+"""`tristyle`: compose the configuration and run it. Hydra is loaded when there is something to compose."""
 
 from __future__ import annotations
 
 import os
+import re
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from stages.core.settings import TristyleError
+from stages.core.settings import ConfigError, TristyleError
+from stages.pipeline.renamed import RENAMED_KEYS
 from stages.training import distributed
 
 HELP = """\
@@ -22,8 +24,10 @@ tristyle: photographs and a handful of style pictures in, a real-time portrait s
   tristyle -m stage=pair part=0,1 launch=joblib    write shards of pairs side by side
   tristyle data=folders data.path=DIR   your own photo/ and style/<name>/ pictures
   tristyle style.train.images=20000     change any setting
+  tristyle --config-dir=. pair=mine allow=[mypkg]  a class of your own (stages/pipeline/README.md)
   tristyle --cfg job                    print all settings
   tristyle --cfg job --resolve -p pair  print one stage's settings
+  tristyle --version                    print the version
   tristyle --hydra-help                 flags of the configuration framework
 
 Choices (GROUP=OPTION):
@@ -36,6 +40,7 @@ LOST_LINE = (
     "again, with fewer jobs at a time (hydra.launcher.n_jobs) where memory is short."
 )
 
+OWN_SETTING = re.compile(r"(data|style|pair|student|export|tracker)(\.\w+)+=")  # no group (style/recipe=), no +, no ~
 CONF = Path(__file__).resolve().parents[2] / "conf"  # a checkout; an installed wheel has stages/conf instead
 
 
@@ -60,8 +65,29 @@ def main() -> None:
     if sys.argv[1:] in (["--help"], ["-h"]):
         print(_help())
         return
+    if sys.argv[1:] == ["--version"]:
+        from stages.core.version import own_version
+
+        print(f"tristyle {own_version()}")
+        return
     with _left_together():
         _compose_and_run()
+
+
+def freely(arguments: Sequence[str]) -> list[str]:
+    """Command-line words with which every setting of a stage can be set, whether a yaml mentions it or not.
+
+    Hydra refuses `pair.train.accumulate=2` where no yaml writes it, for it does not know the classes. It is handed
+    `++pair.train.accumulate=2`, and the class refuses what it does not have.
+
+    Raises:
+        ConfigError: a variant's old name.
+    """
+    for key, _, value in (word.partition("=") for word in arguments):
+        for option in value.split(","):
+            if new := RENAMED_KEYS.get(f"{key}={option}"):
+                raise ConfigError(f"{key}={option}", f"is called {new} now", f"Write {new}")
+    return [f"++{word}" if OWN_SETTING.match(word) else word for word in arguments]
 
 
 def _compose_and_run() -> None:
@@ -77,7 +103,9 @@ def _compose_and_run() -> None:
         let_the_first_speak,  # this import also registers the resolver that the yaml files use
     )
 
+    typed = sys.argv
     try:
+        sys.argv = [typed[0], *freely(typed[1:])]
         hydra.main(config_path=conf_path(), config_name="config", version_base="1.3")(_job)()
     except (HydraException, OmegaConfBaseException, TristyleError) as error:
         let_the_first_speak()
@@ -91,6 +119,7 @@ def _compose_and_run() -> None:
         print(f"tristyle: {LOST_LINE}", file=sys.stderr, flush=True)
         raise SystemExit(2) from None
     finally:
+        sys.argv = typed
         os.environ["HYDRA_FULL_ERROR"] = os.environ["TRISTYLE_FULL_ERROR"]
 
 

@@ -5,18 +5,22 @@ Every stage that will run, and every file that the config names, is checked here
 
 from __future__ import annotations
 
+import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from stages.core.artifact import KINDS, Artifact
-from stages.core.runtime import Runtime
+from stages.core.artifact import KINDS
 from stages.core.settings import ConfigError, choice, number
+from stages.core.stage import Stage
+from stages.core.tracking import Tracker
+from stages.pipeline.targets import TARGET, build, check_names, completed, find_class
 from stages.style import presets as published
 from stages.training import distributed
 
@@ -27,25 +31,6 @@ OmegaConf.register_new_resolver("published", published.value, replace=True)
 DRIVERS = ("/dev/nvidiactl", "/dev/nvidia0", "/dev/kfd", "/dev/dxg")  # NVIDIA's, AMD's, and either under WSL
 
 
-class Stage(Protocol):
-    """What every `stages/<kind>/stage.py` offers. `reads` names the artifact kinds it needs.
-
-    A stage that trains also has `join`, with the arguments of `run`: the training alone, which writes nothing, for all
-    processes of a torchrun but the first. One that needs what may not be installed has `check`, which raises before
-    any stage runs.
-    """
-
-    reads: ClassVar[tuple[str, ...]]
-
-    def files(self) -> dict[str, Path]:
-        """Config key -> file or folder it names; they are checked and hashed into the key."""
-        ...
-
-    def run(self, inputs: dict[str, Artifact], out: Path, runtime: Runtime) -> dict[str, float]:
-        """Write the artifact's files under `out` and return its measures."""
-        ...
-
-
 @dataclass
 class Settings:
     """The part of the config that does not change results."""
@@ -54,7 +39,7 @@ class Settings:
     out: Path
     device: str
     workers: int
-    tracker: str
+    tracker: Callable[..., Tracker]
     force: bool
     objective: str | None
     part: str | None = None
@@ -66,7 +51,7 @@ class Settings:
             self._check_part(self.part)
         if self.objective is not None and self.objective.partition(".")[0] not in KINDS:
             raise ConfigError(
-                "objective", f"{self.objective!r} is no measure", "Write <stage>.<measure>, e.g. student.face_error"
+                "objective", f"{self.objective!r} is not a measure", "Write <stage>.<measure>, e.g. student.face_error"
             )
 
     @property
@@ -89,6 +74,7 @@ def instantiate_stages(cfg: DictConfig, kinds: Sequence[str] = KINDS) -> tuple[S
     """Build and check everything that a config describes, without opening an artifact.
 
     Args:
+        cfg: the composed config.
         kinds: the stages that are looked at; those that take part must be among them.
 
     Raises:
@@ -96,15 +82,49 @@ def instantiate_stages(cfg: DictConfig, kinds: Sequence[str] = KINDS) -> tuple[S
     """
     settings = Settings(
         stage=cfg.stage, out=Path(cfg.out), device=_device(cfg.device), workers=cfg.workers,
-        tracker=cfg.tracker.backend, force=cfg.force, objective=cfg.objective,
+        tracker=_tracker(cfg), force=cfg.force, objective=cfg.objective,
         part=None if cfg.get("part") is None else str(cfg.part),
     )  # fmt: skip
-    stages = {kind: _instantiate(cfg[kind], kind) for kind in kinds}
+    stages = {kind: _instantiate(cfg, kind) for kind in kinds}
+
+    # A file that is missing is found now, not after hours of an earlier stage.
     for kind in kinds:
         for key, path in stages[kind].files().items():
             if not Path(path).exists():
                 raise ConfigError(f"{kind}.{key}", f"{path} does not exist", "Check the path")
     return settings, {kind: stages[kind] for kind in wanted(settings.stage)}
+
+
+def described(cfg: DictConfig, kind: str) -> dict[str, Any]:
+    """All settings of a stage, defaults included: what its artifact records and its key is made of."""
+    node = OmegaConf.to_container(cfg[kind], resolve=True)
+    settings: dict[str, Any] = completed(node, kind, allowed(cfg))
+    return settings
+
+
+def allowed(cfg: DictConfig) -> list[str]:
+    """The packages beside this one whose classes the config may name; they may lie in the working folder."""
+    packages = [str(package) for package in cfg.get("allow") or []]
+    if packages and os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
+    return packages
+
+
+def check_allow(cfg: DictConfig, words: Sequence[str]) -> None:
+    """Refuse packages that a yaml allows: whoever runs a file from elsewhere has to see what code it calls.
+
+    Args:
+        cfg: the composed config.
+        words: the job's settings on the command line.
+
+    Raises:
+        ConfigError: `allow` is not among them, or names something that is not a package.
+    """
+    for package in cfg.get("allow") or []:
+        if not any(word.startswith("allow=") for word in words):
+            raise ConfigError("allow", f"a yaml names {package!r}", "Say it on the command line: allow=[...]")
+        if not re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", str(package)):
+            raise ConfigError("allow", f"{package!r} is not the name of a package", "Write e.g. allow=[mypkg]")
 
 
 def wanted(stage: str) -> list[str]:
@@ -148,40 +168,27 @@ def _job_number() -> int:
     return int(OmegaConf.select(found, "hydra.job.num", default=0, throw_on_missing=False) or 0)
 
 
-def _check_targets(node: Any, key: str) -> None:
-    """Refuse any `_target_` outside this package: a yaml file must not be able to call arbitrary code."""
-    if isinstance(node, dict):
-        target = node.get("_target_")
-        if target is not None and not str(target).startswith("stages."):
-            raise ConfigError(f"{key}._target_", f"{target!r} is outside this package", "Name a class below stages.")
-        for name, value in node.items():
-            _check_targets(value, f"{key}.{name}")
-    elif isinstance(node, list):
-        for index, value in enumerate(node):
-            _check_targets(value, f"{key}.{index}")
+def _instantiate(cfg: DictConfig, kind: str) -> Stage:
+    """The stage of one kind, built from its completed settings."""
+    settings = described(cfg, kind)
+    if TARGET not in settings:
+        raise ConfigError(f"{kind}.{TARGET}", "no class is named", f"Name a stage, e.g. by {kind}=<variant>")
+    stage = build(settings, kind, allowed(cfg))
+    if not isinstance(stage, Stage):
+        raise ConfigError(f"{kind}.{TARGET}", f"{settings[TARGET]} is not a stage", "Inherit stages.core.stage.Stage")
+    return stage
 
 
-def _instantiate(node: DictConfig, kind: str) -> Stage:
-    from hydra.errors import InstantiationException
-    from hydra.utils import instantiate
-
-    _check_targets(OmegaConf.to_container(node, resolve=True), kind)
-    try:
-        stage: Stage = instantiate(node, _convert_="object")
-        return stage
-    except InstantiationException as error:
-        place = re.search(r"full_key: (\S+)", str(error))
-        prefix = place.group(1) if place else kind
-        prefix = prefix if prefix.startswith(kind) else f"{kind}.{prefix}"
-        cause: BaseException | None = error.__cause__
-        if isinstance(cause, ConfigError):
-            raise ConfigError(f"{prefix}.{cause.key}", cause.problem, cause.remedy) from error
-        if isinstance(cause, TypeError):
-            wrong = re.search(r"unexpected keyword argument '(\w+)'", str(cause))
-            if wrong:
-                raise ConfigError(f"{prefix}.{wrong.group(1)}", "no such setting", "Check the spelling") from error
-        while cause is not None and cause.__cause__ is not None:
-            cause = cause.__cause__
+def _tracker(cfg: DictConfig) -> Callable[..., Tracker]:
+    """What makes a stage's tracker, from its folder, name and config."""
+    node: Any = OmegaConf.to_container(cfg.tracker, resolve=True)
+    settings = {name: value for name, value in node.items() if name != TARGET}
+    if TARGET not in node:
+        raise ConfigError(f"tracker.{TARGET}", "no class is named", "Choose tracker=jsonl or tracker=wandb")
+    made = find_class(node[TARGET], f"tracker.{TARGET}", allowed(cfg))
+    if not (isinstance(made, type) and issubclass(made, Tracker)):
         raise ConfigError(
-            prefix, str(cause or error).splitlines()[0], "Check this part of the configuration"
-        ) from error
+            f"tracker.{TARGET}", f"{node[TARGET]} is not a tracker", "Inherit stages.core.tracking.Tracker"
+        )
+    check_names(settings, made, "tracker")
+    return partial(made, **settings)

@@ -17,7 +17,7 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from stages.core.artifact import (
     KINDS,
@@ -33,8 +33,10 @@ from stages.core.artifact import (
 from stages.core.files import append_jsonl, read_jsonl, write_json
 from stages.core.runtime import Runtime
 from stages.core.settings import ConfigError, TristyleError
+from stages.core.stage import Stage
 from stages.core.tracking import Silent, Tracker
-from stages.pipeline.compose import Settings, Stage, instantiate_stages
+from stages.core.version import own_version
+from stages.pipeline.compose import Settings, check_allow, described, instantiate_stages
 from stages.training import distributed
 
 COST = "cost"  # in the scratch folder: what each part took, for the sum that the sealing job writes down
@@ -48,16 +50,24 @@ def run(cfg: DictConfig) -> float | None:
     Raises:
         TristyleError: one line for the user.
     """
+    if (words := _overrides()) is not None:
+        check_allow(cfg, words)
     settings, stages, files = _opened(cfg)
     distributed.start(settings.device)
-    resolved = {kind: OmegaConf.to_container(cfg[kind], resolve=True) for kind in stages}
+    resolved = {kind: described(cfg, kind) for kind in stages}
+
+    # Refuse what would fail later, before the first stage runs.
     _check_out(settings.out)
     for kind, stage in stages.items():
-        if hasattr(stage, "check") and settings.stage in ("all", kind):
+        if settings.stage in ("all", kind):
             stage.check()
+
+    # A stage's place follows from its settings and from the digests of its inputs.
     artifacts: dict[str, Artifact] = {}
     for kind, stage in stages.items():
         inputs = {name: artifacts[name] for name in stage.reads}
+        if settings.part is not None and kind == settings.stage and not stage.shards(inputs):
+            raise ConfigError("part", f"this {kind} stage is not made in parts", "Leave it out")
         config = _portable(resolved[kind], stage.files())
         key = artifact_key(kind, config, {name: item.digest for name, item in inputs.items()}, files[kind])
         place = settings.out / kind / key
@@ -65,6 +75,7 @@ def run(cfg: DictConfig) -> float | None:
             artifacts[kind] = _input(place, kind, settings)
         elif made := _make(kind, stage, config, inputs, place, settings):
             artifacts[kind] = made
+
     if settings.part is not None or distributed.rank():
         return None
     return _report(artifacts, settings)
@@ -80,7 +91,7 @@ def _opened(cfg: DictConfig) -> tuple[Settings, dict[str, Stage], dict[str, dict
     if cfg.stage == "data" and distributed.world() == 1:
         settings, stages = instantiate_stages(cfg, ("data",))
         files["data"] = _digests(stages["data"])
-        config = _portable(OmegaConf.to_container(cfg.data, resolve=True), stages["data"].files())
+        config = _portable(described(cfg, "data"), stages["data"].files())
         if _finished(settings.out / "data" / artifact_key("data", config, {}, files["data"]), settings):
             return settings, stages, files
     settings, stages = instantiate_stages(cfg)
@@ -149,7 +160,7 @@ def _make(
     with nullcontext() if distributed.rank() else locked(place, shared=settings.shard):
         if not distributed.first(int(_finished(place, settings))):  # by the run that held the lock until now
             if distributed.rank():
-                _join(stage, inputs, place, settings)
+                stage.join(inputs, place, Runtime(settings.device, settings.workers, Silent(), settings.part))
             else:
                 _work(kind, stage, config, inputs, place, settings)
     distributed.barrier()
@@ -158,12 +169,6 @@ def _make(
 
 def _finished(place: Path, settings: Settings) -> bool:
     return (place / "manifest.json").exists() and not settings.force
-
-
-def _join(stage: Stage, inputs: dict[str, Artifact], place: Path, settings: Settings) -> None:
-    """Take part in a training of which another process writes the artifact; a stage without one asks for nothing."""
-    if hasattr(stage, "join"):
-        stage.join(inputs, place, Runtime(settings.device, settings.workers, Silent(), settings.part))
 
 
 def _work(
@@ -195,8 +200,8 @@ def _prepare(kind: str, config: dict[str, Any], place: Path, settings: Settings)
         say(f"{kind:<8} {'resuming' if (place / SCRATCH).exists() else 'running'}  {place}")
     (place / SCRATCH / COST).mkdir(parents=True, exist_ok=True)
     write_json(place / "config.json", config)
-    backend = "jsonl" if settings.shard else settings.tracker  # no dashboard run of its own for every shard
-    tracker = Tracker(place, backend, name=f"{kind}-{place.name[:6]}", config=config)
+    make = Tracker if settings.shard else settings.tracker  # no dashboard run of its own for every shard
+    tracker = make(place, name=f"{kind}-{place.name[:6]}", config=config)
     return Runtime(settings.device, settings.workers, tracker, settings.part)
 
 
@@ -230,20 +235,14 @@ def _cpu_seconds() -> float:
 
 def _code(settings: Settings) -> dict[str, Any]:
     """What made an artifact: versions, instruction set, threads, device."""
-    from importlib.metadata import PackageNotFoundError, version
-
     import torch
 
-    try:
-        own = version("tristyle")
-    except PackageNotFoundError:
-        own = "checkout"
     here = Path(__file__).resolve().parent
     git = subprocess.run(
         ["git", "-C", str(here), "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
     )
     return {
-        "version": own,
+        "version": own_version(),
         "git": git.stdout.strip(),
         "torch": torch.__version__,
         "python": platform.python_version(),
@@ -282,12 +281,18 @@ def _write_report(artifacts: dict[str, Artifact], path: Path) -> None:
     write_report(artifacts, path, command=_command())
 
 
-def _command() -> str:
-    """This job's command line, which the report shows for making the run again."""
+def _overrides() -> list[str] | None:
+    """This job's settings on the command line, as they were typed (see `cli.freely`); None where there was none."""
     from hydra.core.hydra_config import HydraConfig
 
-    overrides = HydraConfig.get().overrides.task if HydraConfig.initialized() else []
-    return shlex.join(["tristyle", *overrides])
+    if not HydraConfig.initialized():
+        return None
+    return [word.removeprefix("++") for word in HydraConfig.get().overrides.task]
+
+
+def _command() -> str:
+    """This job's command line, which the report shows for making the run again."""
+    return shlex.join(["tristyle", *(_overrides() or [])])
 
 
 def say(line: str) -> None:

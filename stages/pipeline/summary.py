@@ -26,5 +26,5 @@ def summary(artifacts: Mapping[str, Artifact]) -> Table:
 
 
 def print_summary(artifacts: Mapping[str, Artifact]) -> None:
-    """Print `summary` on standard output; plain text where that is no terminal."""
+    """Print `summary` on standard output; plain text where that is not a terminal."""
     Console(highlight=False).print(summary(artifacts))

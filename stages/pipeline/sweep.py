@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import json
 import sys
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +20,7 @@ from hydra.experimental.callback import Callback
 from stages.core.artifact import KINDS
 from stages.core.settings import ConfigError, TristyleError
 from stages.pipeline.compose import side_by_side
+from stages.pipeline.hydra_private import job_error, split_jobs
 from stages.training import distributed
 
 
@@ -32,11 +36,11 @@ class SweepCallback(Callback):
         Raises:
             SystemExit: 2, with one line.
         """
-        from stages.pipeline.run import one_line_errors
-
-        with one_line_errors():
+        with _refusing():
             if side_by_side(config):
-                raise ConfigError("launch", "is for the jobs of a multirun, and this is one job", "Add -m, or leave it")
+                raise ConfigError(
+                    "launch", "is for the jobs of a multirun, and this is one job", "Add -m, or leave launch= out"
+                )
 
     def on_multirun_start(self, config: Any, **kwargs: Any) -> None:
         """Compose and instantiate every job of the sweep; jobs that differ in `part` alone count as one.
@@ -45,28 +49,30 @@ class SweepCallback(Callback):
             SystemExit: 2, with one line that names the key.
         """
         from hydra import compose
-        from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-        from hydra.core.override_parser.overrides_parser import OverridesParser
 
-        from stages.pipeline.run import instantiate_stages, one_line_errors
+        from stages.pipeline.compose import check_allow, instantiate_stages
 
-        parsed = OverridesParser.create().parse_overrides(config.hydra.overrides.task)
-        swept = {override.get_key_element() for override in parsed if override.is_sweep_override()}
-        jobs = [job for batch in BasicSweeper.split_arguments(parsed, max_batch_size=None) for job in batch]
-        self.jobs = [" ".join(word for word in job if word.partition("=")[0] in swept) for job in jobs]
+        jobs, swept = split_jobs(config.hydra.overrides.task)
+        self.jobs = [
+            " ".join(word.removeprefix("++") for word in job if word.partition("=")[0] in swept) for job in jobs
+        ]
         checked: dict[tuple[str, ...], Any] = {}
-        with one_line_errors():
+        with _refusing():
+            # Every job is composed once; of a stage in parts one job stands for all.
             for job in jobs:
-                settings = tuple(word for word in job if not word.startswith("part="))
+                settings = _without_part(job)
                 if settings not in checked:
-                    checked[settings] = instantiate_stages(compose(config_name="config", overrides=list(settings)))[0]
+                    cfg = compose(config_name="config", overrides=list(settings))
+                    check_allow(cfg, settings)
+                    checked[settings] = instantiate_stages(cfg)[0]
             parts = [_part(job) for job in jobs]
             for job, part in zip(jobs, parts, strict=True):
-                replace(checked[tuple(word for word in job if not word.startswith("part="))], part=part)
+                replace(checked[_without_part(job)], part=part)
+
+            # What no job alone can see.
             if len({entry.out for entry in checked.values()}) > 1:
-                raise ConfigError(
-                    "out", "differs from job to job", "Give a sweep one folder; runs lie in it by settings"
-                )
+                remedy = "Give a sweep one folder; runs lie in it by settings"
+                raise ConfigError("out", "differs from job to job", remedy)
             if side_by_side(config):
                 _check_order({entry.stage for entry in checked.values()}, set(parts))
 
@@ -87,7 +93,7 @@ class SweepCallback(Callback):
         if config.hydra.mode is None or config.hydra.mode.name != "MULTIRUN":
             return
         word: dict[str, Any] = {"reports": [str(path) for path in REPORTS]}
-        error = job_return._return_value
+        error = job_error(job_return)
         mendable = isinstance(error, (TristyleError, OmegaConfBaseException)) and not full_errors()
         if job_return.status == JobStatus.FAILED and mendable:
             word["error"] = str(error).splitlines()[0]
@@ -101,7 +107,7 @@ class SweepCallback(Callback):
             SystemExit: 2, after one line for every job that failed.
         """
         from stages.pipeline.run import say
-        from stages.report.write import write_index
+        from stages.report.index import write_index
 
         words = [_read(_word(config, number)) for number in range(len(self.jobs))]
         reports = [Path(path) for word in words for path in word["reports"]]
@@ -116,6 +122,19 @@ class SweepCallback(Callback):
             raise SystemExit(2)
 
 
+@contextmanager
+def _refusing() -> Iterator[None]:
+    """End the program at a mistake, with its traceback where that is wanted: Hydra would only warn and go on."""
+    from stages.pipeline.run import one_line_errors
+
+    try:
+        with one_line_errors():
+            yield
+    except Exception as error:
+        traceback.print_exception(error)
+        raise SystemExit(2) from None
+
+
 def _check_order(stages: set[str], parts: set[str | None]) -> None:
     """Refuse jobs of which one needs another to be done: side by side they have no order."""
     remedy = "Sweep one after another, or leave launch= out"
@@ -126,6 +145,10 @@ def _check_order(stages: set[str], parts: set[str | None]) -> None:
         raise ConfigError("launch", "shards are written after part=train and before the seal", remedy)
     if distributed.world() > 1:
         raise ConfigError("launch", "does not go with torchrun, whose processes train together", "Choose one of them")
+
+
+def _without_part(job: Sequence[str]) -> tuple[str, ...]:
+    return tuple(word for word in job if not word.startswith("part="))
 
 
 def _part(job: list[str]) -> str | None:

@@ -10,19 +10,18 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from html import escape
 from pathlib import Path
 from typing import Any
 
-from stages.core.artifact import Artifact
-from stages.report.html import note, table
+from markupsafe import Markup
 
-TIERS = ("nano", "low", "mid", "high")  # the order of rows; other names follow
-RUNTIMES = ("onnx", "mnn", "ncnn", "litert", "coreml", "web")
-PRECISIONS = ("fp32", "fp16", "int8")
+from stages.core.artifact import Artifact
+from stages.export.contract import BACKENDS, PRECISIONS
+from stages.networks.mobile import TIERS
+from stages.report.html import EMPTY, heading, join, note, table, tag
+
 TIMES = ("ms_256_1", "ms_256_2", "ms_512_1", "ms_512_2")
 HEAD = ("tier", "runtime", "precision", "MB", "PSNR dB", "edge clarity ×", "ms 256, 1", "256, 2", "512, 1", "512, 2")
-ABSENT = '<span style="color:var(--soft)">{}</span>'
 QUALITY: dict[str, str] = {  # measure of a student -> heading
     "edge_clarity_ratio": "edge clarity ×",
     "edge_slope_ratio": "edge slope ×",
@@ -34,16 +33,17 @@ QUALITY: dict[str, str] = {  # measure of a student -> heading
 Runs = Sequence[Mapping[str, Artifact]]
 
 
-def export_table(runs: Runs) -> str:
+def export_table(runs: Runs) -> Markup:
     """Tier by runtime by precision: size, agreement with torch, sharpness and times of every exported file.
 
-    runs: kind -> artifact of each run; those without an export are left out. "" when none lists its files.
+    runs: kind -> artifact of each run; those without an export are left out. Empty when none lists its files.
     """
     rows = sorted(_files(runs), key=_order)
     if not rows:
-        return ""
+        return EMPTY
     folders = {run["export"].path.resolve().parents[1] / "reports" / "measurements" for run in runs if "export" in run}
     devices = [cells for row in rows for folder in sorted(folders) for cells in _elsewhere(row, folder)]
+
     said = (
         "ms: side in px and threads; one picture on this machine, least of several, CPU time on one thread and wall "
         "time on two. "
@@ -55,32 +55,36 @@ def export_table(runs: Runs) -> str:
         else "Phones: not measured. To have their times, open the page of `stylize serve` there, press Measure, "
         "and put what it saves into reports/measurements."
     )
+
     body = table(HEAD, [*(_cells(row) for row in rows), *devices], numeric=range(3, len(HEAD)))
-    return f"<h3>Every tier, runtime and precision</h3>{note(said)}{body}"
+    return heading("Every tier, runtime and precision", note(said) + body)
 
 
-def tier_table(runs: Runs) -> str:
-    """Compute, clarity and stylisation of each student of a sweep; "" for fewer than two."""
+def tier_table(runs: Runs) -> Markup:
+    """Compute, clarity and stylisation of each student of a sweep; empty for fewer than two."""
     students: dict[Path, list[Mapping[str, Artifact]]] = {}
     for run in runs:
         if "student" in run:
             students.setdefault(run["student"].path.resolve(), []).append(run)
-    made = sorted(students.values(), key=lambda same: _rank(TIERS, _tier(same[0])))
+    made = sorted(students.values(), key=lambda same: _rank(tuple(TIERS), _tier(same[0])))
     if len(made) < 2:
-        return ""
+        return EMPTY
+
+    # A column for each measure that at least one student has.
     measures = [same[0]["student"].metrics for same in made]
     known = {key: name for key, name in QUALITY.items() if any(_finite(found.get(key)) for found in measures)}
     rows = []
     for same, found in zip(made, measures, strict=True):
         cost = [_scaled(found.get("parameters"), 1e-6), _scaled(found.get("macs_256"), 1e-9), _time(same)]
-        rows.append((escape(_tier(same[0])), *cost, *(_scaled(found.get(key), 1.0) for key in known)))
+        rows.append((_tier(same[0]), *cost, *(_scaled(found.get(key), 1.0) for key in known)))
+
     head = ("tier", "M parameters", "GMAC at 256 px", "ms at 512 px", *known.values())
     said = (
         "Clarity is the student's over its teacher's pictures, KID and face error are shares of the untouched photos', "
         "all on held-out people; ms is onnxruntime's CPU time on one thread."
     )
     body = table(head, rows, numeric=range(1, len(head)))
-    return f"<h3>Tiers by compute, clarity and stylisation</h3>{note(said)}{body}"
+    return heading("Tiers by compute, clarity and stylisation", note(said) + body)
 
 
 def _files(runs: Runs) -> Iterator[dict[str, Any]]:
@@ -99,7 +103,7 @@ def _tier(run: Mapping[str, Artifact]) -> str:
     if card is not None and card.exists() and "tier" in (found := json.loads(card.read_bytes())):
         return str(found["tier"])
     config = run["student"].config if "student" in run else {}
-    return str((config.get("model") or config).get("tier", ""))
+    return str((config.get("model") or {}).get("tier", ""))
 
 
 def _rank(order: Sequence[str], name: str) -> tuple[int, str]:
@@ -107,22 +111,26 @@ def _rank(order: Sequence[str], name: str) -> tuple[int, str]:
 
 
 def _order(row: Mapping[str, Any]) -> tuple[tuple[int, str], ...]:
-    columns = ((TIERS, "tier"), (RUNTIMES, "runtime"), (PRECISIONS, "precision"))
+    columns = ((tuple(TIERS), "tier"), (BACKENDS, "runtime"), (PRECISIONS, "precision"))
     return tuple(_rank(order, str(row.get(name, ""))) for order, name in columns)
 
 
 def _names(row: Mapping[str, Any]) -> list[str]:
-    return [escape(str(row.get(name, ""))) for name in ("tier", "runtime", "precision")]
+    return [str(row.get(name, "")) for name in ("tier", "runtime", "precision")]
+
+
+def _absent(why: str) -> Markup:
+    return tag("span", why, style="color:var(--soft)")
 
 
 def _cells(row: Mapping[str, Any]) -> list[str]:
     """A file's line of the table."""
     megabytes, psnr, clarity = _scaled(row.get("bytes"), 1e-6), row.get("psnr"), row.get("edge_clarity")
     if psnr is None:
-        return [*_names(row), megabytes, ABSENT.format("not run here"), *[""] * (len(HEAD) - 5)]
+        return [*_names(row), megabytes, _absent("not run here"), *[""] * (len(HEAD) - 5)]
     times = [_scaled(row.get(name), 1.0) for name in TIMES]
     if not any(times):
-        times[0] = ABSENT.format("not measured")
+        times[0] = _absent("not measured")
     sharp = f"{clarity:.3f}" if _finite(clarity) else ""
     return [*_names(row), megabytes, f"{psnr:.0f}", sharp, *times]
 
@@ -138,8 +146,8 @@ def _elsewhere(row: Mapping[str, Any], folder: Path) -> Iterator[list[str]]:
                 if model["sha256"] == row.get("sha256") and name in TIMES:
                     ms = _scaled(model["network_ms"]["median"], 1.0)
                     threads = f"{model['threads']} thread{'s' if model['threads'] > 1 else ''}"
-                    where = f"{escape(str(device['browser']))}, {threads}, median"
-                    place = f'{escape(str(device["name"]))}<span class="why">{where}</span>'
+                    where = f"{device['browser']}, {threads}, median"
+                    place = join([str(device["name"]), tag("span", where, class_="why")])
                     tier, _, precision = _names(row)
                     yield [tier, place, precision, "", "", "", *(ms if name == known else "" for known in TIMES)]
         except (OSError, ValueError, KeyError, TypeError):

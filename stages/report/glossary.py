@@ -22,7 +22,7 @@ class Measure:
 
 MEASURES = (
     Measure(r"photo_same_person_auc", "0.5–1", "", "the untouched photos' same-person AUC: the ceiling"),
-    Measure(r".*auc.*", "0.5–1", "higher", "the same person told from others across photo and stylised photo"),
+    Measure(r".*auc.*", "0.5–1", "higher", "the same person recognised among others across photo and stylised photo"),
     Measure(r"face_ratio|.*face_error_ratio", "×", "lower", "face error over the untouched photo's"),
     Measure(r"face_to_teacher", "×", "lower", "face error over the translator's on the same people"),
     Measure(

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from html import escape
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from markupsafe import Markup
 
 from stages.core.artifact import Artifact, ArtifactError, open_artifact
 from stages.core.files import read_jsonl
@@ -70,13 +70,13 @@ def origins(pair: Artifact) -> dict[str, Artifact]:
     return {kind: source(pair, kind) for kind in pair.manifest["inputs"]} | {"pair": pair}
 
 
-def frame(body: str, height: int) -> Any:
+def frame(body: Markup, height: int) -> Any:
     """`body` in the report's style, as something that a notebook displays; `height` in CSS px."""
     from IPython.display import HTML
 
-    document = page.page("", body).replace("padding:56px 28px 96px", "padding:4px")
+    document = page.page("", body, css="main{padding:4px}")
     style = f"width:100%;height:{height}px;border:0"
-    return HTML(f'<div><iframe srcdoc="{escape(document, quote=True)}" style="{style}"></iframe></div>')
+    return HTML(str(page.tag("div", page.tag("iframe", srcdoc=str(document), style=style))))  # as text: escaped
 
 
 def sheet(images: Sequence[np.ndarray], caption: str, columns: int = 8) -> Any:
@@ -102,7 +102,7 @@ def curves(artifact: Artifact) -> Any:
 
 def measures(artifact: Artifact) -> Any:
     """An artifact's own measures as a table."""
-    rows = [(f"<code>{escape(name)}</code>", escape(page.text(value))) for name, value in artifact.metrics.items()]
+    rows = [(page.tag("code", name), page.text(value)) for name, value in artifact.metrics.items()]
     return frame(page.table(("measure", "value"), rows, numeric=(1,)), 60 + 36 * len(rows))
 
 
@@ -111,17 +111,23 @@ def histogram(values: Sequence[float | None], title: str, bins: int = 24) -> Any
     known = np.array([value for value in values if value is not None and np.isfinite(value)], np.float64)
     if not len(known):
         return frame(page.note(f"{title}: nothing to count"), 60)
+
     counts, edges = np.histogram(known, bins)
     width, top = 100 / bins, counts.max()
-    bars = "".join(
-        f'<rect x="{index * width:.2f}" y="{100 - 100 * count / top:.1f}" width="{width * 0.86:.2f}" '
-        f'height="{100 * count / top:.1f}" fill="{page.PALETTE[0]}"/>'
+    bars = [
+        page.tag(
+            "rect", x=f"{index * width:.2f}", y=f"{100 - 100 * count / top:.1f}",
+            width=f"{width * 0.86:.2f}", height=f"{100 * count / top:.1f}", fill=page.PALETTE[0],
+        )
         for index, count in enumerate(counts)
-    )
-    svg = f'<svg viewBox="0 0 100 100" preserveAspectRatio="none" role="img" aria-label="{escape(title)}">{bars}</svg>'
-    ends = f"<span>{page.number(float(edges[0]))}</span><span>{page.number(float(edges[-1]))}</span>"
-    name = f'<div class="name"><span>{escape(title)}</span><b>median {page.number(float(np.median(known)))}</b></div>'
-    return frame(f'<div class="card curve">{name}{svg}<div class="ends">{ends}</div></div>', 180)
+    ]  # fmt: skip
+
+    view = {"viewBox": "0 0 100 100", "preserveAspectRatio": "none", "role": "img", "aria_label": title}
+    median = page.tag("b", f"median {page.number(float(np.median(known)))}")
+    name = page.tag("div", page.tag("span", title), median, class_="name")
+    ends = [page.tag("span", page.number(float(edges[end]))) for end in (0, -1)]
+    drawing = [page.tag("svg", *bars, **view), page.tag("div", *ends, class_="ends")]
+    return frame(page.tag("div", name, *drawing, class_="card curve"), 180)
 
 
 # ------------------------------------------------------------------------------------------------ stage two

@@ -9,19 +9,19 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
+from markupsafe import Markup
 
 from stages.core.artifact import Artifact
 from stages.core.images import read_image
 from stages.core.settings import TristyleError
 from stages.core.shards import Pictures, place
 from stages.report.charts import distribution
-from stages.report.html import figure, fit, gallery, note, number, picture, table
+from stages.report.html import EMPTY, figure, fit, folded, gallery, heading, note, number, picture, table, tag
 
 if TYPE_CHECKING:
     from stages.pair.curate import Curate
@@ -55,40 +55,45 @@ def style_name(artifacts: Mapping[str, Artifact]) -> str:
     return min((str(row["style"]) for row in rows if row.get("style")), default="style")
 
 
-def pair_parts(pair: Artifact, data: Artifact | None, style: str) -> list[str]:
-    """The parts of the section about `pair`, in order; "" for what the run did not make.
+def pair_parts(pair: Artifact, data: Artifact | None, style: str) -> list[Markup]:
+    """The parts of the section about `pair`, in order; empty for what the run did not make.
 
     Args:
+        pair: the artifact.
         data: the data set that it was made from, for photos, masks and twins.
         style: the style that it aims at.
     """
     rows = pair.records()
     kept = [row for row in rows if row.get("kept")]
     out = [row for row in rows if not row.get("kept")]
+
+    # Why pairs were left out; one may have several reasons.
     blamed = [_reasons(row) for row in out]
     counted = Counter(name for names in blamed for name in names).most_common()
     why = ", ".join(f"{count} for {name}" for name, count in counted)
     why += ", some for several reasons" if any(len(names) > 1 for names in blamed) else ""
+
+    # The pictures of both kinds.
     couples = [sides for row in spread(kept, KEPT) if (sides := couple(pair.path, row)) is not None]
     caption = f"photo and style: {len(couples)} of {len(kept)} kept pairs, evenly spread"
     rejects = pair.path / "rejects.png"
-    shown = figure(fit(read_image(rejects), 820), "rejected pairs") if why and rejects.exists() else ""
+    shown = figure(fit(read_image(rejects), 820), "rejected pairs") if why and rejects.exists() else EMPTY
     return [
         note(f"{len(kept)} of {len(rows)} pairs kept" + (f"; left out: {why}." if why else ".")),
-        _heading("From photo to pair", held_out_table(pair, data, style)),
-        _heading("Expression kept", expression_table(pair.metrics)),
-        _heading("Scores and their limits", score_charts(pair)),
-        _heading("Kept", gallery(couples, "kept pair", caption, 128)),
-        _heading("Left out: photo and raw translation", shown),
+        heading("From photo to pair", held_out_table(pair, data, style)),
+        heading("Expression kept", expression_table(pair.metrics)),
+        heading("Scores and their limits", score_charts(pair)),
+        heading("Kept", gallery(couples, "kept pair", caption, 128)),
+        heading("Left out: photo and raw translation", shown),
         _rejects(rows),
     ]
 
 
-def held_out_table(pair: Artifact, data: Artifact | None, style: str, count: int = SHOWN) -> str:
+def held_out_table(pair: Artifact, data: Artifact | None, style: str, count: int = SHOWN) -> Markup:
     """The first held-out people by number: photo, raw translation, where it looked, where it painted, pair, twin."""
     names = sorted(file.stem for file in (pair.path / "heldout").glob("*.png"))[:count]
     if not names or data is None:
-        return ""
+        return EMPTY
     held, made = data.path / "heldout", pair.path / "heldout"
     columns = {
         "photo": held / "photo",
@@ -103,18 +108,18 @@ def held_out_table(pair: Artifact, data: Artifact | None, style: str, count: int
 
     settings = pair.config.get("curate") or {}
     curate = Curate(**{key: settings[key] for key in ("grow", "feather") if key in settings})
-    cells = [f'<div class="caption">{escape(title)}</div>' for title in columns]
+    cells = [tag("div", title, class_="caption") for title in columns]
     for name in names:
         files = {title: folder / f"{name}.png" for title, folder in columns.items()}
         for title in columns:
             image = _cell(title, files, curate)
-            cells.append("<div></div>" if image is None else picture(fit(image, SIDE), f"person {name}: {title}"))
+            cells.append(tag("div") if image is None else picture(fit(image, SIDE), f"person {name}: {title}"))
     grid = f"grid-template-columns:repeat({len(columns)},minmax(72px,1fr))"
     said = f"The first {len(names)} held-out people by number, not chosen."
     if "attention" in columns:
         said += " Attention (CAM) is bright where the translator looks to tell photo from style."
-    body = f'<div class="shots" style="{grid}">{"".join(cells)}</div><figcaption>{escape(said)}</figcaption>'
-    return f'<figure class="card sheet">{body}</figure>'
+    shots = tag("div", *cells, class_="shots", style=grid)
+    return tag("figure", shots, tag("figcaption", said), class_="card sheet")
 
 
 def _cell(title: str, files: Mapping[str, Path], curate: Curate) -> np.ndarray | None:
@@ -145,7 +150,7 @@ def heat_over(photo: np.ndarray, heat: np.ndarray) -> np.ndarray:
     return np.asarray(np.rint(0.62 * colour + 0.38 * grey), np.uint8)
 
 
-def expression_table(metrics: Mapping[str, Any]) -> str:
+def expression_table(metrics: Mapping[str, Any]) -> Markup:
     """Correlation over people of what the reader sees in photo and output; the twins' beside it as the ceiling."""
     rows = [
         (name, f"{float(metrics[f'{key}_kept']):.2f}", _two(metrics.get(f"twin_{key}_kept")))
@@ -153,7 +158,7 @@ def expression_table(metrics: Mapping[str, Any]) -> str:
         if f"{key}_kept" in metrics
     ]
     if not rows:
-        return ""
+        return EMPTY
     said = "Correlation over held-out people between photo and raw translation: 1 follows, 0 ignores. The true twins' "
     said += "says how much of it the face reader can see at this size."
     return note(said) + table(("", "raw translation", "true twin"), rows, numeric=(1, 2))
@@ -163,7 +168,7 @@ def _two(value: Any) -> str:
     return f"{float(value):.2f}" if isinstance(value, (int, float)) else ""
 
 
-def score_charts(pair: Artifact) -> str:
+def score_charts(pair: Artifact) -> Markup:
     """Every score of curation over all candidates: kept, left out for this score, left out for another; its limit."""
     rows = pair.records()
     path = pair.path / "limits.json"
@@ -179,22 +184,21 @@ def score_charts(pair: Artifact) -> str:
         limit = limits.get(key)
         at = f", limit {limit:.3g}" if isinstance(limit, (int, float)) else ""
         charts.append(distribution(name + at, parts, limit if at else None))
-    drawn = "".join(charts)
-    return f'<div class="charts">{drawn}</div>' if drawn else ""
+    return tag("div", *charts, class_="charts") if any(charts) else EMPTY
 
 
-def _rejects(rows: Sequence[Mapping[str, Any]]) -> str:
+def _rejects(rows: Sequence[Mapping[str, Any]]) -> Markup:
     """The pairs left out with all their scores, folded away."""
     out = [row for row in rows if not row.get("kept")]
     known = [key for key in SCORES if any(isinstance(row.get(key), (int, float)) for row in out)]
     cells = [
-        (f"<code>{escape(str(row['id']))}</code>", escape(" and ".join(_reasons(row))),
+        (tag("code", row["id"]), " and ".join(_reasons(row)),
          *(number(row[key]) if isinstance(row.get(key), (int, float)) else "" for key in known))
         for row in out[:200]
     ]  # fmt: skip
     listed = table(("pair", "left out for", *known), cells, numeric=range(2, 2 + len(known)))
     few = f"the first {len(cells)} of {len(out)}" if len(cells) < len(out) else f"all {len(out)}"
-    return f"<details><summary>Scores of {few} left out</summary>{listed}</details>" if listed else ""
+    return folded(f"Scores of {few} left out", listed) if listed else EMPTY
 
 
 def _reasons(row: Mapping[str, Any]) -> list[str]:
@@ -216,7 +220,3 @@ def couple(folder: Path, row: dict[str, Any]) -> np.ndarray | None:
 def spread(items: Sequence[Any], count: int) -> list[Any]:
     """`count` items evenly spread over the list (all of a shorter one)."""
     return [items[round(place)] for place in np.linspace(0, len(items) - 1, min(count, len(items)))] if items else []
-
-
-def _heading(title: str, body: str) -> str:
-    return f"<h3>{escape(title)}</h3>{body}" if body else ""

@@ -9,19 +9,21 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from html import escape
 from math import isfinite
+from pathlib import Path
 from typing import Any
+
+from markupsafe import Markup
 
 from stages.core.artifact import Artifact
 from stages.core.images import read_image
 from stages.report.charts import Dot, Span, scatter
-from stages.report.html import fit, flat, note, picture, section
+from stages.report.html import EMPTY, fit, flat, join, note, picture, section, tag
 
 PEOPLE = 5  # held-out people under the plane
 SIDE = 128  # px that a small picture is enlarged to
 TITLE, COLUMN = 116, 90  # CSS px: the column of the rows' titles, and the least width of the others
-CELL = 'style="padding:7px 4px"'
+CELL = "padding:7px 4px"
 TABLED: dict[str, tuple[str, int, float | str | None, float | str | None]] = {
     # measure -> name, +1: more is better, what the untouched photo has, what the true twin has (a number or a measure)
     "identity": ("identity", 1, 1.0, "twin_identity"),
@@ -84,19 +86,19 @@ def labels(runs: Sequence[PairRun]) -> list[str]:
     return found
 
 
-def planes(runs: Sequence[PairRun]) -> str:
+def planes(runs: Sequence[PairRun]) -> Markup:
     """For each data set and style with several pair artifacts a section: the plane, and under it their pictures.
 
-    Only runs that hold out the same people compare. "" where no two do.
+    Only runs that hold out the same people compare. Empty where no two do.
     """
     distinct = {run.pair.path.resolve(): run for run in runs if {"identity", "kid"} <= set(run.metrics)}
     groups: dict[tuple[str, str], list[PairRun]] = {}
     for run in distinct.values():
         groups.setdefault((run.data.digest, run.style), []).append(run)
-    return "\n".join(_plane(group) for group in groups.values() if len(group) > 1)
+    return join((_plane(group) for group in groups.values() if len(group) > 1), "\n")
 
 
-def _plane(runs: Sequence[PairRun]) -> str:
+def _plane(runs: Sequence[PairRun]) -> Markup:
     runs = sorted(runs, key=lambda run: (-run.metrics["identity"], run.metrics["kid"]))
     names = labels(runs)
     points = [
@@ -104,8 +106,10 @@ def _plane(runs: Sequence[PairRun]) -> str:
               _span(run.metrics, "identity"), _span(run.metrics, "kid"))
         for run, name in zip(runs, names, strict=True)
     ]  # fmt: skip
+
     best = front([(point.x, point.y) for point in points])
     chart = scatter(points, "identity · more like the person →", "KID · ← more like the style", best, trails=True)
+
     lead = (
         "Each point is a translator on the same held-out people, raw output. Right is more like the person, down is "
         "more like the style; crosses are 95 % intervals over people. The dashed line joins the runs that no other "
@@ -130,43 +134,42 @@ def _span(metrics: Mapping[str, float], name: str) -> Span | None:
     return (ends[0], ends[1]) if ends[0] is not None and ends[1] is not None else None
 
 
-def _choices(runs: Sequence[PairRun], names: Sequence[str], best: set[int]) -> str:
+def _choices(runs: Sequence[PairRun], names: Sequence[str], best: set[int]) -> Markup:
     """Rows: the same held-out people and then the numbers; columns: photo, each run in the plane's order, twin."""
     held = runs[0].data.path / "heldout"
-    columns = [("photo", "photo", held / "photo")]
+    columns: list[tuple[str, str, Path]] = [("photo", "photo", held / "photo")]
     for index, (run, name) in enumerate(zip(runs, names, strict=True)):
-        shown = f'<a href="{escape(run.link, quote=True)}">{escape(name)}</a>' if run.link else escape(name)
-        columns.append((name, f"{'● ' if index in best else ''}{shown}", run.pair.path / "heldout"))
+        shown = tag("a", name, href=run.link) if run.link else name
+        columns.append((name, join(["● " if index in best else "", shown]), run.pair.path / "heldout"))
     twins = held / "twin" / runs[0].style
     if twins.is_dir():
         columns.append(("true twin", "true twin", twins))
     people = sorted(file.stem for file in columns[1][2].glob("*.png"))[:PEOPLE]
-    rows = [_row("", [f"<th {CELL}>{title}</th>" for _, title, _ in columns])]
+    rows = [_row("", [tag("th", title, style=CELL) for _, title, _ in columns])]
     for person in people:
         cells = []
         for name, _, folder in columns:
             file = folder / f"{person}.png"
-            shown = picture(fit(read_image(file), SIDE), f"person {person}: {name}") if file.exists() else ""
-            cells.append(f'<td style="padding:3px;border:0">{shown}</td>')
+            shown = picture(fit(read_image(file), SIDE), f"person {person}: {name}") if file.exists() else EMPTY
+            cells.append(tag("td", shown, style="padding:3px;border:0"))
         rows.append(_row(person, cells))
-    rows += [
-        _row(title, [f"<td {CELL}>{cell}</td>" for cell in cells]) for title, cells in _numbers(runs, twins.is_dir())
-    ]
-    commands = ["", *(_command(run.pair.config) for run in runs), *([""] if twins.is_dir() else [])]
-    rows.append(_row("to have it", [f"<td {CELL}>{cell}</td>" for cell in commands]))
+    commands = [EMPTY, *(_command(run.pair.config) for run in runs), *([EMPTY] if twins.is_dir() else [])]
+    for title, values in [*_numbers(runs, twins.is_dir()), ("to have it", commands)]:
+        rows.append(_row(title, [tag("td", value, style=CELL) for value in values]))
+
     wide = f"table-layout:fixed;min-width:{TITLE + COLUMN * len(columns)}px"
     said = "● on the front. Bold: the best of the row. Small: 95 % interval over people."
-    body = f'<table style="{wide}">{"".join(rows)}</table>'
-    return f'<div class="card scroll" style="margin:18px 0">{body}</div>{note(said)}'
+    body = tag("table", *rows, style=wide)
+    return tag("div", body, class_="card scroll", style="margin:18px 0") + note(said)
 
 
-def _row(title: str, cells: Sequence[str]) -> str:
+def _row(title: str, cells: Sequence[Markup]) -> Markup:
     """A row whose title stays in sight when the table is pushed aside."""
-    stays = f'style="position:sticky;left:0;z-index:1;background:var(--card);width:{TITLE}px"'
-    return f"<tr><th {stays}>{escape(title)}</th>{''.join(cells)}</tr>"
+    stays = f"position:sticky;left:0;z-index:1;background:var(--card);width:{TITLE}px"
+    return tag("tr", tag("th", title, style=stays), *cells)
 
 
-def _numbers(runs: Sequence[PairRun], twins: bool) -> list[tuple[str, list[str]]]:
+def _numbers(runs: Sequence[PairRun], twins: bool) -> list[tuple[str, list[Markup]]]:
     """(measure, a cell a column); the untouched photo's and the true twin's values stand at the ends."""
     rows = []
     for key, (name, better, photo, twin) in TABLED.items():
@@ -177,20 +180,21 @@ def _numbers(runs: Sequence[PairRun], twins: bool) -> list[tuple[str, list[str]]
         cells = [_end(photo, runs[0])]
         for run, value in zip(runs, values, strict=True):
             span = _span(run.metrics, key)
-            between = f'<span class="why">{span[0]:.3g}–{span[1]:.3g}</span>' if span else ""
+            between = tag("span", f"{span[0]:.3g}–{span[1]:.3g}", class_="why") if span else EMPTY
             shown = "" if value is None else f"{value:.3g}"
-            cells.append((f"<b>{shown}</b>" if value == best else shown) + between)
+            cells.append(join([tag("b", shown) if value == best else shown, between]))
         cells += [_end(twin, runs[0])] if twins else []
         rows.append((f"{name} {'↑' if better > 0 else '↓'}", cells))
     return rows
 
 
-def _end(value: float | str | None, run: PairRun) -> str:
+def _end(value: float | str | None, run: PairRun) -> Markup:
     """A known value, or the run's measure of that name; "" where there is none."""
     known = run.metrics.get(value) if isinstance(value, str) else value
-    return "" if known is None else f'<span style="color:var(--soft)">{known:.3g}</span>'
+    return EMPTY if known is None else tag("span", f"{known:.3g}", style="color:var(--soft)")
 
 
-def _command(config: Mapping[str, Any]) -> str:
+def _command(config: Mapping[str, Any]) -> Markup:
     kind, dial = variant(config), balance(config)
-    return f"<code>pair=<wbr>{escape(kind)}" + (f" pair/<wbr>balance=<wbr>{escape(dial)}" if dial else "") + "</code>"
+    chosen = [" pair/", tag("wbr"), "balance=", tag("wbr"), dial] if dial else []
+    return tag("code", "pair=", tag("wbr"), kind, *chosen)

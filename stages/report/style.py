@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from html import escape
 from pathlib import Path
 from typing import Any
+
+from markupsafe import Markup
 
 from stages.core.artifact import Artifact
 from stages.core.images import read_image
 from stages.report.charts import Dot, histograms, lines, scatter
-from stages.report.html import figure, fit, note, number, table
+from stages.report.html import EMPTY, figure, fit, heading, note, number, table, tag
 
 LABELLED = ("source", "transferred")  # labelled in the plane beside the front's members
 LEAK = "leak_"
@@ -27,17 +28,17 @@ RICHNESS = {
 }
 
 
-def style_parts(style: Artifact) -> list[str]:
-    """The parts of the section about `style`, in order; "" for what the run did not make."""
+def style_parts(style: Artifact) -> list[Markup]:
+    """The parts of the section about `style`, in order; empty for what the run did not make."""
     return [
         note(_origin(_json(style.path / "lineage.json"))),
         _picture(style, "fusion.png", "source, transferred, fused"),
         *_sweep(style),
-        _heading("Inverted photos", _picture(style, "inversion.png", "photo, its inversion, the same latent fused")),
-        _heading("Edits", _picture(style, "edits.png", "edited faces")),
+        heading("Inverted photos", _picture(style, "inversion.png", "photo, its inversion, the same latent fused")),
+        heading("Edits", _picture(style, "edits.png", "edited faces")),
         *_distribution(_json(style.path / "distribution.json")),
-        _heading("Augmentations in the samples", _leaks(style.metrics)),
-        _heading("Left out of the set", _picture(style, "rejects.png", "rejected samples")),
+        heading("Augmentations in the samples", _leaks(style.metrics)),
+        heading("Left out of the set", _picture(style, "rejects.png", "rejected samples")),
     ]
 
 
@@ -45,13 +46,9 @@ def _json(path: Path) -> Any:
     return json.loads(path.read_bytes()) if path.exists() else None
 
 
-def _heading(title: str, body: str) -> str:
-    return f"<h3>{escape(title)}</h3>{body}" if body else ""
-
-
-def _picture(style: Artifact, name: str, what: str) -> str:
+def _picture(style: Artifact, name: str, what: str) -> Markup:
     path = style.path / name
-    return figure(fit(read_image(path), 960), what, "", "wide") if path.exists() else ""
+    return figure(fit(read_image(path), 960), what, "", "wide") if path.exists() else EMPTY
 
 
 def _origin(lineage: Mapping[str, Any] | None) -> str:
@@ -66,10 +63,11 @@ def _origin(lineage: Mapping[str, Any] | None) -> str:
 # ------------------------------------------------------------------------------------------------ fusion
 
 
-def _sweep(style: Artifact) -> list[str]:
+def _sweep(style: Artifact) -> list[Markup]:
     found = _json(style.path / "pareto.json")
     if not found:
         return []
+
     rows: list[Mapping[str, Any]] = found["points"]
     labels = [str(row["label"]) for row in rows]
     named = {*LABELLED, *found["front"], found["chosen"]}
@@ -77,6 +75,8 @@ def _sweep(style: Artifact) -> list[str]:
         Dot(float(row["coverage"]), float(row["kid"]), label, str(row["family"]), label if label in named else "")
         for row, label in zip(rows, labels, strict=True)
     ]
+
+    # What the figure shows, what was chosen and by which rule.
     rule = found["rule"]
     wanted = f"coverage of at least {rule['coverage_min']:g} and at most {rule['kid_ratio_max']:g} times the plain KID"
     kept = "keeps the rule" if rule["met"] else "is the knee, for no candidate keeps the rule"
@@ -91,24 +91,25 @@ def _sweep(style: Artifact) -> list[str]:
             f" On as many other latents: coverage {chosen['coverage']:.2f} and KID {chosen['kid']:.3g}, "
             f"the plain transfer {plain['coverage']:.2f} and {plain['kid']:.3g}."
         )
+
     front = [labels.index(name) for name in found["front"]]
     chart = scatter(
         points, "coverage of the source's poses and expressions", "KID", front, labels.index(found["chosen"])
     )
     return [
-        "<h3>Stylised or rich</h3>", note(lead), chart,
+        heading("Stylised or rich", note(lead)), chart,
         _picture(style, "pareto.png", "the front's members on the same latents"),
-        _heading("Broken samples", _broken(found["broken_share"])),
+        heading("Broken samples", _broken(found["broken_share"])),
         *_ladder(_json(style.path / "ladder.json")),
     ]  # fmt: skip
 
 
-def _broken(shares: Mapping[str, float]) -> str:
-    rows = [(escape(family), f"{100 * share:.1f} %") for family, share in shares.items()]
+def _broken(shares: Mapping[str, float]) -> Markup:
+    rows = [(family, f"{100 * share:.1f} %") for family, share in shares.items()]
     return table(("family of fusions", "samples that the quality gate calls broken"), rows, numeric=(1,))
 
 
-def _ladder(rows: Sequence[Mapping[str, Any]] | None) -> list[str]:
+def _ladder(rows: Sequence[Mapping[str, Any]] | None) -> list[Markup]:
     """Stylisation and richness against the images seen."""
     if not rows or len(rows) < 2:
         return []
@@ -116,13 +117,13 @@ def _ladder(rows: Sequence[Mapping[str, Any]] | None) -> list[str]:
     kid = lines(images, {"KID": [float(row["kid"]) for row in rows]}, "images seen", "KID")
     series = {name: [float(row[key]) for row in rows] for key, name in RICHNESS.items() if key in rows[0]}
     rich = lines(images, series, "images seen", "share of the source's")
-    return ["<h3>Along the training</h3>", f'<div class="charts">{kid}{rich}</div>']
+    return [heading("Along the training", tag("div", kid, rich, class_="charts"))]
 
 
 # ------------------------------------------------------------------------------------------------ style set
 
 
-def _distribution(found: Mapping[str, Any] | None) -> list[str]:
+def _distribution(found: Mapping[str, Any] | None) -> list[Markup]:
     """Histograms of every steered attribute: all candidates, the accepted ones, the target."""
     if not found:
         return []
@@ -138,10 +139,10 @@ def _distribution(found: Mapping[str, Any] | None) -> list[str]:
     ]
     lead = f"{number(found['accepted'])} of {number(found['candidates'])} sound candidates accepted"
     lead += f"; target: {found['target']}, the worst attribute {100 * found['distance']:.1f} % off." if steered else "."
-    return ["<h3>Which faces the set holds</h3>", note(lead), f'<div class="charts">{"".join(charts)}</div>']
+    return [heading("Which faces the set holds", note(lead)), tag("div", *charts, class_="charts")]
 
 
-def _leaks(metrics: Mapping[str, Any]) -> str:
+def _leaks(metrics: Mapping[str, Any]) -> Markup:
     scores = {name.removeprefix(LEAK): value for name, value in metrics.items() if name.startswith(LEAK)}
-    rows = [(escape(kind), f"{float(score):.2f}") for kind, score in scores.items()]
+    rows = [(kind, f"{float(score):.2f}") for kind, score in scores.items()]
     return table(("augmentation", "leak: 0 none, 1 as often as the discriminator sees it"), rows, numeric=(1,))

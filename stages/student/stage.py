@@ -14,6 +14,7 @@ from stages.core.files import write_jsonl
 from stages.core.images import grid, write_image
 from stages.core.runtime import Runtime
 from stages.core.settings import ConfigError, Train
+from stages.core.stage import Stage
 from stages.core.tensors import to_uint8
 from stages.core.weights import save_network
 from stages.metrics.heldout import HeldOut, read_heldout
@@ -27,7 +28,7 @@ SHEET = 8  # held-out people on the sheet
 
 
 @dataclass(kw_only=True)
-class StudentStage:
+class StudentStage(Stage):
     """What a student learns from -> student.safetensors, its raw outputs on held-out photos, and scores.
 
     Args:

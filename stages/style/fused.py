@@ -16,6 +16,7 @@ from stages.core.files import write_json
 from stages.core.images import read_image
 from stages.core.runtime import Runtime
 from stages.core.settings import ConfigError, TristyleError, number
+from stages.core.stage import Stage
 from stages.networks.face_reader import load_reader, reader_file
 from stages.networks.latents import load_generator
 from stages.networks.stylegan2 import Generator
@@ -29,7 +30,7 @@ T = TypeVar("T")
 
 
 @dataclass(kw_only=True)
-class FusedStyle:
+class FusedStyle(Stage):
     """Style artifacts -> another style.
 
     Args:

@@ -15,6 +15,7 @@ from stages.core.files import data_file
 from stages.core.images import LazyImages, load_images, load_masks
 from stages.core.runtime import Runtime
 from stages.core.settings import ConfigError, Train, TristyleError, choice, number
+from stages.core.stage import Stage
 from stages.core.tensors import mask_tensor, to_tensor
 from stages.networks.face_reader import reader_file
 from stages.networks.latents import SHIPPED_ENCODER, load_generator
@@ -66,7 +67,7 @@ class Network:
 
 
 @dataclass(kw_only=True)
-class StyleStage:
+class StyleStage(Stage):
     """Data -> style set.
 
     Args:

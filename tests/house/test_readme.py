@@ -125,8 +125,8 @@ def of(*programs: str) -> list[Command]:
 
 def jobs_of(command: Command) -> list[tuple[str, ...]]:
     """The jobs of a `tristyle` or `torchrun -m stages` command: the overrides of each; of a long sweep two jobs."""
-    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from stages.pipeline.cli import freely
+    from stages.pipeline.hydra_private import split_jobs
 
     words = list(command.words[1:])
     if command.words[0] == "torchrun":
@@ -134,8 +134,7 @@ def jobs_of(command: Command) -> list[tuple[str, ...]]:
     overrides = [word for word in words if word not in ("-m", "--multirun")]
     if any(word.startswith("-") or word == "pair=mine" for word in overrides):
         return []  # --help, --cfg, --config-dir, and a variant of the reader's own: the tests of the pipeline run those
-    parsed = OverridesParser.create().parse_overrides(overrides)
-    jobs = [tuple(job) for batch in BasicSweeper.split_arguments(parsed, max_batch_size=None) for job in batch]
+    jobs = [tuple(job) for job in split_jobs(freely(overrides))[0]]
     assert len(jobs) == 1 or "-m" in words, f"{command}: a sweep without -m"
     return [jobs[0], jobs[-1]] if len(jobs) > 6 else jobs
 

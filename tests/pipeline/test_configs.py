@@ -12,6 +12,7 @@ from omegaconf import OmegaConf
 
 from stages.core.artifact import KINDS
 from stages.core.settings import ConfigError
+from stages.core.tracking import Tracker, WandbTracker
 from stages.pipeline.run import instantiate_stages
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
@@ -62,7 +63,7 @@ def test_every_file_opens_with_what_it_is_and_the_command(name: str) -> None:
 def test_every_variant_composes_and_instantiates(group: str, variant: str, pictures: Path) -> None:
     settings, stages = instantiate_stages(fill(composed(f"{group}={variant}"), pictures))
     assert list(stages) == list(KINDS)
-    assert settings.tracker == (variant if group == "tracker" else "jsonl")
+    assert settings.tracker.func is (WandbTracker if variant == "wandb" else Tracker)
     for kind, stage in stages.items():
         assert set(stage.reads) < set(KINDS[: KINDS.index(kind)]) | {kind}
         assert all(isinstance(path, Path) for path in stage.files().values())

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from markupsafe import Markup
 
 from stages.core import shards
 from stages.core.artifact import KINDS, Artifact
@@ -21,8 +22,9 @@ from stages.report import charts
 from stages.report import pair as report_pair
 from stages.report import plane as report_plane
 from stages.report.glossary import MEASURES, measure
-from stages.report.html import curves, fit, number
-from stages.report.write import write_index, write_report
+from stages.report.html import curves, fit, folded, header, heading, join, note, number, page, section, table, tag, tile
+from stages.report.index import write_index
+from stages.report.write import write_report
 from tests.tools import tiny_runs
 
 SECTIONS = {
@@ -100,6 +102,35 @@ def test_numbers_carry_unit_direction_reader_and_verdict(chain: dict[str, Artifa
     assert "10.0 minutes" in text  # five stages of two minutes
     assert "12 photos and 12 style pictures" in text
     assert "&lt;b&gt;&amp;" in text  # the card's text is escaped
+
+
+BAD = "<script>alert('x')</script>\"&"
+
+
+def planted(chain: dict[str, Artifact], where: str) -> dict[str, Artifact]:
+    """The chain with text that would be markup among an artifact's measures, their names, or its settings."""
+    found = {}
+    for kind, item in chain.items():
+        manifest = json.loads(json.dumps(item.manifest))
+        manifest[where] |= {"reader": BAD, BAD: BAD}
+        found[kind] = Artifact(item.path, manifest)
+    return found
+
+
+@pytest.mark.parametrize("where", ["metrics", "config", "code"])
+def test_no_text_of_a_manifest_becomes_markup(chain: dict[str, Artifact], tmp_path: Path, where: str) -> None:
+    write_report(planted(chain, where), tmp_path / "report.html", BAD, BAD)
+    text, page = parse(tmp_path / "report.html")
+    assert "script" not in page.tags and "<script" not in text and "&lt;script&gt;" in text
+
+
+def test_finished_markup_is_a_type_and_everything_else_is_text() -> None:
+    assert tag("p", BAD) == Markup("<p>{}</p>").format(BAD) and "<script" not in tag("p", BAD)
+    assert tag("i", tag("b", "x"), title=BAD).endswith("><b>x</b></i>")
+    assert join([tag("b"), "<"]) == "<b></b>&lt;" and tag("line", x1=1, class_="a") == '<line x1="1" class="a"/>'
+    for made in (note(BAD), tile(BAD, BAD, BAD, True, BAD), table((BAD,), [(BAD,)]), section(BAD, BAD, note(BAD)),
+                 heading(BAD, note(BAD)), header(BAD, BAD), page(BAD, note(BAD)), folded(BAD, note(BAD))):  # fmt: skip
+        assert isinstance(made, Markup) and "<script" not in made
 
 
 @pytest.mark.parametrize(

@@ -203,7 +203,7 @@ def student(root: Path, inputs: dict[str, Artifact]) -> Artifact:
         "edge_clarity_ratio": float("nan"),
         "reader": READER,
     }
-    config = {"_target_": "stages.student.stage.StudentStage", "tier": "mid", "train": {"images": 4000}}
+    config = {"_target_": "stages.student.stage.StudentStage", "model": {"tier": "mid"}, "train": {"images": 4000}}
     return _finish(out, "student", inputs, config, metrics, rows)
 
 

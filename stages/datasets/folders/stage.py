@@ -22,6 +22,7 @@ from stages.core.decode import shown
 from stages.core.files import data_file, sha256_file, write_jsonl
 from stages.core.images import write_image
 from stages.core.settings import ConfigError, TristyleError, choice, image_size, number
+from stages.core.stage import Stage
 from stages.datasets.folders.cache import Cache, hand_out
 from stages.datasets.folders.choose import (
     Assessed,
@@ -49,7 +50,7 @@ LAYOUT = "expected photo/ and style/<name>/ with PNG, JPEG, WebP, BMP or GIF pic
 
 
 @dataclass(kw_only=True)
-class FolderData:
+class FolderData(Stage):
     """A folder of own pictures -> data artifact (photo, style and held-out pictures with head masks).
 
     Args:

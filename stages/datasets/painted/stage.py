@@ -17,6 +17,7 @@ import numpy as np
 from stages.core.files import write_bytes, write_jsonl
 from stages.core.images import write_image
 from stages.core.settings import ConfigError, choice, image_size, number
+from stages.core.stage import Stage
 from stages.core.workers import in_order
 from stages.datasets.painted.paint import STYLES
 from stages.datasets.painted.people import PaintedPeople
@@ -41,7 +42,7 @@ class Job:
 
 
 @dataclass(kw_only=True)
-class PaintedData:
+class PaintedData(Stage):
     """Nothing -> data artifact of painted portraits (photo, style and held-out pictures with ground truth).
 
     Args:

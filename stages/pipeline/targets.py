@@ -1,0 +1,187 @@
+"""From a node of the composed config to an object: which class it names, what may be set, and every default.
+
+A yaml may name classes of this package, and those of packages that the command line allows. What it leaves out takes
+the class's own default, so that each default is written in one place.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from collections.abc import Sequence
+from difflib import get_close_matches
+from functools import lru_cache
+from importlib import import_module
+from pathlib import Path
+from types import UnionType
+from typing import Any, Union, get_args, get_origin, get_type_hints
+
+from stages.core.settings import ConfigError, TristyleError
+from stages.pipeline.renamed import RENAMED_KEYS
+
+TARGET = "_target_"
+MISSING = "???"  # OmegaConf's mark of a setting without a value
+
+
+def completed(node: Any, key: str, allow: Sequence[str] = ()) -> Any:
+    """The settings of `node` and below with every default spelled out, after checking their names.
+
+    A node of settings without `_target_` takes the class of the field that it fills, and what it leaves out that
+    field's default.
+
+    Args:
+        node: resolved config: dicts, lists and scalars.
+        key: dotted name of the node, for messages.
+        allow: packages beside this one whose classes may be named.
+
+    Raises:
+        ConfigError: a class that is not allowed or not there, an unknown setting, or one without a value.
+    """
+    if isinstance(node, list):
+        return [completed(item, f"{key}.{index}", allow) for index, item in enumerate(node)]
+    if not isinstance(node, dict):
+        if node == MISSING:
+            raise ConfigError(key, "has no value", f"Give it one: {key}=<value>")
+        return node
+    if TARGET not in node:
+        return {name: completed(item, f"{key}.{name}", allow) for name, item in node.items()}
+
+    target = find_class(node[TARGET], f"{key}.{TARGET}", allow)
+    given = {name: value for name, value in node.items() if name != TARGET}
+    check_names(given, target, key)
+    found: dict[str, Any] = {TARGET: node[TARGET]}
+    for name, default in _fields(target).items():
+        if name in given:
+            found[name] = completed(_typed(given[name], target, name, default), f"{key}.{name}", allow)
+        elif default is inspect.Parameter.empty:
+            raise ConfigError(f"{key}.{name}", "has no value", f"Give it one: {key}.{name}=<value>")
+        else:
+            found[name] = _plain(default)
+    return found
+
+
+def build(node: Any, key: str, allow: Sequence[str] = ()) -> Any:
+    """The object that a `completed` node describes.
+
+    Raises:
+        ConfigError: a class refused its settings; the message begins with the full key.
+    """
+    if isinstance(node, list):
+        return [build(item, f"{key}.{index}", allow) for index, item in enumerate(node)]
+    if not isinstance(node, dict):
+        return node
+    settings = {name: build(item, f"{key}.{name}", allow) for name, item in node.items() if name != TARGET}
+    if TARGET not in node:
+        return settings
+
+    # A class knows its own field's name; the user needs the key from the config's root.
+    try:
+        return find_class(node[TARGET], key, allow)(**settings)
+    except ConfigError as error:
+        raise ConfigError(f"{key}.{error.key}", error.problem, error.remedy) from error
+    except TristyleError:
+        raise
+    except Exception as error:
+        problem = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ConfigError(key, problem, "Check this part of the configuration") from error
+
+
+@lru_cache
+def _imported(target: str) -> Any:
+    module, _, name = target.rpartition(".")
+    return getattr(import_module(module), name)
+
+
+def find_class(target: Any, key: str, allow: Sequence[str]) -> Any:
+    """The class called `target`, imported only if its package is this one or allowed.
+
+    Raises:
+        ConfigError: another package, or no such class.
+    """
+    target = str(target)
+    if not any(target.startswith(f"{package}.") for package in ("stages", *allow)):
+        package = target.partition(".")[0]
+        raise ConfigError(
+            key, f"{target!r} is outside this package", f"Name a class below stages., or say allow=[{package}]"
+        )
+    try:
+        return _imported(target)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ConfigError(key, f"{target!r} cannot be imported ({error})", "Check the name") from error
+
+
+def check_names(given: dict[str, Any], target: Any, key: str) -> None:
+    """Refuse a setting that the class does not have.
+
+    Raises:
+        ConfigError: names the setting as it is called now, or one that is spelled alike.
+    """
+    known = list(inspect.signature(target).parameters)
+    for name in given:
+        if name in known:
+            continue
+        place = f"{key}.{name}"
+        if new := RENAMED_KEYS.get(place):
+            raise ConfigError(place, f"is called {new} now", f"Write {new}")
+        alike = get_close_matches(str(name), known, n=1)
+        hint = f"Did you mean {alike[0]!r}?" if alike else f"Known here: {', '.join(known) or 'nothing'}"
+        raise ConfigError(place, "there is no such setting", hint)
+
+
+def _fields(target: Any) -> dict[str, Any]:
+    """Setting -> default; `inspect.Parameter.empty` where it has none."""
+    factories = {
+        field.name: field.default_factory
+        for field in (dataclasses.fields(target) if dataclasses.is_dataclass(target) else ())
+        if field.default_factory is not dataclasses.MISSING
+    }
+    return {
+        name: factories[name]() if name in factories else parameter.default
+        for name, parameter in inspect.signature(target).parameters.items()
+    }
+
+
+def _typed(node: Any, target: Any, name: str, default: Any) -> Any:
+    """A node of settings with the class, and the values it leaves out, of the field that it fills."""
+    if not isinstance(node, dict) or TARGET in node:
+        return node
+    if dataclasses.is_dataclass(default):
+        return _merged(_plain(default), node)
+    hint = _annotations(target).get(name)
+    options = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+    classes = [option for option in options if dataclasses.is_dataclass(option)]
+    return {TARGET: _name(classes[0]), **node} if len(classes) == 1 else node
+
+
+def _merged(base: dict[str, Any], node: dict[str, Any]) -> dict[str, Any]:
+    """`node` over `base`, settings within settings likewise; a class named anew takes nothing over."""
+    found = dict(base)
+    for name, value in node.items():
+        inner = base.get(name)
+        both = isinstance(inner, dict) and TARGET in inner and isinstance(value, dict) and TARGET not in value
+        found[name] = _merged(inner, value) if both else value  # type: ignore[arg-type]
+    return found
+
+
+@lru_cache
+def _annotations(target: Any) -> dict[str, Any]:
+    try:
+        return get_type_hints(target)
+    except (NameError, TypeError):  # a type that is imported for type checkers alone
+        return {}
+
+
+def _plain(value: Any) -> Any:
+    """A default as the config writes it: dicts with `_target_`, lists and scalars."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        settings = {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value) if field.init}
+        return {TARGET: _name(type(value)), **settings}
+    if isinstance(value, dict):
+        return {name: _plain(item) for name, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def _name(target: Any) -> str:
+    return f"{target.__module__}.{target.__qualname__}"
