@@ -90,6 +90,7 @@ def skull_radius(pack: Pack, vertices: np.ndarray, centre: np.ndarray) -> np.nda
     """Radius [polar, azimuth] of the skull about its centre: the furthest skin in every direction, without ears."""
     rows, columns = TABLE
     plain = ~np.isin(pack.triangle_class, [7, 8, 11])
+    plain &= (pack.headness[pack.body.source] > 0.9)[pack.body.triangles].all(axis=1)
     triangles = pack.body.triangles[plain]
     d = vertices[pack.body.source] - centre
     r = np.linalg.norm(d, axis=1)
@@ -140,14 +141,18 @@ def _grow(root, normal, comb, length, layer, lift, weight, free, tie, tied, face
         px, py, pz = root[s, 0], root[s, 1], root[s, 2]
         dx, dy, dz = normal[s, 0] * F(0.6) + comb[s, 0], normal[s, 1] * F(0.6) + comb[s, 1], normal[s, 2] * F(0.6) + comb[s, 2]
         side = F(1) if px >= 0 else F(-1)
+        if abs(comb[s, 0]) > F(0.25):
+            side = F(1) if comb[s, 0] > 0 else F(-1)
         waiting = tied[s] > 0
         for k in range(points):
             out[s, k, 0], out[s, k, 1], out[s, k, 2] = px, py, pz
             t = F(k) / F(points - 1)
-            early = (1 - t) * (1 - t)
-            wx = comb[s, 0] * early * F(1.2) + normal[s, 0] * lift[s] * early
-            wy = comb[s, 1] * early * F(1.2) + normal[s, 1] * lift[s] * early - weight[s] * (F(0.25) + t)
-            wz = comb[s, 2] * early * F(1.2) + normal[s, 2] * lift[s] * early
+            travelled = step * F(k)
+            early = max(F(0), 1 - travelled / F(0.7)) ** 2 * F(1.2)
+            rise = max(F(0), 1 - travelled / F(0.4)) ** 2 * lift[s]
+            wx = comb[s, 0] * early + normal[s, 0] * rise
+            wy = comb[s, 1] * early + normal[s, 1] * rise - weight[s] * (F(0.3) + t)
+            wz = comb[s, 2] * early + normal[s, 2] * rise
             if waiting:
                 tx, ty, tz = tie[0] - px, tie[1] - py, tie[2] - pz
                 reach = np.sqrt(tx * tx + ty * ty + tz * tz) + F(1e-6)
@@ -156,7 +161,7 @@ def _grow(root, normal, comb, length, layer, lift, weight, free, tie, tied, face
                     dx, dy, dz = F(0), F(-0.2), F(-1)
                 else:
                     wx, wy, wz = tx / reach * F(2), ty / reach * F(2), tz / reach * F(2)
-            dx, dy, dz = dx * F(0.8) + wx, dy * F(0.8) + wy, dz * F(0.8) + wz
+            dx, dy, dz = dx * F(0.6) + wx, dy * F(0.6) + wy, dz * F(0.6) + wz
             size = np.sqrt(dx * dx + dy * dy + dz * dz) + F(1e-6)
             dx, dy, dz = dx / size, dy / size, dz / size
             qx, qy, qz = px + dx * step, py + dy * step, pz + dz * step
@@ -169,8 +174,7 @@ def _grow(root, normal, comb, length, layer, lift, weight, free, tie, tied, face
                     push = least / r
                     qx, qy, qz = centre[0] + ux * push, centre[1] + uy * push, centre[2] + uz * push
             if free[s] == 0 and qy < face[1] and qz > face[2] and abs(qx) < face[0] and qy > face[3]:
-                qx = qx + (side * face[0] - qx) * F(0.45)
-                qz = qz - F(0.02)
+                qx = qx + (side * face[0] - qx) * F(0.7)
             dx, dy, dz = qx - px, qy - py, qz - pz
             size = np.sqrt(dx * dx + dy * dy + dz * dz) + F(1e-6)
             dx, dy, dz = dx / size, dy / size, dz / size
@@ -288,7 +292,7 @@ def _style(
     style = hair.style
     x, y, z = rest[:, 0], rest[:, 1], rest[:, 2]
     part = hair.part
-    side = np.where(x > part * 0.45, 1.0, -1.0) if abs(part) > 0.08 else np.sign(x + 1e-6)
+    side = np.where(x + rng.normal(0, 0.012, n) > part * 0.45, 1.0, -1.0)
     side = np.where(y < 7.6, np.sign(x + 1e-6), side)
     zeros, ones = np.zeros(n), np.ones(n)
     top, front = ramp(y, 7.7, 8.1), ramp(z, 0.55, 1.0)
@@ -305,7 +309,10 @@ def _style(
     elif style == "short":
         whorl = rest - np.array([0.1 * np.sign(part), 8.42, -0.3])
         comb = _tangential(whorl + np.array([0.25 * np.sign(part), -0.1, 0.25]), normal)
-        length = length * (0.55 + 0.45 * top)
+        brink = ramp(z, 0.8, 1.1) * ramp(y, 7.6, 7.75)  # the front hairline lies to the side
+        aside = _tangential(np.stack([np.sign(part) * ones, -0.1 * ones, 0.35 * ones], axis=1), normal)
+        comb = comb * (1 - brink[:, None]) + aside * brink[:, None]
+        length = length * (0.55 + 0.45 * top) * (1 - 0.35 * brink)
         lift, weight = (0.35 + 0.9 * hair.volume) * (0.4 + 0.6 * top), 0.35 * ones
     elif style in ("side", "pixie"):
         over = np.stack([side * 1.0, -0.15 * ones, 0.5 * front - 0.35 * (1 - front)], axis=1)
@@ -334,7 +341,7 @@ def _style(
     else:  # long, shoulder, bob, curly: falls from the parting
         over = np.stack([side * 1.1, -0.25 * ones, -0.45 * front], axis=1)
         comb = _tangential(over, normal)
-        lift, weight = (0.15 + 0.5 * hair.volume) * ones, 0.85 * ones
+        lift, weight = (0.1 + 0.4 * hair.volume) * ones, 1.1 * ones
         layer = 0.02 + (0.05 + 0.15 * hair.volume) * rng.random(n) ** 0.7
         if style == "bob":
             length = np.clip(length + (y - 7.6) * 1.0, 0.3, None)
@@ -348,9 +355,9 @@ def _style(
         length = np.where(over_brow, (0.12 + 0.42 * hair.fringe + (y - 7.8)) * rng.uniform(0.85, 1.08, n), length)
         free, layer = np.where(over_brow, 1.0, free), np.where(over_brow, 0.02 + 0.05 * rng.random(n), layer)
         lift, weight = np.where(over_brow, 0.1, lift), np.where(over_brow, 1.4, weight)
-    flyaway = (rng.random(n) < 0.03) & (style not in ("crop", "bald", "afro", "coils"))
-    layer = np.where(flyaway, layer + 0.06 * rng.random(n), layer)
-    comb = comb + np.where(flyaway[:, None], rng.normal(0, 0.5, (n, 3)), rng.normal(0, 0.07, (n, 3)))
+    flyaway = (rng.random(n) < 0.02) & (style not in ("crop", "bald", "afro", "coils"))
+    layer = np.where(flyaway, layer + 0.04 * rng.random(n), layer)
+    comb = comb + np.where(flyaway[:, None], rng.normal(0, 0.25, (n, 3)), rng.normal(0, 0.07, (n, 3)))
     shift = vertices[pack.landmarks[27]] - pack.vertices[pack.landmarks[27]]
     centre = (CENTRE + shift).astype(np.float32)
     table = skull_radius(pack, vertices, centre)
@@ -364,7 +371,9 @@ def _style(
     )  # fmt: skip
     leaders = max(4, min(n // 8, int({"tied": 160}.get(style, 260) / gather)))
     pulls = np.where(flyaway, 0.0, np.clip(rng.normal(pull, 0.12, n) * (0.6 + 0.4 * gather), 0, 0.97)).astype(np.float32)
-    chosen = _clump(paths, rest, leaders, pulls)
+    sides = np.where(comb[:, :1] > 0, 0.5, -0.5) * (top[:, None] > 0.1)
+    apart = rest + sides * np.array([1.0, 0, 0])  # the two sides of a parting form no common lock
+    chosen = _clump(paths, apart.astype(np.float32), leaders, pulls)
     wave = hair.curl if style not in ("crop", "bald") or hair.curl > 0.5 else 0.0
     if wave > 0.08 and style != "tied":
         paths = _curled(paths, rng, wave, chosen, tight if wave > 0.45 else 5.0)
@@ -373,7 +382,7 @@ def _style(
     wisp = rng.normal(0, 1, (n, 3, 3)).astype(np.float32)
     t = np.linspace(0, 1, points, dtype=np.float32)
     bend = np.stack([t, np.sin(t * 4), np.sin(t * 9 + 1)], axis=0)
-    stray = np.where(flyaway, 0.10, 0.012) * np.minimum(1, length * 1.2)
+    stray = np.where(flyaway, 0.05, 0.012) * np.minimum(1, length * 1.2)
     paths = paths + np.einsum("skc,kp->spc", wisp, bend).astype(np.float32) * (stray[:, None] * t[None])[..., None].astype(np.float32)
     return paths.astype(np.float32), chosen
 
@@ -428,7 +437,8 @@ def brows_of(pack: Pack, person: Person, vertices: np.ndarray, size: int) -> lis
     along, above = brow_frame(pool.neutral)
     shape = above - high - 0.02 * arch * np.sin(np.pi * np.clip(along * 1.1 - 0.1, 0, 1))
     half = brow_width(along, thick)
-    keep = np.nonzero((abs(shape) < half * rng.uniform(0.35, 1.0, len(along))) & (pool.neutral[:, 2] > 1.0))[0]
+    inner = 0.085 + 0.05 * rng.random(len(along))
+    keep = np.nonzero((abs(shape) < half * rng.uniform(0.3, 1.0, len(along))) & (abs(pool.neutral[:, 0]) > inner))[0]
     n, wider = _count(size, 0.17)
     keep = keep[:n]
     if len(keep) < 4:
@@ -447,9 +457,9 @@ def brows_of(pack: Pack, person: Person, vertices: np.ndarray, size: int) -> lis
     base = np.array(person.hair.colour, np.float32)
     darker = 0.42 if person.hair.colour_name in ("blond", "light brown", "red") else 0.9
     colour = np.minimum(base * darker, 0.25) * np.exp(rng.normal(0, 0.2, (s, 1)))
-    bunch = _bunch("brow", paths, normal, colour, 0.0068 * wider, 0, rng)
+    bunch = _bunch("brow", paths, normal, colour, 0.0058 * wider, 0, rng)
     bunch.label = np.where(rest[:, 0] > 0, 2, 3).astype(np.uint8)
-    bunch.opacity = bunch.opacity * F(0.62 + 0.25 * min(thick, 1.2))
+    bunch.opacity = bunch.opacity * F(0.50 + 0.2 * min(thick, 1.2))
     return [bunch]
 
 

@@ -98,6 +98,7 @@ def place_of(view: View) -> Place:
     n = GROUND
     top = image[: n // 3].mean(axis=(0, 1)) * 0.5 + 0.5 * np.array([0.95, 1.0, 1.06]) * image[: n // 3].mean()
     bottom = image[n // 2 :].mean(axis=(0, 1))
+    bottom = bottom * 0.4 + bottom.mean() * 0.6
     level = 0.75 / max(0.05, float(top.mean()))  # a camera opens for a dark place
     return Place(image, top * level, np.clip(bottom * level, 0.15, 1.2))
 
@@ -230,17 +231,15 @@ def film(light: np.ndarray, knee: float = 0.5) -> np.ndarray:
     return srgb(np.where(light < knee, light, bent))
 
 
-def develop(light: np.ndarray, view: View, cover: np.ndarray) -> np.ndarray:
+def develop(light: np.ndarray, view: View, met: float) -> np.ndarray:
     """Linear light -> the bytes of a photograph: exposure on the person, white balance, film, soft focus, grain.
 
     Args:
         light: [S, S, 3].
-        cover: [S, S], where the person is: the camera meters there.
+        met: how bright a white face would be: the camera meters the light, not the skin.
     """
     rng = np.random.default_rng([view.camera, 1])
-    grey = np.log(np.maximum(light @ np.array([0.21, 0.72, 0.07], np.float32), 1e-3))
-    metered = float(np.exp((grey * cover).sum() / max(1.0, float(cover.sum()))))
-    gain = (0.19 / metered) ** 0.55 * 2 ** rng.normal(0, 0.16)
+    gain = (0.70 / max(met, 0.05)) ** 0.8 * 2 ** rng.normal(0, 0.18)
     picture = film(light * (gain * np.exp(rng.normal(0, 0.025, 3))).astype(np.float32), 0.45)
     contrast = rng.uniform(0.0, 0.35)
     picture = picture + contrast * (picture * picture * (3 - 2 * picture) - picture)

@@ -9,15 +9,17 @@ import numpy as np
 
 from stages.datasets.rendered.pack import Pack, load_pack
 
-TRAIN_PEOPLE, HELDOUT_PEOPLE, STYLE_PEOPLE = 0, 1_000_000, 2_000_000
+# who is who: no two ranges share a person
+TRAIN_PEOPLE, STYLE_PEOPLE, HELDOUT_STYLE_PEOPLE, HELDOUT_PEOPLE = 0, 2_000_000, 3_000_000, 5_000_000
+MOST_PEOPLE = 900_000  # people that one range may hold
 FACES = ("african", "asian", "caucasian")  # the sources' names of the three face shapes that are mixed
 Triple = tuple[float, float, float]
 
 # plain colours of skin from light to dark, sRGB; a person's tone runs along them in even shares
-TONES = ((243, 212, 194), (232, 192, 167), (217, 170, 140), (194, 143, 110), (163, 112, 82), (126, 82, 58), (92, 58, 42))
+TONES = ((231, 189, 164), (221, 174, 146), (207, 156, 125), (186, 132, 100), (158, 106, 77), (122, 78, 55), (90, 57, 42))
 HAIR_COLOURS = {  # linear light
     "black": (0.010, 0.008, 0.007), "dark brown": (0.030, 0.017, 0.010), "brown": (0.070, 0.037, 0.019),
-    "light brown": (0.15, 0.085, 0.042), "blond": (0.42, 0.27, 0.12), "red": (0.20, 0.060, 0.018),
+    "light brown": (0.15, 0.085, 0.042), "blond": (0.40, 0.25, 0.125), "red": (0.20, 0.060, 0.018),
     "grey": (0.26, 0.25, 0.24), "white": (0.62, 0.60, 0.57),
 }  # fmt: skip
 IRISES = {

@@ -59,7 +59,7 @@ def shoot(person: Person, view: View, size: int, pack: Pack | None = None) -> Sh
     scene = build(pack, person, view, size)
     shadows = Shadows(scene, lights, size)
     frame = capture(scene, size, lights, shadows)
-    image, cover, _ = shade(pack, frame, lights, shadows)
+    image, cover, met = shade(pack, frame, lights, shadows)
     covers: list[tuple[np.ndarray, int]] = []
     for bunch in scene.strands:
         colour = lit_strands(bunch, scene, lights, shadows)
@@ -69,7 +69,7 @@ def shoot(person: Person, view: View, size: int, pack: Pack | None = None) -> Sh
     labels = truth.regions(frame, covers)
     light, cover = (cv2.resize(a, (size, size), interpolation=cv2.INTER_AREA) for a in (image, cover))
     picture = Picture(
-        image=develop(light + ground(place, size) * (1 - cover[..., None]), view, cover),
+        image=develop(light + ground(place, size) * (1 - cover[..., None]), view, met),
         mask=truth.mask(labels, size),
         parsing=truth.parsing(labels, size),
         landmarks=truth.landmarks(pack, scene, size).astype(np.float32),

@@ -302,8 +302,8 @@ def _scattered(frame: Frame, diffuse: np.ndarray, skin: np.ndarray) -> np.ndarra
     return np.where(skin[:, None], diffuse * F(0.3) + soft * F(0.7), diffuse)
 
 
-def shade(pack: Pack, frame: Frame, lights: Lights, shadows: Shadows) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Linear light [W, W, 3] and cover [W, W] of the triangles, and the albedo [n, 3]."""
+def shade(pack: Pack, frame: Frame, lights: Lights, shadows: Shadows) -> tuple[np.ndarray, np.ndarray, float]:
+    """Linear light [W, W, 3] and cover [W, W] of the triangles, and how bright a white face would be."""
     scene = frame.scene
     albedo = albedo_of(pack, frame)
     kinds = np.array([KINDS.index(part.kind) for part in scene.parts])[frame.part]
@@ -319,25 +319,26 @@ def shade(pack: Pack, frame: Frame, lights: Lights, shadows: Shadows) -> tuple[n
     )  # fmt: skip
     sky = frame.sky.copy()
     eye = frame.kind("eye")
-    sky[eye] = np.maximum(sky[eye], 0.55 * lights.harmonics[0] * np.pi * 0.8)
+    sky[eye] = np.maximum(sky[eye], 0.5 * lights.harmonics[0])
     diffuse += sky
     mouth = frame.label == 11
     if mouth.any():
         teeth = frame.kind("teeth")
         diffuse[mouth & ~teeth] *= 0.45
-        diffuse[teeth] = diffuse[teeth] * 0.5 + 0.22 * np.pi * lights.harmonics[0]
+        diffuse[teeth] = diffuse[teeth] * 0.5 + 0.45 * lights.harmonics[0]
+    met = float(diffuse[skin & (frame.label != 14)].mean()) if skin.any() else 1.0
     light = _scattered(frame, diffuse, skin)
     # the sky mirrored at grazing angles
     toward = np.clip((frame.normals * frame.views).sum(axis=1), 0, 1)
     mirror = 2 * toward[:, None] * frame.normals - frame.views
     fresnel = shine + (1 - shine) * (1 - toward) ** 5 * (1 - rough)
     reflected = np.clip(lights.harmonics[0] + mirror @ lights.harmonics[1:], 0, None)
-    seen = np.clip(frame.sky.sum(axis=1) / max(1e-4, float(lights.harmonics[0].sum() * np.pi * 0.7)), 0, 1)
+    seen = np.clip(frame.sky.sum(axis=1) / max(1e-4, float(lights.harmonics[0].sum() * 0.8)), 0, 1)
     colour = albedo * light + mirrored + (fresnel * seen)[:, None] * reflected
     metal = kinds == KINDS.index("metal")
     colour[metal] = albedo[metal] * (mirrored[metal] * 1.5 + reflected[metal] * 1.2 + light[metal] * 0.25)
     colour += _catch_lights(frame, lights)
-    return frame.raster(colour.astype(np.float32)), (frame.index >= 0).astype(np.float32), albedo
+    return frame.raster(colour.astype(np.float32)), (frame.index >= 0).astype(np.float32), met
 
 
 def lit_strands(bunch: Strands, scene: Scene, lights: Lights, shadows: Shadows) -> np.ndarray:
@@ -353,7 +354,7 @@ def lit_strands(bunch: Strands, scene: Scene, lights: Lights, shadows: Shadows) 
         flat, along, outward, view, lights.axes, lights.colours, shadows.lamps, shadows.centre, shadows.scale(shadows.lamps),
         F(7.0 if bunch.kind == "hair" else 3.0),
     )  # fmt: skip
-    sky = np.clip(lights.harmonics[0] + 0.66 * outward @ lights.harmonics[1:], 0.02, None) * np.pi * 0.62
+    sky = np.clip(lights.harmonics[0] + 0.66 * outward @ lights.harmonics[1:], 0.02, None) * 0.8
     albedo = bunch.colour.reshape(-1, 3)
     reach = bunch.shade.reshape(-1, 1)
     gloss = 1.0 if bunch.kind == "hair" else 0.25

@@ -58,7 +58,7 @@ def brow_frame(places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def brow_width(along: np.ndarray, thickness: float) -> np.ndarray:
     """Half the height of a brow along it, decimetres."""
-    return thickness * (0.052 * np.exp(-(((along - 0.28) / 0.5) ** 2)) * ramp(along, -0.05, 0.12) + 0.004) * ramp(along, 1.05, 0.8)
+    return thickness * (0.040 * np.exp(-(((along - 0.28) / 0.5) ** 2)) * ramp(along, -0.05, 0.12) + 0.004) * ramp(along, 1.05, 0.8)
 
 
 def hashed(cells: np.ndarray, salt: int) -> np.ndarray:
@@ -149,5 +149,5 @@ def stubble(person: Person, out: np.ndarray, places: np.ndarray, texel: float) -
 def under_hair(person: Person, out: np.ndarray, places: np.ndarray) -> np.ndarray:
     """The scalp darkened to the hair's own colour, so that gaps between strands are no holes."""
     area = scalp(places, person.hair)
-    dense = 0.6 if person.hair.style in ("crop", "bald") else 0.85
-    return out + (area * dense)[:, None] * (np.array(person.hair.colour, np.float32) * 0.7 - out)
+    dense = 0.6 if person.hair.style in ("crop", "bald") else 0.93
+    return out + (area * dense)[:, None] * (np.array(person.hair.colour, np.float32) * 0.4 - out)

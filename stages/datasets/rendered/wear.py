@@ -166,8 +166,8 @@ def cap(pack: Pack, vertices: np.ndarray, visor: bool) -> list[Mesh]:
     q = pack.vertices
     edge = hat_edge(q) + (0.06 if visor else 0.0)
     on = (q[:, 1] > edge) & (pack.headness > 0.99)
-    shell, _ = _shell(pack, vertices, 0.09)
-    shell[:, 1] += np.where(on, (0.10 if visor else 0.07) * ramp(q[:, 1], 7.7, 8.4), 0)
+    shell, _ = _shell(pack, vertices, 0.07)
+    shell[:, 1] += np.where(on, (0.02 if visor else 0.07) * ramp(q[:, 1], 7.7, 8.4), 0)
     rim = _rim(pack, shell, on, q[:, 1] - edge, 0.14)
     meshes = [_patch(pack, shell, on), tube(rim, 0.02 if visor else 0.075, 10)]
     if visor:
@@ -176,7 +176,7 @@ def cap(pack: Pack, vertices: np.ndarray, visor: bool) -> list[Mesh]:
         out = front - np.array([front[:, 0].mean(), 0, 0])
         width = abs(front[:, 0]).max()
         bulge = (1 - (out[:, 0] / width) ** 2)[:, None]
-        far = front + bulge * np.array([0, -0.16, 0.72])
+        far = front + bulge * np.array([0, -0.20, 0.85])
         n = len(front)
         k = np.arange(n - 1)
         strip = np.concatenate([np.stack([k, k + 1, n + k + 1], 1), np.stack([k, n + k + 1, n + k], 1)])
