@@ -13,7 +13,7 @@ from stages.datasets.rendered.person import Light, View
 SKY = 14  # directions that the sky is cut into
 LAMP_POINTS = {"soft": 4, "window": 4, "rim": 4, "sun": 2, "flash": 2}
 LAMP_SIZE = {"soft": 0.42, "window": 0.22, "rim": 0.22, "sun": 0.025, "flash": 0.05}  # radians, half the width
-LAMP_POWER = {"soft": 0.9, "window": 1.5, "rim": 0.9, "sun": 2.1, "flash": 1.3}
+LAMP_POWER = {"soft": 0.9, "window": 1.25, "rim": 0.9, "sun": 1.8, "flash": 1.3}
 PLACES = {"studio": 0.3, "wall": 0.2, "room": 0.2, "garden": 0.14, "street": 0.1, "dusk": 0.06}
 GROUND = 96  # px that a background is made at; it is out of focus
 
@@ -246,8 +246,10 @@ def develop(light: np.ndarray, view: View, met: float) -> np.ndarray:
     if len(light) >= 200:
         picture = cv2.GaussianBlur(picture, (0, 0), rng.uniform(0.3, 0.55))
     size = len(light)
+    rng = np.random.default_rng([view.camera, 2, abs(int(view.yaw * 1e4))])
+    level = rng.uniform(0.002, 0.011)
     grain = rng.standard_normal((size, size, 1), np.float32) * 0.7 + rng.standard_normal((size, size, 3), np.float32) * 0.5
-    return to_bytes(picture + grain * np.float32(rng.uniform(0.002, 0.011)))
+    return to_bytes(picture + grain * np.float32(level))
 
 
 __all__ = ["Light", "Lights", "Place", "develop", "film", "ground", "lights_of", "place_of", "ramp"]

@@ -224,7 +224,12 @@ def sky_light(places, normals, axes, colours, maps, centre, scale, bias):
             a = (x * axes[l, 0, 0] + y * axes[l, 0, 1] + z * axes[l, 0, 2]) * scale + half
             b = (x * axes[l, 1, 0] + y * axes[l, 1, 1] + z * axes[l, 1, 2]) * scale + half
             q = F(10) - (x * axes[l, 2, 0] + y * axes[l, 2, 1] + z * axes[l, 2, 2]) - bias
-            seen = facing * _seen(maps, l, a, b, q)
+            # nine soft texels: a sky casts no sharp shadow
+            open_ = F(0)
+            for j in range(-1, 2):
+                for k in range(-1, 2):
+                    open_ += _seen(maps, l, a + F(1.3) * k, b + F(1.3) * j, q)
+            seen = facing * open_ / F(9)
             for c in range(3):
                 out[i, c] += colours[l, c] * seen
     return out

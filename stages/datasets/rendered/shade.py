@@ -25,7 +25,7 @@ from stages.datasets.rendered.raster import (
     strand_light,
     texels,
 )
-from stages.datasets.rendered.texture import LIPSTICKS, skin_albedo, stubble, under_hair
+from stages.datasets.rendered.texture import LIPSTICKS, scalp, skin_albedo, stubble, under_hair
 
 F = np.float32
 KINDS = ("skin", "eye", "teeth", "tongue", "cloth", "hat", "frame", "lens", "metal")
@@ -59,6 +59,7 @@ class Frame:
     neutral: np.ndarray  # float32 [n, 3]
     sky: np.ndarray  # float32 [n, 3], irradiance
     views: np.ndarray  # float32 [n, 3], unit, to the camera
+    grown: np.ndarray  # float32 [n]: 1 where hair grows out of the skin
 
     @property
     def width(self) -> int:
@@ -152,6 +153,7 @@ def capture(scene: Scene, size: int, lights: Lights | None, shadows: Shadows | N
     return Frame(
         scene, size, depth, index, rows, columns, part, label, place, np.ascontiguousarray(normal, F), at[:, 6:8], at[:, 8:11],
         at[:, 11:14], np.ascontiguousarray(view, F),
+        np.zeros(len(rows), np.float32),
     )  # fmt: skip
 
 
@@ -191,7 +193,8 @@ def _skin(frame: Frame, part: Part, on: np.ndarray) -> np.ndarray:
     out[lips] = natural * (1 - 0.85 * painted) + stick * 0.85 * painted
     out[label == 11] = out[label == 11] * 0.3 * np.array([1, 0.45, 0.42], np.float32)
     out = stubble(person, out, places, frame.texel)
-    out = under_hair(person, out, places)
+    frame.grown[on] = scalp(places, person.hair)
+    out = under_hair(person, out, frame.grown[on])
     _relief(frame, on, sampled[:, 3])
     return out.astype(np.float32)
 
@@ -311,6 +314,7 @@ def shade(pack: Pack, frame: Frame, lights: Lights, shadows: Shadows) -> tuple[n
     skin = kinds == KINDS.index("skin")
     lips = skin & np.isin(frame.label, [12, 13])
     rough[lips], shine[lips] = 0.38, 0.04
+    shine = shine * (1 - frame.grown)
     oily = skin & (frame.neutral[:, 2] > 1.25)
     rough[oily & ~lips] -= 0.05
     diffuse, mirrored = lamp_light(
@@ -331,7 +335,7 @@ def shade(pack: Pack, frame: Frame, lights: Lights, shadows: Shadows) -> tuple[n
     # the sky mirrored at grazing angles
     toward = np.clip((frame.normals * frame.views).sum(axis=1), 0, 1)
     mirror = 2 * toward[:, None] * frame.normals - frame.views
-    fresnel = shine + (1 - shine) * (1 - toward) ** 5 * (1 - rough)
+    fresnel = (shine + (1 - shine) * (1 - toward) ** 5 * (1 - rough)) * (1 - frame.grown)
     reflected = np.clip(lights.harmonics[0] + mirror @ lights.harmonics[1:], 0, None)
     seen = np.clip(frame.sky.sum(axis=1) / max(1e-4, float(lights.harmonics[0].sum() * 0.8)), 0, 1)
     colour = albedo * light + mirrored + (fresnel * seen)[:, None] * reflected

@@ -146,8 +146,7 @@ def stubble(person: Person, out: np.ndarray, places: np.ndarray, texel: float) -
     return out
 
 
-def under_hair(person: Person, out: np.ndarray, places: np.ndarray) -> np.ndarray:
+def under_hair(person: Person, out: np.ndarray, area: np.ndarray) -> np.ndarray:
     """The scalp darkened to the hair's own colour, so that gaps between strands are no holes."""
-    area = scalp(places, person.hair)
     dense = 0.6 if person.hair.style in ("crop", "bald") else 0.93
     return out + (area * dense)[:, None] * (np.array(person.hair.colour, np.float32) * 0.4 - out)

@@ -20,11 +20,14 @@ NOT_HEAD = ("background", "neck", "necklace", "cloth")
 HEAD = tuple(number for name, number in LABELS.items() if name not in NOT_HEAD)
 
 
-def regions(frame: Frame, covers: list[tuple[np.ndarray, int]]) -> np.ndarray:
-    """Region [W, W] of every sample; strands win where they cover half, the nearer kind last."""
+def regions(frame: Frame, covers: list[tuple[np.ndarray, int]], filled: bool = False) -> np.ndarray:
+    """Region [W, W] of every sample; strands win where they cover half, the nearer kind last.
+
+    filled: skin that hair grows from is hair, seen or not, as drawings have it.
+    """
     out = frame.raster(frame.label.astype(np.uint8))
     hair = frame.scene.person.hair
-    if hair.style in ("crop", "bald", "coils"):  # cropped hair is seen through
+    if filled or hair.style in ("crop", "bald", "coils"):  # cropped hair is seen through
         on = (frame.label == 1) | (frame.label == 14)
         grown = np.zeros(len(on), bool)
         grown[on] = scalp(frame.neutral[on], hair) > 0.5
@@ -98,21 +101,30 @@ def _exit(hull: np.ndarray, start: np.ndarray, direction: np.ndarray) -> float:
 def flow(before: Scene, frame: Frame) -> np.ndarray:
     """Where the samples of `frame` were in an earlier scene of the same person, less their places.
 
-    float32 [W, W, 2] in samples; nan where the mesh has no point. The meshes of the two scenes have the same triangles.
+    float32 [W, W, 2] in samples; nan where the earlier scene has no such point (background, teeth that showed up).
     """
-    triangles = np.concatenate([part.triangles for part in frame.scene.parts])
-    starts = np.cumsum([0] + [len(part.vertices) for part in frame.scene.parts])
-    counts = [len(part.triangles) for part in frame.scene.parts]
-    triangles = triangles + np.repeat(starts[:-1], counts)[:, None]
-    now, _ = frame.scene.camera.project(np.concatenate([p.vertices for p in frame.scene.parts]), frame.width)
-    then, _ = before.camera.project(np.concatenate([p.vertices for p in before.parts]), frame.width)
-    hit = triangles[frame.index[frame.rows, frame.columns]]
-    at = np.stack([frame.columns, frame.rows], axis=1) + 0.5
-    a, b, c = now[hit[:, 0]], now[hit[:, 1]], now[hit[:, 2]]
-    e, f, g = b - a, c - a, at - a
+    parts, at = frame.scene.parts, np.stack([frame.columns, frame.rows], axis=1) + 0.5
+    hit = frame.index[frame.rows, frame.columns] - np.cumsum([0] + [len(part.triangles) for part in parts])[frame.part]
+    out = np.full(at.shape, np.nan)
+    for number, part in enumerate(parts):
+        on = frame.part == number
+        same = [p for p in before.parts if p.kind == part.kind and p.triangles.shape == part.triangles.shape]
+        if not on.any() or not same:
+            continue
+        twin = same[min(len(same) - 1, sum(p.kind == part.kind for p in parts[:number]))]
+        now, _ = frame.scene.camera.project(part.vertices, frame.width)
+        then, _ = before.camera.project(twin.vertices, frame.width)
+        corners = part.triangles[hit[on]]
+        weights = _barycentrics(now[corners].astype(float), at[on])
+        out[on] = np.einsum("nk,nkc->nc", weights, then[corners]) - at[on]
+    return frame.raster(out.astype(np.float32), np.nan)
+
+
+def _barycentrics(corners: np.ndarray, at: np.ndarray) -> np.ndarray:
+    """Weights [n, 3] of triangles' corners [n, 3, 2] at points [n, 2]."""
+    e, f, g = corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0], at - corners[:, 0]
     area = e[:, 0] * f[:, 1] - e[:, 1] * f[:, 0]
     area = np.where(abs(area) < 1e-9, 1e-9, area)
     u = (g[:, 0] * f[:, 1] - g[:, 1] * f[:, 0]) / area
     v = (e[:, 0] * g[:, 1] - e[:, 1] * g[:, 0]) / area
-    old = then[hit[:, 0]] * (1 - u - v)[:, None] + then[hit[:, 1]] * u[:, None] + then[hit[:, 2]] * v[:, None]
-    return frame.raster((old - at).astype(np.float32), np.nan)
+    return np.stack([1 - u - v, u, v], axis=1)

@@ -120,13 +120,13 @@ def drawn(pack: Pack, person: Person, view: View, size: int, style: str, lights:
             values = np.concatenate([bunch.outward, _locks(bunch.colour, bunch.outward)], axis=2)
             both = np.concatenate([normals, lock], axis=2)
             over = draw(bunch, np.ascontiguousarray(values), frame, both, wider=2.6 if bunch.kind == "hair" else 2.0)
-            over = _solid(over, frame.width)
+            over = _solid(over, frame.width, bunch.kind == "hair")
             normals, lock = np.ascontiguousarray(both[..., :3]), np.ascontiguousarray(both[..., 3:])
         else:
             over = draw(bunch, bunch.colour, frame, np.zeros((frame.width, frame.width, 3), np.float32), wider=1.6)
         covers[bunch.kind] = np.maximum(over, covers.get(bunch.kind, 0))
         regions += regions_of(bunch.kind, bunch.label, over, scene, frame)
-    labels = truth.regions(frame, regions)
+    labels = truth.regions(frame, regions, filled=True)
     return Drawing(pack, person, view, frame, labels, normals, lock[..., 0], covers), scene, shadows
 
 
@@ -144,11 +144,13 @@ def _locks(colour: np.ndarray, outward: np.ndarray) -> np.ndarray:
     return (0.5 + 0.5 * np.tanh(tone * 3)).astype(np.float32)
 
 
-def _solid(cover: np.ndarray, width: int) -> np.ndarray:
-    """A cover without pinholes and whiskers."""
-    r = max(1, round(width / 170))
-    disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * r + 1, 2 * r + 1))
-    return cv2.morphologyEx(cv2.morphologyEx(cover, cv2.MORPH_CLOSE, disc), cv2.MORPH_OPEN, disc)
+def _solid(cover: np.ndarray, width: int, large: bool) -> np.ndarray:
+    """A cover without pinholes and whiskers, its outline smooth."""
+    for share, way in ((110 if large else 170, cv2.MORPH_CLOSE), (130 if large else 200, cv2.MORPH_OPEN)):
+        r = max(1, round(width / share))
+        disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * r + 1, 2 * r + 1))
+        cover = cv2.morphologyEx(cover, way, disc)
+    return ramp(cv2.GaussianBlur(cover, (0, 0), width / 230), 0.3, 0.6).astype(np.float32) if large else cover
 
 
 def _towards(view: View, rise: float = 30.0) -> np.ndarray:
@@ -232,8 +234,8 @@ def _edges(art: Drawing, inner: bool) -> np.ndarray:
     brow = cv2.dilate(art.on("l_brow", "r_brow").astype(np.uint8), three) > 0
     ink = (step & ~hair) | (change & ~brow)
     if inner:
-        lock = cv2.GaussianBlur(art.lock, (0, 0), 0.8 * art.fine)
-        ink |= (np.hypot(cv2.Sobel(lock, -1, 1, 0), cv2.Sobel(lock, -1, 0, 1)) > 1.1 / art.fine) & art.on("hair")
+        lock = cv2.GaussianBlur(art.lock, (0, 0), 1.2 * art.fine)
+        ink |= (np.hypot(cv2.Sobel(lock, -1, 1, 0), cv2.Sobel(lock, -1, 0, 1)) > 1.9 / art.fine) & art.on("hair")
     return ink.astype(np.float32)
 
 
@@ -419,8 +421,8 @@ def figurine(art: Drawing, size: int, lights: Lights, shadows: Shadows) -> np.nd
     lit = np.clip(soft @ key, 0, 1)
     view = np.array([0, 0, 1], np.float32)
     half = (key + view) / np.linalg.norm(key + view)
-    gloss = np.clip(soft @ half, 0, 1) ** 42 * 0.16 + np.clip(soft @ half, 0, 1) ** 9 * 0.03
-    rim = (1 - np.clip(soft[..., 2], 0, 1)) ** 3 * 0.10
+    gloss = np.clip(soft @ half, 0, 1) ** 42 * 0.14 + np.clip(soft @ half, 0, 1) ** 9 * 0.012
+    rim = (1 - np.clip(soft[..., 2], 0, 1)) ** 3 * 0.10 * np.clip(base.mean(axis=2) * 3, 0.15, 1)
     light = sky * 1.15 + (lit * float(lights.colours.sum(axis=0).mean()))[..., None]
     thin = np.clip(1 - np.clip(soft @ key, -1, 1) ** 2, 0, 1)[..., None] * np.array([0.06, 0.02, 0.015], np.float32)
     lids = np.maximum(_face_lines(art, 0.04, 0.014), (art.covers["lash"] > 0.4) * F(0.6) * art.on("skin", "l_eye", "r_eye"))

@@ -6,11 +6,9 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from stages.datasets.rendered.colour import ramp
-from stages.datasets.rendered.hair import CENTRE, hat_edge, skull_radius
+from stages.datasets.rendered.hair import CENTRE, skull_radius
 from stages.datasets.rendered.pack import Pack
 from stages.datasets.rendered.person import Person
-from stages.datasets.rendered.raster import vertex_normals
 
 Mesh = tuple[np.ndarray, np.ndarray]  # vertices [n, 3], triangles [t, 3]
 Colour = tuple[float, float, float]
@@ -68,7 +66,7 @@ def worn(pack: Pack, person: Person, vertices: np.ndarray) -> Iterator[Thing]:
         for mesh in cap(pack, vertices, person.hat == "cap"):
             yield "hat", *mesh, 18, person.hat_colour
     if person.hat == "headscarf":
-        yield "hat", *headscarf(pack, vertices), 18, person.hat_colour
+        yield "hat", *headscarf(pack, vertices, rng), 18, person.hat_colour
     if person.earrings != "none" and person.hat != "headscarf":
         for side in (7, 8):
             yield "metal", *earring(pack, vertices, person.earrings, side, rng), 9, metal
@@ -127,78 +125,110 @@ def glasses(pack: Pack, person: Person, vertices: np.ndarray, rng: np.random.Gen
             yield "lens", ring.astype(np.float32), fan.astype(np.int32), 6, (0.012, 0.012, 0.014)
 
 
-def _shell(pack: Pack, vertices: np.ndarray, off: float) -> tuple[np.ndarray, np.ndarray]:
-    """The skull's skin pushed out, without ears: vertices [V, 3] as of the mesh, and the centre."""
-    centre = CENTRE + (vertices[pack.landmarks[27]] - pack.vertices[pack.landmarks[27]])
-    table = skull_radius(pack, vertices, centre.astype(np.float32))
-    d = vertices - centre
-    r = np.linalg.norm(d, axis=1) + 1e-6
+def _skull(pack: Pack, vertices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The skull's radius by direction, and its centre."""
+    centre = (CENTRE + (vertices[pack.landmarks[27]] - pack.vertices[pack.landmarks[27]])).astype(np.float32)
+    return skull_radius(pack, vertices, centre), centre
+
+
+def _reach(table: np.ndarray, directions: np.ndarray) -> np.ndarray:
+    """Radius of the skull in unit directions [n, 3]."""
     rows, columns = table.shape
-    polar = np.clip((np.arccos(np.clip(d[:, 1] / r, -1, 1)) / np.pi * rows).astype(int), 0, rows - 1)
-    azimuth = ((np.arctan2(d[:, 0], d[:, 2]) / (2 * np.pi) + 0.5) * columns).astype(int) % columns
-    ear = np.zeros(len(vertices), bool)
-    ear[pack.body.source[np.unique(pack.body.triangles[np.isin(pack.triangle_class, [7, 8])])]] = True
-    reach = np.where(ear, table[polar, azimuth] + 0.02, r) + off
-    return (centre + d / r[:, None] * reach[:, None]).astype(np.float32), centre
+    y = np.arccos(np.clip(directions[:, 1], -1, 1)) / np.pi * rows - 0.5
+    x = (np.arctan2(directions[:, 0], directions[:, 2]) / (2 * np.pi) + 0.5) * columns - 0.5
+    y0, x0 = np.floor(y).astype(int), np.floor(x).astype(int)
+    fy, fx = y - y0, x - x0
+    ya, yb = np.clip(y0, 0, rows - 1), np.clip(y0 + 1, 0, rows - 1)
+    upper = (1 - fx) * table[ya, x0 % columns] + fx * table[ya, (x0 + 1) % columns]
+    return (1 - fy) * upper + fy * ((1 - fx) * table[yb, x0 % columns] + fx * table[yb, (x0 + 1) % columns])
 
 
-def _patch(pack: Pack, vertices: np.ndarray, keep: np.ndarray) -> Mesh:
-    """The mesh's triangles whose three vertices are kept."""
-    ids = pack.body.source[pack.body.triangles]
-    chosen = ids[keep[ids].all(axis=1)]
-    used, inverse = np.unique(chosen, return_inverse=True)
-    return vertices[used], inverse.reshape(-1, 3).astype(np.int32)
+def _sheet(rows: int, columns: int, closed: bool) -> np.ndarray:
+    """Triangles of a grid of points, `columns` around."""
+    i, k = np.meshgrid(np.arange(rows - 1), np.arange(columns if closed else columns - 1), indexing="ij")
+    n = (k + 1) % columns
+    a, b, c, d = i * columns + k, (i + 1) * columns + k, (i + 1) * columns + n, i * columns + n
+    return np.concatenate([np.stack([a, d, c], -1).reshape(-1, 3), np.stack([a, c, b], -1).reshape(-1, 3)]).astype(np.int32)
 
 
-def _rim(pack: Pack, shell: np.ndarray, on: np.ndarray, height: np.ndarray, tall: float, bins: int = 40) -> np.ndarray:
-    """Points around the lower edge of a hat."""
-    ring = np.nonzero(on & (height < tall))[0]
-    centre = shell[ring].mean(axis=0)
-    angle = np.arctan2(shell[ring, 0] - centre[0], shell[ring, 2] - centre[2])
-    cells = np.digitize(angle, np.linspace(-np.pi, np.pi, bins + 1))
-    points = np.array([shell[ring[cells == k]].mean(axis=0) for k in range(1, bins + 1) if (cells == k).any()])
-    smooth = (np.roll(points, 1, 0) + points * 2 + np.roll(points, -1, 0)) / 4
-    return smooth
+def _dome(pack: Pack, vertices: np.ndarray, off: float, lift: float) -> tuple[np.ndarray, np.ndarray]:
+    """A cap's crown: points [rows, 64, 3] from the edge to the top, and the edge."""
+    table, centre = _skull(pack, vertices)
+    azimuth = np.linspace(-np.pi, np.pi, 64, endpoint=False)
+    # the edge runs from the forehead over the ears to the nape
+    low = np.interp(abs(azimuth), [0, 0.7, 1.6, 2.4, np.pi], [0.24, 0.18, 0.06, -0.18, -0.28])
+    rings = []
+    for t in np.linspace(0, 1, 14):
+        height = np.arcsin(np.clip(low, -1, 1)) * (1 - t) + (np.pi / 2 - 0.001) * t
+        d = np.stack([np.sin(azimuth) * np.cos(height), np.sin(height), np.cos(azimuth) * np.cos(height)], axis=1)
+        gap = 0.03 + off * np.sin(np.pi / 2 * min(1.0, t * 3))
+        rings.append(centre + d * (_reach(table, d) + gap)[:, None] + np.array([0, lift * t, 0]))
+    grid = np.array(rings)
+    for _ in range(2):
+        grid[:, :] = (np.roll(grid, 1, 1) + 2 * grid + np.roll(grid, -1, 1)) / 4
+    return grid, grid[0]
 
 
 def cap(pack: Pack, vertices: np.ndarray, visor: bool) -> list[Mesh]:
     """A beanie with a rolled edge, or a cap with a visor."""
-    q = pack.vertices
-    edge = hat_edge(q) + (0.06 if visor else 0.0)
-    on = (q[:, 1] > edge) & (pack.headness > 0.99)
-    shell, _ = _shell(pack, vertices, 0.07)
-    shell[:, 1] += np.where(on, (0.02 if visor else 0.07) * ramp(q[:, 1], 7.7, 8.4), 0)
-    rim = _rim(pack, shell, on, q[:, 1] - edge, 0.14)
-    meshes = [_patch(pack, shell, on), tube(rim, 0.02 if visor else 0.075, 10)]
-    if visor:
-        front = rim[(rim[:, 2] > np.quantile(rim[:, 2], 0.45))]
-        front = front[np.argsort(front[:, 0])]
-        out = front - np.array([front[:, 0].mean(), 0, 0])
-        width = abs(front[:, 0]).max()
-        bulge = (1 - (out[:, 0] / width) ** 2)[:, None]
-        far = front + bulge * np.array([0, -0.20, 0.85])
-        n = len(front)
-        k = np.arange(n - 1)
-        strip = np.concatenate([np.stack([k, k + 1, n + k + 1], 1), np.stack([k, n + k + 1, n + k], 1)])
-        both = np.concatenate([front, far])
-        low = both - np.array([0, 0.035, 0])
-        meshes.append(joined([(both.astype(np.float32), strip.astype(np.int32)), (low.astype(np.float32), strip[:, ::-1].astype(np.int32))]))
-        meshes.append(tube(far, 0.018, 6, False))
-    return meshes
+    grid, rim = _dome(pack, vertices, 0.045 if visor else 0.06, 0.03 if visor else 0.07)
+    rows, columns = grid.shape[:2]
+    meshes = [(grid.reshape(-1, 3).astype(np.float32), _sheet(rows, columns, True))]
+    if not visor:
+        return [*meshes, tube(grid[1], 0.06, 10), tube(grid[2] * 0.5 + grid[1] * 0.5, 0.06, 10)]
+    front = rim[abs(np.linspace(-np.pi, np.pi, 64, endpoint=False)) < 0.95]
+    t = np.linspace(-1, 1, len(front))
+    bulge = (1 - t**2)[:, None] ** 0.7
+    brim = np.array([front + bulge * s * np.array([0, -0.13 - 0.08 * s, 0.72]) for s in np.linspace(0, 1, 6)])
+    under = brim - np.array([0, 0.03, 0])
+    strip = _sheet(6, len(front), False)
+    meshes += [(brim.reshape(-1, 3).astype(np.float32), strip), (under.reshape(-1, 3).astype(np.float32), strip[:, ::-1])]
+    return [*meshes, tube(brim[-1] - [0, 0.015, 0], 0.02, 6, False), tube(rim, 0.018, 6)]
 
 
-def headscarf(pack: Pack, vertices: np.ndarray) -> Mesh:
-    """A scarf around face and neck."""
-    q = pack.vertices
-    x, y, z = q[:, 0], q[:, 1], q[:, 2]
-    face = (x / 0.60) ** 2 + ((y - 7.02) / 0.86) ** 2
-    on = ((face > 1.0) | (z < 0.55)) & (y > 5.35) & (abs(x) < 1.25) & ~((y < 6.3) & (z < -0.9))
-    shell, _ = _shell(pack, vertices, 0.07)
-    neck = vertices + vertex_normals(vertices, pack.body.source[pack.body.triangles].astype(np.int32)) * 0.14
-    low = ramp(y, 6.5, 6.0)[:, None]
-    shell = shell * (1 - low) + neck * low
-    # cloth hangs straight from the chin to the neck
-    return _patch(pack, shell.astype(np.float32), on)
+EAR = np.array([0.84, -0.42, 0.16]) / np.linalg.norm([0.84, -0.42, 0.16])  # from the skull's centre
+
+
+def headscarf(pack: Pack, vertices: np.ndarray, rng: np.random.Generator) -> Mesh:
+    """A scarf around face and neck: from an oval opening over the head to its back, and down to the shoulders."""
+    table, centre = _skull(pack, vertices)
+    floor = float(np.quantile(table[table > 0], 0.12))
+    table = np.maximum(table, floor)
+    n, rows = 72, 22
+    around = np.linspace(-np.pi, np.pi, n, endpoint=False)  # 0 at the chin
+    marks = vertices[pack.landmarks]
+    wide, brow, chin = abs(marks[[1, 15], 0]).mean() * 0.90, marks[19:25, 1].max() + 0.28, marks[8, 1] - 0.02
+    middle, high = (brow + chin) / 2, (brow - chin) / 2
+    edge = np.stack([wide * np.sin(around), middle - high * np.cos(around)], axis=1)
+    forward = np.interp(abs(around), [0, 0.7, 1.5, 2.4, np.pi], [1.15, 1.08, 1.02, 1.12, 1.25])
+    first = np.stack([edge[:, 0], edge[:, 1], centre[2] + forward - 0.30], axis=1) - centre
+    first /= np.linalg.norm(first, axis=1, keepdims=True)
+    start = np.arccos(np.clip(first[:, 2], -1, 1))
+    tilt = first[:, :2] / np.maximum(np.linalg.norm(first[:, :2], axis=1, keepdims=True), 1e-6)
+    folds = 0.012 * np.sin(around * 9 + rng.uniform(0, 6)) + 0.01 * np.sin(around * 17 + rng.uniform(0, 6))
+    rings = []
+    for s in np.linspace(0, 1, rows):
+        angle = start * (1 - s) + (np.pi - 0.02) * s
+        d = np.concatenate([tilt * np.sin(angle)[:, None], np.cos(angle)[:, None]], axis=1)
+        ears = np.exp(-((1 - d @ (EAR * [1, 1, 1])) / 0.07) ** 2) + np.exp(-((1 - d @ (EAR * [-1, 1, 1])) / 0.07) ** 2)
+        off = 0.045 + 0.05 * np.sqrt(s) + folds * np.sqrt(s) + 0.17 * ears * min(1.0, 4 * s)
+        rings.append(centre + d * (_reach(table, d) + off)[:, None])
+    grid = np.array(rings)
+    for _ in range(4):
+        grid[1:] = (np.roll(grid, 1, 1) + 2 * grid + np.roll(grid, -1, 1))[1:] / 4
+    head = grid.reshape(-1, 3).astype(np.float32), _sheet(rows, n, True)
+    neck = pack.joint(vertices, "neck")
+    turns = np.linspace(-np.pi, np.pi, n, endpoint=False)
+    tubes = []
+    for t in np.linspace(0, 1, 12):
+        y = chin + 0.16 - t * (chin - neck[1] + 0.62)
+        spread = 1 + 0.9 * max(0.0, t - 0.55) ** 1.5
+        tight = 1 - 0.35 * max(0.0, 0.25 - t) / 0.25
+        across, deep = 0.58 * spread * tight, 0.56 * spread * tight
+        fold = 1 + 0.035 * np.sin(turns * 5 + 5 * t + rng.uniform(0, 0.4)) + 0.02 * np.sin(turns * 11 - 7 * t)
+        tubes.append(np.stack([across * fold * np.sin(turns), np.full(n, y) + 0.05 * np.sin(3 * turns + 9 * t), neck[2] + 0.24 + deep * fold * np.cos(turns)], 1))
+    low = np.array(tubes).reshape(-1, 3).astype(np.float32), _sheet(12, n, True)
+    return joined([head, low])
 
 
 def earring(pack: Pack, vertices: np.ndarray, kind: str, side: int, rng: np.random.Generator) -> Mesh:
@@ -222,10 +252,10 @@ def necklace(pack: Pack, vertices: np.ndarray, rng: np.random.Generator) -> Mesh
     q = pack.vertices
     angle = np.linspace(-np.pi, np.pi, 48, endpoint=False)
     body = np.unique(pack.body.source)
-    low = rng.uniform(5.42, 5.6)
+    low = rng.uniform(5.58, 5.72)
     points = []
     for a in angle:
-        height = low + 0.36 * (1 - np.cos(a)) / 2
+        height = low + 0.28 * (1 - np.cos(a)) / 2
         near = body[(abs(q[body, 1] - height) < 0.1) & (pack.headness[body] < 0.6)]
         turn = np.arctan2(q[near, 0], q[near, 2] - 0.1)
         off = abs(np.angle(np.exp(1j * (turn - a))))
