@@ -12,7 +12,7 @@ from stages.datasets.rendered.colour import ramp
 from stages.datasets.rendered.hair import Strands, beard_of, brows_of, hair_of, lashes_of
 from stages.datasets.rendered.pack import Pack, Surface
 from stages.datasets.rendered.person import FACES, Person, View
-from stages.datasets.rendered.raster import vertex_normals
+from stages.datasets.rendered.raster import add_shape, chosen_triangles, turn_points, vertex_normals
 
 Warp = Callable[[np.ndarray], np.ndarray]
 AGES = {"baby": 1.0, "child": 10.0, "young": 25.0, "old": 90.0}  # years that the macro shapes stand for
@@ -84,7 +84,7 @@ def shape_of(pack: Pack, person: Person) -> np.ndarray:
     def add(name: str, weight: float) -> None:
         if weight > 1e-4 and name in pack.targets:
             ids, offsets = pack.targets[name]
-            vertices[ids] += offsets * np.float32(weight)
+            add_shape(vertices, ids, offsets, np.float32(weight))
 
     for age, by_age in _shares(AGES, person.age).items():
         for sex, by_sex in {"female": 1 - person.masculine, "male": person.masculine}.items():
@@ -116,7 +116,7 @@ def express(pack: Pack, vertices: np.ndarray, units: dict[str, float], gain: flo
     vertices = vertices.copy()
     for name, weight in units.items():
         ids, offsets = pack.targets[f"unit/{name}"]
-        vertices[ids] += offsets * np.float32(weight * gain)
+        add_shape(vertices, ids, offsets, np.float32(weight * gain))
     return vertices
 
 
@@ -131,17 +131,8 @@ class Pose:
 
     def place(self, points: np.ndarray, headness: np.ndarray) -> np.ndarray:
         """Points [n, 3] posed; headness [n] is their share of the head's turn."""
-        at = (points - self.pivot) @ self.body.T
-        x = np.clip(headness, 0, 1) * 8
-        low = np.minimum(x.astype(int), 7)
-        t = (x - low)[:, None]
-        out = np.empty_like(at)
-        for step in range(8):
-            on = low == step
-            if on.any():
-                a, b = at[on] @ self.steps[step].T, at[on] @ self.steps[step + 1].T
-                out[on] = a * (1 - t[on]) + b * t[on]
-        return (out + self.pivot).astype(np.float32)
+        flat = np.ascontiguousarray(points, dtype=np.float32)
+        return turn_points(flat, np.asarray(headness, np.float32), self.body, self.steps, self.pivot.astype(np.float32))
 
     def turn(self, directions: np.ndarray) -> np.ndarray:
         """Directions [..., 3] of the head turned with it."""
@@ -172,16 +163,26 @@ def camera_of(pack: Pack, base: np.ndarray, view: View) -> Camera:
     return Camera(look + np.array([0, 0, view.distance], np.float32), float(half / view.distance), look)
 
 
-def build(pack: Pack, person: Person, view: View, size: int, warp: Warp | None = None, gain: float = 1.0, gather: float = 1.0) -> Scene:
+def build(
+    pack: Pack,
+    person: Person,
+    view: View,
+    size: int,
+    warp: Warp | None = None,
+    gain: float = 1.0,
+    gather: float = 1.0,
+    tresses: int | None = None,
+) -> Scene:
     """The scene of a person in a view, with detail for pictures of `size` px.
 
     Args:
         warp: changes proportions of the unposed mesh, for styles.
         gain: of the expression.
         gather: above 1, hair forms thicker locks.
+        tresses: picture size that hair has its detail for, if not `size`.
     """
-    shaped = shape_of(pack, person)
-    shaped = warp(shaped) if warp else shaped
+    plain = shape_of(pack, person)
+    shaped = warp(plain) if warp else plain
     vertices = express(pack, shaped, view.units, gain)
     pose = pose_of(view, pack.joint(shaped, "neck"))
     maker = _Maker(pack, person, pose, vertices, size)
@@ -194,12 +195,15 @@ def build(pack: Pack, person: Person, view: View, size: int, warp: Warp | None =
     for kind, points, triangles, label, colour in wear.worn(pack, person, vertices):
         maker.plain(kind, points, triangles, label, colour)
     strands = [*brows_of(pack, person, vertices, size), *lashes_of(pack, person, vertices, size)]
-    strands += [*beard_of(pack, person, vertices, size), *hair_of(pack, person, vertices, size, gather)]
+    strands += [*beard_of(pack, person, vertices, size), *hair_of(pack, person, vertices, tresses or size, gather)]
     for bunch in strands:
         bunch.points = pose.hang(bunch.points)
         bunch.outward = pose.turn(bunch.outward)
     base = maker.base
-    return Scene(person, view, maker.parts, strands, base, camera_of(pack, base, view), maker.centres, maker.look, maker.plain_colour)
+    # a style's camera is the photograph's: it frames the face before the warp
+    framed = base if warp is None else pose.place(express(pack, plain, view.units), pack.headness)
+    camera = camera_of(pack, framed, view)
+    return Scene(person, view, maker.parts, strands, base, camera, maker.centres, maker.look, maker.plain_colour)
 
 
 class _Maker:
@@ -214,7 +218,9 @@ class _Maker:
         self.texels = TEXELS[min((k for k in TEXELS if k >= size), default=256)]
         self.plain_colour = np.ones(3, np.float32)
 
-    def add(self, kind: str, at: np.ndarray, surface: Surface, label: np.ndarray | int, keep: np.ndarray | None = None) -> Part:
+    def add(
+        self, kind: str, at: np.ndarray, surface: Surface, label: np.ndarray | int, keep: np.ndarray | None = None
+    ) -> Part:
         """A part of a surface whose mesh vertices are `at`, posed; only the triangles to keep."""
         triangles = surface.triangles if keep is None else surface.triangles[keep]
         labels = np.broadcast_to(np.asarray(label, np.uint8), len(surface.triangles))
@@ -231,10 +237,10 @@ class _Maker:
         pack = self.pack
         hidden = np.zeros(len(pack.vertices), bool)
         hidden[pack.pieces[f"clothes/{self.person.clothes}"].hides] = True
-        keep = ~hidden[pack.body.source[pack.body.triangles]].all(axis=1)
+        keep = ~chosen_triangles(pack.body_triangles, hidden)
         part = self.add("skin", self.base, pack.body, pack.triangle_class, keep)
         # normals of the whole mesh, so that seams of the texture do not show
-        whole = vertex_normals(self.base, pack.body.source[pack.body.triangles].astype(np.int32))
+        whole = vertex_normals(self.base, pack.body_triangles)
         part.normals = whole[pack.body.source]
         part.texture, self.plain_colour = pack.skin(self.person.skin, self.texels)
         part.neutral = pack.vertices[pack.body.source]
@@ -256,7 +262,9 @@ class _Maker:
         assert piece.picture is not None
         part.texture = self.pack.image(piece.picture["colour"], 256)
 
-    def piece(self, kind: str, name: str, texels: int, label: int, colour: tuple[float, float, float] = (1, 1, 1)) -> None:
+    def piece(
+        self, kind: str, name: str, texels: int, label: int, colour: tuple[float, float, float] = (1, 1, 1)
+    ) -> None:
         """A fitted piece that moves with what it hangs on."""
         piece = self.pack.pieces[name]
         share = (self.pack.headness[piece.ids] * piece.weights).sum(axis=1)
@@ -271,10 +279,14 @@ class _Maker:
         if self.person.hat == "fedora":
             self.piece("hat", "clothes/fedora", 64, 18, self.person.hat_colour)
 
-    def plain(self, kind: str, at: np.ndarray, triangles: np.ndarray, label: int, colour: tuple[float, float, float]) -> None:
+    def plain(
+        self, kind: str, at: np.ndarray, triangles: np.ndarray, label: int, colour: tuple[float, float, float]
+    ) -> None:
         """A thing of one colour on the head or, below it, on the neck."""
         world = self.pose.hang(np.asarray(at, np.float32)[None])[0]
         triangles = triangles.astype(np.int32)
         uv = np.zeros((len(world), 2), np.float32)
         labels = np.full(len(triangles), label, np.uint8)
-        self.parts.append(Part(kind, world, vertex_normals(world, triangles), triangles, triangles, uv, labels, None, colour))
+        self.parts.append(
+            Part(kind, world, vertex_normals(world, triangles), triangles, triangles, uv, labels, None, colour)
+        )

@@ -13,7 +13,7 @@ from numba import njit
 from stages.datasets.rendered.colour import ramp
 from stages.datasets.rendered.pack import Pack
 from stages.datasets.rendered.person import Person
-from stages.datasets.rendered.raster import FAR, fill, vertex_normals
+from stages.datasets.rendered.raster import FAR, fill, unit, vertex_normals
 from stages.datasets.rendered.texture import beard_area, brow_frame, brow_width, scalp
 
 F = np.float32
@@ -76,7 +76,9 @@ def _pool(pack: Pack, region: str) -> Roots:
         "brow": lambda at: (abs(brow_frame(at)[1]) < 0.12) & (at[:, 2] > 1.0) & (abs(at[:, 0]) < 0.56),
     }
     near = {"scalp": middle[rows, 1] > 6.5, "beard": middle[rows, 1] < 7.4, "brow": abs(middle[rows, 1] - 7.45) < 0.3}
-    rows = rows[near[region] & (masks[region](middle[rows]) | masks[region](corners[rows, 0]) | masks[region](corners[rows, 1]))]
+    rows = rows[
+        near[region] & (masks[region](middle[rows]) | masks[region](corners[rows, 0]) | masks[region](corners[rows, 1]))
+    ]
     chosen = rng.choice(rows, POOL, p=area[rows] / area[rows].sum())
     u = rng.random((POOL, 2))
     u = np.where(u.sum(axis=1, keepdims=True) > 1, 1 - u, u)
@@ -89,11 +91,9 @@ def _pool(pack: Pack, region: str) -> Roots:
 def skull_radius(pack: Pack, vertices: np.ndarray, centre: np.ndarray) -> np.ndarray:
     """Radius [polar, azimuth] of the skull about its centre: the furthest skin in every direction, without ears."""
     rows, columns = TABLE
-    plain = ~np.isin(pack.triangle_class, [7, 8, 11])
-    plain &= (pack.headness[pack.body.source] > 0.9)[pack.body.triangles].all(axis=1)
-    triangles = pack.body.triangles[plain]
+    triangles = pack.skull_triangles
     d = vertices[pack.body.source] - centre
-    r = np.linalg.norm(d, axis=1)
+    r = np.sqrt((d * d).sum(axis=1))
     azimuth = np.arctan2(d[:, 0], d[:, 2]) / (2 * np.pi) + 0.5
     polar = np.arccos(np.clip(d[:, 1] / np.maximum(r, 1e-6), -1, 1)) / np.pi
     x = azimuth[triangles]
@@ -139,7 +139,11 @@ def _grow(root, normal, comb, length, layer, lift, weight, free, tie, tied, face
     for s in range(n):
         step = length[s] / F(points - 1)
         px, py, pz = root[s, 0], root[s, 1], root[s, 2]
-        dx, dy, dz = normal[s, 0] * F(0.6) + comb[s, 0], normal[s, 1] * F(0.6) + comb[s, 1], normal[s, 2] * F(0.6) + comb[s, 2]
+        dx, dy, dz = (
+            normal[s, 0] * F(0.6) + comb[s, 0],
+            normal[s, 1] * F(0.6) + comb[s, 1],
+            normal[s, 2] * F(0.6) + comb[s, 2],
+        )
         side = F(1) if px >= 0 else F(-1)
         if abs(comb[s, 0]) > F(0.25):
             side = F(1) if comb[s, 0] > 0 else F(-1)
@@ -190,7 +194,11 @@ def _clump(paths, neutral, leaders, pull):
     for s in range(n):
         best, nearest = 0, F(1e9)
         for m in range(leaders):
-            d = ((neutral[s, 0] - neutral[m, 0]) ** 2 + (neutral[s, 1] - neutral[m, 1]) ** 2 + (neutral[s, 2] - neutral[m, 2]) ** 2)
+            d = (
+                (neutral[s, 0] - neutral[m, 0]) ** 2
+                + (neutral[s, 1] - neutral[m, 1]) ** 2
+                + (neutral[s, 2] - neutral[m, 2]) ** 2
+            )
             if d < nearest:
                 best, nearest = m, d
         chosen[s] = best
@@ -224,7 +232,9 @@ def _curled(paths: np.ndarray, rng: np.random.Generator, curl: float, chosen: np
     across = np.cross(along, np.array([0.31, 0.2, 0.93], np.float32))
     across /= np.linalg.norm(across, axis=2, keepdims=True) + 1e-6
     third = np.cross(along, across)
-    travelled = np.concatenate([np.zeros((s, 1)), np.linalg.norm(np.diff(paths, axis=1), axis=2).cumsum(axis=1)], axis=1)
+    travelled = np.concatenate(
+        [np.zeros((s, 1)), np.linalg.norm(np.diff(paths, axis=1), axis=2).cumsum(axis=1)], axis=1
+    )
     phase = rng.uniform(0, 2 * np.pi, int(chosen.max()) + 1)[chosen] + rng.normal(0, 0.35, s)
     pace = rng.normal(1, 0.1, int(chosen.max()) + 1)[chosen]
     angle = travelled * pace[:, None] * tight + phase[:, None]
@@ -248,7 +258,7 @@ def hair_of(pack: Pack, person: Person, vertices: np.ndarray, size: int, gather:
     keep = keep[:n]
     if len(keep) < 4:
         return []
-    normals = vertex_normals(vertices, pack.body.source[pack.body.triangles].astype(np.int32))
+    normals = vertex_normals(vertices, pack.body_triangles)
     root, normal, rest = pool.on(vertices, keep), pool.on(normals, keep), pool.neutral[keep]
     paths, chosen = _style(pack, person, vertices, rng, root, normal, rest, size, gather)
     s, p, _ = paths.shape
@@ -260,15 +270,15 @@ def hair_of(pack: Pack, person: Person, vertices: np.ndarray, size: int, gather:
         colour = np.where(grey, np.array([0.38, 0.37, 0.36]) * clump_tone[:, None], colour)
     fade = (0.72 + 0.5 * t)[None, :, None]
     centre = CENTRE + (vertices[pack.landmarks[27]] - pack.vertices[pack.landmarks[27]])
-    outward = paths - centre
-    outward = outward / (np.linalg.norm(outward, axis=2, keepdims=True) + 1e-6)
+    outward = unit((paths - centre).reshape(-1, 3)).reshape(paths.shape)
     thin = WIDTH * wider * (1.15 if long else 0.85)
     width = thin * rng.uniform(0.7, 1.3, (s, 1)) * (1 - 0.55 * t[None] ** 2)
     opacity = np.broadcast_to(ramp(t, 1.06, 0.8), (s, p)) * 0.95
-    depth = np.linalg.norm(paths - centre, axis=2)
-    rim = np.quantile(depth, 0.9) if hair.style in ("afro", "coils", "curly") else None
+    round_ = hair.style in ("afro", "coils", "curly")
     shade = np.broadcast_to(0.55 + 0.45 * ramp(t, 0.0, 0.35), (s, p)).astype(np.float32)
-    if rim is not None:
+    if round_:
+        depth = np.linalg.norm(paths - centre, axis=2)
+        rim = np.quantile(depth[:, ::4], 0.9)
         shade = shade * (0.45 + 0.55 * ramp(depth, rim * 0.82, rim)).astype(np.float32)
     return [
         Strands(
@@ -362,7 +372,9 @@ def _style(
     centre = (CENTRE + shift).astype(np.float32)
     table = skull_radius(pack, vertices, centre)
     jaw = vertices[pack.landmarks]
-    face = np.array([0.92 * abs(jaw[[0, 16], 0]).mean(), jaw[17:27, 1].max() + 0.32, jaw[0, 2] - 0.05, jaw[8, 1] - 0.15], np.float32)
+    face = np.array(
+        [0.92 * abs(jaw[[0, 16], 0]).mean(), jaw[17:27, 1].max() + 0.32, jaw[0, 2] - 0.05, jaw[8, 1] - 0.15], np.float32
+    )
     points = _points(style, size, hair.curl)
     paths = _grow(
         root, normal, comb.astype(np.float32), length.astype(np.float32), layer.astype(np.float32),
@@ -370,7 +382,9 @@ def _style(
         face, table, centre, points,
     )  # fmt: skip
     leaders = max(4, min(n // 8, int({"tied": 160}.get(style, 260) / gather)))
-    pulls = np.where(flyaway, 0.0, np.clip(rng.normal(pull, 0.12, n) * (0.6 + 0.4 * gather), 0, 0.97)).astype(np.float32)
+    pulls = np.where(flyaway, 0.0, np.clip(rng.normal(pull, 0.12, n) * (0.6 + 0.4 * gather), 0, 0.97)).astype(
+        np.float32
+    )
     sides = np.where(comb[:, :1] > 0, 0.5, -0.5) * (top[:, None] > 0.1)
     apart = rest + sides * np.array([1.0, 0, 0])  # the two sides of a parting form no common lock
     chosen = _clump(paths, apart.astype(np.float32), leaders, pulls)
@@ -383,7 +397,9 @@ def _style(
     t = np.linspace(0, 1, points, dtype=np.float32)
     bend = np.stack([t, np.sin(t * 4), np.sin(t * 9 + 1)], axis=0)
     stray = np.where(flyaway, 0.05, 0.012) * np.minimum(1, length * 1.2)
-    paths = paths + np.einsum("skc,kp->spc", wisp, bend).astype(np.float32) * (stray[:, None] * t[None])[..., None].astype(np.float32)
+    paths = paths + np.einsum("skc,kp->spc", wisp, bend).astype(np.float32) * (stray[:, None] * t[None])[
+        ..., None
+    ].astype(np.float32)
     return paths.astype(np.float32), chosen
 
 
@@ -403,16 +419,18 @@ def beard_of(pack: Pack, person: Person, vertices: np.ndarray, size: int) -> lis
     rng = np.random.default_rng([person.seed, person.number, 22])
     pool = roots_of(pack, "beard")
     keep = np.nonzero(beard_area(pool.neutral, beard) > 0.1 + 0.8 * rng.random(len(pool.neutral)))[0]
-    n, wider = _count(size, 0.55)
+    n, wider = _count(size, 0.75)
     keep = keep[:n]
     if len(keep) < 4:
         return []
-    normals = vertex_normals(vertices, pack.body.source[pack.body.triangles].astype(np.int32))
+    normals = vertex_normals(vertices, pack.body_triangles)
     root, normal, rest = pool.on(vertices, keep), pool.on(normals, keep), pool.neutral[keep]
     s, p = len(keep), 5
     x, y = rest[:, 0], rest[:, 1]
     lip = y > 6.66
-    down = np.stack([np.sign(x) * np.where(lip & (abs(x) < 0.3), 0.75, 0.05), np.full(s, -1.0), np.full(s, 0.1)], axis=1)
+    down = np.stack(
+        [np.sign(x) * np.where(lip & (abs(x) < 0.3), 0.75, 0.05), np.full(s, -1.0), np.full(s, 0.1)], axis=1
+    )
     along = _tangential(down, normal) + normal * (0.22 + 0.25 * rng.random((s, 1)) * (1 + 3 * beard.length))
     along = along + rng.normal(0, 0.16 + 0.5 * (person.hair.curl > 0.7), (s, 3))
     along /= np.linalg.norm(along, axis=1, keepdims=True)
@@ -426,7 +444,7 @@ def beard_of(pack: Pack, person: Person, vertices: np.ndarray, size: int) -> lis
     if person.hair.grey > 0 or person.age > 50:
         share = max(person.hair.grey, 0.25)
         colour = np.where(rng.random((s, 1)) < share, np.array([0.36, 0.35, 0.34]), colour)
-    return [_bunch("beard", paths + wave, normal, colour, 0.0085 * wider, 1, rng)]
+    return [_bunch("beard", paths + wave, normal, colour, (0.0085 + 0.006 * beard.length) * wider, 1, rng)]
 
 
 def brows_of(pack: Pack, person: Person, vertices: np.ndarray, size: int) -> list[Strands]:
@@ -439,11 +457,11 @@ def brows_of(pack: Pack, person: Person, vertices: np.ndarray, size: int) -> lis
     half = brow_width(along, thick)
     inner = 0.085 + 0.05 * rng.random(len(along))
     keep = np.nonzero((abs(shape) < half * rng.uniform(0.3, 1.0, len(along))) & (abs(pool.neutral[:, 0]) > inner))[0]
-    n, wider = _count(size, 0.17)
+    n, wider = _count(size, 0.16)
     keep = keep[:n]
     if len(keep) < 4:
         return []
-    normals = vertex_normals(vertices, pack.body.source[pack.body.triangles].astype(np.int32))
+    normals = vertex_normals(vertices, pack.body_triangles)
     root, normal, rest = pool.on(vertices, keep), pool.on(normals, keep), pool.neutral[keep]
     s, p = len(keep), 4
     a, w = along[keep], shape[keep] / np.maximum(half[keep], 1e-3)
@@ -457,9 +475,9 @@ def brows_of(pack: Pack, person: Person, vertices: np.ndarray, size: int) -> lis
     base = np.array(person.hair.colour, np.float32)
     darker = 0.42 if person.hair.colour_name in ("blond", "light brown", "red") else 0.9
     colour = np.minimum(base * darker, 0.25) * np.exp(rng.normal(0, 0.2, (s, 1)))
-    bunch = _bunch("brow", paths, normal, colour, 0.0058 * wider, 0, rng)
+    bunch = _bunch("brow", paths, normal, colour, 0.0052 * wider, 0, rng)
     bunch.label = np.where(rest[:, 0] > 0, 2, 3).astype(np.uint8)
-    bunch.opacity = bunch.opacity * F(0.50 + 0.2 * min(thick, 1.2))
+    bunch.opacity = bunch.opacity * F(0.42 + 0.2 * min(thick, 1.2))
     return [bunch]
 
 
@@ -487,7 +505,9 @@ def lashes_of(pack: Pack, person: Person, vertices: np.ndarray, size: int) -> li
             paths[:, :, 1] += (length[:, None] * t**2) * (-0.15 if lower else 0.75)
             strong = person.lashes * (0.35 if lower else 1.0)
             colour = np.minimum(np.array(person.hair.colour) * 0.25, 0.03)[None] * np.ones((n, 1))
-            bunch = _bunch("lash", paths, away, colour, 0.0060 * (2.2 if size <= 64 else 1.3 if size <= 128 else 1), 0, rng)
+            bunch = _bunch(
+                "lash", paths, away, colour, 0.0060 * (2.2 if size <= 64 else 1.3 if size <= 128 else 1), 0, rng
+            )
             bunch.opacity = bunch.opacity * F(min(0.9, 0.55 * strong + 0.2))
             out.append(bunch)
     return out
@@ -506,7 +526,13 @@ def _inner_row(pack: Pack, ids: np.ndarray, side: str, vertices: np.ndarray) -> 
 
 
 def _bunch(
-    kind: str, paths: np.ndarray, normal: np.ndarray, colour: np.ndarray, width: float, label: int, rng: np.random.Generator
+    kind: str,
+    paths: np.ndarray,
+    normal: np.ndarray,
+    colour: np.ndarray,
+    width: float,
+    label: int,
+    rng: np.random.Generator,
 ) -> Strands:
     s, p, _ = paths.shape
     t = np.linspace(0, 1, p, dtype=np.float32)

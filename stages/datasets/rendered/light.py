@@ -14,7 +14,7 @@ SKY = 14  # directions that the sky is cut into
 LAMP_POINTS = {"soft": 4, "window": 4, "rim": 4, "sun": 2, "flash": 2}
 LAMP_SIZE = {"soft": 0.42, "window": 0.22, "rim": 0.22, "sun": 0.025, "flash": 0.05}  # radians, half the width
 LAMP_POWER = {"soft": 0.9, "window": 1.25, "rim": 0.9, "sun": 1.8, "flash": 1.3}
-PLACES = {"studio": 0.3, "wall": 0.2, "room": 0.2, "garden": 0.14, "street": 0.1, "dusk": 0.06}
+PLACES = {"studio": 0.3, "wall": 0.22, "room": 0.22, "garden": 0.1, "street": 0.1, "dusk": 0.06}
 GROUND = 96  # px that a background is made at; it is out of focus
 
 
@@ -93,8 +93,10 @@ def place_of(view: View) -> Place:
     names, shares = list(PLACES), np.array(list(PLACES.values()))
     kind = names[int(rng.choice(len(names), p=shares))]
     if view.light.kind == "sun" and kind in ("studio", "dusk"):
-        kind = "garden"
-    image = {"studio": _studio, "wall": _wall, "room": _room, "garden": _garden, "street": _street, "dusk": _dusk}[kind](rng)
+        kind = "garden" if rng.random() < 0.6 else "street"
+    image = {"studio": _studio, "wall": _wall, "room": _room, "garden": _garden, "street": _street, "dusk": _dusk}[
+        kind
+    ](rng)
     n = GROUND
     top = image[: n // 3].mean(axis=(0, 1)) * 0.5 + 0.5 * np.array([0.95, 1.0, 1.06]) * image[: n // 3].mean()
     bottom = image[n // 2 :].mean(axis=(0, 1))
@@ -156,7 +158,10 @@ def _room(rng: np.random.Generator) -> np.ndarray:
             x = rng.uniform(-0.1, 0.4)
             while x < 1:
                 w, h = rng.uniform(0.015, 0.05), rng.uniform(0.09, 0.16)
-                box = (int(x * GROUND), int((shelf + 0.17 - h) * GROUND)), (int((x + w) * GROUND), int((shelf + 0.17) * GROUND))
+                box = (
+                    (int(x * GROUND), int((shelf + 0.17 - h) * GROUND)),
+                    (int((x + w) * GROUND), int((shelf + 0.17) * GROUND)),
+                )
                 cv2.rectangle(image, *box, _tint(rng, 0.03, 0.35, 0.35).tolist(), -1)
                 x += w
     if rng.random() < 0.6:  # a window
@@ -196,10 +201,15 @@ def _street(rng: np.random.Generator) -> np.ndarray:
     while left < 1:
         w, top = rng.uniform(0.12, 0.35), rng.uniform(-0.3, 0.45)
         wall = _tint(rng, 0.08, 0.5, 0.14)
-        cv2.rectangle(image, (int(left * GROUND), int(top * GROUND)), (int((left + w) * GROUND), GROUND), wall.tolist(), -1)
+        cv2.rectangle(
+            image, (int(left * GROUND), int(top * GROUND)), (int((left + w) * GROUND), GROUND), wall.tolist(), -1
+        )
         for row in np.arange(top + 0.05, 1, 0.11):  # windows
             for column in np.arange(left + 0.03, left + w - 0.04, 0.075):
-                box = (int(column * GROUND), int(row * GROUND)), (int((column + 0.04) * GROUND), int((row + 0.06) * GROUND))
+                box = (
+                    (int(column * GROUND), int(row * GROUND)),
+                    (int((column + 0.04) * GROUND), int((row + 0.06) * GROUND)),
+                )
                 cv2.rectangle(image, *box, (wall * rng.choice([0.3, 0.45, 1.5])).tolist(), -1)
         left += w
     road = _tint(rng, 0.1, 0.3, 0.05)
@@ -248,7 +258,9 @@ def develop(light: np.ndarray, view: View, met: float) -> np.ndarray:
     size = len(light)
     rng = np.random.default_rng([view.camera, 2, abs(int(view.yaw * 1e4))])
     level = rng.uniform(0.002, 0.011)
-    grain = rng.standard_normal((size, size, 1), np.float32) * 0.7 + rng.standard_normal((size, size, 3), np.float32) * 0.5
+    grain = (
+        rng.standard_normal((size, size, 1), np.float32) * 0.7 + rng.standard_normal((size, size, 3), np.float32) * 0.5
+    )
     return to_bytes(picture + grain * np.float32(level))
 
 

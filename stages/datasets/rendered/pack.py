@@ -116,6 +116,17 @@ class Pack:
         return self._images[key]
 
     @cached_property
+    def body_triangles(self) -> np.ndarray:
+        """The body's triangles as numbers of mesh vertices, int32 [T, 3]."""
+        return self.body.source[self.body.triangles].astype(np.int32)
+
+    @cached_property
+    def skull_triangles(self) -> np.ndarray:
+        """Triangles of `body` that hair lies on: the head without ears and mouth."""
+        head = (self.headness[self.body.source] > 0.9)[self.body.triangles].all(axis=1)
+        return self.body.triangles[head & ~np.isin(self.triangle_class, [7, 8, 11])]
+
+    @cached_property
     def families(self) -> dict[str, list[str]]:
         """Local shapes by family: left and right and the two directions of a measure belong together."""
         out: dict[str, list[str]] = {}

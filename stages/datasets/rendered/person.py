@@ -16,7 +16,15 @@ FACES = ("african", "asian", "caucasian")  # the sources' names of the three fac
 Triple = tuple[float, float, float]
 
 # plain colours of skin from light to dark, sRGB; a person's tone runs along them in even shares
-TONES = ((231, 189, 164), (221, 174, 146), (207, 156, 125), (186, 132, 100), (158, 106, 77), (122, 78, 55), (90, 57, 42))
+TONES = (
+    (231, 189, 164),
+    (221, 174, 146),
+    (207, 156, 125),
+    (186, 132, 100),
+    (158, 106, 77),
+    (122, 78, 55),
+    (90, 57, 42),
+)
 HAIR_COLOURS = {  # linear light
     "black": (0.010, 0.008, 0.007), "dark brown": (0.030, 0.017, 0.010), "brown": (0.070, 0.037, 0.019),
     "light brown": (0.15, 0.085, 0.042), "blond": (0.40, 0.25, 0.125), "red": (0.20, 0.060, 0.018),
@@ -98,6 +106,7 @@ class Person:
     necklace: bool
     clothes: str
     clothes_colour: Triple
+    print_: float  # 0 dyed in one hue .. 1 the clothes' own colours
 
     @property
     def rng(self) -> np.random.Generator:
@@ -154,7 +163,7 @@ def sample_person(number: int, seed: int = 0, pack: Pack | None = None) -> Perso
     hair = _hair(rng, sex, age, tone, int(face.argmax()))
     beard = _beard(rng, sex, age)
     adult = age > 17
-    hat = _one(rng, {"none": 0.87, "beanie": 0.045, "cap": 0.04, "fedora": 0.015, "headscarf": 0.0})
+    hat = _one(rng, {"none": 0.87, "beanie": 0.045, "cap": 0.03, "fedora": 0.015, "headscarf": 0.0})
     if sex == "female" and adult and rng.random() < 0.06:
         hat = "headscarf"
     hue = np.exp(rng.normal(0, 0.35, 3))
@@ -195,7 +204,8 @@ def sample_person(number: int, seed: int = 0, pack: Pack | None = None) -> Perso
         else "none",
         necklace=bool(rng.random() < (0.3 if sex == "female" else 0.07)),
         clothes=SUITS[sex][int(rng.integers(len(SUITS[sex])))],
-        clothes_colour=_triple(np.exp(rng.normal(-0.1, 0.45)) * np.exp(rng.normal(0, 0.25, 3))),
+        clothes_colour=_triple(np.exp(rng.normal(-0.1, 0.45)) * np.exp(rng.normal(0, 0.32, 3))),
+        print_=float(rng.choice([0.12, 0.5, 1.0])),
     )
 
 
@@ -207,10 +217,10 @@ def _shape(rng: np.random.Generator, pack: Pack) -> dict[str, float]:
     """Local shapes: one of every chosen family, both sides nearly alike, and a little asymmetry."""
     shape: dict[str, float] = {}
     for names in pack.families.values():
-        if rng.random() > 0.42:
+        if rng.random() > 0.5:
             continue
         halves = sorted({name.replace("/r-", "/l-") for name in names})
-        name, weight = halves[int(rng.integers(len(halves)))], min(abs(rng.normal(0, 0.22)), 0.75)
+        name, weight = halves[int(rng.integers(len(halves)))], min(abs(rng.normal(0, 0.27)), 0.8)
         if name.startswith("head/") or "scale" in name:
             weight *= 0.55
         shape[name] = float(weight)
@@ -291,7 +301,9 @@ def _beard(rng: np.random.Generator, sex: str, age: float) -> Beard:
         return Beard(float(rng.uniform(0, 0.15)), 0.0, False, False, False)
     if kind == "stubble":
         return Beard(float(rng.uniform(0.35, 0.8)), 0.0, False, False, False)
-    length = float({"full": rng.uniform(0.08, 0.32), "goatee": rng.uniform(0.06, 0.2)}.get(kind, rng.uniform(0.06, 0.12)))
+    length = float(
+        {"full": rng.uniform(0.08, 0.32), "goatee": rng.uniform(0.06, 0.2)}.get(kind, rng.uniform(0.06, 0.12))
+    )
     return Beard(float(rng.uniform(0.2, 0.5)), length, kind == "full", kind != "moustache", True)
 
 

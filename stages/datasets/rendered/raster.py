@@ -35,6 +35,56 @@ def vertex_normals(vertices, triangles):
 
 
 @njit(cache=True)
+def add_shape(vertices, ids, offsets, weight):
+    """Add weighted offsets [n, 3] to some vertices, in place."""
+    for k in range(ids.shape[0]):
+        i = ids[k]
+        for c in range(3):
+            vertices[i, c] += offsets[k, c] * weight
+
+
+@njit(cache=True)
+def turn_points(points, share, body, steps, pivot):
+    """Points [n, 3] turned about a pivot: by the body, then by the two rotations nearest to each one's share, blended."""
+    out = np.empty((points.shape[0], 3), np.float32)
+    last = steps.shape[0] - 1
+    at, spot = np.empty(3, np.float32), np.empty(3, np.float32)
+    for i in range(points.shape[0]):
+        x = min(F(1), max(F(0), share[i])) * last
+        k = min(int(x), last - 1)
+        t = F(x - k)
+        for c in range(3):
+            spot[c] = points[i, c] - pivot[c]
+        for r in range(3):
+            at[r] = body[r, 0] * spot[0] + body[r, 1] * spot[1] + body[r, 2] * spot[2]
+        for r in range(3):
+            a = steps[k, r, 0] * at[0] + steps[k, r, 1] * at[1] + steps[k, r, 2] * at[2]
+            b = steps[k + 1, r, 0] * at[0] + steps[k + 1, r, 1] * at[1] + steps[k + 1, r, 2] * at[2]
+            out[i, r] = a * (1 - t) + b * t + pivot[r]
+    return out
+
+
+@njit(cache=True)
+def chosen_triangles(triangles, keep):
+    """Which triangles have three kept vertices: bool [T]."""
+    out = np.empty(triangles.shape[0], np.bool_)
+    for t in range(triangles.shape[0]):
+        out[t] = keep[triangles[t, 0]] and keep[triangles[t, 1]] and keep[triangles[t, 2]]
+    return out
+
+
+@njit(cache=True)
+def unit(vectors):
+    """Vectors [n, 3] brought to length 1."""
+    out = np.empty_like(vectors)
+    for i in range(vectors.shape[0]):
+        length = np.sqrt(vectors[i, 0] ** 2 + vectors[i, 1] ** 2 + vectors[i, 2] ** 2) + F(1e-6)
+        for c in range(3):
+            out[i, c] = vectors[i, c] / length
+    return out
+
+
+@njit(cache=True)
 def fill(xy, z, triangles, depth, index, bary):
     """Nearest triangle of every pixel centre, into depth [H, W], index [H, W] and bary [H, W, 2]; z grows away."""
     height, width = depth.shape
@@ -44,8 +94,14 @@ def fill(xy, z, triangles, depth, index, bary):
         area = (x1 - x0) * (y2 - y0) - (x2 - x0) * (y1 - y0)
         if abs(area) < F(1e-9):
             continue
-        left, right = max(0, int(np.ceil(min(x0, x1, x2) - F(0.5)))), min(width - 1, int(np.floor(max(x0, x1, x2) - F(0.5))))
-        top, low = max(0, int(np.ceil(min(y0, y1, y2) - F(0.5)))), min(height - 1, int(np.floor(max(y0, y1, y2) - F(0.5))))
+        left, right = (
+            max(0, int(np.ceil(min(x0, x1, x2) - F(0.5)))),
+            min(width - 1, int(np.floor(max(x0, x1, x2) - F(0.5)))),
+        )
+        top, low = (
+            max(0, int(np.ceil(min(y0, y1, y2) - F(0.5)))),
+            min(height - 1, int(np.floor(max(y0, y1, y2) - F(0.5)))),
+        )
         over = F(1) / area
         for y in range(top, low + 1):
             py = F(y) + F(0.5)
@@ -72,8 +128,14 @@ def fill_depth(xy, z, triangles, depth):
         area = (x1 - x0) * (y2 - y0) - (x2 - x0) * (y1 - y0)
         if abs(area) < F(1e-9):
             continue
-        left, right = max(0, int(np.ceil(min(x0, x1, x2) - F(0.5)))), min(width - 1, int(np.floor(max(x0, x1, x2) - F(0.5))))
-        top, low = max(0, int(np.ceil(min(y0, y1, y2) - F(0.5)))), min(height - 1, int(np.floor(max(y0, y1, y2) - F(0.5))))
+        left, right = (
+            max(0, int(np.ceil(min(x0, x1, x2) - F(0.5)))),
+            min(width - 1, int(np.floor(max(x0, x1, x2) - F(0.5)))),
+        )
+        top, low = (
+            max(0, int(np.ceil(min(y0, y1, y2) - F(0.5)))),
+            min(height - 1, int(np.floor(max(y0, y1, y2) - F(0.5)))),
+        )
         over = F(1) / area
         for y in range(top, low + 1):
             py = F(y) + F(0.5)

@@ -1,8 +1,8 @@
 """Renders people of nobody: a photograph of a person in a view, with its exact truth.
 
-    person, view = sample_person(7), sample_view(7, 0)
-    photo(person, view, 256).image            # uint8 [256, 256, 3]
-    twins.twin(person, view, 256, "comic")    # the same person, pose and light in a style
+person, view = sample_person(7), sample_view(7, 0)
+photo(person, view, 256).image            # uint8 [256, 256, 3]
+twins.twin(person, view, 256, "comic")    # the same person, pose and light in a style
 """
 
 from __future__ import annotations
@@ -78,7 +78,9 @@ def shoot(person: Person, view: View, size: int, pack: Pack | None = None) -> Sh
     return Shot(picture, scene, frame, labels, light, cover)
 
 
-def regions_of(kind: str, label: np.ndarray, over: np.ndarray, scene: Scene, frame: Frame) -> list[tuple[np.ndarray, int]]:
+def regions_of(
+    kind: str, label: np.ndarray, over: np.ndarray, scene: Scene, frame: Frame
+) -> list[tuple[np.ndarray, int]]:
     """The face regions that a bunch of strands covers: lashes none, brows left and right of the nose."""
     if kind == "lash":
         return []

@@ -8,13 +8,14 @@ import cv2
 import numpy as np
 
 from stages.datasets.rendered.build import Part, Scene
-from stages.datasets.rendered.colour import TO_LINEAR, linear, ramp
+from stages.datasets.rendered.colour import LUMINANCE, TO_LINEAR, linear, ramp
 from stages.datasets.rendered.hair import Strands
 from stages.datasets.rendered.light import Lights
 from stages.datasets.rendered.pack import RELIEF, Pack
 from stages.datasets.rendered.person import IRISES
 from stages.datasets.rendered.raster import (
     FAR,
+    chosen_triangles,
     draw_strands,
     fill,
     fill_depth,
@@ -24,13 +25,34 @@ from stages.datasets.rendered.raster import (
     strand_depth,
     strand_light,
     texels,
+    unit,
 )
 from stages.datasets.rendered.texture import LIPSTICKS, scalp, skin_albedo, stubble, under_hair
 
 F = np.float32
 KINDS = ("skin", "eye", "teeth", "tongue", "cloth", "hat", "frame", "lens", "metal")
-ROUGH = {"skin": 0.52, "eye": 0.3, "teeth": 0.3, "tongue": 0.4, "cloth": 0.85, "hat": 0.9, "frame": 0.35, "lens": 0.15, "metal": 0.3}
-SHINE = {"skin": 0.03, "eye": 0.03, "teeth": 0.04, "tongue": 0.03, "cloth": 0.02, "hat": 0.02, "frame": 0.05, "lens": 0.06, "metal": 0.6}
+ROUGH = {
+    "skin": 0.52,
+    "eye": 0.3,
+    "teeth": 0.3,
+    "tongue": 0.4,
+    "cloth": 0.85,
+    "hat": 0.9,
+    "frame": 0.35,
+    "lens": 0.15,
+    "metal": 0.3,
+}
+SHINE = {
+    "skin": 0.03,
+    "eye": 0.03,
+    "teeth": 0.04,
+    "tongue": 0.03,
+    "cloth": 0.02,
+    "hat": 0.02,
+    "frame": 0.05,
+    "lens": 0.06,
+    "metal": 0.6,
+}
 SAMPLES = {64: 3, 128: 2, 256: 2}  # samples of a pixel, each way
 SKY_MAP, LAMP_MAP = {64: 40, 128: 48, 256: 64}, {64: 96, 128: 160, 256: 224}  # texels of depth maps
 REACH = 2.6  # decimetres from the face that depth maps cover
@@ -90,23 +112,32 @@ class Shadows:
         casters = [part for part in scene.parts if part.kind in ("skin", "cloth", "hat")]
         fine = [part for part in scene.parts if part.kind in ("skin", "cloth", "hat", "frame", "lens", "metal")]
         hair = [bunch.points for bunch in scene.strands if bunch.kind in ("hair", "beard")]
-        self.sky = self._maps(casters, [points[::6, ::3] for points in hair], lights.sky_axes, _by_size(SKY_MAP, size), True)
+        self.sky = self._maps(
+            casters, [points[::6, ::3] for points in hair], lights.sky_axes, _by_size(SKY_MAP, size), True
+        )
         self.lamps = self._maps(fine, hair, lights.axes, _by_size(LAMP_MAP, size), False)
 
-    def _maps(self, parts: list[Part], hair: list[np.ndarray], axes: np.ndarray, texels_: int, coarse: bool) -> np.ndarray:
+    def _maps(
+        self, parts: list[Part], hair: list[np.ndarray], axes: np.ndarray, texels_: int, coarse: bool
+    ) -> np.ndarray:
         maps = np.full((len(axes), texels_, texels_), FAR, np.float32)
         points, triangles = _merged(parts, coarse)
         points = points - self.centre
-        near = np.linalg.norm(points, axis=1) < 3.2
-        triangles = triangles[near[triangles].all(axis=1)]
+        near = (points * points).sum(axis=1) < 3.2**2
+        triangles = triangles[chosen_triangles(triangles, near)]
         scale, half = F(texels_ / 2 / REACH), F(texels_ / 2)
         flat = [np.ascontiguousarray(strands.reshape(-1, 3) - self.centre) for strands in hair]
         for k, axis in enumerate(axes):
             seen = points @ axis.T
             fill_depth(seen[:, :2] * scale + half, F(10) - seen[:, 2], triangles, maps[k])
+            if not hair:
+                continue
+            veil = np.full_like(maps[k], FAR)
             for strands, at in zip(hair, flat, strict=True):
                 over = at @ axis.T
-                strand_depth(over[:, :2] * scale + half, F(10) - over[:, 2], strands.shape[1], maps[k])
+                strand_depth(over[:, :2] * scale + half, F(10) - over[:, 2], strands.shape[1], veil)
+            # hair between its drawn strands is there too
+            np.minimum(maps[k], cv2.erode(veil, np.ones((3, 3), np.uint8)), out=maps[k])
         return maps
 
     def scale(self, maps: np.ndarray) -> np.float32:
@@ -116,11 +147,16 @@ class Shadows:
 def _merged(parts: list[Part], coarse: bool) -> tuple[np.ndarray, np.ndarray]:
     """All vertices and triangles of some parts in one numbering."""
     starts = np.cumsum([0] + [len(part.vertices) for part in parts])
-    triangles = [(part.coarse if coarse else part.triangles) + F(0).astype(np.int32) + int(s) for part, s in zip(parts, starts, strict=False)]
+    triangles = [
+        (part.coarse if coarse else part.triangles) + F(0).astype(np.int32) + int(s)
+        for part, s in zip(parts, starts, strict=False)
+    ]
     return np.concatenate([part.vertices for part in parts]), np.concatenate(triangles).astype(np.int32)
 
 
-def capture(scene: Scene, size: int, lights: Lights | None, shadows: Shadows | None, samples: int | None = None) -> Frame:
+def capture(
+    scene: Scene, size: int, lights: Lights | None, shadows: Shadows | None, samples: int | None = None
+) -> Frame:
     """Rasterise the triangles of a scene."""
     width = size * (samples or _by_size(SAMPLES, size))
     points, triangles = _merged(scene.parts, False)
@@ -135,21 +171,23 @@ def capture(scene: Scene, size: int, lights: Lights | None, shadows: Shadows | N
     sky = np.zeros_like(points)
     if lights is not None and shadows is not None:
         shown = np.zeros(len(points), bool)
-        shown[triangles[np.unique(hit)].ravel()] = True
+        seen = np.zeros(len(triangles), bool)
+        seen[hit] = True
+        shown[triangles[seen].ravel()] = True
         sky[shown] = sky_light(
             points[shown], normals[shown], lights.sky_axes, lights.sky_colours, shadows.sky, shadows.centre,
             shadows.scale(shadows.sky), F(0.13),
         )  # fmt: skip
-    values = np.concatenate([points, normals, np.concatenate([part.uv for part in scene.parts]), np.concatenate(neutral), sky], axis=1)
+    values = np.concatenate(
+        [points, normals, np.concatenate([part.uv for part in scene.parts]), np.concatenate(neutral), sky], axis=1
+    )
     at = interpolate(hit, where, triangles, values.astype(np.float32))
     counts = [len(part.triangles) for part in scene.parts]
     part = np.repeat(np.arange(len(counts)), counts)[hit]
     label = np.concatenate([p.label for p in scene.parts])[hit]
     place, normal = at[:, :3], at[:, 3:6]
-    normal = normal / (np.linalg.norm(normal, axis=1, keepdims=True) + F(1e-6))
-    view = scene.camera.place - place
-    view = view / np.linalg.norm(view, axis=1, keepdims=True)
-    normal = np.where((normal * view).sum(axis=1, keepdims=True) < 0, -normal, normal)
+    normal, view = unit(normal), unit(scene.camera.place - place)
+    normal *= np.where((normal * view).sum(axis=1, keepdims=True) < 0, F(-1), F(1))
     return Frame(
         scene, size, depth, index, rows, columns, part, label, place, np.ascontiguousarray(normal, F), at[:, 6:8], at[:, 8:11],
         at[:, 11:14], np.ascontiguousarray(view, F),
@@ -157,12 +195,12 @@ def capture(scene: Scene, size: int, lights: Lights | None, shadows: Shadows | N
     )  # fmt: skip
 
 
-def albedo_of(pack: Pack, frame: Frame) -> np.ndarray:
-    """Linear colour [n, 3] of every sample's surface; also bends the skin's normals by its relief."""
+def albedo_of(pack: Pack, frame: Frame, kinds: tuple[str, ...] = KINDS) -> np.ndarray:
+    """Linear colour [n, 3] of the surfaces of some kinds; also bends the normals of skin by its relief, of eyes by the cornea."""
     scene, out = frame.scene, np.zeros((len(frame.rows), 3), np.float32)
     for number, part in enumerate(scene.parts):
         on = frame.part == number
-        if not on.any():
+        if part.kind not in kinds or not on.any():
             continue
         if part.kind == "skin":
             out[on] = _skin(frame, part, on)
@@ -171,7 +209,12 @@ def albedo_of(pack: Pack, frame: Frame) -> np.ndarray:
         elif part.texture is None:
             out[on] = np.clip(part.colour, 0, 1)
         else:
-            picture = TO_LINEAR[np.clip(texels(part.texture, np.ascontiguousarray(frame.uv[on])) + F(0.5), 0, 255).astype(np.uint8)]
+            picture = TO_LINEAR[
+                np.clip(texels(part.texture, np.ascontiguousarray(frame.uv[on])) + F(0.5), 0, 255).astype(np.uint8)
+            ]
+            if part.kind == "cloth":  # dyed: the print keeps its shading and some of its colours
+                grey = (picture @ LUMINANCE)[:, None]
+                picture = grey + (picture - grey) * F(scene.person.print_)
             out[on] = np.clip(picture * np.array(part.colour, np.float32), 0, 0.9)
     return out
 
@@ -186,7 +229,9 @@ def _skin(frame: Frame, part: Part, on: np.ndarray) -> np.ndarray:
     out = skin_albedo(person, colour, scene.plain, places, frame.texel)
     lips = np.isin(label, [12, 13])
     tone = np.array(person.skin_colour, np.float32)
-    ratio = np.clip(colour[lips] @ np.array([0.3, 0.6, 0.1], np.float32) / max(1e-3, float(scene.plain @ [0.3, 0.6, 0.1])), 0.2, 1.5)
+    ratio = np.clip(
+        colour[lips] @ np.array([0.3, 0.6, 0.1], np.float32) / max(1e-3, float(scene.plain @ [0.3, 0.6, 0.1])), 0.2, 1.5
+    )
     natural = tone * np.array([0.80, 0.50, 0.50], np.float32) * (0.55 + 0.6 * ratio[:, None])
     stick = np.array(LIPSTICKS[person.number % len(LIPSTICKS)], np.float32) * (0.5 + 0.6 * ratio[:, None])
     painted = person.make_up[0]
@@ -218,7 +263,7 @@ def _relief(frame: Frame, on: np.ndarray, relief: np.ndarray) -> None:
     slope = np.stack([dx, -dy], axis=2)[rows, columns] / F(frame.texel) * inside[rows, columns, None]
     bent = frame.normals[on]
     bent[:, :2] -= np.clip(slope, -0.45, 0.45)
-    frame.normals[on] = bent / np.linalg.norm(bent, axis=1, keepdims=True)
+    frame.normals[on] = unit(bent)
 
 
 def _eye(pack: Pack, frame: Frame, part: Part, on: np.ndarray) -> np.ndarray:
@@ -291,7 +336,10 @@ def _scattered(frame: Frame, diffuse: np.ndarray, skin: np.ndarray) -> np.ndarra
     """Diffuse light on skin [n, 3] after it travelled under the surface: blurred on the picture, red the furthest."""
     width = frame.width
     half = 2 if width >= 256 else 1
-    light, cover = frame.raster(np.where(skin[:, None], diffuse, 0).astype(np.float32)), frame.raster(skin.astype(np.float32))
+    light, cover = (
+        frame.raster(np.where(skin[:, None], diffuse, 0).astype(np.float32)),
+        frame.raster(skin.astype(np.float32)),
+    )
     if half > 1:
         light, cover = (cv2.resize(a, (width // 2, width // 2), interpolation=cv2.INTER_AREA) for a in (light, cover))
     out = np.empty_like(light)
@@ -329,7 +377,7 @@ def shade(pack: Pack, frame: Frame, lights: Lights, shadows: Shadows) -> tuple[n
     if mouth.any():
         teeth = frame.kind("teeth")
         diffuse[mouth & ~teeth] *= 0.45
-        diffuse[teeth] = diffuse[teeth] * 0.5 + 0.45 * lights.harmonics[0]
+        diffuse[teeth] = diffuse[teeth] * 0.55 + 0.65 * lights.harmonics[0].mean()
     met = float(diffuse[skin & (frame.label != 14)].mean()) if skin.any() else 1.0
     light = _scattered(frame, diffuse, skin)
     # the sky mirrored at grazing angles
@@ -349,10 +397,10 @@ def lit_strands(bunch: Strands, scene: Scene, lights: Lights, shadows: Shadows) 
     """Linear colour [S, P, 3] of strands under the lights."""
     s, p, _ = bunch.points.shape
     flat = np.ascontiguousarray(bunch.points.reshape(-1, 3))
-    along = np.gradient(bunch.points, axis=1)
-    along = (along / (np.linalg.norm(along, axis=2, keepdims=True) + 1e-6)).reshape(-1, 3).astype(np.float32)
-    view = scene.camera.place - flat
-    view = (view / np.linalg.norm(view, axis=1, keepdims=True)).astype(np.float32)
+    along = np.empty_like(bunch.points)
+    along[:, :-1] = bunch.points[:, 1:] - bunch.points[:, :-1]
+    along[:, -1] = along[:, -2]
+    along, view = unit(along.reshape(-1, 3)), unit(scene.camera.place - flat)
     outward = np.ascontiguousarray(bunch.outward.reshape(-1, 3))
     diffuse, first, second = strand_light(
         flat, along, outward, view, lights.axes, lights.colours, shadows.lamps, shadows.centre, shadows.scale(shadows.lamps),
@@ -362,11 +410,20 @@ def lit_strands(bunch: Strands, scene: Scene, lights: Lights, shadows: Shadows) 
     albedo = bunch.colour.reshape(-1, 3)
     reach = bunch.shade.reshape(-1, 1)
     gloss = 1.0 if bunch.kind == "hair" else 0.25
-    colour = albedo * (sky * reach + diffuse * reach) + gloss * reach * (0.045 * first + (0.9 * albedo + 0.006) * second)
+    colour = albedo * (sky * reach + diffuse * reach) + gloss * reach * (
+        0.045 * first + (0.9 * albedo + 0.006) * second
+    )
     return colour.reshape(s, p, 3).astype(np.float32)
 
 
-def draw(bunch: Strands, values: np.ndarray, frame: Frame, image: np.ndarray, chosen: np.ndarray | None = None, wider: float = 1.0) -> np.ndarray:
+def draw(
+    bunch: Strands,
+    values: np.ndarray,
+    frame: Frame,
+    image: np.ndarray,
+    chosen: np.ndarray | None = None,
+    wider: float = 1.0,
+) -> np.ndarray:
     """Blend strands with values [S, P, C] over an image [W, W, C]; their cover [W, W]."""
     cover = np.zeros(frame.depth.shape, np.float32)
     points, width, opacity = bunch.points, bunch.width, bunch.opacity
@@ -381,5 +438,15 @@ def draw(bunch: Strands, values: np.ndarray, frame: Frame, image: np.ndarray, ch
     order = first[np.argsort(-(z[first] + z[first + 1]), kind="stable")]
     thick = (width.ravel() / F(frame.texel) * wider).astype(np.float32)
     lift = F(0.02 if bunch.kind in ("brow", "lash") else 0.03)
-    draw_strands(order, xy, z - lift, np.ascontiguousarray(values.reshape(s * p, -1)), thick, opacity.ravel(), frame.depth, image, cover)
+    draw_strands(
+        order,
+        xy,
+        z - lift,
+        np.ascontiguousarray(values.reshape(s * p, -1)),
+        thick,
+        opacity.ravel(),
+        frame.depth,
+        image,
+        cover,
+    )
     return cover

@@ -88,7 +88,9 @@ class RenderedData:
         number("views", self.views, 1, 1000, integer=True)
         number("seed", self.seed, 0, integer=True)
         if not isinstance(self.styles, list) or not self.styles:
-            raise ConfigError("styles", f"{self.styles!r} is not a list of styles", f"Say styles=[{','.join(STYLES[:2])}]")
+            raise ConfigError(
+                "styles", f"{self.styles!r} is not a list of styles", f"Say styles=[{','.join(STYLES[:2])}]"
+            )
         for name in self.styles:
             choice("styles", name, STYLES)
         if len(set(self.styles)) != len(self.styles):

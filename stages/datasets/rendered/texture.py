@@ -27,7 +27,9 @@ def scalp(places: np.ndarray, hair: Hair | None = None) -> np.ndarray:
         crown = ramp(y, 7.75, 7.55) * ramp(z, 0.95, 0.75)
         on = on * crown * (1.0 if hair.receding > 0.35 else 0.0)
     elif back > 0.6:
-        on = on * (1 - 0.9 * ramp(back, 0.6, 0.9) * np.exp(-((x / 0.42) ** 2) - ((z + 0.05) / 0.5) ** 2) * ramp(y, 7.9, 8.2))
+        on = on * (
+            1 - 0.9 * ramp(back, 0.6, 0.9) * np.exp(-((x / 0.42) ** 2) - ((z + 0.05) / 0.5) ** 2) * ramp(y, 7.9, 8.2)
+        )
     return on
 
 
@@ -58,7 +60,11 @@ def brow_frame(places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def brow_width(along: np.ndarray, thickness: float) -> np.ndarray:
     """Half the height of a brow along it, decimetres."""
-    return thickness * (0.040 * np.exp(-(((along - 0.28) / 0.5) ** 2)) * ramp(along, -0.05, 0.12) + 0.004) * ramp(along, 1.05, 0.8)
+    return (
+        thickness
+        * (0.036 * np.exp(-(((along - 0.28) / 0.5) ** 2)) * ramp(along, -0.05, 0.12) + 0.004)
+        * ramp(along, 1.05, 0.8)
+    )
 
 
 def hashed(cells: np.ndarray, salt: int) -> np.ndarray:
@@ -91,12 +97,23 @@ def skin_albedo(person: Person, colour: np.ndarray, plain: np.ndarray, places: n
     out = tone * ratio ** np.float32(0.95)
     # blood under the skin: cheeks, nose, ears; and mottling
     warm = np.exp(-(((abs(x) - 0.42) / 0.17) ** 2) - ((y - 6.98) / 0.16) ** 2) * (z > 0.6)
-    warm = warm + 0.8 * np.exp(-((x / 0.12) ** 2) - ((y - 6.95) / 0.1) ** 2) * (z > 1.3) + 0.4 * (abs(x) > 0.74) * (z > 0)
+    warm = (
+        warm + 0.8 * np.exp(-((x / 0.12) ** 2) - ((y - 6.95) / 0.1) ** 2) * (z > 1.3) + 0.4 * (abs(x) > 0.74) * (z > 0)
+    )
     fair = 1 - person.tone
-    flush = (0.10 + 0.10 * fair) * warm * (0.6 + 0.4 * np.sin(person.number)) + 0.03 * mottled(places, 0.25, person.number)
-    flush = flush + 0.35 * person.make_up[2] * np.exp(-(((abs(x) - 0.48) / 0.14) ** 2) - ((y - 7.03) / 0.1) ** 2) * (z > 0.5)
+    flush = (0.10 + 0.10 * fair) * warm * (0.6 + 0.4 * np.sin(person.number)) + 0.03 * mottled(
+        places, 0.25, person.number
+    )
+    flush = flush + 0.35 * person.make_up[2] * np.exp(-(((abs(x) - 0.48) / 0.14) ** 2) - ((y - 7.03) / 0.1) ** 2) * (
+        z > 0.5
+    )
     out = out * (1 - flush[:, None] * np.array([0.05, 0.75, 0.65], np.float32))
-    out = out * (1 + 0.035 * mottled(places, 0.6, person.number + 1) + 0.02 * mottled(places, 0.09, person.number + 2))[:, None]
+    out = (
+        out
+        * (1 + 0.035 * mottled(places, 0.6, person.number + 1) + 0.02 * mottled(places, 0.09, person.number + 2))[
+            :, None
+        ]
+    )
     out = _marks(person, out, places, texel)
     lids = person.make_up[1]
     if lids > 0:
@@ -115,13 +132,16 @@ def _marks(person: Person, out: np.ndarray, places: np.ndarray, texel: float) ->
     rng = np.random.default_rng([person.number, person.seed, 9])
     spots = int(rng.integers(0, 6)) + (int(rng.integers(4, 22)) if person.age > 55 else 0)
     dark = np.zeros(len(places), np.float32)
+    x_, y_, front = places[:, 0], places[:, 1], places[:, 2] > 0.3
     for _ in range(spots):
         x = rng.uniform(-0.7, 0.7)
         at = np.array([x, rng.uniform(6.2, 7.9), 1.62 - 1.5 * abs(x) ** 1.8 - rng.uniform(0, 0.1)], np.float32)
         radius = max(rng.uniform(0.008, 0.022), texel * 0.7)
         fade = min(1.0, 0.015 / radius) ** 2
-        d = ((places[:, :2] - at[:2]) ** 2).sum(axis=1)
-        dark += np.exp(-d / radius**2) * (places[:, 2] > 0.3) * rng.uniform(0.25, 0.7) * fade
+        strength, reach = rng.uniform(0.25, 0.7) * fade, 3 * radius
+        near = np.nonzero((abs(x_ - at[0]) < reach) & (abs(y_ - at[1]) < reach) & front)[0]
+        d = ((places[near, :2] - at[:2]) ** 2).sum(axis=1)
+        dark[near] += np.exp(-d / radius**2) * strength
     if person.freckles > 0 and texel < 0.03:
         cells = np.floor(places / 0.035)
         chosen = hashed(cells, person.number) < 0.35 * person.freckles

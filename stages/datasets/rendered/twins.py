@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 
 from stages.datasets.rendered import truth
-from stages.datasets.rendered.build import Camera, Scene, build, camera_of, express, pose_of, shape_of
+from stages.datasets.rendered.build import Scene, build
 from stages.datasets.rendered.colour import ramp, saturate, smooth_noise, srgb, to_bytes
 from stages.datasets.rendered.light import Lights, film, ground, lights_of, place_of
 from stages.datasets.rendered.pack import Pack, load_pack
@@ -47,8 +47,14 @@ class Proportions:
             neck = pack.joint(v, "neck")
             for rim in pack.eye_rims:
                 d = v - v[rim].mean(axis=0)
-                near = np.exp(-((d[:, 0] / 0.20) ** 2 + (d[:, 1] / 0.17) ** 2) / 2) * np.clip(1.6 - abs(d[:, 2]) / 0.5, 0, 1)
-                v += near[:, None] * d * (np.array([self.eye, self.eye * self.eye_height, 1 + (self.eye - 1) * 0.35]) - 1)
+                near = np.exp(-((d[:, 0] / 0.20) ** 2 + (d[:, 1] / 0.17) ** 2) / 2) * np.clip(
+                    1.6 - abs(d[:, 2]) / 0.5, 0, 1
+                )
+                v += (
+                    near[:, None]
+                    * d
+                    * (np.array([self.eye, self.eye * self.eye_height, 1 + (self.eye - 1) * 0.35]) - 1)
+                )
             for middle, size, reach in (
                 (v[pack.landmarks[30]] + [0, 0.02, -0.05], self.nose, 0.15),
                 (v[pack.mouth_corners].mean(axis=0), self.mouth, 0.22),
@@ -65,8 +71,8 @@ class Proportions:
 
 
 PROPORTIONS = {
-    "comic": Proportions(eye=1.30, nose=0.85, jaw=0.08, head=0.04, expression=1.15),
-    "anime": Proportions(eye=1.62, eye_height=1.12, nose=0.55, mouth=0.82, jaw=0.16, chin=0.14, head=0.08),
+    "comic": Proportions(eye=1.38, eye_height=1.08, nose=0.85, jaw=0.08, head=0.04, expression=1.15),
+    "anime": Proportions(eye=1.80, eye_height=1.16, nose=0.55, mouth=0.82, jaw=0.16, chin=0.14, head=0.08),
     "figurine": Proportions(eye=1.45, nose=0.72, mouth=0.95, jaw=0.02, head=0.12),
     "watercolour": Proportions(eye=1.12, nose=0.97, jaw=0.04, expression=1.05),
 }
@@ -104,11 +110,16 @@ class Drawing:
         return truth.fixed_landmarks(self.pack, self.frame.scene, self.width)
 
 
-def drawn(pack: Pack, person: Person, view: View, size: int, style: str, lights: Lights | None = None) -> tuple[Drawing, Scene, Shadows | None]:
+def drawn(
+    pack: Pack, person: Person, view: View, size: int, style: str, lights: Lights | None = None
+) -> tuple[Drawing, Scene, Shadows | None]:
     """Build and rasterise a person in a style's proportions."""
     shape = PROPORTIONS[style]
-    scene = build(pack, person, view, size, shape.warp(pack), shape.expression, GATHER[style])
-    scene.camera = _camera(pack, person, view)
+    # grey hairs are a tint of the whole in a drawing
+    hair = person.hair
+    mixed = np.array(hair.colour) * (1 - hair.grey) + 0.33 * hair.grey
+    person = replace(person, hair=replace(hair, grey=0.0, colour=(float(mixed[0]), float(mixed[1]), float(mixed[2]))))
+    scene = build(pack, person, view, size, shape.warp(pack), shape.expression, GATHER[style], size // 2)
     shadows = Shadows(scene, lights, size) if lights is not None else None
     frame = capture(scene, size, lights, shadows)
     normals = frame.raster(frame.normals)
@@ -119,7 +130,7 @@ def drawn(pack: Pack, person: Person, view: View, size: int, style: str, lights:
         if bunch.kind in ("hair", "beard"):
             values = np.concatenate([bunch.outward, _locks(bunch.colour, bunch.outward)], axis=2)
             both = np.concatenate([normals, lock], axis=2)
-            over = draw(bunch, np.ascontiguousarray(values), frame, both, wider=2.6 if bunch.kind == "hair" else 2.0)
+            over = draw(bunch, np.ascontiguousarray(values), frame, both, wider=1.6 if bunch.kind == "hair" else 2.0)
             over = _solid(over, frame.width, bunch.kind == "hair")
             normals, lock = np.ascontiguousarray(both[..., :3]), np.ascontiguousarray(both[..., 3:])
         else:
@@ -128,13 +139,6 @@ def drawn(pack: Pack, person: Person, view: View, size: int, style: str, lights:
         regions += regions_of(bunch.kind, bunch.label, over, scene, frame)
     labels = truth.regions(frame, regions, filled=True)
     return Drawing(pack, person, view, frame, labels, normals, lock[..., 0], covers), scene, shadows
-
-
-def _camera(pack: Pack, person: Person, view: View) -> Camera:
-    """The photograph's own camera, so that the twin stands where the photograph does."""
-    shaped = shape_of(pack, person)
-    pose = pose_of(view, pack.joint(shaped, "neck"))
-    return camera_of(pack, pose.place(express(pack, shaped, view.units), pack.headness), view)
 
 
 def _locks(colour: np.ndarray, outward: np.ndarray) -> np.ndarray:
@@ -193,8 +197,8 @@ def _flat(art: Drawing, skin: np.ndarray, hair: np.ndarray, lips: np.ndarray, cl
 
 def _cloth(art: Drawing, steps: int) -> np.ndarray:
     """The clothes' print in a few steps of brightness."""
-    print_ = art.frame.raster(albedo_of(art.pack, art.frame))
-    smooth = cv2.bilateralFilter(srgb(print_), 0, 0.12, 2 * art.fine)
+    print_ = art.frame.raster(albedo_of(art.pack, art.frame, ("cloth",)))
+    smooth = cv2.GaussianBlur(srgb(print_), (0, 0), 0.8 * art.fine)
     return saturate((np.round(smooth * steps) / steps) ** 2.2, 1.2, 1.15)
 
 
@@ -216,7 +220,9 @@ def _eyes(art: Drawing, iris: np.ndarray, grow: float) -> tuple[np.ndarray, np.n
         inside = chosen & (d < 1)
         if inside.any():
             low, high = rows[inside].min(), rows[inside].max()
-            height[frame.rows[on][chosen], frame.columns[on][chosen]] = (rows[chosen] - (low + high) / 2) / max(1, (high - low) / 2)
+            height[frame.rows[on][chosen], frame.columns[on][chosen]] = (rows[chosen] - (low + high) / 2) / max(
+                1, (high - low) / 2
+            )
     return eye, distance, height
 
 
@@ -278,7 +284,9 @@ def _cheeks(art: Drawing, size: float) -> np.ndarray:
     return cv2.GaussianBlur(out, (0, 0), max(0.5, wide * size * 0.5)) * art.on("skin", "nose")
 
 
-def _finish(art: Drawing, colour: np.ndarray, back: np.ndarray, ink: np.ndarray, tint: np.ndarray, size: int) -> np.ndarray:
+def _finish(
+    art: Drawing, colour: np.ndarray, back: np.ndarray, ink: np.ndarray, tint: np.ndarray, size: int
+) -> np.ndarray:
     """Colour over a background with ink on it, brought to size: sRGB bytes."""
     cover = cv2.GaussianBlur((art.labels > 0).astype(np.float32), (0, 0), 0.45 * art.fine)[..., None]
     picture = srgb(colour) * cover + back * (1 - cover)
@@ -337,18 +345,28 @@ def comic(art: Drawing, size: int) -> np.ndarray:
     eye, d, _ = _eyes(art, np.zeros(3), 1.02)
     iris = saturate(np.array(IRISES[person.iris]) * 1.8 + 0.02, 1.4)
     white = np.array([0.92, 0.93, 0.94], np.float32)
-    seen = np.where((d < 0.45)[..., None], 0.008, np.where((d < 0.93)[..., None], iris, np.where((d < 1.06)[..., None], iris * 0.2, white)))
+    seen = np.where(
+        (d < 0.45)[..., None],
+        0.008,
+        np.where((d < 0.93)[..., None], iris, np.where((d < 1.06)[..., None], iris * 0.2, white)),
+    )
     colour = np.where(eye[..., None], seen * _lid(art)[..., None], colour)
-    colour = np.where((art.frame.raster(art.frame.kind("teeth")) & art.on("mouth"))[..., None], 0.88, colour).astype(np.float32)
+    colour = np.where((art.frame.raster(art.frame.kind("teeth")) & art.on("mouth"))[..., None], 0.88, colour).astype(
+        np.float32
+    )
     r = max(1, round(0.8 * art.fine))
     disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * r + 1, 2 * r + 1))
     ink = cv2.dilate(_edges(art, True), disc) if art.fine > 1 else _edges(art, art.width > 200)
-    ink = np.maximum(ink, _face_lines(art, 0.045, 0.02))
-    ink = np.maximum(ink, (art.covers["lash"] > 0.30) * art.on("skin", "l_eye", "r_eye") * F(0.8 * min(1.0, person.lashes)))
+    ink = np.maximum(ink, _face_lines(art, 0.038, 0.018))
+    ink = np.maximum(
+        ink, (art.covers["lash"] > 0.30) * art.on("skin", "l_eye", "r_eye") * F(0.8 * min(1.0, person.lashes))
+    )
     _spots(art, colour, 0.10, 0.065)
     ink = cv2.GaussianBlur(ink.astype(np.float32), (0, 0), 0.4 * art.fine)
     back = srgb(ground(place_of(art.view), art.width))
-    back = cv2.GaussianBlur(np.round(np.clip(back * 1.05 + 0.03, 0, 1) * 6) / 6, (0, 0), 0.9 * art.fine)
+    level = np.maximum(cv2.GaussianBlur(back, (0, 0), 1.5 * art.fine).mean(axis=2, keepdims=True), 0.02)
+    back = np.clip(back * (np.round(level * 5 + 0.3) / 5 / level) * 1.04, 0, 1)
+    back = cv2.GaussianBlur(back.astype(np.float32), (0, 0), 0.8 * art.fine)
     return _finish(art, colour, back, np.clip(ink, 0, 1), np.full(3, 0.03, np.float32), size)
 
 
@@ -357,7 +375,7 @@ def _lid(art: Drawing) -> np.ndarray:
     on = art.frame.kind("eye")
     out = np.ones((art.width, art.width), np.float32)
     out[art.frame.rows[on], art.frame.columns[on]] = lid_shadow(art.pack, art.frame, on)
-    return np.where(out < 0.75, 0.66, 1.0).astype(np.float32)
+    return np.where(out < 0.60, 0.72, 1.0).astype(np.float32)
 
 
 def anime(art: Drawing, size: int) -> np.ndarray:
@@ -365,7 +383,9 @@ def anime(art: Drawing, size: int) -> np.ndarray:
     person = art.person
     skin = skin_tone(person, 1.4, 1.05) * F(1.05)
     hair = saturate(np.array(person.hair.colour) * 1.9 + 0.02, 1.5)
-    lips = skin * np.array([0.92, 0.62, 0.62], np.float32) * (1 - 0.5 * person.make_up[0]) + 0.5 * person.make_up[0] * _lips(person, skin)
+    lips = skin * np.array([0.92, 0.62, 0.62], np.float32) * (1 - 0.5 * person.make_up[0]) + 0.5 * person.make_up[
+        0
+    ] * _lips(person, skin)
     base = _beard(art, _flat(art, np.minimum(skin, 0.95), hair, lips, 4), hair * 0.9)
     lit = _lit(art, 3.5)
     tone = ramp(lit, 0.10, 0.13)[..., None]
@@ -377,11 +397,17 @@ def anime(art: Drawing, size: int) -> np.ndarray:
     cheeks = (_cheeks(art, 0.10) * 0.38)[..., None]
     colour = colour * (1 - cheeks) + colour * np.array([1.05, 0.60, 0.60], np.float32) * cheeks
     eye, d, height = _eyes(art, np.zeros(3), 1.38)
-    iris = saturate(np.array(IRISES[person.iris]) * 2.6 + 0.03, 1.6)
+    iris = saturate(np.array(IRISES[person.iris]) * 1.7 + 0.03, 1.35)
     glow = iris * (0.35 + 1.0 * ramp(height, -0.7, 0.9)[..., None]) + 0.25 * ramp(height, 0.2, 1.0)[..., None] * iris
-    seen = np.where((d < 0.36)[..., None], iris * 0.06, np.where((d < 0.9)[..., None], glow, np.where((d < 1.02)[..., None], iris * 0.12, 0.97)))
+    seen = np.where(
+        (d < 0.36)[..., None],
+        iris * 0.06,
+        np.where((d < 0.9)[..., None], glow, np.where((d < 1.02)[..., None], iris * 0.12, 0.97)),
+    )
     colour = np.where(eye[..., None], seen * (0.25 + 0.75 * _lid(art))[..., None], colour)
-    colour = np.where((art.frame.raster(art.frame.kind("teeth")) & art.on("mouth"))[..., None], 0.95, colour).astype(np.float32)
+    colour = np.where((art.frame.raster(art.frame.kind("teeth")) & art.on("mouth"))[..., None], 0.95, colour).astype(
+        np.float32
+    )
     edges = cv2.GaussianBlur(_edges(art, art.width > 200), (0, 0), 0.55 * art.fine)
     lines = np.maximum(np.clip(edges * 0.9, 0, 1), _face_lines(art, 0.058, 0.013))
     tint = srgb(cv2.GaussianBlur(base, (0, 0), 2 * art.fine) * 0.16)  # lines take the colour beside them
@@ -405,7 +431,9 @@ def figurine(art: Drawing, size: int, lights: Lights, shadows: Shadows) -> np.nd
     base = base * (1 - cheeks) + base * np.array([1.05, 0.58, 0.55], np.float32) * cheeks
     eye, d, _ = _eyes(art, np.zeros(3), 1.12)
     iris = saturate(np.array(IRISES[person.iris]) * 1.5 + 0.01, 1.3)
-    seen = np.where((d < 0.5)[..., None], 0.006, np.where((d < 1.0)[..., None], iris * (0.6 + 0.6 * d[..., None]), 0.85))
+    seen = np.where(
+        (d < 0.5)[..., None], 0.006, np.where((d < 1.0)[..., None], iris * (0.6 + 0.6 * d[..., None]), 0.85)
+    )
     base = np.where(eye[..., None], seen * (0.3 + 0.7 * _lid(art))[..., None], base)
     base = np.where((frame.raster(frame.kind("teeth")) & art.on("mouth"))[..., None], 0.8, base)
     soft = cv2.GaussianBlur(art.normals, (0, 0), 2.2 * art.fine)
@@ -425,8 +453,12 @@ def figurine(art: Drawing, size: int, lights: Lights, shadows: Shadows) -> np.nd
     rim = (1 - np.clip(soft[..., 2], 0, 1)) ** 3 * 0.10 * np.clip(base.mean(axis=2) * 3, 0.15, 1)
     light = sky * 1.15 + (lit * float(lights.colours.sum(axis=0).mean()))[..., None]
     thin = np.clip(1 - np.clip(soft @ key, -1, 1) ** 2, 0, 1)[..., None] * np.array([0.06, 0.02, 0.015], np.float32)
-    lids = np.maximum(_face_lines(art, 0.04, 0.014), (art.covers["lash"] > 0.4) * F(0.6) * art.on("skin", "l_eye", "r_eye"))
-    colour = film(base * (light + thin * art.on("skin", "nose")[..., None]) * 0.95 + gloss[..., None] + rim[..., None], 0.55) ** F(1.0)
+    lids = np.maximum(
+        _face_lines(art, 0.04, 0.014), (art.covers["lash"] > 0.4) * F(0.6) * art.on("skin", "l_eye", "r_eye")
+    )
+    colour = film(
+        base * (light + thin * art.on("skin", "nose")[..., None]) * 0.95 + gloss[..., None] + rim[..., None], 0.55
+    ) ** F(1.0)
     colour = colour.astype(np.float32)
     _spots(art, colour, 0.12, 0.07)
     cover = cv2.GaussianBlur((art.labels > 0).astype(np.float32), (0, 0), 0.5 * art.fine)[..., None]
@@ -441,11 +473,17 @@ def watercolour(art: Drawing, size: int, light: np.ndarray) -> np.ndarray:
     rng = np.random.default_rng([art.person.number, art.person.seed, 41])
     place = ground(place_of(art.view), art.width)
     cover = cv2.GaussianBlur((art.labels > 0).astype(np.float32), (0, 0), 0.6 * art.fine)[..., None]
-    scene = film(saturate(np.clip(light, 0, 1.3), 1.25) * 1.25, 0.5) * cover
+    scene = film(saturate(np.clip(light, 0, 1.3), 1.22) * 1.5, 0.5) * cover
     washes = scene + (srgb(cv2.GaussianBlur(place, (0, 0), 7 * art.fine)) * 0.55 + 0.42) * (1 - cover)
     wobble = np.stack([smooth_noise(rng, art.width, 22), smooth_noise(rng, art.width, 22)], axis=2) * 1.1 * art.fine
     rows, columns = np.indices((art.width, art.width), dtype=np.float32)
-    washes = cv2.remap(washes.astype(np.float32), columns + wobble[..., 0], rows + wobble[..., 1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
+    washes = cv2.remap(
+        washes.astype(np.float32),
+        columns + wobble[..., 0],
+        rows + wobble[..., 1],
+        cv2.INTER_LINEAR,
+        borderMode=cv2.BORDER_REFLECT,
+    )
     calm = kuwahara(washes, max(1, round(1.7 * art.fine)))
     # pigment: transparent layers whose rims dry darker
     level = calm.mean(axis=2)
@@ -455,17 +493,22 @@ def watercolour(art: Drawing, size: int, light: np.ndarray) -> np.ndarray:
     wet = cv2.GaussianBlur(level, (0, 0), 2.2 * art.fine) - level
     rim = np.clip(wet * 1.6, 0, 0.22)[..., None]
     density = np.clip(1 - calm, 0, 1) * (1 + rim)
-    grain = smooth_noise(rng, art.width, art.width // 2) * 0.5 + smooth_noise(rng, art.width, max(4, int(art.width / 5))) * 0.4
+    grain = (
+        smooth_noise(rng, art.width, art.width // 2) * 0.5
+        + smooth_noise(rng, art.width, max(4, int(art.width / 5))) * 0.4
+    )
     bloom = smooth_noise(rng, art.width, 7)
     density = density * (1 + 0.05 * grain[..., None] + 0.07 * bloom[..., None])
     # the background's wash ends in a ragged edge and leaves paper
     away = np.maximum(abs(columns / art.width - 0.5), abs(rows / art.width - 0.47)) * 2
-    ragged = away + 0.10 * smooth_noise(rng, art.width, 9) + 0.04 * smooth_noise(rng, art.width, 30)
-    left = ramp(ragged, 0.98, 0.90)[..., None] * (0.75 + 0.25 * cover)
+    ragged = away + 0.09 * smooth_noise(rng, art.width, 5) + 0.02 * smooth_noise(rng, art.width, 14)
+    left = ramp(ragged, 0.99, 0.86)[..., None] * (0.75 + 0.25 * cover)
     density = density * left
     paper = np.array([0.985, 0.975, 0.95], np.float32) + 0.008 * grain[..., None]
     picture = paper * (1 - density)
-    pencil = cv2.GaussianBlur(np.maximum(_edges(art, False) * 0.40, _face_lines(art, 0.028, 0.014) * 0.75), (0, 0), 0.45 * art.fine)
+    pencil = cv2.GaussianBlur(
+        np.maximum(_edges(art, False) * 0.40, _face_lines(art, 0.028, 0.014) * 0.75), (0, 0), 0.45 * art.fine
+    )
     pencil = pencil * (0.75 + 0.35 * smooth_noise(rng, art.width, 40)) * left[..., 0]
     _spots(art, picture, 0.08, 0.05)
     picture = picture * (1 - np.clip(pencil, 0, 0.9)[..., None] * np.array([0.80, 0.84, 0.80], np.float32))

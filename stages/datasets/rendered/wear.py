@@ -13,7 +13,13 @@ from stages.datasets.rendered.person import Person
 Mesh = tuple[np.ndarray, np.ndarray]  # vertices [n, 3], triangles [t, 3]
 Colour = tuple[float, float, float]
 Thing = tuple[str, np.ndarray, np.ndarray, int, Colour]  # kind, vertices, triangles, face region, colour
-FRAMES: tuple[Colour, ...] = ((0.01, 0.01, 0.012), (0.06, 0.022, 0.01), (0.26, 0.21, 0.13), (0.10, 0.10, 0.11), (0.02, 0.02, 0.05))
+FRAMES: tuple[Colour, ...] = (
+    (0.01, 0.01, 0.012),
+    (0.06, 0.022, 0.01),
+    (0.26, 0.21, 0.13),
+    (0.10, 0.10, 0.11),
+    (0.02, 0.02, 0.05),
+)
 METALS: tuple[Colour, ...] = ((0.75, 0.55, 0.22), (0.72, 0.71, 0.69), (0.78, 0.52, 0.42))
 LENS = {"round": (0.40, 0.40, 2.0), "square": (0.41, 0.32, 3.6), "wide": (0.44, 0.34, 2.6), "half": (0.40, 0.26, 3.0)}
 
@@ -47,7 +53,9 @@ def joined(meshes: list[Mesh]) -> Mesh:
 def ball(centre: np.ndarray, radius: float) -> Mesh:
     """A small sphere."""
     rows, columns = 7, 10
-    polar, angle = np.meshgrid(np.linspace(0.01, np.pi - 0.01, rows), np.linspace(0, 2 * np.pi, columns, endpoint=False), indexing="ij")
+    polar, angle = np.meshgrid(
+        np.linspace(0.01, np.pi - 0.01, rows), np.linspace(0, 2 * np.pi, columns, endpoint=False), indexing="ij"
+    )
     at = np.stack([np.sin(polar) * np.cos(angle), np.cos(polar), np.sin(polar) * np.sin(angle)], axis=-1).reshape(-1, 3)
     i, k = np.meshgrid(np.arange(rows - 1), np.arange(columns), indexing="ij")
     n = (k + 1) % columns
@@ -148,7 +156,9 @@ def _sheet(rows: int, columns: int, closed: bool) -> np.ndarray:
     i, k = np.meshgrid(np.arange(rows - 1), np.arange(columns if closed else columns - 1), indexing="ij")
     n = (k + 1) % columns
     a, b, c, d = i * columns + k, (i + 1) * columns + k, (i + 1) * columns + n, i * columns + n
-    return np.concatenate([np.stack([a, d, c], -1).reshape(-1, 3), np.stack([a, c, b], -1).reshape(-1, 3)]).astype(np.int32)
+    return np.concatenate([np.stack([a, d, c], -1).reshape(-1, 3), np.stack([a, c, b], -1).reshape(-1, 3)]).astype(
+        np.int32
+    )
 
 
 def _dome(pack: Pack, vertices: np.ndarray, off: float, lift: float) -> tuple[np.ndarray, np.ndarray]:
@@ -182,7 +192,10 @@ def cap(pack: Pack, vertices: np.ndarray, visor: bool) -> list[Mesh]:
     brim = np.array([front + bulge * s * np.array([0, -0.13 - 0.08 * s, 0.72]) for s in np.linspace(0, 1, 6)])
     under = brim - np.array([0, 0.03, 0])
     strip = _sheet(6, len(front), False)
-    meshes += [(brim.reshape(-1, 3).astype(np.float32), strip), (under.reshape(-1, 3).astype(np.float32), strip[:, ::-1])]
+    meshes += [
+        (brim.reshape(-1, 3).astype(np.float32), strip),
+        (under.reshape(-1, 3).astype(np.float32), strip[:, ::-1]),
+    ]
     return [*meshes, tube(brim[-1] - [0, 0.015, 0], 0.02, 6, False), tube(rim, 0.018, 6)]
 
 
@@ -210,8 +223,10 @@ def headscarf(pack: Pack, vertices: np.ndarray, rng: np.random.Generator) -> Mes
     for s in np.linspace(0, 1, rows):
         angle = start * (1 - s) + (np.pi - 0.02) * s
         d = np.concatenate([tilt * np.sin(angle)[:, None], np.cos(angle)[:, None]], axis=1)
-        ears = np.exp(-((1 - d @ (EAR * [1, 1, 1])) / 0.07) ** 2) + np.exp(-((1 - d @ (EAR * [-1, 1, 1])) / 0.07) ** 2)
-        off = 0.045 + 0.05 * np.sqrt(s) + folds * np.sqrt(s) + 0.17 * ears * min(1.0, 4 * s)
+        ears = np.exp(-(((1 - d @ (EAR * [1, 1, 1])) / 0.09) ** 2)) + np.exp(
+            -(((1 - d @ (EAR * [-1, 1, 1])) / 0.09) ** 2)
+        )
+        off = 0.045 + 0.05 * np.sqrt(s) + folds * np.sqrt(s) + 0.27 * ears * min(1.0, 5 * s)
         rings.append(centre + d * (_reach(table, d) + off)[:, None])
     grid = np.array(rings)
     for _ in range(4):
@@ -226,7 +241,16 @@ def headscarf(pack: Pack, vertices: np.ndarray, rng: np.random.Generator) -> Mes
         tight = 1 - 0.35 * max(0.0, 0.25 - t) / 0.25
         across, deep = 0.58 * spread * tight, 0.56 * spread * tight
         fold = 1 + 0.035 * np.sin(turns * 5 + 5 * t + rng.uniform(0, 0.4)) + 0.02 * np.sin(turns * 11 - 7 * t)
-        tubes.append(np.stack([across * fold * np.sin(turns), np.full(n, y) + 0.05 * np.sin(3 * turns + 9 * t), neck[2] + 0.24 + deep * fold * np.cos(turns)], 1))
+        tubes.append(
+            np.stack(
+                [
+                    across * fold * np.sin(turns),
+                    np.full(n, y) + 0.05 * np.sin(3 * turns + 9 * t),
+                    neck[2] + 0.24 + deep * fold * np.cos(turns),
+                ],
+                1,
+            )
+        )
     low = np.array(tubes).reshape(-1, 3).astype(np.float32), _sheet(12, n, True)
     return joined([head, low])
 
@@ -240,10 +264,18 @@ def earring(pack: Pack, vertices: np.ndarray, kind: str, side: int, rng: np.rand
     if kind == "stud":
         return ball(at + [0.02 * sign, 0, 0.02], 0.035)
     if kind == "drop":
-        return joined([ball(at, 0.022), tube(np.array([at, at - [0, 0.1, 0], at - [0, 0.14, 0]]), 0.008, 5, False), ball(at - [0, 0.2, 0], 0.05)])
+        return joined(
+            [
+                ball(at, 0.022),
+                tube(np.array([at, at - [0, 0.1, 0], at - [0, 0.14, 0]]), 0.008, 5, False),
+                ball(at - [0, 0.2, 0], 0.05),
+            ]
+        )
     radius = 0.13
     angle = np.linspace(0, 2 * np.pi, 24, endpoint=False)
-    ring = at + np.stack([0.3 * radius * np.sin(angle) * sign, radius * np.cos(angle) - radius, 0.95 * radius * np.sin(angle)], axis=1)
+    ring = at + np.stack(
+        [0.3 * radius * np.sin(angle) * sign, radius * np.cos(angle) - radius, 0.95 * radius * np.sin(angle)], axis=1
+    )
     return tube(ring, 0.013, 6)
 
 

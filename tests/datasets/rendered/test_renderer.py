@@ -74,9 +74,7 @@ def test_strands_blend_within_a_level_of_the_formula() -> None:
     image, cover = np.full((32, 32, 3), 0.5, np.float32), np.zeros((32, 32), np.float32)
     order = np.arange(0, 24, 2, dtype=np.int32)
     raster.draw_strands(order, points.reshape(-1, 2), z, colour, thick, opacity, depth, image, cover)
-    ends = [
-        (*points[k, 0], *points[k, 1], z[2 * k], colour[2 * k], float(thick[2 * k]), 0.8) for k in range(12)
-    ]
+    ends = [(*points[k, 0], *points[k, 1], z[2 * k], colour[2 * k], float(thick[2 * k]), 0.8) for k in range(12)]
     wanted = reference.blend(ends, depth, np.full((32, 32, 3), 0.5))
     assert np.abs(image - wanted).max() < 1 / 255
     assert ((cover > 0) == (np.abs(wanted - 0.5).max(axis=2) > 0)).mean() > 0.99
@@ -136,7 +134,9 @@ def test_landmarks_lie_on_what_they_name(number: int) -> None:
         assert label_at(picture, eye.mean(0)) == LABELS[label]
         assert eye[3, 0] > eye[0, 0] and eye[4, 1] > eye[1, 1]  # left to right, upper lid first
     assert label_at(picture, points[30]) == LABELS["nose"]
-    brows, eyes, nose, mouth, chin = (points[a:b, 1].mean() for a, b in ((17, 27), (36, 48), (31, 36), (48, 60), (7, 10)))
+    brows, eyes, nose, mouth, chin = (
+        points[a:b, 1].mean() for a, b in ((17, 27), (36, 48), (31, 36), (48, 60), (7, 10))
+    )
     assert brows < eyes < nose < mouth < chin
     for at in points[3:14]:  # the jaw line follows the face's edge
         x, y = np.clip(np.rint(at), 10, 245).astype(int)
@@ -174,7 +174,8 @@ def test_pose_and_expression_move_the_face_as_their_signs_say() -> None:
     ("changes", "label"),
     [
         ({"hat": "beanie"}, "hat"), ({"hat": "cap"}, "hat"), ({"hat": "fedora"}, "hat"), ({"hat": "headscarf"}, "hat"),
-        ({"glasses": "round"}, "glasses"), ({"earrings": "hoop"}, "earring"), ({"necklace": True}, "necklace"),
+        ({"glasses": "round"}, "glasses"), ({"earrings": "hoop"}, "earring"),
+        ({"necklace": True, "clothes": "female_sportsuit01"}, "necklace"),
     ],
 )  # fmt: skip
 def test_things_worn_are_where_the_labels_say(changes: dict, label: str) -> None:
@@ -230,12 +231,15 @@ def test_a_moving_sequence_has_flow_and_twins() -> None:
     assert motion.twins is not None and motion.twins.shape == motion.frames.shape
     rows, columns = np.indices((64, 64), np.float32)
     errors, still = [], []
+    calm_frames = [cv2.GaussianBlur(frame.astype(np.float32), (0, 0), 1.0) for frame in motion.frames]  # less grain
     for t in range(2):
         at = motion.flows[t] + np.stack([columns, rows], axis=2)
-        warped = cv2.remap(motion.frames[t], at[..., 0].astype(np.float32), at[..., 1].astype(np.float32), cv2.INTER_LINEAR)
+        warped = cv2.remap(
+            calm_frames[t], at[..., 0].astype(np.float32), at[..., 1].astype(np.float32), cv2.INTER_LINEAR
+        )
         inner = cv2.erode(motion.heads[t + 1].astype(np.uint8), np.ones((3, 3))) > 0
-        errors.append(np.abs(warped[inner].astype(float) - motion.frames[t + 1][inner]).mean())
-        still.append(np.abs(motion.frames[t][inner].astype(float) - motion.frames[t + 1][inner]).mean())
+        errors.append(np.abs(warped[inner] - calm_frames[t + 1][inner]).mean())
+        still.append(np.abs(calm_frames[t][inner] - calm_frames[t + 1][inner]).mean())
     assert np.mean(errors) < 0.8 * np.mean(still)
 
 
@@ -316,7 +320,9 @@ def test_data_set_has_the_layout_of_the_contract(tmp_path: Path) -> None:
             assert stored["photo"].shape == (count, 68, 2) and stored["photo"].dtype == np.float32
     records = [json.loads(line) for line in files["records.jsonl"].decode().splitlines()]
     assert len(records) == 16 and all(r["photo"] in files and r["mask"] in files for r in records)
-    people = {s: {r["person"] for r in records if r["split"] == s} for s in ("train", "heldout", "style", "heldout_style")}
+    people = {
+        s: {r["person"] for r in records if r["split"] == s} for s in ("train", "heldout", "style", "heldout_style")
+    }
     assert [len(group) for group in people.values()] == [2, 2, 3, 2]
     assert len(set().union(*people.values())) == 9
 
