@@ -2,8 +2,8 @@
 
     python .ci/people_pack.py ASSETS data/people
 
-Hair, brows, lashes and beards are grown by program (stages/datasets/rendered/hair.py), so their meshes and pictures stay
-out; so do skins of 512 px, whose evidence is the weaker, and shapes that are not used. Nothing enters without a row in
+Hair, brows, lashes and beards are grown by program (stages/datasets/rendered/hair.py), so their meshes and pictures
+stay out; so do skins of 512 px, whose evidence is the weaker, and shapes that are not used. Nothing enters without a row in
 manifest.csv.
 """
 
@@ -47,7 +47,9 @@ def targets(assets: Path, out: Path) -> set[str]:
 def pieces(assets: Path, out: Path, index: dict) -> None:
     """Keep the arrays of the pieces that `index` names."""
     with np.load(assets / "pieces.npz") as stored:
-        kept = {f"{entry['key']}.{part}": stored[f"{entry['key']}.{part}"] for entry in index.values() for part in PARTS}
+        kept = {
+            f"{entry['key']}.{part}": stored[f"{entry['key']}.{part}"] for entry in index.values() for part in PARTS
+        }
     np.savez_compressed(out / "pieces.npz", **kept)
 
 

@@ -521,7 +521,7 @@ class Builder:
         return out
 
     def targets(self, V):
-        D, T = f"{self.a.makehuman}/data/targets", {}
+        D = f"{self.a.makehuman}/data/targets"
         order = json.load(open(self.a.order)) if self.a.order else None
         paths = {}
         for d in LOCAL + ("asym", "expression"):

@@ -3,8 +3,8 @@
     python -m tests.bench.render                       # about two minutes, one thread
     python -m tests.bench.render --sizes 64 --people 40
 
-CPU seconds of one thread, whole pictures with their truth, other people each time; the first ones, which compile and fill
-caches, do not count.
+CPU seconds of one thread, whole pictures with their truth, other people each time. The first ones, which compile and
+fill caches, do not count.
 """
 
 from __future__ import annotations

@@ -91,11 +91,11 @@ def shape_of(pack: Pack, person: Person) -> np.ndarray:
             for face, share in zip(FACES, person.face_shape, strict=True):
                 add(f"macro/{face}-{sex}-{age}", by_age * by_sex * share)
             for muscle, by_muscle in _thirds(person.muscle).items():
-                for weight, by_weight in _thirds(person.weight).items():
-                    name = f"macro/universal-{sex}-{age}-{muscle}muscle-{weight}weight"
+                for stout, by_weight in _thirds(person.weight).items():
+                    name = f"macro/universal-{sex}-{age}-{muscle}muscle-{stout}weight"
                     add(name, by_age * by_sex * by_muscle * by_weight)
-    for name, weight in person.shape.items():
-        add(name, weight)
+    for name, share in person.shape.items():
+        add(name, share)
     return vertices
 
 

@@ -41,7 +41,7 @@ def saturate(colour: np.ndarray, push: float, gain: float = 1.0) -> np.ndarray:
     return np.clip((grey + (colour - grey) * push) * gain, 0, 1).astype(np.float32)
 
 
-def ramp(values: np.ndarray, low: float, high: float) -> np.ndarray:
+def ramp(values: np.ndarray | float, low: np.ndarray | float, high: np.ndarray | float) -> np.ndarray:
     """0 at `low`, 1 at `high`, straight between; `low` may be the larger."""
     return np.clip((values - low) / (high - low), 0, 1)
 

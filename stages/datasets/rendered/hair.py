@@ -12,7 +12,7 @@ from numba import njit
 
 from stages.datasets.rendered.colour import ramp
 from stages.datasets.rendered.pack import Pack
-from stages.datasets.rendered.person import Person
+from stages.datasets.rendered.person import Hair, Person
 from stages.datasets.rendered.raster import FAR, fill, unit, vertex_normals
 from stages.datasets.rendered.texture import beard_area, brow_frame, brow_width, scalp
 
@@ -115,9 +115,9 @@ def skull_radius(pack: Pack, vertices: np.ndarray, centre: np.ndarray) -> np.nda
 
 
 @njit(cache=True)
-def _radius(table, dx, dy, dz):
+def _radius(table: np.ndarray, dx: float, dy: float, dz: float) -> float:
     rows, columns = table.shape
-    y = np.arccos(min(F(1), max(F(-1), dy))) / F(np.pi) * rows - F(0.5)
+    y = np.arccos(min(1.0, max(-1.0, dy))) / F(np.pi) * rows - F(0.5)
     x = (np.arctan2(dx, dz) / F(2 * np.pi) + F(0.5)) * columns - F(0.5)
     y0, x0 = int(np.floor(y)), int(np.floor(x))
     fy, fx = F(y - y0), F(x - x0)
@@ -128,11 +128,15 @@ def _radius(table, dx, dy, dz):
 
 
 @njit(cache=True)
-def _grow(root, normal, comb, length, layer, lift, weight, free, tie, tied, face, table, centre, points):
+def _grow(
+    root: np.ndarray, normal: np.ndarray, comb: np.ndarray, length: np.ndarray, layer: np.ndarray, lift: np.ndarray,
+    weight: np.ndarray, free: np.ndarray, tie: np.ndarray, tied: bool, face: np.ndarray, table: np.ndarray,
+    centre: np.ndarray, points: int,
+) -> np.ndarray:  # fmt: skip
     """Paths [S, P, 3]: combed near the root, then falling, never inside the skull nor across the face.
 
     comb, lift: direction and strength near the root; weight: pull of gravity; free: 1 lets a strand over the face;
-    tie [3], tied: strands first run to the tie; face: half width, top, depth, bottom of the face to keep clear.
+    tie [3], tied: whether strands first run to the tie; face: half width, top, depth, bottom of the face to keep clear.
     """
     n = root.shape[0]
     out = np.empty((n, points, 3), np.float32)
@@ -147,7 +151,7 @@ def _grow(root, normal, comb, length, layer, lift, weight, free, tie, tied, face
         side = F(1) if px >= 0 else F(-1)
         if abs(comb[s, 0]) > F(0.25):
             side = F(1) if comb[s, 0] > 0 else F(-1)
-        waiting = tied[s] > 0
+        waiting = tied
         for k in range(points):
             out[s, k, 0], out[s, k, 1], out[s, k, 2] = px, py, pz
             t = F(k) / F(points - 1)
@@ -187,7 +191,7 @@ def _grow(root, normal, comb, length, layer, lift, weight, free, tie, tied, face
 
 
 @njit(cache=True)
-def _clump(paths, neutral, leaders, pull):
+def _clump(paths: np.ndarray, neutral: np.ndarray, leaders: int, pull: np.ndarray) -> np.ndarray:
     """Strands drawn towards the nearest of the first `leaders` strands, more at the tip; the leader of each."""
     n, points = paths.shape[0], paths.shape[1]
     chosen = np.empty(n, np.int32)
@@ -260,32 +264,41 @@ def hair_of(pack: Pack, person: Person, vertices: np.ndarray, size: int, gather:
         return []
     normals = vertex_normals(vertices, pack.body_triangles)
     root, normal, rest = pool.on(vertices, keep), pool.on(normals, keep), pool.neutral[keep]
-    paths, chosen = _style(pack, person, vertices, rng, root, normal, rest, size, gather)
+    x, y, z = rest.T
+    side = np.where(x + rng.normal(0, 0.012, len(x)) > hair.part * 0.45, 1.0, -1.0)
+    side = np.where(y < 7.6, np.sign(x + 1e-6), side)
+    growth = Growth(root, normal, rest, side, ramp(y, 7.7, 8.1), ramp(z, 0.55, 1.0))
+    paths, lock = _style(pack, person, vertices, rng, growth, size, gather)
+    centre = CENTRE + (vertices[pack.landmarks[27]] - pack.vertices[pack.landmarks[27]])
+    return [_tresses(hair, paths, lock, centre, WIDTH * wider * (1.15 if long else 0.85), rng)]
+
+
+def _tresses(
+    hair: Hair, paths: np.ndarray, lock: np.ndarray, centre: np.ndarray, wide: float, rng: np.random.Generator
+) -> Strands:
+    """Strands of a haircut: colour by lock and strand, thinner and lighter to the tip, darker inside round shapes."""
     s, p, _ = paths.shape
     t = np.linspace(0, 1, p, dtype=np.float32)
-    clump_tone = np.exp(rng.normal(0, 0.16, int(chosen.max()) + 1))[chosen] * np.exp(rng.normal(0, 0.10, s))
-    colour = np.array(hair.colour, np.float32) * clump_tone[:, None]
+    tone = np.exp(rng.normal(0, 0.16, int(lock.max()) + 1))[lock] * np.exp(rng.normal(0, 0.10, s))
+    colour = np.array(hair.colour, np.float32) * tone[:, None]
     if hair.grey > 0:
-        grey = (rng.random(s) < hair.grey)[:, None]
-        colour = np.where(grey, np.array([0.38, 0.37, 0.36]) * clump_tone[:, None], colour)
-    fade = (0.72 + 0.5 * t)[None, :, None]
-    centre = CENTRE + (vertices[pack.landmarks[27]] - pack.vertices[pack.landmarks[27]])
-    outward = unit((paths - centre).reshape(-1, 3)).reshape(paths.shape)
-    thin = WIDTH * wider * (1.15 if long else 0.85)
-    width = thin * rng.uniform(0.7, 1.3, (s, 1)) * (1 - 0.55 * t[None] ** 2)
-    opacity = np.broadcast_to(ramp(t, 1.06, 0.8), (s, p)) * 0.95
-    round_ = hair.style in ("afro", "coils", "curly")
-    shade = np.broadcast_to(0.55 + 0.45 * ramp(t, 0.0, 0.35), (s, p)).astype(np.float32)
-    if round_:
+        grey = rng.random((s, 1)) < hair.grey
+        colour = np.where(grey, np.array([0.38, 0.37, 0.36]) * tone[:, None], colour)
+    shade = np.broadcast_to(0.55 + 0.45 * ramp(t, 0.0, 0.35), (s, p))
+    if hair.style in ("afro", "coils", "curly"):
         depth = np.linalg.norm(paths - centre, axis=2)
-        rim = np.quantile(depth[:, ::4], 0.9)
-        shade = shade * (0.45 + 0.55 * ramp(depth, rim * 0.82, rim)).astype(np.float32)
-    return [
-        Strands(
-            "hair", paths, outward.astype(np.float32), (colour[:, None] * fade).astype(np.float32),
-            width.astype(np.float32), opacity.astype(np.float32), np.full(s, 17, np.uint8), shade,
-        )
-    ]  # fmt: skip
+        rim = float(np.quantile(depth[:, ::4], 0.9))
+        shade = shade * (0.45 + 0.55 * ramp(depth, rim * 0.82, rim))
+    return Strands(
+        kind="hair",
+        points=paths,
+        outward=unit((paths - centre).astype(np.float32).reshape(-1, 3)).reshape(paths.shape),
+        colour=(colour[:, None] * (0.72 + 0.5 * t)[None, :, None]).astype(np.float32),
+        width=(wide * rng.uniform(0.7, 1.3, (s, 1)) * (1 - 0.55 * t[None] ** 2)).astype(np.float32),
+        opacity=np.broadcast_to(ramp(t, 1.06, 0.8) * F(0.95), (s, p)).astype(np.float32),
+        label=np.full(s, 17, np.uint8),
+        shade=shade.astype(np.float32),
+    )
 
 
 def hat_edge(neutral: np.ndarray) -> np.ndarray:
@@ -293,122 +306,187 @@ def hat_edge(neutral: np.ndarray) -> np.ndarray:
     return 7.62 - np.clip(0.9 - neutral[:, 2], 0, 2.2) * 0.30
 
 
+@dataclass
+class Comb:
+    """How the strands of a head are combed, one value a strand. n strands."""
+
+    comb: np.ndarray  # [n, 3]: direction near the root, its length the strength
+    length: np.ndarray  # decimetres
+    lift: np.ndarray  # how far the root stands up
+    weight: np.ndarray  # pull of gravity
+    layer: np.ndarray  # decimetres off the skull
+    pull: float = 0.55  # of a lock's middle
+    turns: float = 12.0  # radians of curl a decimetre
+    free: np.ndarray = field(default_factory=lambda: np.zeros(0))  # 1: may fall over the face
+    tie: np.ndarray | None = None  # [3]: where strands are tied
+
+
+@dataclass(frozen=True)
+class Growth:
+    """Where the strands of a head grow from. n roots."""
+
+    root: np.ndarray  # [n, 3] on the person's mesh
+    normal: np.ndarray  # [n, 3]
+    rest: np.ndarray  # [n, 3] on the neutral mesh
+    side: np.ndarray  # [n]: 1 or -1, the side of the parting
+    top: np.ndarray  # [n]: 1 on the top of the head
+    front: np.ndarray  # [n]: 1 at the forehead
+
+    def along(self, x: np.ndarray | float, y: np.ndarray | float, z: np.ndarray | float) -> np.ndarray:
+        """Unit directions along the skin, nearest to the given ones."""
+        n = len(self.root)
+        return _tangential(np.stack([np.broadcast_to(np.asarray(a, float), n) for a in (x, y, z)], axis=1), self.normal)
+
+
+def _cropped(hair: Hair, at: Growth, rng: np.random.Generator) -> Comb:
+    n = len(at.root)
+    comb = _tangential(at.rest - np.array([0.05, 8.45, -0.25]), at.normal) * 0.8
+    return Comb(comb, 0.7 + 0.3 * at.top, np.full(n, 0.9), np.full(n, 0.05), np.full(n, 0.01), pull=0.1)
+
+
+def _short(hair: Hair, at: Growth, rng: np.random.Generator) -> Comb:
+    """From a whorl at the crown; the front hairline lies to the side."""
+    away, n = np.sign(hair.part), len(at.root)
+    comb = _tangential(at.rest - np.array([0.35 * away, 8.52, -0.55]), at.normal)
+    brink = ramp(at.rest[:, 2], 0.8, 1.1) * ramp(at.rest[:, 1], 7.6, 7.75)
+    comb = comb * (1 - brink[:, None]) + at.along(away, -0.1, 0.35) * brink[:, None]
+    lift = (0.35 + 0.9 * hair.volume) * (0.4 + 0.6 * at.top)
+    length = (0.55 + 0.45 * at.top) * (1 - 0.35 * brink)
+    return Comb(comb, length, lift, np.full(n, 0.35), np.full(n, 0.02 + 0.05 * hair.volume))
+
+
+def _swept(hair: Hair, at: Growth, rng: np.random.Generator) -> Comb:
+    """Long on top, combed from the parting; short at the sides."""
+    n, top = len(at.root), at.top
+    over = at.along(at.side, -0.15, 0.85 * at.front - 0.35)
+    comb = over * top[:, None] + at.along(0, -1, -0.35) * (1 - top)[:, None]
+    length = (0.4 + 0.6 * top) * (1.2 if hair.style == "pixie" else 1.0)
+    lift = (0.2 + 0.9 * hair.volume) * (0.3 + 0.7 * top)
+    return Comb(comb, length, lift, np.full(n, 0.45), np.full(n, 0.02 + 0.05 * hair.volume))
+
+
+def _quiff(hair: Hair, at: Growth, rng: np.random.Generator) -> Comb:
+    n, top = len(at.root), at.top
+    back = at.along(0.15 * np.sign(hair.part), 0.2 * at.front, -1)
+    comb = back * top[:, None] + at.along(0, -1, -0.6) * (1 - top)[:, None]
+    length = 0.45 + 0.75 * top * (0.5 + 0.5 * at.front)
+    lift = (0.25 + 1.6 * hair.volume * at.front) * top
+    return Comb(comb, length, lift, np.full(n, 0.15), np.full(n, 0.02 + 0.05 * hair.volume))
+
+
+def _tied(hair: Hair, at: Growth, rng: np.random.Generator) -> Comb:
+    n, high = len(at.root), rng.random()
+    tie = np.array([0.0, 7.1 + 0.95 * high, -0.72 + 0.12 * high], np.float32)
+    length = 1 + np.linalg.norm(tie - at.rest, axis=1) / hair.length
+    layer = 0.012 + 0.03 * rng.random(n)
+    return Comb(_tangential(tie - at.rest, at.normal), length, np.full(n, 0.05), np.ones(n), layer, pull=0.4, tie=tie)
+
+
+def _coiled(hair: Hair, at: Growth, rng: np.random.Generator) -> Comb:
+    n, y = len(at.root), at.rest[:, 1]
+    comb = rng.normal(0, 0.25, (n, 3))
+    length = (0.6 + 0.4 * ramp(y, 6.9, 7.6)) * (1 - 0.35 * at.front * ramp(y, 8.0, 7.75))
+    return Comb(comb, length, np.full(n, 2.5), np.full(n, 0.02), np.full(n, 0.01), pull=0.35, turns=26.0)
+
+
+def _falling(hair: Hair, at: Growth, rng: np.random.Generator) -> Comb:
+    """Falls from the parting, to one height all around when it is cut to the jaw or the shoulder."""
+    n, y = len(at.root), at.rest[:, 1]
+    comb = at.along(1.1 * at.side, -0.25, -0.45 * at.front)
+    cut = {"bob": (1.0, 0.3), "shoulder": (0.8, 0.5)}.get(hair.style, (0.0, 0.3))
+    length = np.maximum(hair.length + (y - 7.6) * cut[0], cut[1]) / hair.length
+    layer = 0.02 + (0.05 + 0.15 * hair.volume) * rng.random(n) ** 0.7
+    return Comb(comb, length, np.full(n, 0.1 + 0.4 * hair.volume), np.full(n, 1.1), layer)
+
+
+CUTS = {
+    "crop": _cropped, "bald": _cropped, "short": _short, "side": _swept, "pixie": _swept, "quiff": _quiff,
+    "tied": _tied, "afro": _coiled, "coils": _coiled, "long": _falling, "bob": _falling, "shoulder": _falling,
+    "curly": _falling,
+}  # fmt: skip
+STIFF = ("crop", "bald", "afro", "coils")  # cuts without flyaways
+
+
+def _fringe(hair: Hair, at: Growth, combed: Comb, rng: np.random.Generator) -> None:
+    """Comb the hair above the forehead down over it."""
+    x, y, z = at.rest.T
+    on = (z > 0.75) & (abs(x) < 0.52) & (y > 7.7)
+    n = len(x)
+    combed.comb = np.where(on[:, None], at.along(0.25 * at.side, -0.3, 1.0) * 1.6, combed.comb)
+    over = (0.12 + 0.42 * hair.fringe + (y - 7.8)) * rng.uniform(0.85, 1.08, n)
+    combed.length = np.where(on, over, combed.length)
+    combed.free = np.where(on, 1.0, 0.0)
+    combed.layer = np.where(on, 0.02 + 0.05 * rng.random(n), combed.layer)
+    combed.lift, combed.weight = np.where(on, 0.1, combed.lift), np.where(on, 1.4, combed.weight)
+
+
 def _style(
-    pack: Pack, person: Person, vertices: np.ndarray, rng: np.random.Generator, root: np.ndarray, normal: np.ndarray,
-    rest: np.ndarray, size: int, gather: float,
-) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
-    """Paths of a haircut and the clump of each strand."""
-    hair, n = person.hair, len(root)
-    style = hair.style
-    x, y, z = rest[:, 0], rest[:, 1], rest[:, 2]
-    part = hair.part
-    side = np.where(x + rng.normal(0, 0.012, n) > part * 0.45, 1.0, -1.0)
-    side = np.where(y < 7.6, np.sign(x + 1e-6), side)
-    zeros, ones = np.zeros(n), np.ones(n)
-    top, front = ramp(y, 7.7, 8.1), ramp(z, 0.55, 1.0)
-    length = hair.length * rng.uniform(0.88, 1.06, n)
-    lift, weight, tied = 0.5 * hair.volume * ones, 0.9 * ones, zeros.copy()
-    layer = (0.02 + 0.05 * hair.volume) * ones
-    tie = np.array([0.0, 7.6, -0.75], np.float32)
-    tight, pull = 9.0 + 8 * rng.random(), 0.55
-    if style in ("crop", "bald"):
-        whorl = rest - np.array([0.05, 8.45, -0.25])
-        comb, lift, weight = _tangential(whorl, normal) * 0.8, 0.9 * ones, 0.05 * ones
-        pull, layer = 0.1, 0.01 * ones
-        length = length * (0.7 + 0.3 * top)
-    elif style == "short":
-        whorl = rest - np.array([0.1 * np.sign(part), 8.42, -0.3])
-        comb = _tangential(whorl + np.array([0.25 * np.sign(part), -0.1, 0.25]), normal)
-        brink = ramp(z, 0.8, 1.1) * ramp(y, 7.6, 7.75)  # the front hairline lies to the side
-        aside = _tangential(np.stack([np.sign(part) * ones, -0.1 * ones, 0.35 * ones], axis=1), normal)
-        comb = comb * (1 - brink[:, None]) + aside * brink[:, None]
-        length = length * (0.55 + 0.45 * top) * (1 - 0.35 * brink)
-        lift, weight = (0.35 + 0.9 * hair.volume) * (0.4 + 0.6 * top), 0.35 * ones
-    elif style in ("side", "pixie"):
-        over = np.stack([side * 1.0, -0.15 * ones, 0.5 * front - 0.35 * (1 - front)], axis=1)
-        down = np.stack([0 * x, -1 * ones, -0.35 * ones], axis=1)
-        comb = _tangential(over * top[:, None] + down * (1 - top)[:, None], normal)
-        length = length * (0.4 + 0.6 * top) * (1.2 if style == "pixie" else 1)
-        lift, weight = (0.2 + 0.9 * hair.volume) * (0.3 + 0.7 * top), 0.45 * ones
-    elif style == "quiff":
-        back = np.stack([0.15 * np.sign(part) * ones, 0.2 * front, -1 * ones], axis=1)
-        down = np.stack([0 * x, -1 * ones, -0.6 * ones], axis=1)
-        comb = _tangential(back * top[:, None] + down * (1 - top)[:, None], normal)
-        length = length * (0.45 + 0.75 * top * (0.5 + 0.5 * front))
-        lift, weight = (0.25 + 1.6 * hair.volume * front) * top, 0.15 * ones
-    elif style == "tied":
-        high = rng.random()
-        tie = np.array([0.0, 7.1 + 0.95 * high, -0.72 + 0.12 * high], np.float32)
-        comb = _tangential(tie - rest, normal)
-        tied, lift, weight, pull = ones, 0.05 * ones, 1.0 * ones, 0.4
-        length = length + np.linalg.norm(tie - rest, axis=1)
-        layer = (0.012 + 0.03 * rng.random(n)) * ones
-    elif style in ("afro", "coils"):
-        comb = rng.normal(0, 0.25, (n, 3)).astype(np.float32)
-        lift, weight, pull, tight = 2.5 * ones, 0.02 * ones, 0.35, 26.0
-        layer = 0.01 * ones
-        length = length * (0.6 + 0.4 * ramp(y, 6.9, 7.6)) * (1 - 0.35 * front * ramp(y, 8.0, 7.75))
-    else:  # long, shoulder, bob, curly: falls from the parting
-        over = np.stack([side * 1.1, -0.25 * ones, -0.45 * front], axis=1)
-        comb = _tangential(over, normal)
-        lift, weight = (0.1 + 0.4 * hair.volume) * ones, 1.1 * ones
-        layer = 0.02 + (0.05 + 0.15 * hair.volume) * rng.random(n) ** 0.7
-        if style == "bob":
-            length = np.clip(length + (y - 7.6) * 1.0, 0.3, None)
-        elif style == "shoulder":
-            length = np.clip(length + (y - 7.6) * 0.8, 0.5, None)
-    free = zeros.copy()
+    pack: Pack, person: Person, vertices: np.ndarray, rng: np.random.Generator, at: Growth, size: int, gather: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Paths [n, P, 3] of a haircut and the lock of each strand [n]."""
+    hair, n = person.hair, len(at.root)
+    combed = CUTS[hair.style](hair, at, rng)
+    combed.length = combed.length * hair.length * rng.uniform(0.88, 1.06, n)
+    combed.free = np.zeros(n)
     if hair.fringe > 0:
-        over_brow = (z > 0.75) & (abs(x) < 0.52) & (y > 7.7)
-        down = np.stack([0.25 * side, -0.3 * ones, 1.0 * ones], axis=1)
-        comb = np.where(over_brow[:, None], _tangential(down, normal) * 1.6, comb)
-        length = np.where(over_brow, (0.12 + 0.42 * hair.fringe + (y - 7.8)) * rng.uniform(0.85, 1.08, n), length)
-        free, layer = np.where(over_brow, 1.0, free), np.where(over_brow, 0.02 + 0.05 * rng.random(n), layer)
-        lift, weight = np.where(over_brow, 0.1, lift), np.where(over_brow, 1.4, weight)
-    flyaway = (rng.random(n) < 0.02) & (style not in ("crop", "bald", "afro", "coils"))
-    layer = np.where(flyaway, layer + 0.04 * rng.random(n), layer)
-    comb = comb + np.where(flyaway[:, None], rng.normal(0, 0.25, (n, 3)), rng.normal(0, 0.07, (n, 3)))
+        _fringe(hair, at, combed, rng)
+    flyaway = (rng.random(n) < 0.02) & np.full(n, hair.style not in STIFF)
+    combed.layer = np.where(flyaway, combed.layer + 0.04 * rng.random(n), combed.layer)
+    combed.comb = combed.comb + rng.normal(0, 1, (n, 3)) * np.where(flyaway, 0.25, 0.07)[:, None]
+
+    # the skull it lies on, and the face it leaves free: half width, top, depth, bottom
     shift = vertices[pack.landmarks[27]] - pack.vertices[pack.landmarks[27]]
-    centre = (CENTRE + shift).astype(np.float32)
-    table = skull_radius(pack, vertices, centre)
-    jaw = vertices[pack.landmarks]
-    face = np.array(
-        [0.92 * abs(jaw[[0, 16], 0]).mean(), jaw[17:27, 1].max() + 0.32, jaw[0, 2] - 0.05, jaw[8, 1] - 0.15], np.float32
+    centre, marks = (CENTRE + shift).astype(np.float32), vertices[pack.landmarks]
+    wide = 0.92 * abs(marks[[0, 16], 0]).mean()
+    face = np.array([wide, marks[17:27, 1].max() + 0.32, marks[0, 2] - 0.05, marks[8, 1] - 0.15], np.float32)
+    tie = (combed.tie if combed.tie is not None else np.zeros(3)) + shift
+    comb, length, layer, lift, weight, free = (
+        np.asarray(a, np.float32)
+        for a in (combed.comb, combed.length, combed.layer, combed.lift, combed.weight, combed.free)
     )
-    points = _points(style, size, hair.curl)
+    points = _points(hair.style, size)
     paths = _grow(
-        root, normal, comb.astype(np.float32), length.astype(np.float32), layer.astype(np.float32),
-        lift.astype(np.float32), weight.astype(np.float32), free.astype(np.float32), tie + shift, tied.astype(np.float32),
-        face, table, centre, points,
+        at.root, at.normal, comb, length, layer, lift, weight, free, tie.astype(np.float32), combed.tie is not None, face,
+        skull_radius(pack, vertices, centre), centre, points,
     )  # fmt: skip
-    leaders = max(4, min(n // 8, int({"tied": 160}.get(style, 260) / gather)))
-    pulls = np.where(flyaway, 0.0, np.clip(rng.normal(pull, 0.12, n) * (0.6 + 0.4 * gather), 0, 0.97)).astype(
-        np.float32
-    )
-    sides = np.where(comb[:, :1] > 0, 0.5, -0.5) * (top[:, None] > 0.1)
-    apart = rest + sides * np.array([1.0, 0, 0])  # the two sides of a parting form no common lock
-    chosen = _clump(paths, apart.astype(np.float32), leaders, pulls)
-    wave = hair.curl if style not in ("crop", "bald") or hair.curl > 0.5 else 0.0
-    if wave > 0.08 and style != "tied":
-        paths = _curled(paths, rng, wave, chosen, tight if wave > 0.45 else 5.0)
-    elif style == "tied" and wave > 0.3:
-        paths = _curled(paths, rng, wave * 0.4, chosen, 9.0)
+
+    # locks: the two sides of a parting form none in common
+    leaders = max(4, min(n // 8, int((160 if hair.style == "tied" else 260) / gather)))
+    pulls = np.clip(rng.normal(combed.pull, 0.12, n) * (0.6 + 0.4 * gather), 0, 0.97)
+    pulls = np.where(flyaway, 0.0, pulls).astype(np.float32)
+    sides = np.where(combed.comb[:, :1] > 0, 0.5, -0.5) * (at.top[:, None] > 0.1)
+    lock = _clump(paths, (at.rest + sides * np.array([1.0, 0, 0])).astype(np.float32), leaders, pulls)
+    return _waved(hair, paths, lock, combed, flyaway, rng), lock
+
+
+def _waved(
+    hair: Hair, paths: np.ndarray, lock: np.ndarray, combed: Comb, flyaway: np.ndarray, rng: np.random.Generator
+) -> np.ndarray:
+    """Paths with the hair's curl, and strays of their own."""
+    n, points, _ = paths.shape
+    wave = hair.curl if hair.style not in ("crop", "bald") or hair.curl > 0.5 else 0.0
+    if hair.style == "tied":
+        wave *= 0.4
+    if wave > 0.08:
+        turns = combed.turns if hair.style in ("afro", "coils") else 9 + 8 * rng.random()
+        paths = _curled(paths, rng, wave, lock, turns if wave > 0.45 else 5.0)
     wisp = rng.normal(0, 1, (n, 3, 3)).astype(np.float32)
     t = np.linspace(0, 1, points, dtype=np.float32)
     bend = np.stack([t, np.sin(t * 4), np.sin(t * 9 + 1)], axis=0)
-    stray = np.where(flyaway, 0.05, 0.012) * np.minimum(1, length * 1.2)
-    paths = paths + np.einsum("skc,kp->spc", wisp, bend).astype(np.float32) * (stray[:, None] * t[None])[
-        ..., None
-    ].astype(np.float32)
-    return paths.astype(np.float32), chosen
+    stray = (np.where(flyaway, 0.05, 0.012) * np.minimum(1, combed.length * 1.2)).astype(np.float32)
+    strays = np.einsum("skc,kp->spc", wisp, bend) * (stray[:, None] * t[None])[..., None]
+    return (paths + strays).astype(np.float32)
 
 
-def _points(style: str, size: int, curl: float) -> int:
+def _points(style: str, size: int) -> int:
+    """Points of a strand: as many as its bends need."""
     if style in ("crop", "bald"):
         return 4
     if style in ("afro", "coils", "curly"):
         return 22 if size > 128 else 14
-    return (14 if size > 128 else 10) if style in ("short", "side", "quiff", "pixie") else (20 if size > 128 else 13)
+    if style in ("short", "side", "quiff", "pixie"):
+        return 14 if size > 128 else 10
+    return 20 if size > 128 else 13
 
 
 def beard_of(pack: Pack, person: Person, vertices: np.ndarray, size: int) -> list[Strands]:

@@ -251,7 +251,7 @@ def _skin(rng: np.random.Generator, pack: Pack, sex: str, age: float, tone: floa
 def _skin_colour(rng: np.random.Generator, tone: float) -> Triple:
     x = tone * (len(TONES) - 1)
     k = min(int(x), len(TONES) - 2)
-    colours = np.log(((np.array(TONES) / 255) ** 2.2))
+    colours = np.log((np.array(TONES) / 255) ** 2.2)
     colour = np.exp(colours[k] * (1 - (x - k)) + colours[k + 1] * (x - k))
     return _triple(colour * np.exp(rng.normal(0, 0.04)) * np.exp(rng.normal(0, [0.03, 0.01, 0.05])))
 
@@ -335,41 +335,30 @@ def sample_view(number: int, view: int = 0, seed: int = 0) -> View:
     )
 
 
+# facial units (ARKit's names) of a mood at its strongest; a star stands for left and right
+MOOD_UNITS = {
+    "smile": {"mouthSmile*": 0.6, "cheekSquint*": 0.35, "eyeSquint*": 0.12, "mouthDimple*": 0.2},
+    "grin": {"mouthSmile*": 0.75, "cheekSquint*": 0.5, "eyeSquint*": 0.2, "mouthUpperUp*": 0.42,
+             "mouthLowerDown*": 0.2, "mouthStretch*": 0.15, "browInnerUp": 0.12},
+    "laugh": {"mouthSmile*": 0.8, "cheekSquint*": 0.6, "eyeSquint*": 0.3, "mouthUpperUp*": 0.35,
+              "mouthLowerDown*": 0.3, "browOuterUp*": 0.25, "jawOpen": 0.26, "browInnerUp": 0.25},
+    "surprise": {"eyeWide*": 0.55, "browOuterUp*": 0.7, "browInnerUp": 0.75, "jawOpen": 0.35},
+    "sad": {"mouthFrown*": 0.55, "eyeSquint*": 0.1, "browInnerUp": 0.85, "mouthShrugLower": 0.35},
+    "frown": {"browDown*": 0.6, "eyeSquint*": 0.25, "mouthPress*": 0.35},
+    "talk": {"jawOpen": 0.2, "mouthFunnel": 0.25, "mouthPucker": 0.12, "mouthLowerDown*": 0.3, "browOuterUp*": 0.2},
+    "neutral": {"mouthSmile*": 0.12, "browOuterUp*": 0.1},
+}  # fmt: skip
+
+
 def units_of(mood: str, rng: np.random.Generator) -> dict[str, float]:
-    """Facial units of a mood, never quite the same on both sides."""
-    units: dict[str, float] = {}
-
-    def both(name: str, weight: float, wobble: float = 0.08) -> None:
-        for side in ("Left", "Right"):
-            units[name + side] = float(np.clip(weight * (1 + rng.normal(0, wobble)), 0, 1))
-
-    k = rng.uniform(0.55, 1)
-    if mood == "smile":
-        both("mouthSmile", 0.6 * k), both("cheekSquint", 0.35 * k), both("eyeSquint", 0.12 * k)
-        both("mouthDimple", 0.2 * k)
-    elif mood == "grin":
-        both("mouthSmile", 0.75 * k), both("cheekSquint", 0.5 * k), both("eyeSquint", 0.2 * k)
-        both("mouthUpperUp", 0.42 * k), both("mouthLowerDown", 0.2 * k), both("mouthStretch", 0.15 * k)
-        units["browInnerUp"] = 0.12 * k
-    elif mood == "laugh":
-        both("mouthSmile", 0.8 * k), both("cheekSquint", 0.6 * k), both("eyeSquint", 0.3 * k)
-        both("mouthUpperUp", 0.35 * k), both("mouthLowerDown", 0.3 * k), both("browOuterUp", 0.25 * k)
-        units.update(jawOpen=0.26 * k, browInnerUp=0.25 * k)
-    elif mood == "surprise":
-        both("eyeWide", 0.55 * k), both("browOuterUp", 0.7 * k)
-        units.update(browInnerUp=0.75 * k, jawOpen=0.35 * k)
-    elif mood == "sad":
-        both("mouthFrown", 0.55 * k), both("eyeSquint", 0.1 * k)
-        units.update(browInnerUp=0.85 * k, mouthShrugLower=0.35 * k)
-    elif mood == "frown":
-        both("browDown", 0.6 * k), both("eyeSquint", 0.25 * k), both("mouthPress", 0.35 * k)
-    elif mood == "talk":
-        units.update(jawOpen=rng.uniform(0.08, 0.25), mouthFunnel=rng.uniform(0, 0.35), mouthPucker=rng.uniform(0, 0.2))
-        both("mouthLowerDown", 0.3 * k), both("mouthSmile", rng.uniform(0, 0.25)), both("browOuterUp", 0.2 * k)
-    else:
-        both("mouthSmile", rng.uniform(0, 0.18)), both("browOuterUp", rng.uniform(0, 0.15))
+    """Facial units of a mood, never quite the same on both sides; and how far the lids hang."""
+    strength = rng.uniform(0.55, 1) if mood not in ("neutral", "talk") else rng.uniform(0, 1.2)
     blink = float(rng.choice([0.0, rng.uniform(0.05, 0.2), 1.0], p=[0.66, 0.31, 0.03]))
-    both("eyeBlink", blink, 0.03)
+    units: dict[str, float] = {}
+    for name, weight in {**MOOD_UNITS[mood], "eyeBlink*": blink / strength if strength > 0.01 else 0.0}.items():
+        for side in ("Left", "Right") if name.endswith("*") else ("",):
+            wobble = 1 + rng.normal(0, 0.08 if "Blink" not in name else 0.03)
+            units[name.rstrip("*") + side] = float(np.clip(weight * strength * wobble, 0, 1))
     return {name: weight for name, weight in units.items() if weight > 1e-3}
 
 

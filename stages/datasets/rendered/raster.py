@@ -11,10 +11,11 @@ from numba import njit
 
 FAR = np.float32(1e9)
 F = np.float32
+Number = float | np.float32
 
 
 @njit(cache=True)
-def vertex_normals(vertices, triangles):
+def vertex_normals(vertices: np.ndarray, triangles: np.ndarray) -> np.ndarray:
     """Area-weighted unit normals [N, 3] of a mesh."""
     out = np.zeros_like(vertices)
     for t in range(triangles.shape[0]):
@@ -35,7 +36,7 @@ def vertex_normals(vertices, triangles):
 
 
 @njit(cache=True)
-def add_shape(vertices, ids, offsets, weight):
+def add_shape(vertices: np.ndarray, ids: np.ndarray, offsets: np.ndarray, weight: Number) -> None:
     """Add weighted offsets [n, 3] to some vertices, in place."""
     for k in range(ids.shape[0]):
         i = ids[k]
@@ -44,8 +45,10 @@ def add_shape(vertices, ids, offsets, weight):
 
 
 @njit(cache=True)
-def turn_points(points, share, body, steps, pivot):
-    """Points [n, 3] turned about a pivot: by the body, then by the two rotations nearest to each one's share, blended."""
+def turn_points(
+    points: np.ndarray, share: np.ndarray, body: np.ndarray, steps: np.ndarray, pivot: np.ndarray
+) -> np.ndarray:
+    """Points [n, 3] turned about a pivot: by the body, then by the two steps nearest to each one's share, blended."""
     out = np.empty((points.shape[0], 3), np.float32)
     last = steps.shape[0] - 1
     at, spot = np.empty(3, np.float32), np.empty(3, np.float32)
@@ -65,7 +68,7 @@ def turn_points(points, share, body, steps, pivot):
 
 
 @njit(cache=True)
-def chosen_triangles(triangles, keep):
+def chosen_triangles(triangles: np.ndarray, keep: np.ndarray) -> np.ndarray:
     """Which triangles have three kept vertices: bool [T]."""
     out = np.empty(triangles.shape[0], np.bool_)
     for t in range(triangles.shape[0]):
@@ -74,7 +77,7 @@ def chosen_triangles(triangles, keep):
 
 
 @njit(cache=True)
-def unit(vectors):
+def unit(vectors: np.ndarray) -> np.ndarray:
     """Vectors [n, 3] brought to length 1."""
     out = np.empty_like(vectors)
     for i in range(vectors.shape[0]):
@@ -85,7 +88,9 @@ def unit(vectors):
 
 
 @njit(cache=True)
-def fill(xy, z, triangles, depth, index, bary):
+def fill(
+    xy: np.ndarray, z: np.ndarray, triangles: np.ndarray, depth: np.ndarray, index: np.ndarray, bary: np.ndarray
+) -> None:
     """Nearest triangle of every pixel centre, into depth [H, W], index [H, W] and bary [H, W, 2]; z grows away."""
     height, width = depth.shape
     for t in range(triangles.shape[0]):
@@ -119,7 +124,7 @@ def fill(xy, z, triangles, depth, index, bary):
 
 
 @njit(cache=True)
-def fill_depth(xy, z, triangles, depth):
+def fill_depth(xy: np.ndarray, z: np.ndarray, triangles: np.ndarray, depth: np.ndarray) -> None:
     """Depth of the nearest triangle of every pixel centre, as `fill`."""
     height, width = depth.shape
     for t in range(triangles.shape[0]):
@@ -150,7 +155,7 @@ def fill_depth(xy, z, triangles, depth):
 
 
 @njit(cache=True)
-def strand_depth(xy, z, points, depth):
+def strand_depth(xy: np.ndarray, z: np.ndarray, points: int, depth: np.ndarray) -> None:
     """Depth of strands, `points` vertices each, drawn as dots close enough to be lines."""
     height, width = depth.shape
     for s in range(xy.shape[0] // points):
@@ -168,7 +173,17 @@ def strand_depth(xy, z, points, depth):
 
 
 @njit(cache=True)
-def draw_strands(order, xy, z, colour, thick, opacity, depth, image, cover):
+def draw_strands(
+    order: np.ndarray,
+    xy: np.ndarray,
+    z: np.ndarray,
+    colour: np.ndarray,
+    thick: np.ndarray,
+    opacity: np.ndarray,
+    depth: np.ndarray,
+    image: np.ndarray,
+    cover: np.ndarray,
+) -> None:
     """Blend segments over an image, in the given order (far ones first), where no triangle is nearer.
 
     Args:
@@ -226,7 +241,7 @@ def draw_strands(order, xy, z, colour, thick, opacity, depth, image, cover):
 
 
 @njit(cache=True)
-def interpolate(index, bary, triangles, values):
+def interpolate(index: np.ndarray, bary: np.ndarray, triangles: np.ndarray, values: np.ndarray) -> np.ndarray:
     """Values [n, C] at points given by triangle [n] and barycentrics [n, 2], from vertices' values [N, C]."""
     out = np.empty((index.shape[0], values.shape[1]), np.float32)
     for i in range(index.shape[0]):
@@ -240,7 +255,7 @@ def interpolate(index, bary, triangles, values):
 
 
 @njit(cache=True)
-def texels(texture, uv):
+def texels(texture: np.ndarray, uv: np.ndarray) -> np.ndarray:
     """Values [n, C] of a byte texture [H, W, C] at uv [n, 2] (v down, repeating), bilinear, 0..255."""
     height, width, channels = texture.shape
     out = np.empty((uv.shape[0], channels), np.float32)
@@ -259,46 +274,69 @@ def texels(texture, uv):
 
 
 @njit(cache=True)
-def _seen(maps, l, a, b, q):
-    """Share 0..1 of the four texels about a place of depth map `l` that are not nearer to the light than q."""
+def _seen(maps: np.ndarray, lamp: int, a: Number, b: Number, q: Number) -> Number:
+    """Share 0..1 of the four texels about a place of depth map `lamp` that are not nearer to the light than q."""
     size = maps.shape[1]
     fx, fy = a - F(0.5), b - F(0.5)
     ix, iy = int(np.floor(fx)), int(np.floor(fy))
     if ix < 0 or iy < 0 or ix >= size - 1 or iy >= size - 1:
         return F(1)
     wx, wy = F(fx - ix), F(fy - iy)
-    upper = (1 - wx) * (maps[l, iy, ix] > q) + wx * (maps[l, iy, ix + 1] > q)
-    lower = (1 - wx) * (maps[l, iy + 1, ix] > q) + wx * (maps[l, iy + 1, ix + 1] > q)
+    upper = (1 - wx) * (maps[lamp, iy, ix] > q) + wx * (maps[lamp, iy, ix + 1] > q)
+    lower = (1 - wx) * (maps[lamp, iy + 1, ix] > q) + wx * (maps[lamp, iy + 1, ix + 1] > q)
     return F((1 - wy) * upper + wy * lower)
 
 
 @njit(cache=True)
-def sky_light(places, normals, axes, colours, maps, centre, scale, bias):
+def sky_light(
+    places: np.ndarray,
+    normals: np.ndarray,
+    axes: np.ndarray,
+    colours: np.ndarray,
+    maps: np.ndarray,
+    centre: np.ndarray,
+    scale: Number,
+    bias: Number,
+) -> np.ndarray:
     """Irradiance [N, 3] of vertices under directional lights with depth maps [L, S, S]."""
     out = np.zeros((places.shape[0], 3), np.float32)
     half = F(maps.shape[1] / 2)
     for i in range(places.shape[0]):
         x, y, z = places[i, 0] - centre[0], places[i, 1] - centre[1], places[i, 2] - centre[2]
-        for l in range(axes.shape[0]):
-            facing = normals[i, 0] * axes[l, 2, 0] + normals[i, 1] * axes[l, 2, 1] + normals[i, 2] * axes[l, 2, 2]
+        for lamp in range(axes.shape[0]):
+            facing = (
+                normals[i, 0] * axes[lamp, 2, 0] + normals[i, 1] * axes[lamp, 2, 1] + normals[i, 2] * axes[lamp, 2, 2]
+            )
             if facing <= 0:
                 continue
-            a = (x * axes[l, 0, 0] + y * axes[l, 0, 1] + z * axes[l, 0, 2]) * scale + half
-            b = (x * axes[l, 1, 0] + y * axes[l, 1, 1] + z * axes[l, 1, 2]) * scale + half
-            q = F(10) - (x * axes[l, 2, 0] + y * axes[l, 2, 1] + z * axes[l, 2, 2]) - bias
+            a = (x * axes[lamp, 0, 0] + y * axes[lamp, 0, 1] + z * axes[lamp, 0, 2]) * scale + half
+            b = (x * axes[lamp, 1, 0] + y * axes[lamp, 1, 1] + z * axes[lamp, 1, 2]) * scale + half
+            q = F(10) - (x * axes[lamp, 2, 0] + y * axes[lamp, 2, 1] + z * axes[lamp, 2, 2]) - bias
             # nine soft texels: a sky casts no sharp shadow
             open_ = F(0)
             for j in range(-1, 2):
                 for k in range(-1, 2):
-                    open_ += _seen(maps, l, a + F(1.3) * k, b + F(1.3) * j, q)
+                    open_ += _seen(maps, lamp, a + F(1.3) * k, b + F(1.3) * j, q)
             seen = facing * open_ / F(9)
             for c in range(3):
-                out[i, c] += colours[l, c] * seen
+                out[i, c] += colours[lamp, c] * seen
     return out
 
 
 @njit(cache=True)
-def lamp_light(places, normals, views, rough, shine, axes, colours, maps, centre, scale, bias):
+def lamp_light(
+    places: np.ndarray,
+    normals: np.ndarray,
+    views: np.ndarray,
+    rough: np.ndarray,
+    shine: np.ndarray,
+    axes: np.ndarray,
+    colours: np.ndarray,
+    maps: np.ndarray,
+    centre: np.ndarray,
+    scale: Number,
+    bias: Number,
+) -> tuple[np.ndarray, np.ndarray]:
     """Diffuse and mirrored light [n, 3] of points under lamps with depth maps [L, S, S].
 
     rough, shine: [n], GGX roughness and reflectance at normal incidence (Walter 2007, Schlick's Fresnel).
@@ -312,15 +350,15 @@ def lamp_light(places, normals, views, rough, shine, axes, colours, maps, centre
         vx, vy, vz = views[i, 0], views[i, 1], views[i, 2]
         toward = max(F(0.08), nx * vx + ny * vy + nz * vz)
         a2 = rough[i] ** 4
-        for l in range(axes.shape[0]):
-            dx, dy, dz = axes[l, 2, 0], axes[l, 2, 1], axes[l, 2, 2]
+        for lamp in range(axes.shape[0]):
+            dx, dy, dz = axes[lamp, 2, 0], axes[lamp, 2, 1], axes[lamp, 2, 2]
             facing = nx * dx + ny * dy + nz * dz
             if facing <= 0:
                 continue
-            a = (x * axes[l, 0, 0] + y * axes[l, 0, 1] + z * axes[l, 0, 2]) * scale + half
-            b = (x * axes[l, 1, 0] + y * axes[l, 1, 1] + z * axes[l, 1, 2]) * scale + half
+            a = (x * axes[lamp, 0, 0] + y * axes[lamp, 0, 1] + z * axes[lamp, 0, 2]) * scale + half
+            b = (x * axes[lamp, 1, 0] + y * axes[lamp, 1, 1] + z * axes[lamp, 1, 2]) * scale + half
             q = F(10) - (x * dx + y * dy + z * dz) - bias * (F(1) + F(1.5) * (1 - facing))
-            seen = _seen(maps, l, a, b, q)
+            seen = _seen(maps, lamp, a, b, q)
             if seen <= 0:
                 continue
             hx, hy, hz = dx + vx, dy + vy, dz + vz
@@ -331,13 +369,24 @@ def lamp_light(places, normals, views, rough, shine, axes, colours, maps, centre
             fresnel = shine[i] + (1 - shine[i]) * (1 - vh) ** 5
             mirror = fresnel * a2 / (d * d) / (4 * toward) * seen * min(F(1), facing * 4)
             for c in range(3):
-                diffuse[i, c] += colours[l, c] * facing * seen
-                mirrored[i, c] += colours[l, c] * mirror
+                diffuse[i, c] += colours[lamp, c] * facing * seen
+                mirrored[i, c] += colours[lamp, c] * mirror
     return diffuse, mirrored
 
 
 @njit(cache=True)
-def strand_light(places, tangents, outward, views, axes, colours, maps, centre, scale, thin):
+def strand_light(
+    places: np.ndarray,
+    tangents: np.ndarray,
+    outward: np.ndarray,
+    views: np.ndarray,
+    axes: np.ndarray,
+    colours: np.ndarray,
+    maps: np.ndarray,
+    centre: np.ndarray,
+    scale: Number,
+    thin: Number,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Diffuse, first and second highlight [N, 3] of strand vertices (Kajiya-Kay; Marschner's two shifted lobes).
 
     A strand behind others gets exp(-thickness x thin) of a lamp.
@@ -348,17 +397,17 @@ def strand_light(places, tangents, outward, views, axes, colours, maps, centre, 
     half = F(size / 2)
     for i in range(n):
         x, y, z = places[i, 0] - centre[0], places[i, 1] - centre[1], places[i, 2] - centre[2]
-        for l in range(axes.shape[0]):
-            dx, dy, dz = axes[l, 2, 0], axes[l, 2, 1], axes[l, 2, 2]
+        for lamp in range(axes.shape[0]):
+            dx, dy, dz = axes[lamp, 2, 0], axes[lamp, 2, 1], axes[lamp, 2, 2]
             facing = outward[i, 0] * dx + outward[i, 1] * dy + outward[i, 2] * dz
             wrap = max(F(0), facing * F(0.65) + F(0.35))
             if wrap <= 0:
                 continue
-            a = int((x * axes[l, 0, 0] + y * axes[l, 0, 1] + z * axes[l, 0, 2]) * scale + half)
-            b = int((x * axes[l, 1, 0] + y * axes[l, 1, 1] + z * axes[l, 1, 2]) * scale + half)
+            a = int((x * axes[lamp, 0, 0] + y * axes[lamp, 0, 1] + z * axes[lamp, 0, 2]) * scale + half)
+            b = int((x * axes[lamp, 1, 0] + y * axes[lamp, 1, 1] + z * axes[lamp, 1, 2]) * scale + half)
             seen = F(1)
             if a >= 0 and b >= 0 and a < size and b < size:
-                behind = F(10) - (x * dx + y * dy + z * dz) - maps[l, b, a] - F(0.03)
+                behind = F(10) - (x * dx + y * dy + z * dz) - maps[lamp, b, a] - F(0.03)
                 if behind > 0:
                     seen = np.exp(-behind * thin)
             along = tangents[i, 0] * dx + tangents[i, 1] * dy + tangents[i, 2] * dz
@@ -371,7 +420,7 @@ def strand_light(places, tangents, outward, views, axes, colours, maps, centre, 
             skew = sine * view + along * vsine
             one, two = max(F(0), cosine + shift * skew), max(F(0), cosine - F(1.5) * shift * skew)
             for c in range(3):
-                k = colours[l, c] * seen * wrap
+                k = colours[lamp, c] * seen * wrap
                 diffuse[i, c] += k * (F(0.3) + F(0.7) * sine)
                 first[i, c] += k * one**60
                 second[i, c] += k * two**18
@@ -379,7 +428,7 @@ def strand_light(places, tangents, outward, views, axes, colours, maps, centre, 
 
 
 @njit(cache=True)
-def vote(labels, k):
+def vote(labels: np.ndarray, k: int) -> np.ndarray:
     """The commonest label of every k x k block: uint8 [H k, W k] -> [H, W]; the smaller of equals."""
     height, width = labels.shape[0] // k, labels.shape[1] // k
     out = np.zeros((height, width), np.uint8)

@@ -189,14 +189,15 @@ def capture(
     normal, view = unit(normal), unit(scene.camera.place - place)
     normal *= np.where((normal * view).sum(axis=1, keepdims=True) < 0, F(-1), F(1))
     return Frame(
-        scene, size, depth, index, rows, columns, part, label, place, np.ascontiguousarray(normal, F), at[:, 6:8], at[:, 8:11],
+        scene, size, depth, index, rows, columns, part, label, place, np.ascontiguousarray(normal, F), at[:, 6:8],
+        at[:, 8:11],
         at[:, 11:14], np.ascontiguousarray(view, F),
         np.zeros(len(rows), np.float32),
     )  # fmt: skip
 
 
 def albedo_of(pack: Pack, frame: Frame, kinds: tuple[str, ...] = KINDS) -> np.ndarray:
-    """Linear colour [n, 3] of the surfaces of some kinds; also bends the normals of skin by its relief, of eyes by the cornea."""
+    """Linear colour [n, 3] of the surfaces of some kinds; also bends normals by the skin's relief and the cornea."""
     scene, out = frame.scene, np.zeros((len(frame.rows), 3), np.float32)
     for number, part in enumerate(scene.parts):
         on = frame.part == number
@@ -258,9 +259,9 @@ def _relief(frame: Frame, on: np.ndarray, relief: np.ndarray) -> None:
     height[rows, columns] = np.clip((relief - 128) / (3 * RELIEF), -0.6, 0.6) * deep
     inside = np.zeros(frame.depth.shape, np.uint8)
     inside[rows, columns] = 1
-    inside = cv2.erode(inside, np.ones((3, 3), np.uint8))
+    core = cv2.erode(inside, np.ones((3, 3), np.uint8))
     dx, dy = cv2.Sobel(height, -1, 1, 0, scale=1 / 8), cv2.Sobel(height, -1, 0, 1, scale=1 / 8)
-    slope = np.stack([dx, -dy], axis=2)[rows, columns] / F(frame.texel) * inside[rows, columns, None]
+    slope = np.stack([dx, -dy], axis=2)[rows, columns] / F(frame.texel) * core[rows, columns, None]
     bent = frame.normals[on]
     bent[:, :2] -= np.clip(slope, -0.45, 0.45)
     frame.normals[on] = unit(bent)
@@ -366,7 +367,8 @@ def shade(pack: Pack, frame: Frame, lights: Lights, shadows: Shadows) -> tuple[n
     oily = skin & (frame.neutral[:, 2] > 1.25)
     rough[oily & ~lips] -= 0.05
     diffuse, mirrored = lamp_light(
-        frame.places, frame.normals, frame.views, rough, shine, lights.axes, lights.colours, shadows.lamps, shadows.centre,
+        frame.places, frame.normals, frame.views, rough, shine, lights.axes, lights.colours, shadows.lamps,
+        shadows.centre,
         shadows.scale(shadows.lamps), F(0.035),
     )  # fmt: skip
     sky = frame.sky.copy()
@@ -403,7 +405,8 @@ def lit_strands(bunch: Strands, scene: Scene, lights: Lights, shadows: Shadows) 
     along, view = unit(along.reshape(-1, 3)), unit(scene.camera.place - flat)
     outward = np.ascontiguousarray(bunch.outward.reshape(-1, 3))
     diffuse, first, second = strand_light(
-        flat, along, outward, view, lights.axes, lights.colours, shadows.lamps, shadows.centre, shadows.scale(shadows.lamps),
+        flat, along, outward, view, lights.axes, lights.colours, shadows.lamps, shadows.centre,
+        shadows.scale(shadows.lamps),
         F(7.0 if bunch.kind == "hair" else 3.0),
     )  # fmt: skip
     sky = np.clip(lights.harmonics[0] + 0.66 * outward @ lights.harmonics[1:], 0.02, None) * 0.8

@@ -1,4 +1,4 @@
-"""Where things grow and show on the neutral mesh, and what the skin looks like there: pure functions of places [n, 3]."""
+"""Where things grow on the neutral mesh and what the skin looks like there: pure functions of places [n, 3]."""
 
 from __future__ import annotations
 

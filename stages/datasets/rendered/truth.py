@@ -1,4 +1,4 @@
-"""Exact labels of a picture: face regions, head mask, depth, landmarks, and which point of the face each pixel shows."""
+"""Exact labels of a picture: face regions, head mask, depth, landmarks, and the point of the face at each pixel."""
 
 from __future__ import annotations
 

@@ -441,7 +441,7 @@ def figurine(art: Drawing, size: int, lights: Lights, shadows: Shadows) -> np.nd
     groove = cv2.GaussianBlur(art.lock, (0, 0), 1.3 * art.fine)
     slope = np.stack([cv2.Sobel(groove, -1, 1, 0), -cv2.Sobel(groove, -1, 0, 1)], axis=2) * art.on("hair")[..., None]
     soft[..., :2] -= 0.35 * art.fine * slope
-    soft /= np.linalg.norm(soft, axis=2, keepdims=True) + 1e-3
+    soft = soft / (np.linalg.norm(soft, axis=2, keepdims=True) + F(1e-3))
     key = lights.axes[:, 2].mean(axis=0)
     key = key / np.linalg.norm(key)
     sky = cv2.GaussianBlur(frame.raster(frame.sky), (0, 0), 1.5 * art.fine)
@@ -477,14 +477,14 @@ def watercolour(art: Drawing, size: int, light: np.ndarray) -> np.ndarray:
     washes = scene + (srgb(cv2.GaussianBlur(place, (0, 0), 7 * art.fine)) * 0.55 + 0.42) * (1 - cover)
     wobble = np.stack([smooth_noise(rng, art.width, 22), smooth_noise(rng, art.width, 22)], axis=2) * 1.1 * art.fine
     rows, columns = np.indices((art.width, art.width), dtype=np.float32)
-    washes = cv2.remap(
+    moved = cv2.remap(
         washes.astype(np.float32),
         columns + wobble[..., 0],
         rows + wobble[..., 1],
         cv2.INTER_LINEAR,
         borderMode=cv2.BORDER_REFLECT,
     )
-    calm = kuwahara(washes, max(1, round(1.7 * art.fine)))
+    calm = kuwahara(moved, max(1, round(1.7 * art.fine)))
     # pigment: transparent layers whose rims dry darker
     level = calm.mean(axis=2)
     steps = np.round(level * 7) / 7
