@@ -3,8 +3,8 @@
     python .ci/people_pack.py ASSETS data/people
 
 Hair, brows, lashes and beards are grown by program (stages/datasets/rendered/hair.py), so their meshes and pictures
-stay out; so do skins of 512 px, whose evidence is the weaker, and shapes that are not used. Nothing enters without a row in
-manifest.csv.
+stay out; so do skins of 512 px, whose evidence is the weaker, and shapes that are not used. Nothing enters without a
+row in manifest.csv.
 """
 
 import argparse

@@ -446,8 +446,8 @@ def _style(
     )
     points = _points(hair.style, size)
     paths = _grow(
-        at.root, at.normal, comb, length, layer, lift, weight, free, tie.astype(np.float32), combed.tie is not None, face,
-        skull_radius(pack, vertices, centre), centre, points,
+        at.root, at.normal, comb, length, layer, lift, weight, free, tie.astype(np.float32), combed.tie is not None,
+        face, skull_radius(pack, vertices, centre), centre, points,
     )  # fmt: skip
 
     # locks: the two sides of a parting form none in common

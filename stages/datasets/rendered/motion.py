@@ -10,7 +10,7 @@ import numpy as np
 from stages.datasets.rendered import truth
 from stages.datasets.rendered.pack import Pack, load_pack
 from stages.datasets.rendered.person import View, sample_person, sample_view
-from stages.datasets.rendered.render import shoot
+from stages.datasets.rendered.render import Shot, shoot
 from stages.datasets.rendered.twins import styled, twin
 
 SWING = {"yaw": 9.0, "pitch": 4.0, "roll": 3.0}  # degrees, largest
@@ -52,13 +52,15 @@ def views(number: int, frames: int, seed: int = 0) -> list[View]:
 def moving(
     number: int, size: int, frames: int = 8, style: str | None = None, seed: int = 0, pack: Pack | None = None
 ) -> Motion:
-    """A person in motion before a camera that follows the face.
+    """A person in motion before a camera that holds still.
 
     Args:
         style: also the true twin's video in this style.
     """
     pack, person = pack or load_pack(), sample_person(number, seed)
-    shots = [shoot(person, view, size, pack) for view in views(number, frames, seed)]
+    shots: list[Shot] = []
+    for view in views(number, frames, seed):
+        shots.append(shoot(person, view, size, pack, shots[0].scene.camera if shots else None))
     flows, heads = [], []
     for k, shot in enumerate(shots):
         width = shot.frame.width
@@ -69,6 +71,6 @@ def moving(
             flows.append(cv2.resize(flow.astype(np.float32), (size, size), interpolation=cv2.INTER_AREA))
     drawn = None
     if style is not None:
-        pictures = [styled(person, shot.scene.view, size, style, pack) for shot in shots]
+        pictures = [styled(person, shot.scene.view, size, style, pack, shots[0].scene.camera) for shot in shots]
         drawn = np.stack([twin(shot.picture, picture).image for shot, picture in zip(shots, pictures, strict=True)])
     return Motion(np.stack([shot.picture.image for shot in shots]), np.stack(flows), np.stack(heads), drawn)

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 
 from stages.datasets.rendered import truth
-from stages.datasets.rendered.build import Scene, build
+from stages.datasets.rendered.build import Camera, Scene, build
 from stages.datasets.rendered.light import develop, ground, lights_of, place_of
 from stages.datasets.rendered.pack import Pack, load_pack
 from stages.datasets.rendered.person import Person, View, attributes
@@ -45,8 +45,11 @@ class Shot:
     cover: np.ndarray  # float32 [S, S]
 
 
-def shoot(person: Person, view: View, size: int, pack: Pack | None = None) -> Shot:
+def shoot(person: Person, view: View, size: int, pack: Pack | None = None, camera: Camera | None = None) -> Shot:
     """Photograph a person; `size` px from 32 to 512.
+
+    Args:
+        camera: stands where this one stands; by default it frames the face.
 
     Raises:
         ValueError: a size that cannot be rendered.
@@ -57,6 +60,7 @@ def shoot(person: Person, view: View, size: int, pack: Pack | None = None) -> Sh
     place = place_of(view)
     lights = lights_of(view, place)
     scene = build(pack, person, view, size)
+    scene.camera = camera or scene.camera
     shadows = Shadows(scene, lights, size)
     frame = capture(scene, size, lights, shadows)
     image, cover, met = shade(pack, frame, lights, shadows)

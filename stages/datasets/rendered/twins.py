@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 
 from stages.datasets.rendered import truth
-from stages.datasets.rendered.build import Scene, build
+from stages.datasets.rendered.build import Camera, Scene, build
 from stages.datasets.rendered.colour import ramp, saturate, smooth_noise, srgb, to_bytes
 from stages.datasets.rendered.light import Lights, film, ground, lights_of, place_of
 from stages.datasets.rendered.pack import Pack, load_pack
@@ -111,7 +111,7 @@ class Drawing:
 
 
 def drawn(
-    pack: Pack, person: Person, view: View, size: int, style: str, lights: Lights | None = None
+    pack: Pack, person: Person, view: View, size: int, style: str, lights: Lights | None, camera: Camera | None
 ) -> tuple[Drawing, Scene, Shadows | None]:
     """Build and rasterise a person in a style's proportions."""
     shape = PROPORTIONS[style]
@@ -120,6 +120,7 @@ def drawn(
     mixed = np.array(hair.colour) * (1 - hair.grey) + 0.33 * hair.grey
     person = replace(person, hair=replace(hair, grey=0.0, colour=(float(mixed[0]), float(mixed[1]), float(mixed[2]))))
     scene = build(pack, person, view, size, shape.warp(pack), shape.expression, GATHER[style], size // 2)
+    scene.camera = camera or scene.camera
     shadows = Shadows(scene, lights, size) if lights is not None else None
     frame = capture(scene, size, lights, shadows)
     normals = frame.raster(frame.normals)
@@ -534,7 +535,9 @@ def kuwahara(image: np.ndarray, radius: int) -> np.ndarray:
     return np.einsum("qhw,qhwc->hwc", weights, np.stack(means)).astype(np.float32)
 
 
-def styled(person: Person, view: View, size: int, style: str, pack: Pack | None = None) -> Picture:
+def styled(
+    person: Person, view: View, size: int, style: str, pack: Pack | None = None, camera: Camera | None = None
+) -> Picture:
     """A whole picture in a style, on the style's own background, with its truth.
 
     Raises:
@@ -544,12 +547,12 @@ def styled(person: Person, view: View, size: int, style: str, pack: Pack | None 
         raise ValueError(f"unknown style {style!r}. Use one of {', '.join(STYLES)}")
     pack = pack or load_pack()
     if style in ("comic", "anime"):
-        art, scene, _ = drawn(pack, person, view, size, style)
+        art, scene, _ = drawn(pack, person, view, size, style, None, camera)
         image = (comic if style == "comic" else anime)(art, size)
     else:
         lamp = TOY_LIGHT if style == "figurine" else replace(view.light, kind="soft", key=1.0, fill=0.9)
         lights = lights_of(replace(view, light=lamp), place_of(view))
-        art, scene, shadows = drawn(pack, person, view, size, style, lights)
+        art, scene, shadows = drawn(pack, person, view, size, style, lights, camera)
         assert shadows is not None
         if style == "figurine":
             image = figurine(art, size, lights, shadows)

@@ -284,10 +284,10 @@ def necklace(pack: Pack, vertices: np.ndarray, rng: np.random.Generator) -> Mesh
     q = pack.vertices
     angle = np.linspace(-np.pi, np.pi, 48, endpoint=False)
     body = np.unique(pack.body.source)
-    low = rng.uniform(5.58, 5.72)
+    low = rng.uniform(5.70, 5.84)
     points = []
     for a in angle:
-        height = low + 0.28 * (1 - np.cos(a)) / 2
+        height = low + 0.22 * (1 - np.cos(a)) / 2
         near = body[(abs(q[body, 1] - height) < 0.1) & (pack.headness[body] < 0.6)]
         turn = np.arctan2(q[near, 0], q[near, 2] - 0.1)
         off = abs(np.angle(np.exp(1j * (turn - a))))
