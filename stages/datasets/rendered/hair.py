@@ -166,7 +166,7 @@ def _grow(
                 reach = np.sqrt(tx * tx + ty * ty + tz * tz) + F(1e-6)
                 if reach < F(0.12) + layer[s]:
                     waiting = False
-                    dx, dy, dz = F(0), F(-0.2), F(-1)
+                    dx, dy, dz = F(0), F(0.7), F(-1.4)
                 else:
                     wx, wy, wz = tx / reach * F(2), ty / reach * F(2), tz / reach * F(2)
             dx, dy, dz = dx * F(0.6) + wx, dy * F(0.6) + wy, dz * F(0.6) + wz
@@ -376,10 +376,11 @@ def _quiff(hair: Hair, at: Growth, rng: np.random.Generator) -> Comb:
 
 def _tied(hair: Hair, at: Growth, rng: np.random.Generator) -> Comb:
     n, high = len(at.root), rng.random()
-    tie = np.array([0.0, 7.1 + 0.95 * high, -0.72 + 0.12 * high], np.float32)
+    tie = np.array([0.0, 7.2 + 1.15 * high, -0.74 + 0.35 * high**2], np.float32)
     length = 1 + np.linalg.norm(tie - at.rest, axis=1) / hair.length
-    layer = 0.012 + 0.03 * rng.random(n)
-    return Comb(_tangential(tie - at.rest, at.normal), length, np.full(n, 0.05), np.ones(n), layer, pull=0.4, tie=tie)
+    layer = 0.02 + 0.06 * rng.random(n) ** 1.5
+    lift = np.full(n, 0.25 + 0.4 * hair.volume)
+    return Comb(_tangential(tie - at.rest, at.normal), length, lift, np.ones(n), layer, pull=0.45, tie=tie)
 
 
 def _coiled(hair: Hair, at: Growth, rng: np.random.Generator) -> Comb:

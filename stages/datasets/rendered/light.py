@@ -100,7 +100,7 @@ def place_of(view: View) -> Place:
     n = GROUND
     top = image[: n // 3].mean(axis=(0, 1)) * 0.5 + 0.5 * np.array([0.95, 1.0, 1.06]) * image[: n // 3].mean()
     bottom = image[n // 2 :].mean(axis=(0, 1))
-    bottom = bottom * 0.4 + bottom.mean() * 0.6
+    bottom = bottom * 0.2 + bottom.mean() * 0.8
     level = 0.75 / max(0.05, float(top.mean()))  # a camera opens for a dark place
     return Place(image, top * level, np.clip(bottom * level, 0.15, 1.2))
 
@@ -251,7 +251,7 @@ def develop(light: np.ndarray, view: View, met: float) -> np.ndarray:
     rng = np.random.default_rng([view.camera, 1])
     gain = (0.70 / max(met, 0.05)) ** 0.8 * 2 ** rng.normal(0, 0.18)
     picture = film(light * (gain * np.exp(rng.normal(0, 0.025, 3))).astype(np.float32), 0.45)
-    contrast = rng.uniform(0.0, 0.35)
+    contrast = rng.uniform(0.0, 0.25)
     picture = picture + contrast * (picture * picture * (3 - 2 * picture) - picture)
     if len(light) >= 200:
         picture = cv2.GaussianBlur(picture, (0, 0), rng.uniform(0.3, 0.55))

@@ -10,19 +10,19 @@ from stages.datasets.rendered.person import Beard, Hair, Person
 # lower edge of the scalp by depth z, from nape over ear and sideburn to the forehead
 SCALP_Z = (-0.4, 0.0, 0.25, 0.38, 0.66, 0.73, 0.82, 0.93, 1.15)
 SCALP_Y = (6.72, 6.84, 7.0, 7.38, 7.38, 7.2, 7.5, 7.70, 7.80)
-BROW = ((0.085, 7.445), (0.18, 7.475), (0.30, 7.505), (0.41, 7.495), (0.52, 7.425))  # the middle of a brow: |x|, y
+BROW = ((0.085, 7.400), (0.18, 7.432), (0.30, 7.464), (0.41, 7.452), (0.52, 7.385))  # the middle of a brow: |x|, y
 
 
 def scalp(places: np.ndarray, hair: Hair | None = None) -> np.ndarray:
     """1 where hair of the head grows, with a soft edge; receding with age."""
     x, y, z = places[:, 0], places[:, 1], places[:, 2]
     edge = np.interp(z, SCALP_Z, SCALP_Y) + 0.05 * np.cos(x * 3.5) * ramp(z, 0.8, 1.1)
-    on = ramp(y, edge - 0.03, edge + 0.05)
+    on = ramp(y, edge - 0.03, edge + 0.09)
     if hair is None:
         return on
     back = hair.receding
     corners = 0.28 * back * np.exp(-(((abs(x) - 0.42) / 0.2) ** 2)) + 0.1 * back
-    on = on * ramp(y, edge + corners * ramp(z, 0.7, 1.0) - 0.03, edge + corners * ramp(z, 0.7, 1.0) + 0.05)
+    on = on * ramp(y, edge + corners * ramp(z, 0.7, 1.0) - 0.03, edge + corners * ramp(z, 0.7, 1.0) + 0.09)
     if hair.style == "bald":  # a ring at the sides, or nothing
         crown = ramp(y, 7.75, 7.55) * ramp(z, 0.95, 0.75)
         on = on * crown * (1.0 if hair.receding > 0.35 else 0.0)

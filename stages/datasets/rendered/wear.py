@@ -293,8 +293,8 @@ def necklace(pack: Pack, vertices: np.ndarray, rng: np.random.Generator) -> Mesh
         off = abs(np.angle(np.exp(1j * (turn - a))))
         chosen = near[np.argsort(off)[:4]]
         out = vertices[chosen].mean(axis=0)
-        points.append(out + 0.03 * np.array([np.sin(a), 0.2, np.cos(a)]))
+        points.append(out + 0.012 * np.array([np.sin(a), 0.2, np.cos(a)]))
     path = np.array(points)
     for _ in range(3):
         path = (np.roll(path, 1, 0) + 2 * path + np.roll(path, -1, 0)) / 4
-    return tube(path, 0.012, 6)
+    return tube(path, 0.009, 6)
