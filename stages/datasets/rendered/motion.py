@@ -1,0 +1,76 @@
+"""A person who moves: head, gaze and face drift from frame to frame, and the flow between frames is known exactly."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import cv2
+import numpy as np
+
+from stages.datasets.rendered import truth
+from stages.datasets.rendered.pack import Pack, load_pack
+from stages.datasets.rendered.person import View, sample_person, sample_view
+from stages.datasets.rendered.render import Shot, shoot
+from stages.datasets.rendered.twins import styled, twin
+
+SWING = {"yaw": 9.0, "pitch": 4.0, "roll": 3.0}  # degrees, largest
+STEP = 2 * np.pi / 24  # a whole swing takes about this many frames
+
+
+@dataclass(frozen=True)
+class Motion:
+    """A short video and its truth: T frames of S x S pixels."""
+
+    frames: np.ndarray  # uint8 [T, S, S, 3]
+    flows: np.ndarray  # float32 [T - 1, S, S, 2]: frame t + 1 at x shows what frame t showed at x + flow(x)
+    heads: np.ndarray  # bool [T, S, S]: where the flow is a mesh's own: the head, without strands of hair before it
+    twins: np.ndarray | None  # uint8 [T, S, S, 3]: the true stylised twin in the same motion
+
+
+def views(number: int, frames: int, seed: int = 0) -> list[View]:
+    """The views of a moving person: view 0 to begin with, then smoothly on."""
+    rng = np.random.default_rng([seed, number, 51])
+    first = sample_view(number, 0, seed)
+    phases, speeds = rng.uniform(0, 2 * np.pi, 5), rng.uniform(0.6, 1.2, 5) * STEP
+    out = []
+    for t in range(frames):
+        swing = np.sin(phases + speeds * t) - np.sin(phases)
+        mouth = first.units.get("jawOpen", 0.0) + 0.12 * abs(swing[4])
+        out.append(
+            replace(
+                first,
+                yaw=first.yaw + SWING["yaw"] * swing[0],
+                pitch=first.pitch + SWING["pitch"] * swing[1],
+                roll=first.roll + SWING["roll"] * swing[2],
+                gaze=(first.gaze[0] + 8 * swing[3], first.gaze[1]),
+                units={**first.units, "jawOpen": float(mouth)},
+            )
+        )
+    return out
+
+
+def moving(
+    number: int, size: int, frames: int = 8, style: str | None = None, seed: int = 0, pack: Pack | None = None
+) -> Motion:
+    """A person in motion before a camera that holds still.
+
+    Args:
+        style: also the true twin's video in this style.
+    """
+    pack, person = pack or load_pack(), sample_person(number, seed)
+    shots: list[Shot] = []
+    for view in views(number, frames, seed):
+        shots.append(shoot(person, view, size, pack, shots[0].scene.camera if shots else None))
+    flows, heads = [], []
+    for k, shot in enumerate(shots):
+        width = shot.frame.width
+        bare = np.isin(shot.labels, [n for n in truth.HEAD if n != truth.LABELS["hair"]]) & (shot.frame.index >= 0)
+        heads.append(cv2.resize(bare.astype(np.float32), (size, size), interpolation=cv2.INTER_AREA) > 0.99)
+        if k:
+            flow = np.nan_to_num(truth.flow(shots[k - 1].scene, shot.frame)) * (size / width)
+            flows.append(cv2.resize(flow.astype(np.float32), (size, size), interpolation=cv2.INTER_AREA))
+    drawn = None
+    if style is not None:
+        pictures = [styled(person, shot.scene.view, size, style, pack, shots[0].scene.camera) for shot in shots]
+        drawn = np.stack([twin(shot.picture, picture).image for shot, picture in zip(shots, pictures, strict=True)])
+    return Motion(np.stack([shot.picture.image for shot in shots]), np.stack(flows), np.stack(heads), drawn)

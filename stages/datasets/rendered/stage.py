@@ -1,0 +1,211 @@
+"""Stage data, rendered: a data set of three-dimensional people who do not exist, with exact ground truth.
+
+Photos, their masks, parsing labels and landmarks; style pictures of *other* people; and held-out people, photo and
+true stylised twin, for measuring only. Everything is a function of `seed`, so the artifact can be made again anywhere.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from stages.core.files import write_bytes, write_jsonl
+from stages.core.images import write_image
+from stages.core.settings import ConfigError, choice, image_size, number
+from stages.core.workers import start_worker
+from stages.datasets.pictures import mask_place
+from stages.datasets.rendered.person import (
+    HELDOUT_PEOPLE,
+    HELDOUT_STYLE_PEOPLE,
+    MOST_PEOPLE,
+    STYLE_PEOPLE,
+    TRAIN_PEOPLE,
+    attributes,
+    sample_person,
+    sample_view,
+)
+from stages.datasets.rendered.render import photo
+from stages.datasets.rendered.twins import STYLES, styled, twin
+
+if TYPE_CHECKING:
+    from stages.core.artifact import Artifact
+    from stages.core.runtime import Runtime
+
+CHUNK = 32  # pictures a worker renders before it reports
+FIRST = {"train": TRAIN_PEOPLE, "heldout": HELDOUT_PEOPLE, "style": STYLE_PEOPLE, "heldout_style": HELDOUT_STYLE_PEOPLE}
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A run of pictures of one split, to render in one go."""
+
+    split: str  # train | heldout | style | heldout_style
+    style: str | None
+    start: int
+    stop: int
+
+
+@dataclass(kw_only=True)
+class RenderedData:
+    """Nothing -> data artifact of rendered portraits (photo, style and held-out pictures with ground truth).
+
+    Args:
+        size: side of the pictures, px (a power of two, 32 to 512).
+        count: training photos.
+        views: photos of each training person, in other poses, expressions, lights and places.
+        styles: names of the styles drawn (comic, anime, figurine, watercolour).
+        style_count: training pictures of each style, of people who are in no photo.
+        heldout: people kept for measuring: photo, mask and the true twin in every style.
+        heldout_style: pictures of each style kept as the real side of KID.
+        seed: another seed renders other people.
+
+    Raises:
+        ConfigError: a value out of its range, or an unknown style.
+    """
+
+    reads: ClassVar[tuple[str, ...]] = ()
+
+    size: int = 64
+    count: int = 3000
+    views: int = 1
+    styles: list[str] = field(default_factory=lambda: ["comic"])
+    style_count: int = 1500
+    heldout: int = 256
+    heldout_style: int = 600
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        image_size("size", self.size, 32, 512)
+        for key in ("count", "style_count", "heldout", "heldout_style"):
+            number(key, getattr(self, key), 1, MOST_PEOPLE, integer=True)
+        number("views", self.views, 1, 1000, integer=True)
+        number("seed", self.seed, 0, integer=True)
+        if not isinstance(self.styles, list) or not self.styles:
+            raise ConfigError(
+                "styles", f"{self.styles!r} is not a list of styles", f"Say styles=[{','.join(STYLES[:2])}]"
+            )
+        for name in self.styles:
+            choice("styles", name, STYLES)
+        if len(set(self.styles)) != len(self.styles):
+            raise ConfigError("styles", f"{list(self.styles)} names a style twice", "Name each style once")
+
+    def files(self) -> dict[str, Path]:
+        """No file is read but the pack that ships with the package."""
+        return {}
+
+    def run(self, inputs: dict[str, Artifact], out: Path, runtime: Runtime) -> dict[str, float]:
+        """Render everything under `out`; returns the counts."""
+        batches = list(self._batches())
+        landmarks: dict[str, list[np.ndarray]] = {"train": [], "heldout": []}
+        with runtime.track.progress("data", sum(batch.stop - batch.start for batch in batches)) as bar:
+            done = 0
+            for batch, points in zip(batches, _rendered(self, batches, out, runtime.workers), strict=True):
+                if batch.split in landmarks:
+                    landmarks[batch.split].append(points)
+                done += batch.stop - batch.start
+                bar.update(done)
+        for split, path in (("train", out / "landmarks.npz"), ("heldout", out / "heldout" / "landmarks.npz")):
+            _write_landmarks(path, np.concatenate(landmarks[split]))
+        write_jsonl(out / "records.jsonl", [record for batch in batches for record in self._records(batch)])
+        pictures = self.count + len(self.styles) * (self.style_count + self.heldout_style) + self.heldout
+        return {
+            "count": float(self.count),
+            "style_count": float(self.style_count * len(self.styles)),
+            "heldout": float(self.heldout),
+            "heldout_style": float(self.heldout_style * len(self.styles)),
+            "pictures": float(pictures),
+            "size": float(self.size),
+        }
+
+    def who(self, split: str, index: int) -> tuple[int, int]:
+        """The person and the view of picture `index` of a split: splits never share a person, styles share theirs."""
+        views = self.views if split == "train" else 1
+        return FIRST[split] + index // views, index % views
+
+    def _batches(self) -> Iterator[Batch]:
+        plan: list[tuple[str, str | None, int]] = [("train", None, self.count), ("heldout", None, self.heldout)]
+        for name in self.styles:
+            plan += [("style", name, self.style_count), ("heldout_style", name, self.heldout_style)]
+        for split, style, total in plan:
+            for start in range(0, total, CHUNK):
+                yield Batch(split, style, start, min(start + CHUNK, total))
+
+    def _records(self, batch: Batch) -> Iterator[dict[str, Any]]:
+        folder = place(batch.split, batch.style)
+        for index in range(batch.start, batch.stop):
+            number_, view = self.who(batch.split, index)
+            yield {
+                "id": f"{index:06d}",
+                "split": batch.split,
+                "person": number_,
+                "view": view,
+                "photo": f"{folder}/{index:06d}.png",
+                "mask": f"{mask_place(folder)}/{index:06d}.png",
+                "mask_from": "renderer",
+                "style": batch.style,
+                "attributes": attributes(sample_person(number_, self.seed), sample_view(number_, view, self.seed)),
+                "source": f"renderer seed {self.seed}",
+                "licence": "CC0-1.0",
+                "licence_class": "open",
+            }
+
+
+def place(split: str, style: str | None) -> str:
+    """Folder of a split's pictures within the artifact."""
+    folder = "photo" if style is None else f"style/{style}"
+    return f"heldout/{folder}" if split.startswith("heldout") else folder
+
+
+def _rendered(data: RenderedData, batches: list[Batch], out: Path, workers: int) -> Iterator[np.ndarray]:
+    """Render the batches in order, in `workers` processes; the landmarks of each."""
+    settings = asdict(data)
+    if workers <= 1:
+        yield from (render_batch(settings, batch, out) for batch in batches)
+        return
+    # spawn, not fork: the parent may hold torch's threads
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(min(workers, len(batches)), context, start_worker, (os.getpid(),)) as pool:
+        yield from pool.map(render_batch, [settings] * len(batches), batches, [out] * len(batches))
+
+
+def render_batch(settings: dict[str, Any], batch: Batch, out: Path) -> np.ndarray:
+    """Render one batch's files under `out`; its landmarks [N, 68, 2] float32, pixels."""
+    data, points = RenderedData(**settings), []
+    folder = out / place(batch.split, batch.style)
+    masks = out / mask_place(place(batch.split, batch.style))
+    for index in range(batch.start, batch.stop):
+        (number_, view_number), name = data.who(batch.split, index), f"{index:06d}.png"
+        person, view = sample_person(number_, data.seed), sample_view(number_, view_number, data.seed)
+        if batch.style is None:
+            picture = photo(person, view, data.size)
+            parsing = "heldout/parsing" if batch.split == "heldout" else "parsing"
+            write_image(out / parsing / name, picture.parsing)
+        else:
+            picture = styled(person, view, data.size, batch.style)
+        write_image(folder / name, picture.image)
+        write_image(masks / name, picture.mask)
+        points.append(picture.landmarks)
+        if batch.split == "heldout":
+            for style in data.styles:
+                true = twin(picture, styled(person, view, data.size, style))
+                write_image(out / "heldout" / "twin" / style / name, true.image)
+    return np.stack(points).astype(np.float32)
+
+
+def _write_landmarks(path: Path, points: np.ndarray) -> None:
+    """`photo`: float32 [N, 68, 2]. Written by hand with a fixed date, so that the same points are the same bytes."""
+    import io as memory
+    import zipfile
+
+    inner, outer = memory.BytesIO(), memory.BytesIO()
+    np.lib.format.write_array(inner, points, allow_pickle=False)
+    with zipfile.ZipFile(outer, "w") as archive:
+        archive.writestr(zipfile.ZipInfo("photo.npy"), inner.getvalue())
+    write_bytes(path, outer.getvalue())
