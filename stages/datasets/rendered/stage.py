@@ -19,6 +19,7 @@ import numpy as np
 from stages.core.files import write_bytes, write_jsonl
 from stages.core.images import write_image
 from stages.core.settings import ConfigError, choice, image_size, number
+from stages.core.stage import Stage
 from stages.core.workers import start_worker
 from stages.datasets.pictures import mask_place
 from stages.datasets.rendered.person import (
@@ -53,7 +54,7 @@ class Batch:
 
 
 @dataclass(kw_only=True)
-class RenderedData:
+class RenderedData(Stage):
     """Nothing -> data artifact of rendered portraits (photo, style and held-out pictures with ground truth).
 
     Args:
