@@ -164,6 +164,8 @@ def why_unreadable(data: bytes, error: Exception) -> str:
     for starts, what in _OTHERS.items():
         if head.startswith(starts) and "cannot identify" in str(error):
             return f"{what}, which is not read here. Convert it to JPEG or PNG."
+
+    # Something that begins as a picture does: the decoder's own reason, in plain words where we know them.
     reason = str(error).splitlines()[0] if str(error) else type(error).__name__
     if "cannot identify" in reason and not data.startswith(_STARTS):
         return "not a picture. Give a PNG, JPEG or WebP."

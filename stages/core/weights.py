@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,7 @@ from stages.core.settings import TristyleError
 if TYPE_CHECKING:
     from torch import nn
 
-_NETWORK_MODULES = ("stages.networks.",)
+_packages = ["stages.networks"]  # whose classes a weights file may name
 
 
 def save_network(path: Path | str, module: nn.Module, half: bool = False, **notes: str) -> None:
@@ -62,6 +63,11 @@ def _digest(header: dict[str, Any], tensors: memoryview) -> str:
     return digest.hexdigest()
 
 
+def allow_networks(packages: Sequence[str]) -> None:
+    """Let weights files name classes of further packages, as the command line's `allow=[mypkg]` says."""
+    _packages[1:] = packages
+
+
 def load_network(path: Path | str, device: str = "cpu") -> nn.Module:
     """Build the network that a file names and load its weights; float32, eval mode.
 
@@ -88,8 +94,11 @@ def load_network(path: Path | str, device: str = "cpu") -> nn.Module:
     if "sha256" in notes and notes["sha256"] != _digest(header, tensors):
         raise TristyleError(f"{path}: differs from the digest in its header, so it is damaged. Copy it again.")
     name = notes.get("class", "")
-    if not name.startswith(_NETWORK_MODULES):
-        raise TristyleError(f"{path}: names the class {name!r}; only networks of this project are built.")
+    if not name.startswith(tuple(f"{package}." for package in _packages)):
+        raise TristyleError(
+            f"{path}: names the class {name!r}, which is not a network of this project. "
+            f"If it is yours, say allow=[{name.partition('.')[0]}]."
+        )
     module_name, _, class_name = name.rpartition(".")
     try:
         kind = getattr(importlib.import_module(module_name), class_name)

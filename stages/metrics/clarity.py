@@ -69,7 +69,10 @@ def noise(image_grey: np.ndarray) -> float:
 
 
 def checker(image_grey: np.ndarray) -> float:
-    """RMS over 8x8 blocks of the mean of x * (-1)^(i+j): a checkerboard of +-a gives a, a smooth picture about 0."""
+    """RMS over 8x8 blocks of the mean of x * (-1)^(i+j) of a picture [H, W].
+
+    A checkerboard of +-a gives a, a smooth picture about 0.
+    """
     height, width = (side // 8 * 8 for side in image_grey.shape)
     rows, columns = np.indices((height, width))
     signed = image_grey[:height, :width] * (1 - 2 * ((rows + columns) & 1))
@@ -78,7 +81,7 @@ def checker(image_grey: np.ndarray) -> float:
 
 
 def edge_slope(image_grey: np.ndarray, where: np.ndarray) -> float:
-    """Median over `where` of Sobel slope (per pixel) / local 9x9 range; 0 without edges."""
+    """Median over `where` (bool [H, W]) of Sobel slope per pixel / local 9x9 range of [H, W]; 0 without edges."""
     slope = np.hypot(cv2.Sobel(image_grey, cv2.CV_32F, 1, 0), cv2.Sobel(image_grey, cv2.CV_32F, 0, 1)) / 8
     window = np.ones((9, 9), np.uint8)
     spread = cv2.dilate(image_grey, window) - cv2.erode(image_grey, window)
@@ -145,10 +148,13 @@ def paired_ratios(images: np.ndarray, targets: np.ndarray, regions: np.ndarray |
 
 
 def clarity_ratios(images: np.ndarray, targets: np.ndarray, regions: np.ndarray | None = None) -> dict[str, float]:
-    """Median over pairs of `paired_ratios`; a pair whose target scores 0 is left out, NaN when no pair is left."""
+    """Median over pairs [N, H, W, 3] of `paired_ratios`.
+
+    A pair whose target scores 0 is left out; NaN when no pair is left.
+    """
     return {name: median_defined(values) for name, values in paired_ratios(images, targets, regions).items()}
 
 
 def median_defined(values: np.ndarray) -> float:
-    """Median over the entries that are not NaN; NaN when there is none."""
+    """Median over the entries of [N] that are not NaN; NaN when there is none."""
     return float(np.nanmedian(values)) if np.isfinite(values).any() else float("nan")

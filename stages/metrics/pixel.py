@@ -140,5 +140,5 @@ def background_ssim(output: Tensor, photo: Tensor, mask: Tensor) -> Tensor:
 
 
 def mean_defined(values: Tensor) -> float:
-    """Mean over the entries that are not NaN; NaN when there is none."""
+    """Mean over the entries of [N] that are not NaN; NaN when there is none."""
     return float(torch.nanmean(values.double()))

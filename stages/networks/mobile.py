@@ -198,7 +198,7 @@ def blend(photo: Tensor, layers: Layers) -> Tensor:
 
 
 def double(x: Tensor) -> Tensor:
-    """Bilinear upsampling by two, corners not aligned (what phone runtimes do fastest)."""
+    """[N, C, H, W] -> [N, C, 2 H, 2 W], bilinear, corners not aligned (what phone runtimes do fastest)."""
     return F.interpolate(x, scale_factor=2.0, mode="bilinear", align_corners=False)
 
 

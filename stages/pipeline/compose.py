@@ -20,6 +20,7 @@ from stages.core.artifact import KINDS
 from stages.core.settings import ConfigError, choice, number
 from stages.core.stage import Stage
 from stages.core.tracking import Tracker
+from stages.core.weights import allow_networks
 from stages.pipeline.targets import TARGET, build, check_names, completed, find_class
 from stages.style import presets as published
 from stages.training import distributed
@@ -107,6 +108,7 @@ def allowed(cfg: DictConfig) -> list[str]:
     packages = [str(package) for package in cfg.get("allow") or []]
     if packages and os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())
+    allow_networks(packages)
     return packages
 
 

@@ -12,7 +12,7 @@ from math import floor, isfinite, log10
 import numpy as np
 from markupsafe import Markup
 
-from stages.report.html import EMPTY, PALETTE, join, number, tag
+from stages.report.markup import EMPTY, PALETTE, join, number, tag
 
 WIDTH, HEIGHT = 640, 340  # of the drawing; it scales with the card
 STACKED = (PALETTE[0], PALETTE[1], "#9a9ca3")  # told apart by lightness too

@@ -13,7 +13,7 @@ from stages.core.artifact import Artifact
 from stages.core.images import read_image
 from stages.datasets.folders.photo_quality import BOUNDS
 from stages.report.charts import distribution
-from stages.report.html import EMPTY, figure, folded, heading, note, number, table, tag
+from stages.report.markup import EMPTY, figure, folded, heading, note, number, table, tag
 
 LISTED = 200  # files named
 AXES = {

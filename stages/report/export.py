@@ -18,7 +18,7 @@ from markupsafe import Markup
 from stages.core.artifact import Artifact
 from stages.export.contract import BACKENDS, PRECISIONS
 from stages.networks.mobile import TIERS
-from stages.report.html import EMPTY, heading, join, note, table, tag
+from stages.report.markup import EMPTY, heading, join, note, table, tag
 
 TIMES = ("ms_256_1", "ms_256_2", "ms_512_1", "ms_512_2")
 HEAD = ("tier", "runtime", "precision", "MB", "PSNR dB", "edge clarity ×", "ms 256, 1", "256, 2", "512, 1", "512, 2")

@@ -15,7 +15,7 @@ from stages.core.files import write_bytes
 from stages.core.images import read_image
 from stages.report.export import export_table, tier_table
 from stages.report.glossary import TARGETS, find
-from stages.report.html import fit, flat, header, join, page, picture, section, table, tag
+from stages.report.markup import fit, flat, header, join, page, picture, section, table, tag
 from stages.report.pair import style_name
 from stages.report.plane import PairRun, planes
 from stages.report.write import SHOWN, held_out_columns

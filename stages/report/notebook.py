@@ -17,7 +17,7 @@ from stages.core.artifact import Artifact, ArtifactError, open_artifact
 from stages.core.files import read_jsonl
 from stages.core.images import grid
 from stages.report import export as report_export
-from stages.report import html as page
+from stages.report import markup as page
 from stages.report import pair as report_pair
 from stages.report import plane as report_plane
 

@@ -21,7 +21,7 @@ from stages.core.images import read_image
 from stages.core.settings import TristyleError
 from stages.core.shards import Pictures, place
 from stages.report.charts import distribution
-from stages.report.html import EMPTY, figure, fit, folded, gallery, heading, note, number, picture, table, tag
+from stages.report.markup import EMPTY, figure, fit, folded, gallery, heading, note, number, picture, table, tag
 
 if TYPE_CHECKING:
     from stages.pair.curate import Curate

@@ -18,7 +18,7 @@ from markupsafe import Markup
 from stages.core.artifact import Artifact
 from stages.core.images import read_image
 from stages.report.charts import Dot, Span, scatter
-from stages.report.html import EMPTY, fit, flat, join, note, picture, section, tag
+from stages.report.markup import EMPTY, fit, flat, join, note, picture, section, tag
 
 PEOPLE = 5  # held-out people under the plane
 SIDE = 128  # px that a small picture is enlarged to

@@ -16,7 +16,7 @@ from markupsafe import Markup
 from stages.core.artifact import Artifact
 from stages.core.images import read_image
 from stages.report.charts import Dot, histograms, lines, scatter
-from stages.report.html import EMPTY, figure, fit, heading, note, number, table, tag
+from stages.report.markup import EMPTY, figure, fit, heading, note, number, table, tag
 
 LABELLED = ("source", "transferred")  # labelled in the plane beside the front's members
 LEAK = "leak_"

@@ -23,7 +23,7 @@ from stages.core.images import read_image
 from stages.report.data import data_parts
 from stages.report.export import export_table
 from stages.report.glossary import TARGETS, find, measure
-from stages.report.html import (
+from stages.report.markup import (
     EMPTY,
     curves,
     fit,

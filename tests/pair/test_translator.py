@@ -77,7 +77,7 @@ class ToyTranslator:
 def test_a_translator_of_ones_own_goes_through_the_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     reader: Reader = small_reader()
     monkeypatch.setattr(module, "load_reader", lambda device: reader)
-    monkeypatch.setattr("stages.core.weights._NETWORK_MODULES", (__name__,))  # the user's package, as if allowed
+    monkeypatch.setattr("stages.core.weights._packages", [__name__])  # the user's package, as if allowed
     given, out = inputs(tmp_path), tmp_path / "pair"
     stage = PairStage(translator=ToyTranslator(), train=Train(images=32, batch=4, lr=0.5))
     metrics = stage.run(given, out, runtime(out))

@@ -22,8 +22,22 @@ from stages.report import charts
 from stages.report import pair as report_pair
 from stages.report import plane as report_plane
 from stages.report.glossary import MEASURES, measure
-from stages.report.html import curves, fit, folded, header, heading, join, note, number, page, section, table, tag, tile
 from stages.report.index import write_index
+from stages.report.markup import (
+    curves,
+    fit,
+    folded,
+    header,
+    heading,
+    join,
+    note,
+    number,
+    page,
+    section,
+    table,
+    tag,
+    tile,
+)
 from stages.report.write import write_report
 from tests.tools import tiny_runs
 

@@ -168,7 +168,6 @@ def sample_person(person: int, seed: int = 0) -> Person:
     age = float(rng.beta(1.4, 1.8))
     tone = float(rng.beta(0.9, 1.3))
     skin = _mix(SKIN, tone) * rng.uniform(0.96, 1.03) + rng.normal(0, 0.010, 3)
-
     style, hair_name, hair = _hair_choice(rng, feminine, age, tone)
     man = 1 - feminine
     beard = _pick(rng, {"none": 0.45 + 8 * feminine**2, "stubble": 0.20 * man, "moustache": 0.08 * man,
@@ -177,7 +176,6 @@ def sample_person(person: int, seed: int = 0) -> Person:
     glasses = _pick(rng, {"none": 0.78 - 0.12 * age, "round": 0.10, "square": 0.11, "sun": 0.025})
     cloth = np.array(CLOTH[int(rng.integers(len(CLOTH)))]) / 255 + rng.normal(0, 0.03, 3)
     trim = np.array(CLOTH[int(rng.integers(len(CLOTH)))]) / 255
-    lips_young = 1 - 0.35 * age
 
     # Arguments are drawn in this order: another order is another population.
     return Person(
@@ -201,7 +199,7 @@ def sample_person(person: int, seed: int = 0) -> Person:
         nose_width=_around(rng, 1.0 - 0.10 * feminine + 0.22 * tone, 0.09),
         nose_depth=_around(rng, 1.0, 0.14),
         mouth_width=_around(rng, 1.0, 0.08),
-        lip=_around(rng, (0.85 + 0.3 * feminine + 0.3 * tone) * lips_young, 0.12),
+        lip=_around(rng, (0.85 + 0.3 * feminine + 0.3 * tone) * (1 - 0.35 * age), 0.12),
         lipstick=float(np.clip(rng.normal(-0.3 + 1.0 * feminine, 0.4), 0, 1)) if feminine > 0.4 else 0.0,
         lip_hue=float(rng.random()),
         ear=_around(rng, 1.0, 0.1),

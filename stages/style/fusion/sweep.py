@@ -247,6 +247,12 @@ class StyleScorer:
         return {name: measured[name] for name in MEASURES}
 
 
+def _tried(names: Sequence[str], ladder: bool) -> list[Candidate]:
+    """Source, transferred and the named candidates, each once; without a ladder none between snapshots."""
+    candidates = [parse(name) for name in dict.fromkeys(("source", "transferred", *names))]
+    return candidates if ladder else [item for item in candidates if item.share in (0.0, 1.0)]
+
+
 def run_sweep(
     source: Generator,
     transferred: Generator,
@@ -278,9 +284,7 @@ def run_sweep(
     """
     inner = [rung for rung in ladder if 0 < rung[0] < images]
     rungs = [(0, source), *inner, (images, transferred)]
-    candidates = [parse(name) for name in dict.fromkeys(("source", "transferred", *settings.candidates))]
-    if not inner:
-        candidates = [item for item in candidates if item.share in (0.0, 1.0)]
+    candidates = _tried(settings.candidates, bool(inner))
     reader = load_reader(runtime.device)
 
     def measured(items: Iterable[Candidate], first: int) -> Iterator[SweepPoint]:
@@ -299,14 +303,15 @@ def run_sweep(
         for point in measured(candidates, seed):
             points.append(point)
             line.update(len(points))
+
+    # Those that keep enough variety are measured again, on other seeds.
     able = keeping(points, settings.coverage_min, settings.kid_ratio_max)
     again = measured([*candidates[:2], *(point.candidate for point in able)], seed + settings.count)
     chosen, confirmed = confirm(able, again, settings) if able else (None, {})
     front = pareto_front(points)
-    at_knee = knee(front)
-    final = at_knee if chosen is None else chosen
+    final = knee(front) if chosen is None else chosen
     return Result(
-        points=points, front=front, knee=at_knee, chosen=final, met=chosen is not None, confirmed=confirmed,
+        points=points, front=front, knee=knee(front), chosen=final, met=chosen is not None, confirmed=confirmed,
         generator=final.candidate.build(source, rungs), settings=settings,
     )  # fmt: skip
 

@@ -72,7 +72,6 @@ def score(data: Artifact, target: str, drawn: np.ndarray, source: np.ndarray, ru
 
     # Broken heads count as no variety. What lies half-way between photo and style is not broken: the gate spans both.
     held = read(reader, real) if len(real) else None
-    # What lies half-way between photo and style is not broken: the gate spans both, as in a sweep.
     gate = None if held is None or len(real) < FEWEST else QualityGate.fit(reader, together(held, source_reading))
     broken = None if gate is None else gate.broken(reading)
     out |= richness(reading, source_reading, broken=broken)
@@ -82,10 +81,9 @@ def score(data: Artifact, target: str, drawn: np.ndarray, source: np.ndarray, ru
     if held is not None and min(len(real), len(drawn)) > NEIGHBOURS:
         out["precision"], out["recall"] = precision_recall(held.features, reading.features, NEIGHBOURS)
 
-    # Memorisation, by two distances: truncation draws features together and nothing is copied.
+    # Memorisation, by two distances. Truncation draws features together and nothing is copied; a copy is near in both.
     training_images = load(data.path / name, runtime)
     training = read(reader, training_images)
-    # Truncation draws features together and nothing is copied; a copy is near in features and in identity.
     copies = [memorised(getattr(reading, key), getattr(training, key)) for key in ("features", "identity")]
     out["memorised_share"] = float((copies[0] & copies[1]).double().mean())
     out["intra"] = intra_cluster_distance(reading.features, training.features[:CLUSTERS])
@@ -133,6 +131,8 @@ def background_variety(images: np.ndarray, mask: np.ndarray) -> tuple[float, flo
     if not shown.any():
         return 0.0, 0.0
     behind = behind[shown]
+
+    # The mean colour of each cell, and of each picture, where it is background.
     colours = lab(unit(to_tensor(images[shown]))).permute(0, 2, 3, 1).numpy()
     side = SIZE // CELLS
     weight, colour = (
@@ -140,6 +140,8 @@ def background_variety(images: np.ndarray, mask: np.ndarray) -> tuple[float, flo
     )  # [n, 8, 8, 1], [n, 8, 8, 3]
     mean = colour.sum(axis=(1, 2)) / weight.sum(axis=(1, 2))
     _, bins = np.unique(np.floor(mean / LAB_STEP), axis=0, return_inverse=True)
+
+    # How far each cell's colour strays over the set.
     cells = colour / np.maximum(weight, 1e-6)
     whole = np.maximum(weight.sum(axis=0), 1e-6)
     middle = (weight * cells).sum(axis=0) / whole
