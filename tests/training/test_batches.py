@@ -8,11 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from stages.recipes.open_face_parser import mixed_batches
 
 from stages.core.tensors import to_tensor
 from stages.pair.batches import unpaired_batches
-from stages.recipes.face_parser import Labelled
+from stages.recipes.face_parser import Labelled, mixed_batches
 from stages.student.batches import pair_batches
 from stages.style.inversion.e4e import photo_batches
 from stages.style.stage import Images
