@@ -37,6 +37,8 @@ class Proportions:
     chin: float = 0.0  # more pointed by this share
     head: float = 0.0  # larger by this share
     expression: float = 1.0
+    brow: float = 1.0
+    brow_lift: float = 0.0  # decimetres
 
     def warp(self, pack: Pack) -> Callable[[np.ndarray], np.ndarray]:
         """A smooth map of unposed mesh vertices [V, 3]."""
@@ -71,8 +73,12 @@ class Proportions:
 
 
 PROPORTIONS = {
-    "comic": Proportions(eye=1.38, eye_height=1.08, nose=0.85, jaw=0.08, head=0.04, expression=1.15),
-    "anime": Proportions(eye=1.80, eye_height=1.16, nose=0.55, mouth=0.82, jaw=0.16, chin=0.14, head=0.08),
+    "comic": Proportions(
+        eye=1.38, eye_height=1.08, nose=0.85, jaw=0.08, head=0.04, expression=1.15, brow=0.9, brow_lift=0.015
+    ),
+    "anime": Proportions(
+        eye=1.80, eye_height=1.16, nose=0.55, mouth=0.82, jaw=0.16, chin=0.14, head=0.08, brow=0.7, brow_lift=0.045
+    ),
     "figurine": Proportions(eye=1.45, nose=0.72, mouth=0.95, jaw=0.02, head=0.12),
     "watercolour": Proportions(eye=1.12, nose=0.97, jaw=0.04, expression=1.05),
 }
@@ -118,7 +124,12 @@ def drawn(
     # grey hairs are a tint of the whole in a drawing
     hair = person.hair
     mixed = np.array(hair.colour) * (1 - hair.grey) + 0.33 * hair.grey
-    person = replace(person, hair=replace(hair, grey=0.0, colour=(float(mixed[0]), float(mixed[1]), float(mixed[2]))))
+    thick, high, arch = person.brow
+    person = replace(
+        person,
+        hair=replace(hair, grey=0.0, colour=(float(mixed[0]), float(mixed[1]), float(mixed[2]))),
+        brow=(thick * shape.brow, high + shape.brow_lift, arch),
+    )
     scene = build(pack, person, view, size, shape.warp(pack), shape.expression, GATHER[style], size // 2)
     scene.camera = camera or scene.camera
     shadows = Shadows(scene, lights, size) if lights is not None else None
@@ -132,7 +143,7 @@ def drawn(
             values = np.concatenate([bunch.outward, _locks(bunch.colour, bunch.outward)], axis=2)
             both = np.concatenate([normals, lock], axis=2)
             over = draw(bunch, np.ascontiguousarray(values), frame, both, wider=1.6 if bunch.kind == "hair" else 2.0)
-            over = _solid(over, frame.width, bunch.kind == "hair")
+            over = _solid(over, frame.width)
             normals, lock = np.ascontiguousarray(both[..., :3]), np.ascontiguousarray(both[..., 3:])
         else:
             over = draw(bunch, bunch.colour, frame, np.zeros((frame.width, frame.width, 3), np.float32), wider=1.6)
@@ -149,13 +160,13 @@ def _locks(colour: np.ndarray, outward: np.ndarray) -> np.ndarray:
     return (0.5 + 0.5 * np.tanh(tone * 3)).astype(np.float32)
 
 
-def _solid(cover: np.ndarray, width: int, large: bool) -> np.ndarray:
+def _solid(cover: np.ndarray, width: int) -> np.ndarray:
     """A cover without pinholes and whiskers, its outline smooth."""
-    for share, way in ((110 if large else 170, cv2.MORPH_CLOSE), (130 if large else 200, cv2.MORPH_OPEN)):
+    for share, way in ((110, cv2.MORPH_CLOSE), (130, cv2.MORPH_OPEN)):
         r = max(1, round(width / share))
         disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * r + 1, 2 * r + 1))
         cover = cv2.morphologyEx(cover, way, disc)
-    return ramp(cv2.GaussianBlur(cover, (0, 0), width / 230), 0.3, 0.6).astype(np.float32) if large else cover
+    return ramp(cv2.GaussianBlur(cover, (0, 0), width / 230), 0.3, 0.6).astype(np.float32)
 
 
 def _towards(view: View, rise: float = 30.0) -> np.ndarray:
