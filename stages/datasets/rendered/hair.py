@@ -553,7 +553,9 @@ def brows_of(pack: Pack, person: Person, vertices: np.ndarray, size: int) -> lis
     paths[:, :, 1] -= (length[:, None] * t**2) * np.interp(a, [0, 1], [0.1, 0.25])[:, None]
     base = np.array(person.hair.colour, np.float32)
     darker = 0.42 if person.hair.colour_name in ("blond", "light brown", "red") else 0.9
-    colour = np.minimum(base * darker, 0.25) * np.exp(rng.normal(0, 0.2, (s, 1)))
+    if person.hair.colour_name in ("grey", "white"):
+        darker = 0.4
+    colour = np.minimum(base * darker, 0.16) * np.exp(rng.normal(0, 0.2, (s, 1)))
     bunch = _bunch("brow", paths, normal, colour, 0.0052 * wider, 0, rng)
     bunch.label = np.where(rest[:, 0] > 0, 2, 3).astype(np.uint8)
     bunch.opacity = bunch.opacity * F(0.42 + 0.2 * min(thick, 1.2))

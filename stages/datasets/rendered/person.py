@@ -93,6 +93,7 @@ class Person:
     tone: float  # 0 light .. 1 dark
     skin_colour: Triple  # linear light
     freckles: float
+    wrinkles: tuple[float, float, float, float]  # depth of each group of creases, 0..1
     hair: Hair
     brow: Triple  # thickness, height, arch: about 1, 0, 0
     beard: Beard
@@ -170,30 +171,31 @@ def sample_person(number: int, seed: int = 0, pack: Pack | None = None) -> Perso
     iris = _one(rng, {"brown": 4, "light brown": 1}) if tone > 0.45 or hair.colour_name == "black" else _one(
         rng, {"brown": 2, "light brown": 1, "hazel": 1.2, "green": 1, "blue": 2, "grey": 1, "light blue": 0.8}
     )  # fmt: skip
-    made_up = sex == "female" and adult and rng.random() < 0.6
+    made_up = sex == "female" and adult and rng.random() < 0.7
     glasses = _one(rng, {"round": 1, "square": 1.2, "wide": 0.8, "half": 0.6}) if rng.random() < 0.2 else "none"
     return Person(
         number=number,
         seed=seed,
         sex=sex,
         age=age,
-        masculine=float(rng.uniform(0, 0.12) if sex == "female" else rng.uniform(0.88, 1)),
+        masculine=float(rng.uniform(0, 0.04) if sex == "female" else rng.uniform(0.95, 1)),
         face_shape=(float(face[0]), float(face[1]), float(face[2])),
         muscle=float(rng.uniform(0.3, 0.7)),
         weight=float(np.clip(rng.normal(0.48, 0.17), 0.08, 0.92)),
-        shape=_shape(rng, pack),
+        shape=_shape(rng, pack, sex if age > 15 else "child"),
         skin=_skin(rng, pack, sex, age, tone),
         tone=tone,
         skin_colour=_skin_colour(rng, tone),
         freckles=float(rng.uniform(0.3, 1)) if tone < 0.35 and rng.random() < 0.25 else 0.0,
+        wrinkles=_wrinkles(rng, age),
         hair=hair,
         brow=(
-            float(np.clip(rng.normal(0.9 if sex == "female" else 1.15, 0.2), 0.5, 1.7)),
+            float(np.clip(rng.normal(0.8 if sex == "female" else 1.25, 0.18), 0.5, 1.7)),
             float(rng.normal(0, 0.02)),
             float(rng.normal(0.3 if sex == "female" else 0, 0.3)),
         ),
         beard=beard,
-        lashes=float(rng.uniform(0.7, 1.2) if sex == "female" else rng.uniform(0.35, 0.6)),
+        lashes=float(rng.uniform(0.85, 1.3) if sex == "female" else rng.uniform(0.3, 0.5)),
         make_up=_triple(rng.uniform(0.2, 1, 3) * [1, rng.random() < 0.6, rng.random() < 0.6]) if made_up else (0, 0, 0),
         iris=iris,
         glasses=glasses,
@@ -213,9 +215,29 @@ def _triple(values: np.ndarray) -> Triple:
     return float(values[0]), float(values[1]), float(values[2])
 
 
-def _shape(rng: np.random.Generator, pack: Pack) -> dict[str, float]:
+def _wrinkles(rng: np.random.Generator, age: float) -> tuple[float, float, float, float]:
+    """Creases set in at about thirty and are deep at eighty, not in everybody alike."""
+    deep = np.clip((age - np.array([34, 30, 28, 48])) / np.array([38, 38, 45, 34]), 0, 1) * rng.uniform(0.55, 1.2, 4)
+    a, b, c, d = np.clip(deep, 0, 1)
+    return float(a), float(b), float(c), float(d)
+
+
+# what makes a grown face more a woman's or a man's, beyond the macro shapes
+SEX_SHAPES = {
+    "female": {"mouth/mouth-upperlip-volume-incr": 0.25, "mouth/mouth-lowerlip-volume-incr": 0.2,
+               "chin/chin-width-decr": 0.25, "nose/nose-width2-decr": 0.15, "head/head-oval": 0.2,
+               "eyes/l-eye-scale-incr": 0.12, "eyes/r-eye-scale-incr": 0.12},
+    "male": {"chin/chin-width-incr": 0.2, "chin/chin-prominent-incr": 0.15, "head/head-rectangular": 0.12,
+             "forehead/forehead-nubian-decr": 0.12, "nose/nose-volume-incr": 0.12},
+    "child": {},
+}  # fmt: skip
+
+
+def _shape(rng: np.random.Generator, pack: Pack, sex: str) -> dict[str, float]:
     """Local shapes: one of every chosen family, both sides nearly alike, and a little asymmetry."""
     shape: dict[str, float] = {}
+    for name, weight in SEX_SHAPES[sex].items():
+        shape[name] = float(weight * rng.uniform(0.3, 1.7))
     for names in pack.families.values():
         if rng.random() > 0.5:
             continue
@@ -223,9 +245,10 @@ def _shape(rng: np.random.Generator, pack: Pack) -> dict[str, float]:
         name, weight = halves[int(rng.integers(len(halves)))], min(abs(rng.normal(0, 0.27)), 0.8)
         if name.startswith("head/") or "scale" in name:
             weight *= 0.55
-        shape[name] = float(weight)
+        shape[name] = shape.get(name, 0.0) + float(weight)
         if "/l-" in name and name.replace("/l-", "/r-") in pack.targets:
-            shape[name.replace("/l-", "/r-")] = float(weight * rng.uniform(0.85, 1.15))
+            other = name.replace("/l-", "/r-")
+            shape[other] = shape.get(other, 0.0) + float(weight * rng.uniform(0.85, 1.15))
     for name in (name for name, kind in pack.kinds.items() if kind == "asymmetry"):
         if rng.random() < 0.12:
             shape[name] = float(abs(rng.normal(0, 0.25)))
@@ -238,6 +261,7 @@ def _skin(rng: np.random.Generator, pack: Pack, sex: str, age: float, tone: floa
     half = "dark" if tone > rng.uniform(0.4, 0.6) else "light"
     for wanted in (
         {"sex": sex, "age": span, "tone": half},
+        {"sex": sex, "age": span if span == "old" else "none"},  # age shows more than the picture's own tone
         {"sex": sex, "tone": half, "age": "middleage"},
         {"sex": sex, "tone": half},
         {"tone": half, "age": span},

@@ -62,7 +62,7 @@ def shoot(person: Person, view: View, size: int, pack: Pack | None = None, camer
     scene = build(pack, person, view, size)
     scene.camera = camera or scene.camera
     shadows = Shadows(scene, lights, size)
-    frame = capture(scene, size, lights, shadows)
+    frame = capture(pack, scene, size, lights, shadows)
     image, cover, met = shade(pack, frame, lights, shadows)
     covers: list[tuple[np.ndarray, int]] = []
     for bunch in scene.strands:

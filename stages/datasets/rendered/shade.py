@@ -28,6 +28,7 @@ from stages.datasets.rendered.raster import (
     unit,
 )
 from stages.datasets.rendered.texture import LIPSTICKS, scalp, skin_albedo, stubble, under_hair
+from stages.datasets.rendered.wrinkles import creases
 
 F = np.float32
 KINDS = ("skin", "eye", "teeth", "tongue", "cloth", "hat", "frame", "lens", "metal")
@@ -56,6 +57,7 @@ SHINE = {
 SAMPLES = {64: 3, 128: 2, 256: 2}  # samples of a pixel, each way
 SKY_MAP, LAMP_MAP = {64: 40, 128: 48, 256: 64}, {64: 96, 128: 160, 256: 224}  # texels of depth maps
 REACH = 2.6  # decimetres from the face that depth maps cover
+CREASE = 0.014  # decimetres, the deepest crease of the skin
 SCATTER_MM = (2.6, 1.1, 0.6)  # how far red, green and blue light travels in skin
 
 
@@ -67,6 +69,7 @@ def _by_size(table: dict[int, int], size: int) -> int:
 class Frame:
     """What every sample sees. W samples across; n samples see a triangle."""
 
+    pack: Pack
     scene: Scene
     size: int
     depth: np.ndarray  # float32 [W, W], FAR where nothing is
@@ -155,7 +158,7 @@ def _merged(parts: list[Part], coarse: bool) -> tuple[np.ndarray, np.ndarray]:
 
 
 def capture(
-    scene: Scene, size: int, lights: Lights | None, shadows: Shadows | None, samples: int | None = None
+    pack: Pack, scene: Scene, size: int, lights: Lights | None, shadows: Shadows | None, samples: int | None = None
 ) -> Frame:
     """Rasterise the triangles of a scene."""
     width = size * (samples or _by_size(SAMPLES, size))
@@ -189,7 +192,7 @@ def capture(
     normal, view = unit(normal), unit(scene.camera.place - place)
     normal *= np.where((normal * view).sum(axis=1, keepdims=True) < 0, F(-1), F(1))
     return Frame(
-        scene, size, depth, index, rows, columns, part, label, place, np.ascontiguousarray(normal, F), at[:, 6:8],
+        pack, scene, size, depth, index, rows, columns, part, label, place, np.ascontiguousarray(normal, F), at[:, 6:8],
         at[:, 8:11],
         at[:, 11:14], np.ascontiguousarray(view, F),
         np.zeros(len(rows), np.float32),
@@ -241,7 +244,12 @@ def _skin(frame: Frame, part: Part, on: np.ndarray) -> np.ndarray:
     out = stubble(person, out, places, frame.texel)
     frame.grown[on] = scalp(places, person.hair)
     out = under_hair(person, out, frame.grown[on])
-    _relief(frame, on, sampled[:, 3])
+    deep = np.zeros(len(out), np.float32)
+    if max(person.wrinkles) > 0.02:
+        atlas = creases(frame.pack, min(part.texture.shape[0], 1024))
+        deep = texels(atlas, np.ascontiguousarray(frame.uv[on])) @ (np.array(person.wrinkles, np.float32) / 255)
+        out = out * (1 - np.minimum(deep, 1.2)[:, None] * np.array([0.24, 0.32, 0.34], np.float32))
+    _relief(frame, on, sampled[:, 3], deep)
     return out.astype(np.float32)
 
 
@@ -250,13 +258,13 @@ def _fine_linear(values: np.ndarray) -> np.ndarray:
     return linear(values)
 
 
-def _relief(frame: Frame, on: np.ndarray, relief: np.ndarray) -> None:
-    """Bend the skin's normals by the height that its picture's fine darkness means; more with age."""
+def _relief(frame: Frame, on: np.ndarray, relief: np.ndarray, groove: np.ndarray) -> None:
+    """Bend the skin's normals by the height that its picture's fine darkness means, more with age, and by creases."""
     age = frame.scene.person.age
     deep = 0.006 + 0.012 * float(np.clip((age - 25) / 45, 0, 1))  # decimetres a unit of log luminance
     height = np.zeros(frame.depth.shape, np.float32)
     rows, columns = frame.rows[on], frame.columns[on]
-    height[rows, columns] = np.clip((relief - 128) / (3 * RELIEF), -0.6, 0.6) * deep
+    height[rows, columns] = np.clip((relief - 128) / (3 * RELIEF), -0.6, 0.6) * deep - groove * F(CREASE)
     inside = np.zeros(frame.depth.shape, np.uint8)
     inside[rows, columns] = 1
     core = cv2.erode(inside, np.ones((3, 3), np.uint8))

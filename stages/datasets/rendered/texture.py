@@ -94,7 +94,7 @@ def skin_albedo(person: Person, colour: np.ndarray, plain: np.ndarray, places: n
     x, y, z = places[:, 0], places[:, 1], places[:, 2]
     tone = np.array(person.skin_colour, np.float32)
     ratio = np.clip(colour / plain, 0.02, 4)
-    out = tone * ratio ** np.float32(0.95)
+    out = tone * ratio ** np.float32(0.95 if person.age > 18 else 0.6)  # children's skin is even
     # blood under the skin: cheeks, nose, ears; and mottling
     warm = np.exp(-(((abs(x) - 0.42) / 0.17) ** 2) - ((y - 6.98) / 0.16) ** 2) * (z > 0.6)
     warm = (

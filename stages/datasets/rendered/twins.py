@@ -132,8 +132,8 @@ def drawn(
     )
     scene = build(pack, person, view, size, shape.warp(pack), shape.expression, GATHER[style], size // 2)
     scene.camera = camera or scene.camera
-    shadows = Shadows(scene, lights, size) if lights is not None else None
-    frame = capture(scene, size, lights, shadows)
+    shadows = Shadows(scene, lights, size // 2) if lights is not None else None
+    frame = capture(pack, scene, size, lights, shadows)
     normals = frame.raster(frame.normals)
     lock = np.zeros((frame.width, frame.width, 1), np.float32)
     covers: dict[str, np.ndarray] = {}

@@ -217,7 +217,7 @@ def test_flow_carries_one_frame_to_the_next() -> None:
     who, view = calm(3)
     later = replace(view, yaw=6.0, units={"jawOpen": 0.1})
     scenes = [build(pack, who, v, 64) for v in (view, later)]
-    frame = capture(scenes[1], 64, None, None)
+    frame = capture(pack, scenes[1], 64, None, None)
     flow = truth.flow(scenes[0], frame)
     before, after = (truth.fixed_landmarks(pack, scene, frame.width) for scene in scenes)
     for k in (30, 33, 51):
@@ -284,7 +284,7 @@ def test_lights_shadow_each_other() -> None:
     who, view = calm(3, light=Light("sun", 80.0, 10.0, 0.0, 1.0, 0.3))
     lights = lights_of(view, place_of(view))
     scene = build(pack, who, view, 64)
-    frame = capture(scene, 64, lights, Shadows(scene, lights, 64))
+    frame = capture(pack, scene, 64, lights, Shadows(scene, lights, 64))
     image = photo(who, view, 64).image.astype(float).mean(axis=2)
     points = truth.fixed_landmarks(pack, scene, 64)
     near, far = (image[int(y), int(x)] for x, y in (points[35] + (8, 0), points[31] - (8, 0)))
