@@ -283,7 +283,7 @@ def _tresses(
     colour = np.array(hair.colour, np.float32) * tone[:, None]
     if hair.grey > 0:
         grey = rng.random((s, 1)) < hair.grey
-        colour = np.where(grey, np.array([0.38, 0.37, 0.36]) * tone[:, None], colour)
+        colour = np.where(grey, np.array([0.27, 0.26, 0.25]) * tone[:, None], colour)
     shade = np.broadcast_to(0.55 + 0.45 * ramp(t, 0.0, 0.35), (s, p))
     if hair.style in ("afro", "coils", "curly"):
         depth = np.linalg.norm(paths - centre, axis=2)

@@ -180,9 +180,9 @@ def sample_person(number: int, seed: int = 0, pack: Pack | None = None) -> Perso
         age=age,
         masculine=float(rng.uniform(0, 0.04) if sex == "female" else rng.uniform(0.95, 1)),
         face_shape=(float(face[0]), float(face[1]), float(face[2])),
-        muscle=float(rng.uniform(0.3, 0.7)),
+        muscle=float(rng.uniform(0.3, 0.7) - (0.15 if sex == "female" else 0.0)),
         weight=float(np.clip(rng.normal(0.48, 0.17), 0.08, 0.92)),
-        shape=_shape(rng, pack, sex if age > 15 else "child"),
+        shape=_shape(rng, pack, sex if age > 15 else "child", age),
         skin=_skin(rng, pack, sex, age, tone),
         tone=tone,
         skin_colour=_skin_colour(rng, tone),
@@ -217,25 +217,29 @@ def _triple(values: np.ndarray) -> Triple:
 
 def _wrinkles(rng: np.random.Generator, age: float) -> tuple[float, float, float, float]:
     """Creases set in at about thirty and are deep at eighty, not in everybody alike."""
-    deep = np.clip((age - np.array([34, 30, 28, 48])) / np.array([38, 38, 45, 34]), 0, 1) * rng.uniform(0.55, 1.2, 4)
+    deep = np.clip((age - np.array([34, 30, 28, 48])) / np.array([34, 34, 40, 30]), 0, 1) * rng.uniform(0.7, 1.3, 4)
     a, b, c, d = np.clip(deep, 0, 1)
     return float(a), float(b), float(c), float(d)
 
 
 # what makes a grown face more a woman's or a man's, beyond the macro shapes
 SEX_SHAPES = {
-    "female": {"mouth/mouth-upperlip-volume-incr": 0.25, "mouth/mouth-lowerlip-volume-incr": 0.2,
+    "female": {"mouth/mouth-upperlip-volume-incr": 0.12, "mouth/mouth-lowerlip-volume-incr": 0.1,
                "chin/chin-width-decr": 0.25, "nose/nose-width2-decr": 0.15, "head/head-oval": 0.2,
-               "eyes/l-eye-scale-incr": 0.12, "eyes/r-eye-scale-incr": 0.12},
+               "eyes/l-eye-scale-incr": 0.28, "eyes/r-eye-scale-incr": 0.28, "nose/nose-volume-decr": 0.2,
+               "nose/nose-scale-vert-decr": 0.15, "chin/chin-prominent-decr": 0.12, "cheek/l-cheek-bones-incr": 0.15,
+               "cheek/r-cheek-bones-incr": 0.15},
     "male": {"chin/chin-width-incr": 0.2, "chin/chin-prominent-incr": 0.15, "head/head-rectangular": 0.12,
              "forehead/forehead-nubian-decr": 0.12, "nose/nose-volume-incr": 0.12},
     "child": {},
 }  # fmt: skip
 
 
-def _shape(rng: np.random.Generator, pack: Pack, sex: str) -> dict[str, float]:
+def _shape(rng: np.random.Generator, pack: Pack, sex: str, age: float) -> dict[str, float]:
     """Local shapes: one of every chosen family, both sides nearly alike, and a little asymmetry."""
     shape: dict[str, float] = {}
+    if age > 42:  # skin sags
+        shape["head/head-age-incr"] = float(np.clip((age - 42) / 40, 0, 1) * rng.uniform(0.35, 0.85))
     for name, weight in SEX_SHAPES[sex].items():
         shape[name] = float(weight * rng.uniform(0.3, 1.7))
     for names in pack.families.values():
@@ -361,10 +365,10 @@ def sample_view(number: int, view: int = 0, seed: int = 0) -> View:
 
 # facial units (ARKit's names) of a mood at its strongest; a star stands for left and right
 MOOD_UNITS = {
-    "smile": {"mouthSmile*": 0.6, "cheekSquint*": 0.35, "eyeSquint*": 0.12, "mouthDimple*": 0.2},
-    "grin": {"mouthSmile*": 0.75, "cheekSquint*": 0.5, "eyeSquint*": 0.2, "mouthUpperUp*": 0.42,
+    "smile": {"mouthSmile*": 0.85, "cheekSquint*": 0.45, "eyeSquint*": 0.12, "mouthDimple*": 0.2},
+    "grin": {"mouthSmile*": 1.0, "cheekSquint*": 0.6, "eyeSquint*": 0.2, "mouthUpperUp*": 0.5,
              "mouthLowerDown*": 0.2, "mouthStretch*": 0.15, "browInnerUp": 0.12},
-    "laugh": {"mouthSmile*": 0.8, "cheekSquint*": 0.6, "eyeSquint*": 0.3, "mouthUpperUp*": 0.35,
+    "laugh": {"mouthSmile*": 1.0, "cheekSquint*": 0.6, "eyeSquint*": 0.3, "mouthUpperUp*": 0.35,
               "mouthLowerDown*": 0.3, "browOuterUp*": 0.25, "jawOpen": 0.26, "browInnerUp": 0.25},
     "surprise": {"eyeWide*": 0.55, "browOuterUp*": 0.7, "browInnerUp": 0.75, "jawOpen": 0.35},
     "sad": {"mouthFrown*": 0.55, "eyeSquint*": 0.1, "browInnerUp": 0.85, "mouthShrugLower": 0.35},

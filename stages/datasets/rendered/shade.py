@@ -57,7 +57,7 @@ SHINE = {
 SAMPLES = {64: 3, 128: 2, 256: 2}  # samples of a pixel, each way
 SKY_MAP, LAMP_MAP = {64: 40, 128: 48, 256: 64}, {64: 96, 128: 160, 256: 224}  # texels of depth maps
 REACH = 2.6  # decimetres from the face that depth maps cover
-CREASE = 0.014  # decimetres, the deepest crease of the skin
+CREASE = 0.017  # decimetres, the deepest crease of the skin
 SCATTER_MM = (2.6, 1.1, 0.6)  # how far red, green and blue light travels in skin
 
 
@@ -234,7 +234,9 @@ def _skin(frame: Frame, part: Part, on: np.ndarray) -> np.ndarray:
     lips = np.isin(label, [12, 13])
     tone = np.array(person.skin_colour, np.float32)
     ratio = np.clip(
-        colour[lips] @ np.array([0.3, 0.6, 0.1], np.float32) / max(1e-3, float(scene.plain @ [0.3, 0.6, 0.1])), 0.2, 1.5
+        colour[lips] @ np.array([0.3, 0.6, 0.1], np.float32) / max(1e-3, float(scene.plain @ [0.3, 0.6, 0.1])),
+        0.2,
+        0.95,
     )
     natural = tone * np.array([0.80, 0.50, 0.50], np.float32) * (0.55 + 0.6 * ratio[:, None])
     stick = np.array(LIPSTICKS[person.number % len(LIPSTICKS)], np.float32) * (0.5 + 0.6 * ratio[:, None])
@@ -244,11 +246,11 @@ def _skin(frame: Frame, part: Part, on: np.ndarray) -> np.ndarray:
     out = stubble(person, out, places, frame.texel)
     frame.grown[on] = scalp(places, person.hair)
     out = under_hair(person, out, frame.grown[on])
-    deep = np.zeros(len(out), np.float32)
+    deep: np.ndarray = np.zeros(len(out), np.float32)
     if max(person.wrinkles) > 0.02:
         atlas = creases(frame.pack, min(part.texture.shape[0], 1024))
         deep = texels(atlas, np.ascontiguousarray(frame.uv[on])) @ (np.array(person.wrinkles, np.float32) / 255)
-        out = out * (1 - np.minimum(deep, 1.2)[:, None] * np.array([0.24, 0.32, 0.34], np.float32))
+        out = out * (1 - np.minimum(deep, 1.2)[:, None] * np.array([0.27, 0.36, 0.38], np.float32))
     _relief(frame, on, sampled[:, 3], deep)
     return out.astype(np.float32)
 
