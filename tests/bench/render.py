@@ -16,9 +16,9 @@ import time
 
 import cv2
 
-from stages.datasets.rendered import twins
 from stages.datasets.rendered.person import sample_person, sample_view
 from stages.datasets.rendered.render import photo
+from stages.datasets.rendered.styles import twins
 
 
 def picture(number: int, size: int, arm: str) -> None:

@@ -9,7 +9,9 @@ import numpy as np
 
 from stages.datasets.rendered import wear
 from stages.datasets.rendered.colour import ramp
-from stages.datasets.rendered.hair import Strands, beard_of, brows_of, hair_of, lashes_of
+from stages.datasets.rendered.hair.face import beard_of, brows_of, lashes_of
+from stages.datasets.rendered.hair.head import hair_of
+from stages.datasets.rendered.hair.strands import Strands
 from stages.datasets.rendered.pack import Pack, Surface
 from stages.datasets.rendered.person import FACES, Person, View
 from stages.datasets.rendered.raster import add_shape, chosen_triangles, turn_points, vertex_normals
@@ -21,7 +23,7 @@ TEETH_SHOW = ("jawOpen", "mouthUpperUpLeft", "mouthLowerDownLeft", "mouthFunnel"
 
 
 @dataclass
-class Part:
+class MeshPart:
     """A mesh in the world. N vertices, T triangles."""
 
     kind: str  # skin | eye | teeth | tongue | cloth | hat | frame | lens | metal
@@ -59,7 +61,7 @@ class Scene:
 
     person: Person
     view: View
-    parts: list[Part]
+    parts: list[MeshPart]
     strands: list[Strands]
     base: np.ndarray  # float32 [V, 3]: the posed base mesh
     camera: Camera
@@ -211,7 +213,7 @@ class _Maker:
 
     def __init__(self, pack: Pack, person: Person, pose: Pose, vertices: np.ndarray, size: int) -> None:
         self.pack, self.person, self.pose, self.vertices, self.size = pack, person, pose, vertices, size
-        self.parts: list[Part] = []
+        self.parts: list[MeshPart] = []
         self.base = pose.place(vertices, pack.headness)
         self.centres = np.zeros((2, 3), np.float32)
         self.look = np.array([0, 0, 1], np.float32)
@@ -220,12 +222,12 @@ class _Maker:
 
     def add(
         self, kind: str, at: np.ndarray, surface: Surface, label: np.ndarray | int, keep: np.ndarray | None = None
-    ) -> Part:
+    ) -> MeshPart:
         """A part of a surface whose mesh vertices are `at`, posed; only the triangles to keep."""
         triangles = surface.triangles if keep is None else surface.triangles[keep]
         labels = np.broadcast_to(np.asarray(label, np.uint8), len(surface.triangles))
         world = np.ascontiguousarray(at[surface.source], dtype=np.float32)
-        part = Part(
+        part = MeshPart(
             kind, world, vertex_normals(world, triangles), triangles, surface.coarse, surface.uv,
             labels if keep is None else labels[keep],
         )  # fmt: skip
@@ -288,5 +290,5 @@ class _Maker:
         uv = np.zeros((len(world), 2), np.float32)
         labels = np.full(len(triangles), label, np.uint8)
         self.parts.append(
-            Part(kind, world, vertex_normals(world, triangles), triangles, triangles, uv, labels, None, colour)
+            MeshPart(kind, world, vertex_normals(world, triangles), triangles, triangles, uv, labels, None, colour)
         )

@@ -241,12 +241,13 @@ def film(light: np.ndarray, knee: float = 0.5) -> np.ndarray:
     return srgb(np.where(light < knee, light, bent))
 
 
-def develop(light: np.ndarray, view: View, met: float) -> np.ndarray:
+def develop(light: np.ndarray, view: View, met: float, grain: float | None = None) -> np.ndarray:
     """Linear light -> the bytes of a photograph: exposure on the person, white balance, film, soft focus, grain.
 
     Args:
         light: [S, S, 3].
         met: how bright a white face would be: the camera meters the light, not the skin.
+        grain: deviation of the sensor's noise, of full white; by default the camera's own.
     """
     rng = np.random.default_rng([view.camera, 1])
     gain = (0.70 / max(met, 0.05)) ** 0.8 * 2 ** rng.normal(0, 0.18)
@@ -257,11 +258,11 @@ def develop(light: np.ndarray, view: View, met: float) -> np.ndarray:
         picture = cv2.GaussianBlur(picture, (0, 0), rng.uniform(0.3, 0.55))
     size = len(light)
     rng = np.random.default_rng([view.camera, 2, abs(int(view.yaw * 1e4))])
-    level = rng.uniform(0.002, 0.011)
-    grain = (
+    level = np.float32(rng.uniform(0.002, 0.011) if grain is None else grain / 0.86)
+    noise = (
         rng.standard_normal((size, size, 1), np.float32) * 0.7 + rng.standard_normal((size, size, 3), np.float32) * 0.5
     )
-    return to_bytes(picture + grain * np.float32(level))
+    return to_bytes(picture + noise * level)
 
 
 __all__ = ["Light", "Lights", "Place", "develop", "film", "ground", "lights_of", "place_of", "ramp"]

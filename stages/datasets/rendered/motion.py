@@ -2,29 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import cv2
 import numpy as np
 
+from stages.datasets.people import Motion
 from stages.datasets.rendered import truth
 from stages.datasets.rendered.pack import Pack, load_pack
 from stages.datasets.rendered.person import View, sample_person, sample_view
 from stages.datasets.rendered.render import Shot, shoot
-from stages.datasets.rendered.twins import styled, twin
+from stages.datasets.rendered.styles.twins import styled, twin
 
 SWING = {"yaw": 9.0, "pitch": 4.0, "roll": 3.0}  # degrees, largest
 STEP = 2 * np.pi / 24  # a whole swing takes about this many frames
-
-
-@dataclass(frozen=True)
-class Motion:
-    """A short video and its truth: T frames of S x S pixels."""
-
-    frames: np.ndarray  # uint8 [T, S, S, 3]
-    flows: np.ndarray  # float32 [T - 1, S, S, 2]: frame t + 1 at x shows what frame t showed at x + flow(x)
-    heads: np.ndarray  # bool [T, S, S]: where the flow is a mesh's own: the head, without strands of hair before it
-    twins: np.ndarray | None  # uint8 [T, S, S, 3]: the true stylised twin in the same motion
 
 
 def views(number: int, frames: int, seed: int = 0) -> list[View]:
@@ -50,17 +41,24 @@ def views(number: int, frames: int, seed: int = 0) -> list[View]:
 
 
 def moving(
-    number: int, size: int, frames: int = 8, style: str | None = None, seed: int = 0, pack: Pack | None = None
+    number: int,
+    size: int,
+    frames: int = 8,
+    style: str | None = None,
+    seed: int = 0,
+    noise: float | None = None,
+    pack: Pack | None = None,
 ) -> Motion:
     """A person in motion before a camera that holds still.
 
     Args:
         style: also the true twin's video in this style.
+        noise: deviation of the sensor's noise, of full white; by default the camera's own.
     """
     pack, person = pack or load_pack(), sample_person(number, seed)
     shots: list[Shot] = []
     for view in views(number, frames, seed):
-        shots.append(shoot(person, view, size, pack, shots[0].scene.camera if shots else None))
+        shots.append(shoot(person, view, size, pack, shots[0].scene.camera if shots else None, noise))
     flows, heads = [], []
     for k, shot in enumerate(shots):
         width = shot.frame.width

@@ -9,9 +9,6 @@ import numpy as np
 
 from stages.datasets.rendered.pack import Pack, load_pack
 
-# who is who: no two ranges share a person
-TRAIN_PEOPLE, STYLE_PEOPLE, HELDOUT_STYLE_PEOPLE, HELDOUT_PEOPLE = 0, 2_000_000, 3_000_000, 5_000_000
-MOST_PEOPLE = 900_000  # people that one range may hold
 FACES = ("african", "asian", "caucasian")  # the sources' names of the three face shapes that are mixed
 Triple = tuple[float, float, float]
 
@@ -74,6 +71,13 @@ class Beard:
     cheeks: bool
     chin: bool
     moustache: bool
+
+    @property
+    def kind(self) -> str:
+        """none | stubble | moustache | goatee | full."""
+        if self.length <= 0:
+            return "stubble" if self.stubble > 0.3 else "none"
+        return "full" if self.cheeks else "goatee" if self.chin else "moustache"
 
 
 @dataclass(frozen=True)
@@ -403,8 +407,8 @@ def attributes(person: Person, view: View) -> dict[str, float | int | str]:
         "expression": view.mood, "smile": mean("mouthSmile"), "mouth_open": units.get("jawOpen", 0.0),
         "eye_open": 1 - mean("eyeBlink"), "brow_raise": mean("browOuterUp"),
         "hair": person.hair.style, "hair_colour": person.hair.colour_name, "hair_length": person.hair.length,
-        "fringe": person.hair.fringe, "stubble": person.beard.stubble, "beard": person.beard.length,
-        "moustache": int(person.beard.moustache), "glasses": person.glasses, "hat": person.hat,
+        "fringe": person.hair.fringe, "stubble": person.beard.stubble, "beard": person.beard.kind, "beard_length": person.beard.length,
+        "glasses": person.glasses, "hat": person.hat,
         "earrings": person.earrings, "necklace": int(person.necklace), "iris": person.iris, "light": view.light.kind,
     }  # fmt: skip
     facts.update({f"unit_{name}": weight for name, weight in units.items()})

@@ -28,7 +28,8 @@ class Picture:
 
     image: np.ndarray  # uint8 [S, S, 3] RGB
     mask: np.ndarray  # uint8 [S, S], coverage of the head without neck
-    parsing: np.ndarray  # uint8 [S, S], numbers of truth.CLASSES
+    parsing: np.ndarray  # uint8 [S, S], the face parser's 19 labels
+    reader_labels: np.ndarray  # uint8 [S, S], the face reader's 13 labels
     landmarks: np.ndarray  # float32 [68, 2] iBUG order, pixels; a pixel's centre is a whole number
     attributes: dict[str, float | int | str]
 
@@ -45,11 +46,19 @@ class Shot:
     cover: np.ndarray  # float32 [S, S]
 
 
-def shoot(person: Person, view: View, size: int, pack: Pack | None = None, camera: Camera | None = None) -> Shot:
+def shoot(
+    person: Person,
+    view: View,
+    size: int,
+    pack: Pack | None = None,
+    camera: Camera | None = None,
+    grain: float | None = None,
+) -> Shot:
     """Photograph a person; `size` px from 32 to 512.
 
     Args:
         camera: stands where this one stands; by default it frames the face.
+        grain: see `develop`.
 
     Raises:
         ValueError: a size that cannot be rendered.
@@ -72,14 +81,22 @@ def shoot(person: Person, view: View, size: int, pack: Pack | None = None, camer
         covers += regions_of(bunch.kind, bunch.label, over, scene, frame)
     labels = truth.regions(frame, covers)
     light, cover = (cv2.resize(a, (size, size), interpolation=cv2.INTER_AREA) for a in (image, cover))
-    picture = Picture(
-        image=develop(light + ground(place, size) * (1 - cover[..., None]), view, met),
+    image_ = develop(light + ground(place, size) * (1 - cover[..., None]), view, met, grain)
+    picture = picture_of(pack, scene, image_, labels)
+    return Shot(picture, scene, frame, labels, light, cover)
+
+
+def picture_of(pack: Pack, scene: Scene, image: np.ndarray, labels: np.ndarray) -> Picture:
+    """An image uint8 [S, S, 3] with the truth that its scene and its samples' regions [W, W] hold."""
+    size = len(image)
+    return Picture(
+        image=image,
         mask=truth.mask(labels, size),
         parsing=truth.parsing(labels, size),
+        reader_labels=truth.reader_labels(labels, size),
         landmarks=truth.landmarks(pack, scene, size).astype(np.float32),
-        attributes=attributes(person, view),
+        attributes=attributes(scene.person, scene.view),
     )
-    return Shot(picture, scene, frame, labels, light, cover)
 
 
 def regions_of(

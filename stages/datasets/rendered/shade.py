@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from stages.datasets.rendered.build import Part, Scene
+from stages.datasets.rendered.build import MeshPart, Scene
 from stages.datasets.rendered.colour import LUMINANCE, TO_LINEAR, linear, ramp
-from stages.datasets.rendered.hair import Strands
+from stages.datasets.rendered.hair.strands import Strands
 from stages.datasets.rendered.light import Lights
 from stages.datasets.rendered.pack import RELIEF, Pack
 from stages.datasets.rendered.person import IRISES
@@ -121,7 +121,7 @@ class Shadows:
         self.lamps = self._maps(fine, hair, lights.axes, _by_size(LAMP_MAP, size), False)
 
     def _maps(
-        self, parts: list[Part], hair: list[np.ndarray], axes: np.ndarray, texels_: int, coarse: bool
+        self, parts: list[MeshPart], hair: list[np.ndarray], axes: np.ndarray, texels_: int, coarse: bool
     ) -> np.ndarray:
         maps = np.full((len(axes), texels_, texels_), FAR, np.float32)
         points, triangles = _merged(parts, coarse)
@@ -147,7 +147,7 @@ class Shadows:
         return F(maps.shape[1] / 2 / REACH)
 
 
-def _merged(parts: list[Part], coarse: bool) -> tuple[np.ndarray, np.ndarray]:
+def _merged(parts: list[MeshPart], coarse: bool) -> tuple[np.ndarray, np.ndarray]:
     """All vertices and triangles of some parts in one numbering."""
     starts = np.cumsum([0] + [len(part.vertices) for part in parts])
     triangles = [
@@ -223,7 +223,7 @@ def albedo_of(pack: Pack, frame: Frame, kinds: tuple[str, ...] = KINDS) -> np.nd
     return out
 
 
-def _skin(frame: Frame, part: Part, on: np.ndarray) -> np.ndarray:
+def _skin(frame: Frame, part: MeshPart, on: np.ndarray) -> np.ndarray:
     scene = frame.scene
     assert part.texture is not None
     sampled = texels(part.texture, np.ascontiguousarray(frame.uv[on]))
@@ -277,7 +277,7 @@ def _relief(frame: Frame, on: np.ndarray, relief: np.ndarray, groove: np.ndarray
     frame.normals[on] = unit(bent)
 
 
-def _eye(pack: Pack, frame: Frame, part: Part, on: np.ndarray) -> np.ndarray:
+def _eye(pack: Pack, frame: Frame, part: MeshPart, on: np.ndarray) -> np.ndarray:
     """Iris, pupil and white; under the lid the eye lies in its shadow. Bends the cornea's normals."""
     scene = frame.scene
     assert part.texture is not None

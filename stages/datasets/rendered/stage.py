@@ -21,26 +21,18 @@ from stages.core.images import write_image
 from stages.core.settings import ConfigError, choice, image_size, number
 from stages.core.stage import Stage
 from stages.core.workers import start_worker
+from stages.datasets.people import MOST_PEOPLE, person_of
 from stages.datasets.pictures import mask_place
-from stages.datasets.rendered.person import (
-    HELDOUT_PEOPLE,
-    HELDOUT_STYLE_PEOPLE,
-    MOST_PEOPLE,
-    STYLE_PEOPLE,
-    TRAIN_PEOPLE,
-    attributes,
-    sample_person,
-    sample_view,
-)
+from stages.datasets.rendered.person import attributes, sample_person, sample_view
 from stages.datasets.rendered.render import photo
-from stages.datasets.rendered.twins import STYLES, styled, twin
+from stages.datasets.rendered.styles.drawing import STYLES
+from stages.datasets.rendered.styles.twins import styled, twin
 
 if TYPE_CHECKING:
     from stages.core.artifact import Artifact
     from stages.core.runtime import Runtime
 
 CHUNK = 32  # pictures a worker renders before it reports
-FIRST = {"train": TRAIN_PEOPLE, "heldout": HELDOUT_PEOPLE, "style": STYLE_PEOPLE, "heldout_style": HELDOUT_STYLE_PEOPLE}
 
 
 @dataclass(frozen=True)
@@ -128,7 +120,7 @@ class RenderedData(Stage):
     def who(self, split: str, index: int) -> tuple[int, int]:
         """The person and the view of picture `index` of a split: splits never share a person, styles share theirs."""
         views = self.views if split == "train" else 1
-        return FIRST[split] + index // views, index % views
+        return person_of(split, index // views), index % views
 
     def _batches(self) -> Iterator[Batch]:
         plan: list[tuple[str, str | None, int]] = [("train", None, self.count), ("heldout", None, self.heldout)]

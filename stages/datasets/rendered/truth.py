@@ -10,12 +10,19 @@ from stages.datasets.rendered.pack import Pack
 from stages.datasets.rendered.raster import FAR, strand_depth, vote
 from stages.datasets.rendered.shade import Frame
 from stages.datasets.rendered.texture import scalp
+from stages.networks.face_labels import PARSER, READER
 
 CLASSES = (
     "background", "skin", "l_brow", "r_brow", "l_eye", "r_eye", "glasses", "l_ear", "r_ear", "earring", "nose", "mouth",
-    "u_lip", "l_lip", "neck", "necklace", "cloth", "hair", "hat",
+    "u_lip", "l_lip", "neck", "necklace", "cloth", "hair", "hat", "beard",
 )  # fmt: skip
-LABELS = {name: number for number, name in enumerate(CLASSES)}  # as CelebAMask-HQ
+LABELS = {name: number for number, name in enumerate(CLASSES)}  # of samples; the pack's own order
+# What pictures are labelled with: the face parser's 19, where a beard is skin, or the face reader's 13.
+TO_PARSER = np.array([PARSER[{"beard": "skin"}.get(name, name)] for name in CLASSES], np.uint8)
+_READER_NAMES = {"earring": "ear", "necklace": "neck", "u_lip": "mouth", "l_lip": "mouth"}
+TO_READER = np.array(
+    [READER[_READER_NAMES.get(name, name.removeprefix("l_").removeprefix("r_"))] for name in CLASSES], np.uint8
+)
 NOT_HEAD = ("background", "neck", "necklace", "cloth")
 HEAD = tuple(number for name, number in LABELS.items() if name not in NOT_HEAD)
 
@@ -38,8 +45,13 @@ def regions(frame: Frame, covers: list[tuple[np.ndarray, int]], filled: bool = F
 
 
 def parsing(labels: np.ndarray, size: int) -> np.ndarray:
-    """Regions of samples [W, W] -> of pixels, uint8 [size, size]: the commonest."""
-    return vote(labels, labels.shape[0] // size)
+    """Regions of samples [W, W] -> the parser's labels of pixels, uint8 [size, size]: the commonest."""
+    return TO_PARSER[vote(labels, labels.shape[0] // size)]
+
+
+def reader_labels(labels: np.ndarray, size: int) -> np.ndarray:
+    """As `parsing`, in the face reader's 13 labels."""
+    return TO_READER[vote(labels, labels.shape[0] // size)]
 
 
 def mask(labels: np.ndarray, size: int) -> np.ndarray:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from stages.datasets.rendered.hair import CENTRE, skull_radius
+from stages.datasets.rendered.hair.strands import CENTRE, skull_radius
 from stages.datasets.rendered.pack import Pack
 from stages.datasets.rendered.person import Person
 

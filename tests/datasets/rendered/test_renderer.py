@@ -11,7 +11,7 @@ import pytest
 from stages.core.runtime import Runtime
 from stages.core.settings import ConfigError
 from stages.core.tracking import Tracker
-from stages.datasets.rendered import raster, truth, twins
+from stages.datasets.rendered import raster, truth
 from stages.datasets.rendered.build import build
 from stages.datasets.rendered.light import lights_of, place_of
 from stages.datasets.rendered.motion import moving
@@ -20,7 +20,9 @@ from stages.datasets.rendered.person import Beard, Light, Person, View, sample_p
 from stages.datasets.rendered.render import Picture, photo, shoot
 from stages.datasets.rendered.shade import Shadows, capture
 from stages.datasets.rendered.stage import RenderedData
-from stages.datasets.rendered.truth import LABELS
+from stages.datasets.rendered.styles import twins
+from stages.networks.face_labels import PARSER as LABELS
+from stages.networks.face_labels import PARSER_HEAD
 from tests.datasets.rendered import reference
 
 
@@ -119,7 +121,7 @@ def test_what_cannot_be_rendered_is_refused() -> None:
 @pytest.mark.parametrize("number", range(6))
 def test_mask_is_the_head_of_the_labels(number: int) -> None:
     picture = photo(sample_person(number), sample_view(number), 64)
-    head = np.isin(picture.parsing, truth.HEAD)
+    head = np.isin(picture.parsing, PARSER_HEAD)
     assert 0.1 < head.mean() < 0.9
     assert (head == (picture.mask > 127)).mean() > 0.97
     assert len(np.unique(picture.parsing)) >= 8

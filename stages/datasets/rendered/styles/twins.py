@@ -1,0 +1,61 @@
+"""The same person in a style: comic, anime, figurine, watercolour; and twins, a style's head on the photograph."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from stages.datasets.rendered.build import Camera
+from stages.datasets.rendered.light import lights_of, place_of
+from stages.datasets.rendered.pack import Pack, load_pack
+from stages.datasets.rendered.person import Light, Person, View, attributes
+from stages.datasets.rendered.render import Picture, picture_of, shoot
+from stages.datasets.rendered.shade import draw, lit_strands, shade
+from stages.datasets.rendered.styles.cel import anime, comic
+from stages.datasets.rendered.styles.drawing import STYLES, drawn
+from stages.datasets.rendered.styles.toy import figurine
+from stages.datasets.rendered.styles.wash import watercolour
+
+TOY_LIGHT = Light("window", 28.0, 42.0, 0.02, 0.75, 0.85)
+
+
+def styled(
+    person: Person, view: View, size: int, style: str, pack: Pack | None = None, camera: Camera | None = None
+) -> Picture:
+    """A whole picture in a style, on the style's own background, with its truth.
+
+    Raises:
+        ValueError: an unknown style.
+    """
+    if style not in STYLES:
+        raise ValueError(f"unknown style {style!r}. Use one of {', '.join(STYLES)}")
+    pack = pack or load_pack()
+    if style in ("comic", "anime"):
+        art, scene, _ = drawn(pack, person, view, size, style, None, camera)
+        image = (comic if style == "comic" else anime)(art, size)
+    else:
+        lamp = TOY_LIGHT if style == "figurine" else replace(view.light, kind="soft", key=1.0, fill=0.9)
+        lights = lights_of(replace(view, light=lamp), place_of(view))
+        art, scene, shadows = drawn(pack, person, view, size, style, lights, camera)
+        assert shadows is not None
+        if style == "figurine":
+            image = figurine(art, size, lights, shadows)
+        else:
+            light, _, _ = shade(pack, art.frame, lights, shadows)
+            for bunch in scene.strands:
+                draw(bunch, lit_strands(bunch, scene, lights, shadows), art.frame, light)
+            image = watercolour(art, size, light)
+    return replace(picture_of(pack, scene, image, art.labels), attributes=attributes(person, view))
+
+
+def twin(photo: Picture, style: Picture) -> Picture:
+    """A photograph whose head is the style's: the photograph stays wherever neither head is."""
+    cover = np.maximum(photo.mask, style.mask).astype(np.float32)[..., None] / 255
+    mixed = style.image * cover + photo.image * (1 - cover)
+    return replace(style, image=np.clip(mixed + 0.5, 0, 255).astype(np.uint8))
+
+
+def twin_of(person: Person, view: View, size: int, style: str, pack: Pack | None = None) -> Picture:
+    """Both pictures of `twin` from a person and a view."""
+    return twin(shoot(person, view, size, pack).picture, styled(person, view, size, style, pack))
