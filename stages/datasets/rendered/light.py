@@ -61,6 +61,8 @@ def lights_of(view: View, place: Place) -> Lights:
     rng = np.random.default_rng([view.place, 3])
     side = np.clip(1 + 0.35 * directions @ rng.normal(0, 1, 3), 0.3, 1.9)[:, None]
     sky = (place.bottom * 0.5 + (place.top - place.bottom * 0.5) * up) * side * light.fill * warm
+
+    # the lamps, each as a few points of its disc
     lamps = [(light.azimuth, light.elevation, LAMP_POWER[light.kind] * light.key, LAMP_SIZE[light.kind], warm)]
     if light.kind == "flash":
         lamps[0] = (light.azimuth * 0.12, 12.0, LAMP_POWER["flash"] * light.key, LAMP_SIZE["flash"], np.ones(3))
@@ -77,6 +79,7 @@ def lights_of(view: View, place: Place) -> Lights:
             spot = middle + radius * (np.cos(angle) * frame[0] + np.sin(angle) * frame[1])
             axes.append(_basis(spot / np.linalg.norm(spot)))
             colours.append(tint * power / points)
+
     harmonics = np.concatenate([sky.mean(axis=0, keepdims=True), 3 * directions.T @ sky / SKY])
     return Lights(
         np.stack([_basis(d) for d in directions]).astype(np.float32),
@@ -153,6 +156,7 @@ def _room(rng: np.random.Generator) -> np.ndarray:
         top = rng.uniform(-0.2, 0.5)
         colour = wall * _tint(rng, 0.3, 1.4, 0.15)
         cv2.rectangle(image, (int(x * GROUND), int(top * GROUND)), (int((x + w) * GROUND), GROUND), colour.tolist(), -1)
+
     if rng.random() < 0.45:  # shelves of books
         for shelf in np.arange(rng.uniform(0, 0.15), 1, rng.uniform(0.16, 0.26)):
             x = rng.uniform(-0.1, 0.4)
@@ -164,6 +168,7 @@ def _room(rng: np.random.Generator) -> np.ndarray:
                 )
                 cv2.rectangle(image, *box, _tint(rng, 0.03, 0.35, 0.35).tolist(), -1)
                 x += w
+
     if rng.random() < 0.6:  # a window
         x, w = rng.choice([rng.uniform(-0.1, 0.15), rng.uniform(0.65, 0.9)]), rng.uniform(0.2, 0.35)
         box = (int(x * GROUND), int(0.02 * GROUND)), (int((x + w) * GROUND), int(rng.uniform(0.45, 0.75) * GROUND))
@@ -197,6 +202,8 @@ def _garden(rng: np.random.Generator) -> np.ndarray:
 def _street(rng: np.random.Generator) -> np.ndarray:
     x, y = _grid()
     image = np.ascontiguousarray(np.array([0.75, 0.83, 0.95]) * rng.uniform(0.7, 1.1) + 0 * (x + y), dtype=np.float32)
+
+    # houses with windows
     left = -0.1
     while left < 1:
         w, top = rng.uniform(0.12, 0.35), rng.uniform(-0.3, 0.45)

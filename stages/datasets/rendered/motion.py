@@ -26,6 +26,7 @@ def views(number: int, frames: int, seed: int = 0) -> list[View]:
     out = []
     for t in range(frames):
         swing = np.sin(phases + speeds * t) - np.sin(phases)
+
         mouth = first.units.get("jawOpen", 0.0) + 0.12 * abs(swing[4])
         out.append(
             replace(
@@ -60,6 +61,8 @@ def moving(
     for view in views(number, frames, seed):
         shots.append(shoot(person, view, size, pack, shots[0].scene.camera if shots else None, noise))
     flows, heads = [], []
+
+    # the flow is the mesh's: hair that hangs before it is left out
     for k, shot in enumerate(shots):
         width = shot.frame.width
         bare = np.isin(shot.labels, [n for n in truth.HEAD if n != truth.LABELS["hair"]]) & (shot.frame.index >= 0)
@@ -67,6 +70,7 @@ def moving(
         if k:
             flow = np.nan_to_num(truth.flow(shots[k - 1].scene, shot.frame)) * (size / width)
             flows.append(cv2.resize(flow.astype(np.float32), (size, size), interpolation=cv2.INTER_AREA))
+
     drawn = None
     if style is not None:
         pictures = [styled(person, shot.scene.view, size, style, pack, shots[0].scene.camera) for shot in shots]

@@ -103,9 +103,13 @@ class Pack:
             assert stored is not None, f"{entry['head']}: not in the pack"
             atlas[y0:y1, x0:x1] = _resized(np.ascontiguousarray(stored[..., ::-1]), y1 - y0, x1 - x0)
             atlas = _resized(atlas, size, size)
+
+            # wrinkles and pores
             light = np.log(linear(atlas) @ LUMINANCE + 0.01)
             relief = light - cv2.GaussianBlur(light, (0, 0), size / 110)
             relief = np.clip(128 + RELIEF * relief * 3, 0, 255).astype(np.uint8)
+
+            # the colour of plain skin
             x, y, z = np.moveaxis(self.vertices[self.body.source], -1, 0)
             plain = np.zeros(len(x), bool)
             for low, high, bottom, top in CHEEKS:
@@ -192,6 +196,7 @@ def load_pack(folder: Path | None = None) -> Pack:
     marks = json.loads((folder / "marks.json").read_text())
     index = json.loads((folder / "index.json").read_text())
     vertices = mesh["vertices"].astype(np.float32)
+
     with np.load(folder / "targets.npz") as stored:
         names, starts = stored["names"].tolist(), stored["start"]
         rows, offsets = stored["index"].astype(np.int64), stored["offset"].astype(np.float32) / 1000
@@ -213,6 +218,7 @@ def load_pack(folder: Path | None = None) -> Pack:
         mouth_corners=np.array(marks["mouth_corners"]),
         iris_centres=np.array(marks["iris_uv"]["centres"], np.float32),
     )
+
     with np.load(folder / "pieces.npz") as arrays:
         for name, entry in index["pieces"].items():
             pack.pieces[name] = _piece(pack, {part: arrays[f"{entry['key']}.{part}"] for part in PARTS}, entry)

@@ -165,6 +165,8 @@ def sample_person(number: int, seed: int = 0, pack: Pack | None = None) -> Perso
     age = float(np.clip(ages[int(rng.choice(4, p=[0.48, 0.29, 0.15, 0.08]))], 6, 88))
     tone = float(rng.random())
     face = rng.dirichlet([0.35 + 0.9 * tone, 0.45, 0.35 + 0.9 * (1 - tone)])
+
+    # what grows and what is worn
     hair = _hair(rng, sex, age, tone, int(face.argmax()))
     beard = _beard(rng, sex, age)
     adult = age > 17
@@ -246,6 +248,8 @@ def _shape(rng: np.random.Generator, pack: Pack, sex: str, age: float) -> dict[s
         shape["head/head-age-incr"] = float(np.clip((age - 42) / 40, 0, 1) * rng.uniform(0.35, 0.85))
     for name, weight in SEX_SHAPES[sex].items():
         shape[name] = float(weight * rng.uniform(0.3, 1.7))
+
+    # families of shapes, one of each that is drawn
     for names in pack.families.values():
         if rng.random() > 0.5:
             continue
@@ -294,6 +298,8 @@ def _hair(rng: np.random.Generator, sex: str, age: float, tone: float, face: int
     dark = {"black": 3, "dark brown": 2, "brown": 0.3}
     light = {"dark brown": 2, "brown": 3, "light brown": 2, "blond": 2, "red": 0.8, "black": 0.7}
     name = _one(rng, {"grey": 0.6, "white": 0.4}) if old else _one(rng, dark if tone > 0.42 or face == 1 else light)
+
+    # the cut
     styles = dict(STYLES_F if sex == "female" else STYLES_M)
     if sex == "female" and age > 60:
         styles = {"bob": 0.3, "pixie": 0.25, "curly": 0.25, "shoulder": 0.1, "tied": 0.1}
@@ -305,6 +311,8 @@ def _hair(rng: np.random.Generator, sex: str, age: float, tone: float, face: int
         "side": (0.35, 0.6), "quiff": (0.35, 0.6), "bald": (0.05, 0.12),
     }  # fmt: skip
     length = rng.uniform(*lengths[style]) * (0.55 if style == "curly" and sex == "male" else 1)
+
+    # its colour, curl and edge
     colour = np.array(HAIR_COLOURS[name]) * np.exp(rng.normal(0, 0.2)) * np.exp(rng.normal(0, 0.05, 3))
     curl = {"curly": rng.uniform(0.6, 1), "afro": 1.0, "coils": 1.0}.get(style, max(0.0, rng.normal(0.12, 0.2)))
     if coiled and style in ("crop", "bald"):
@@ -342,6 +350,7 @@ def _beard(rng: np.random.Generator, sex: str, age: float) -> Beard:
 def sample_view(number: int, view: int = 0, seed: int = 0) -> View:
     """One view of a person; view 0 is the first."""
     rng = np.random.default_rng([seed, number, view, 2])
+    # pose and expression first, then light and camera
     mood = _one(rng, MOODS)
     return View(
         yaw=float(np.clip(rng.normal(0, 17), -45, 45)),
@@ -407,7 +416,8 @@ def attributes(person: Person, view: View) -> dict[str, float | int | str]:
         "expression": view.mood, "smile": mean("mouthSmile"), "mouth_open": units.get("jawOpen", 0.0),
         "eye_open": 1 - mean("eyeBlink"), "brow_raise": mean("browOuterUp"),
         "hair": person.hair.style, "hair_colour": person.hair.colour_name, "hair_length": person.hair.length,
-        "fringe": person.hair.fringe, "stubble": person.beard.stubble, "beard": person.beard.kind, "beard_length": person.beard.length,
+        "fringe": person.hair.fringe,
+        "stubble": person.beard.stubble, "beard": person.beard.kind, "beard_length": person.beard.length,
         "glasses": person.glasses, "hat": person.hat,
         "earrings": person.earrings, "necklace": int(person.necklace), "iris": person.iris, "light": view.light.kind,
     }  # fmt: skip

@@ -28,6 +28,7 @@ def vertex_normals(vertices: np.ndarray, triangles: np.ndarray) -> np.ndarray:
             out[i, 0] += nx
             out[i, 1] += ny
             out[i, 2] += nz
+
     for i in range(out.shape[0]):
         length = np.sqrt(out[i, 0] ** 2 + out[i, 1] ** 2 + out[i, 2] ** 2) + F(1e-12)
         for k in range(3):
@@ -53,6 +54,7 @@ def turn_points(
     last = steps.shape[0] - 1
     at, spot = np.empty(3, np.float32), np.empty(3, np.float32)
     for i in range(points.shape[0]):
+        # which two steps
         x = min(F(1), max(F(0), share[i])) * last
         k = min(int(x), last - 1)
         t = F(x - k)
@@ -88,26 +90,28 @@ def unit(vectors: np.ndarray) -> np.ndarray:
 
 
 @njit(cache=True)
+def _reach(a: Number, b: Number, c: Number, size: int) -> tuple[int, int]:
+    """First and last pixel of `size` whose centre may lie between three numbers."""
+    first, last = np.ceil(min(a, b, c) - F(0.5)), np.floor(max(a, b, c) - F(0.5))
+    return max(0, int(first)), min(size - 1, int(last))
+
+
+@njit(cache=True)
 def fill(
     xy: np.ndarray, z: np.ndarray, triangles: np.ndarray, depth: np.ndarray, index: np.ndarray, bary: np.ndarray
 ) -> None:
     """Nearest triangle of every pixel centre, into depth [H, W], index [H, W] and bary [H, W, 2]; z grows away."""
-    height, width = depth.shape
     for t in range(triangles.shape[0]):
         a, b, c = triangles[t, 0], triangles[t, 1], triangles[t, 2]
         x0, y0, x1, y1, x2, y2 = xy[a, 0], xy[a, 1], xy[b, 0], xy[b, 1], xy[c, 0], xy[c, 1]
         area = (x1 - x0) * (y2 - y0) - (x2 - x0) * (y1 - y0)
         if abs(area) < F(1e-9):
             continue
-        left, right = (
-            max(0, int(np.ceil(min(x0, x1, x2) - F(0.5)))),
-            min(width - 1, int(np.floor(max(x0, x1, x2) - F(0.5)))),
-        )
-        top, low = (
-            max(0, int(np.ceil(min(y0, y1, y2) - F(0.5)))),
-            min(height - 1, int(np.floor(max(y0, y1, y2) - F(0.5)))),
-        )
+        left, right = _reach(x0, x1, x2, depth.shape[1])
+        top, low = _reach(y0, y1, y2, depth.shape[0])
         over = F(1) / area
+
+        # barycentrics of each pixel's centre
         for y in range(top, low + 1):
             py = F(y) + F(0.5)
             for x in range(left, right + 1):
@@ -126,22 +130,17 @@ def fill(
 @njit(cache=True)
 def fill_depth(xy: np.ndarray, z: np.ndarray, triangles: np.ndarray, depth: np.ndarray) -> None:
     """Depth of the nearest triangle of every pixel centre, as `fill`."""
-    height, width = depth.shape
     for t in range(triangles.shape[0]):
         a, b, c = triangles[t, 0], triangles[t, 1], triangles[t, 2]
         x0, y0, x1, y1, x2, y2 = xy[a, 0], xy[a, 1], xy[b, 0], xy[b, 1], xy[c, 0], xy[c, 1]
         area = (x1 - x0) * (y2 - y0) - (x2 - x0) * (y1 - y0)
         if abs(area) < F(1e-9):
             continue
-        left, right = (
-            max(0, int(np.ceil(min(x0, x1, x2) - F(0.5)))),
-            min(width - 1, int(np.floor(max(x0, x1, x2) - F(0.5)))),
-        )
-        top, low = (
-            max(0, int(np.ceil(min(y0, y1, y2) - F(0.5)))),
-            min(height - 1, int(np.floor(max(y0, y1, y2) - F(0.5)))),
-        )
+        left, right = _reach(x0, x1, x2, depth.shape[1])
+        top, low = _reach(y0, y1, y2, depth.shape[0])
         over = F(1) / area
+
+        # barycentrics of each pixel's centre
         for y in range(top, low + 1):
             py = F(y) + F(0.5)
             for x in range(left, right + 1):
@@ -193,51 +192,38 @@ def draw_strands(
         image, cover: [H, W, C] and [H, W], changed in place.
     """
     height, width = depth.shape
-    channels = image.shape[2]
     for m in range(order.shape[0]):
         i = order[m]
         x0, y0, x1, y1 = xy[i, 0], xy[i, 1], xy[i + 1, 0], xy[i + 1, 1]
         dx, dy = x1 - x0, y1 - y0
-        length = np.sqrt(dx * dx + dy * dy) + F(1e-6)
-        wide = max(thick[i], thick[i + 1])
-        reach = wide * F(0.5) + F(0.5)
         steep = abs(dy) > abs(dx)
-        if steep:
-            if y1 < y0:
-                start, stop = int(np.floor(y1)), int(np.floor(y0))
-            else:
-                start, stop = int(np.floor(y0)), int(np.floor(y1))
-            stretch = reach * length / (abs(dy) + F(1e-6))
-            start, stop = max(0, start), min(height - 1, stop)
-        else:
-            if x1 < x0:
-                start, stop = int(np.floor(x1)), int(np.floor(x0))
-            else:
-                start, stop = int(np.floor(x0)), int(np.floor(x1))
-            stretch = reach * length / (abs(dx) + F(1e-6))
-            start, stop = max(0, start), min(width - 1, stop)
+
+        # p runs along the longer side, q across
+        length = np.sqrt(dx * dx + dy * dy) + F(1e-6)
+        reach = max(thick[i], thick[i + 1]) * F(0.5) + F(0.5)
+        stretch = reach * length / (max(abs(dx), abs(dy)) + F(1e-6))
+        a, b = (y0, y1) if steep else (x0, x1)
+        start, stop = max(0, int(np.floor(min(a, b)))), int(np.floor(max(a, b)))
+        stop = min((height if steep else width) - 1, stop)
         for p in range(start, stop + 1):
-            along = F(p) + F(0.5)
-            t = (along - y0) / dy if steep else ((along - x0) / dx if abs(dx) > F(1e-6) else F(0))
+            t = (F(p) + F(0.5) - a) / (b - a) if abs(b - a) > F(1e-6) else F(0)
             t = min(F(1), max(F(0), t))
             middle = x0 + dx * t if steep else y0 + dy * t
-            first, last = int(np.floor(middle - stretch)), int(np.floor(middle + stretch))
-            first, last = max(0, first), min((width if steep else height) - 1, last)
-            w = thick[i] + (thick[i + 1] - thick[i]) * t
-            o = (opacity[i] + (opacity[i + 1] - opacity[i]) * t) * min(F(1), w)
-            w = max(w, F(1))
+            first, last = max(0, int(np.floor(middle - stretch))), int(np.floor(middle + stretch))
+            last = min((width if steep else height) - 1, last)
+            wide = thick[i] + (thick[i + 1] - thick[i]) * t
+            dense = (opacity[i] + (opacity[i + 1] - opacity[i]) * t) * min(F(1), wide)
             far = z[i] + (z[i + 1] - z[i]) * t
             for q in range(first, last + 1):
                 off = abs(F(q) + F(0.5) - middle) * reach / stretch
-                a = min(F(1), w * F(0.5) + F(0.5) - off) * o
-                if a <= F(0.004):
-                    continue
+                share = min(F(1), max(wide, F(1)) * F(0.5) + F(0.5) - off) * dense
                 y, x = (p, q) if steep else (q, p)
-                if far > depth[y, x]:
-                    continue
-                for c in range(channels):
-                    image[y, x, c] += a * (colour[i, c] + (colour[i + 1, c] - colour[i, c]) * t - image[y, x, c])
-                cover[y, x] += a * (1 - cover[y, x])
+                if share > F(0.004) and far <= depth[y, x]:
+                    for c in range(image.shape[2]):
+                        image[y, x, c] += share * (
+                            colour[i, c] + (colour[i + 1, c] - colour[i, c]) * t - image[y, x, c]
+                        )
+                    cover[y, x] += share * (1 - cover[y, x])
 
 
 @njit(cache=True)
@@ -349,6 +335,7 @@ def lamp_light(
         nx, ny, nz = normals[i, 0], normals[i, 1], normals[i, 2]
         vx, vy, vz = views[i, 0], views[i, 1], views[i, 2]
         toward = max(F(0.08), nx * vx + ny * vy + nz * vz)
+        # each lamp: facing, shadow, then the mirror
         a2 = rough[i] ** 4
         for lamp in range(axes.shape[0]):
             dx, dy, dz = axes[lamp, 2, 0], axes[lamp, 2, 1], axes[lamp, 2, 2]

@@ -72,6 +72,7 @@ def shoot(
     scene.camera = camera or scene.camera
     shadows = Shadows(scene, lights, size)
     frame = capture(pack, scene, size, lights, shadows)
+
     image, cover, met = shade(pack, frame, lights, shadows)
     covers: list[tuple[np.ndarray, int]] = []
     for bunch in scene.strands:
@@ -79,6 +80,7 @@ def shoot(
         over = draw(bunch, colour, frame, image)
         cover = cover + over * (1 - cover)
         covers += regions_of(bunch.kind, bunch.label, over, scene, frame)
+
     labels = truth.regions(frame, covers)
     light, cover = (cv2.resize(a, (size, size), interpolation=cv2.INTER_AREA) for a in (image, cover))
     image_ = develop(light + ground(place, size) * (1 - cover[..., None]), view, met, grain)

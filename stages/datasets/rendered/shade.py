@@ -167,6 +167,8 @@ def capture(
     depth = np.full((width, width), FAR, np.float32)
     index, bary = np.full((width, width), -1, np.int32), np.zeros((width, width, 2), np.float32)
     fill(xy, z, triangles, depth, index, bary)
+
+    # values of vertices at every sample
     rows, columns = np.nonzero(index >= 0)
     hit, where = index[rows, columns], bary[rows, columns]
     normals = np.concatenate([part.normals for part in scene.parts])
@@ -188,6 +190,7 @@ def capture(
     counts = [len(part.triangles) for part in scene.parts]
     part = np.repeat(np.arange(len(counts)), counts)[hit]
     label = np.concatenate([p.label for p in scene.parts])[hit]
+
     place, normal = at[:, :3], at[:, 3:6]
     normal, view = unit(normal), unit(scene.camera.place - place)
     normal *= np.where((normal * view).sum(axis=1, keepdims=True) < 0, F(-1), F(1))
@@ -206,6 +209,7 @@ def albedo_of(pack: Pack, frame: Frame, kinds: tuple[str, ...] = KINDS) -> np.nd
         on = frame.part == number
         if part.kind not in kinds or not on.any():
             continue
+
         if part.kind == "skin":
             out[on] = _skin(frame, part, on)
         elif part.kind == "eye":
@@ -231,6 +235,8 @@ def _skin(frame: Frame, part: MeshPart, on: np.ndarray) -> np.ndarray:
     person, places = scene.person, np.ascontiguousarray(frame.neutral[on])
     label = frame.label[on]
     out = skin_albedo(person, colour, scene.plain, places, frame.texel)
+
+    # lips, the inside of the mouth, hair in the skin
     lips = np.isin(label, [12, 13])
     tone = np.array(person.skin_colour, np.float32)
     ratio = np.clip(
@@ -351,6 +357,7 @@ def _scattered(frame: Frame, diffuse: np.ndarray, skin: np.ndarray) -> np.ndarra
         frame.raster(np.where(skin[:, None], diffuse, 0).astype(np.float32)),
         frame.raster(skin.astype(np.float32)),
     )
+
     if half > 1:
         light, cover = (cv2.resize(a, (width // 2, width // 2), interpolation=cv2.INTER_AREA) for a in (light, cover))
     out = np.empty_like(light)
@@ -413,12 +420,14 @@ def lit_strands(bunch: Strands, scene: Scene, lights: Lights, shadows: Shadows) 
     along[:, :-1] = bunch.points[:, 1:] - bunch.points[:, :-1]
     along[:, -1] = along[:, -2]
     along, view = unit(along.reshape(-1, 3)), unit(scene.camera.place - flat)
+
     outward = np.ascontiguousarray(bunch.outward.reshape(-1, 3))
     diffuse, first, second = strand_light(
         flat, along, outward, view, lights.axes, lights.colours, shadows.lamps, shadows.centre,
         shadows.scale(shadows.lamps),
         F(7.0 if bunch.kind == "hair" else 3.0),
     )  # fmt: skip
+
     sky = np.clip(lights.harmonics[0] + 0.66 * outward @ lights.harmonics[1:], 0.02, None) * 0.8
     albedo = bunch.colour.reshape(-1, 3)
     reach = bunch.shade.reshape(-1, 1)

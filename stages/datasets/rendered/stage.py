@@ -97,6 +97,7 @@ class RenderedData(Stage):
         """Render everything under `out`; returns the counts."""
         batches = list(self._batches())
         landmarks: dict[str, list[np.ndarray]] = {"train": [], "heldout": []}
+
         with runtime.track.progress("data", sum(batch.stop - batch.start for batch in batches)) as bar:
             done = 0
             for batch, points in zip(batches, _rendered(self, batches, out, runtime.workers), strict=True):
@@ -104,6 +105,7 @@ class RenderedData(Stage):
                     landmarks[batch.split].append(points)
                 done += batch.stop - batch.start
                 bar.update(done)
+
         for split, path in (("train", out / "landmarks.npz"), ("heldout", out / "heldout" / "landmarks.npz")):
             _write_landmarks(path, np.concatenate(landmarks[split]))
         write_jsonl(out / "records.jsonl", [record for batch in batches for record in self._records(batch)])
@@ -133,6 +135,7 @@ class RenderedData(Stage):
     def _records(self, batch: Batch) -> Iterator[dict[str, Any]]:
         folder = place(batch.split, batch.style)
         for index in range(batch.start, batch.stop):
+            # one line a picture
             number_, view = self.who(batch.split, index)
             yield {
                 "id": f"{index:06d}",
@@ -182,9 +185,11 @@ def render_batch(settings: dict[str, Any], batch: Batch, out: Path) -> np.ndarra
             write_image(out / parsing / name, picture.parsing)
         else:
             picture = styled(person, view, data.size, batch.style)
+
         write_image(folder / name, picture.image)
         write_image(masks / name, picture.mask)
         points.append(picture.landmarks)
+
         if batch.split == "heldout":
             for style in data.styles:
                 true = twin(picture, styled(person, view, data.size, style))

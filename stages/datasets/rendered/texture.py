@@ -20,6 +20,8 @@ def scalp(places: np.ndarray, hair: Hair | None = None) -> np.ndarray:
     on = ramp(y, edge - 0.03, edge + 0.09)
     if hair is None:
         return on
+
+    # hairlines go back at the corners, then at the crown
     back = hair.receding
     corners = 0.28 * back * np.exp(-(((abs(x) - 0.42) / 0.2) ** 2)) + 0.1 * back
     on = on * ramp(y, edge + corners * ramp(z, 0.7, 1.0) - 0.03, edge + corners * ramp(z, 0.7, 1.0) + 0.09)
@@ -142,6 +144,7 @@ def _marks(person: Person, out: np.ndarray, places: np.ndarray, texel: float) ->
         near = np.nonzero((abs(x_ - at[0]) < reach) & (abs(y_ - at[1]) < reach) & front)[0]
         d = ((places[near, :2] - at[:2]) ** 2).sum(axis=1)
         dark[near] += np.exp(-d / radius**2) * strength
+
     if person.freckles > 0 and texel < 0.03:
         cells = np.floor(places / 0.035)
         chosen = hashed(cells, person.number) < 0.35 * person.freckles

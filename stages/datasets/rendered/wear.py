@@ -104,12 +104,16 @@ def glasses(pack: Pack, person: Person, vertices: np.ndarray, rng: np.random.Gen
     for eye, sign in ((left, 1.0), (right, -1.0)):
         x = eye[0] * 1.04 + wide * cosine * sign
         rings.append(np.stack([x, eye[1] - high * 0.12 + high * sine, 0 * x], axis=1))
+
+    # as near as face and curve allow
     curve = 0.30
     flat = np.concatenate(rings)
     depth = _surface_depth(pack, vertices, flat[:, :2])
     front = float((depth + curve * np.clip(abs(flat[:, 0]) - 0.15, 0, 1) ** 1.7).max()) + radius * 0.6 - 0.015
     for ring in rings:
         ring[:, 2] = front - curve * np.clip(abs(ring[:, 0]) - 0.15, 0, 1) ** 1.7
+
+    # temples to the ears, a bridge over the nose
     pipes = []
     for ring, sign, label in zip(rings, (1.0, -1.0), (7, 8), strict=True):
         pipes.append(tube(ring, radius))
@@ -124,6 +128,7 @@ def glasses(pack: Pack, person: Person, vertices: np.ndarray, rng: np.random.Gen
     middle = np.array([0, inner[0][1] + high * 0.3, max(inner[0][2], front) + 0.02])
     lift = np.array([0, high * 0.18, 0])
     pipes.append(tube(np.array([inner[0] + lift, middle, inner[1] + lift]), radius * 0.9, 7, False))
+
     mesh = joined(pipes)
     yield "frame", *mesh, 6, FRAMES[int(rng.integers(len(FRAMES)))]
     if rng.random() < 0.22:  # sunglasses
@@ -186,6 +191,8 @@ def cap(pack: Pack, vertices: np.ndarray, visor: bool) -> list[Mesh]:
     meshes = [(grid.reshape(-1, 3).astype(np.float32), _sheet(rows, columns, True))]
     if not visor:
         return [*meshes, tube(grid[1], 0.06, 10), tube(grid[2] * 0.5 + grid[1] * 0.5, 0.06, 10)]
+
+    # the visor, thick as a board
     front = rim[abs(np.linspace(-np.pi, np.pi, 64, endpoint=False)) < 0.95]
     t = np.linspace(-1, 1, len(front))
     bulge = (1 - t**2)[:, None] ** 0.7
@@ -207,6 +214,8 @@ def headscarf(pack: Pack, vertices: np.ndarray, rng: np.random.Generator) -> Mes
     table, centre = _skull(pack, vertices)
     floor = float(np.quantile(table[table > 0], 0.12))
     table = np.maximum(table, floor)
+
+    # the opening: an oval around the face
     n, rows = 72, 22
     around = np.linspace(-np.pi, np.pi, n, endpoint=False)  # 0 at the chin
     marks = vertices[pack.landmarks]
@@ -218,6 +227,8 @@ def headscarf(pack: Pack, vertices: np.ndarray, rng: np.random.Generator) -> Mes
     first /= np.linalg.norm(first, axis=1, keepdims=True)
     start = np.arccos(np.clip(first[:, 2], -1, 1))
     tilt = first[:, :2] / np.maximum(np.linalg.norm(first[:, :2], axis=1, keepdims=True), 1e-6)
+
+    # over the head to its back, wider over the ears
     folds = 0.012 * np.sin(around * 9 + rng.uniform(0, 6)) + 0.01 * np.sin(around * 17 + rng.uniform(0, 6))
     rings = []
     for s in np.linspace(0, 1, rows):
@@ -232,6 +243,8 @@ def headscarf(pack: Pack, vertices: np.ndarray, rng: np.random.Generator) -> Mes
     for _ in range(4):
         grid[1:] = (np.roll(grid, 1, 1) + 2 * grid + np.roll(grid, -1, 1))[1:] / 4
     head = grid.reshape(-1, 3).astype(np.float32), _sheet(rows, n, True)
+
+    # around the neck
     neck = pack.joint(vertices, "neck")
     turns = np.linspace(-np.pi, np.pi, n, endpoint=False)
     tubes = []
@@ -271,6 +284,7 @@ def earring(pack: Pack, vertices: np.ndarray, kind: str, side: int, rng: np.rand
                 ball(at - [0, 0.2, 0], 0.05),
             ]
         )
+
     radius = 0.13
     angle = np.linspace(0, 2 * np.pi, 24, endpoint=False)
     ring = at + np.stack(
@@ -294,6 +308,7 @@ def necklace(pack: Pack, vertices: np.ndarray, rng: np.random.Generator) -> Mesh
         chosen = near[np.argsort(off)[:4]]
         out = vertices[chosen].mean(axis=0)
         points.append(out + 0.012 * np.array([np.sin(a), 0.2, np.cos(a)]))
+
     path = np.array(points)
     for _ in range(3):
         path = (np.roll(path, 1, 0) + 2 * path + np.roll(path, -1, 0)) / 4

@@ -26,6 +26,8 @@ def beard_of(pack: Pack, person: Person, vertices: np.ndarray, size: int) -> lis
     keep = keep[:n]
     if len(keep) < 4:
         return []
+
+    # they hang, the moustache to the sides
     normals = vertex_normals(vertices, pack.body_triangles)
     root, normal, rest = pool.on(vertices, keep), pool.on(normals, keep), pool.neutral[keep]
     s, p = len(keep), 5
@@ -39,10 +41,12 @@ def beard_of(pack: Pack, person: Person, vertices: np.ndarray, size: int) -> lis
     along /= np.linalg.norm(along, axis=1, keepdims=True)
     length = beard.length * rng.uniform(0.6, 1.1, s) * np.where(lip, 0.6, 1) * (0.55 + 0.45 * ramp(y, 7.0, 6.5))
     length = np.minimum(length, np.where(lip & (abs(x) < 0.25), 0.09, 9))
+
     t = np.linspace(0, 1, p)
     paths = root[:, None] + along[:, None] * (length[:, None] * t)[..., None]
     paths[:, :, 1] -= (length[:, None] * t**2) * 0.25
     wave = rng.normal(0, 0.012, (s, p, 3)) * t[None, :, None] * (1 + person.hair.curl)
+
     colour = np.array(person.hair.colour, np.float32) * np.exp(rng.normal(0, 0.22, (s, 1)))
     if person.hair.grey > 0 or person.age > 50:
         share = max(person.hair.grey, 0.25)
@@ -68,6 +72,8 @@ def brows_of(pack: Pack, person: Person, vertices: np.ndarray, size: int) -> lis
     root, normal, rest = pool.on(vertices, keep), pool.on(normals, keep), pool.neutral[keep]
     s, p = len(keep), 4
     a, w = along[keep], shape[keep] / np.maximum(half[keep], 1e-3)
+
+    # upright at the inner end, lying outwards at the other
     rise = np.interp(a, [0, 0.2, 0.5, 1], [1.1, 0.55, 0.15, -0.45]) - 0.35 * w
     direction = np.stack([np.sign(rest[:, 0]), rise, 0 * a], axis=1) + rng.normal(0, 0.13, (s, 3))
     direction = tangential(direction, normal) + normal * 0.14
@@ -75,6 +81,7 @@ def brows_of(pack: Pack, person: Person, vertices: np.ndarray, size: int) -> lis
     t = np.linspace(0, 1, p)
     paths = root[:, None] + direction[:, None] * (length[:, None] * t)[..., None] + normal[:, None] * 0.004
     paths[:, :, 1] -= (length[:, None] * t**2) * np.interp(a, [0, 1], [0.1, 0.25])[:, None]
+
     base = np.array(person.hair.colour, np.float32)
     darker = 0.42 if person.hair.colour_name in ("blond", "light brown", "red") else 0.9
     if person.hair.colour_name in ("grey", "white"):
@@ -99,6 +106,8 @@ def lashes_of(pack: Pack, person: Person, vertices: np.ndarray, size: int) -> li
             at = np.sort(rng.uniform(0.03, 0.99, n))
             x = np.linspace(0, 1, len(line))
             root = np.stack([np.interp(at, x, line[:, c]) for c in range(3)], axis=1)
+
+            # they fan out from the eye's middle and curl up
             away = root - eye
             away /= np.linalg.norm(away, axis=1, keepdims=True)
             fan = np.stack([sign * (at - 0.35) * 1.1, np.full(n, -0.35 if lower else 0.1), np.full(n, 0.3)], axis=1)
@@ -108,6 +117,7 @@ def lashes_of(pack: Pack, person: Person, vertices: np.ndarray, size: int) -> li
             t = np.linspace(0, 1, 4)
             paths = root[:, None] + direction[:, None] * (length[:, None] * t)[..., None]
             paths[:, :, 1] += (length[:, None] * t**2) * (-0.15 if lower else 0.75)
+
             strong = person.lashes * (0.35 if lower else 1.0)
             colour = np.minimum(np.array(person.hair.colour) * 0.25, 0.03)[None] * np.ones((n, 1))
             bunch = bunch_of(

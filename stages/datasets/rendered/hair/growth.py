@@ -22,6 +22,19 @@ def _radius(table: np.ndarray, dx: float, dy: float, dz: float) -> float:
 
 
 @njit(cache=True)
+def _outside(
+    table: np.ndarray, centre: np.ndarray, x: float, y: float, z: float, off: float, free: bool
+) -> tuple[float, float, float]:
+    """A point pushed out of the skull, to `off` above it; before the face only strands that are free to lie there."""
+    ux, uy, uz = x - centre[0], y - centre[1], z - centre[2]
+    if uy <= F(-1.15) or (uz >= F(0.75) and not free and uy <= 0):
+        return x, y, z
+    r = np.sqrt(ux * ux + uy * uy + uz * uz) + F(1e-6)
+    push = max(F(1), (_radius(table, ux / r, uy / r, uz / r) + off) / r)
+    return centre[0] + ux * push, centre[1] + uy * push, centre[2] + uz * push
+
+
+@njit(cache=True)
 def grow(
     root: np.ndarray, normal: np.ndarray, comb: np.ndarray, length: np.ndarray, layer: np.ndarray, lift: np.ndarray,
     weight: np.ndarray, free: np.ndarray, tie: np.ndarray, tied: bool, face: np.ndarray, table: np.ndarray,
@@ -49,6 +62,8 @@ def grow(
         for k in range(points):
             out[s, k, 0], out[s, k, 1], out[s, k, 2] = px, py, pz
             t = F(k) / F(points - 1)
+
+            # near the root a strand goes where it was combed, then down
             travelled = step * F(k)
             early = max(F(0), 1 - travelled / F(0.7)) ** 2 * F(1.2)
             rise = max(F(0), 1 - travelled / F(0.4)) ** 2 * lift[s]
@@ -67,16 +82,13 @@ def grow(
             size = np.sqrt(dx * dx + dy * dy + dz * dz) + F(1e-6)
             dx, dy, dz = dx / size, dy / size, dz / size
             qx, qy, qz = px + dx * step, py + dy * step, pz + dz * step
-            ux, uy, uz = qx - centre[0], qy - centre[1], qz - centre[2]
-            r = np.sqrt(ux * ux + uy * uy + uz * uz) + F(1e-6)
-            if uy > F(-1.15) and (uz < F(0.75) or free[s] > 0 or uy > 0):
-                off = layer[s] * min(F(1), F(k + 1) * step * F(6))
-                least = _radius(table, ux / r, uy / r, uz / r) + off
-                if r < least:
-                    push = least / r
-                    qx, qy, qz = centre[0] + ux * push, centre[1] + uy * push, centre[2] + uz * push
+
+            # off the skull, and beside the face
+            off = layer[s] * min(F(1), F(k + 1) * step * F(6))
+            qx, qy, qz = _outside(table, centre, qx, qy, qz, off, free[s] > 0)
             if free[s] == 0 and qy < face[1] and qz > face[2] and abs(qx) < face[0] and qy > face[3]:
                 qx = qx + (side * face[0] - qx) * F(0.7)
+
             dx, dy, dz = qx - px, qy - py, qz - pz
             size = np.sqrt(dx * dx + dy * dy + dz * dz) + F(1e-6)
             dx, dy, dz = dx / size, dy / size, dz / size
@@ -100,6 +112,8 @@ def gather_locks(paths: np.ndarray, neutral: np.ndarray, leaders: int, pull: np.
             if d < nearest:
                 best, nearest = m, d
         chosen[s] = best
+
+    # the nearer the tip, the closer a lock
     for s in range(leaders, n):
         m = chosen[s]
         for k in range(points):

@@ -27,6 +27,7 @@ def hair_of(pack: Pack, person: Person, vertices: np.ndarray, size: int, gather:
     keep = np.nonzero(scalp(pool.neutral, hair) > rng.random(len(pool.neutral)) * 0.9 + 0.05)[0]
     if person.hat != "none":
         keep = keep[pool.neutral[keep, 1] < hat_edge(pool.neutral[keep])]
+
     long = hair.style in ("long", "shoulder", "bob", "tied", "curly")
     n, wider = count_of(size, 1.0 if long or hair.style in ("afro", "coils") else 0.85)
     keep = keep[:n]
@@ -34,6 +35,8 @@ def hair_of(pack: Pack, person: Person, vertices: np.ndarray, size: int, gather:
         return []
     normals = vertex_normals(vertices, pack.body_triangles)
     root, normal, rest = pool.on(vertices, keep), pool.on(normals, keep), pool.neutral[keep]
+
+    # left or right of the parting; below it, left or right of the head
     x, y, z = rest.T
     side = np.where(x + rng.normal(0, 0.012, len(x)) > hair.part * 0.45, 1.0, -1.0)
     side = np.where(y < 7.6, np.sign(x + 1e-6), side)
@@ -54,6 +57,8 @@ def _tresses(
     if hair.grey > 0:
         grey = rng.random((s, 1)) < hair.grey
         colour = np.where(grey, np.array([0.27, 0.26, 0.25]) * tone[:, None], colour)
+
+    # light reaches tips and the outside
     shade = np.broadcast_to(0.55 + 0.45 * ramp(t, 0.0, 0.35), (s, p))
     if hair.style in ("afro", "coils", "curly"):
         depth = np.linalg.norm(paths - centre, axis=2)

@@ -79,6 +79,8 @@ def _pool(pack: Pack, region: str) -> Roots:
     rows = rows[
         near[region] & (masks[region](middle[rows]) | masks[region](corners[rows, 0]) | masks[region](corners[rows, 1]))
     ]
+
+    # even over the area: triangles by size, then a place in each
     chosen = rng.choice(rows, POOL, p=area[rows] / area[rows].sum())
     u = rng.random((POOL, 2))
     u = np.where(u.sum(axis=1, keepdims=True) > 1, 1 - u, u)

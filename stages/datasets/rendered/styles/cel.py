@@ -36,6 +36,8 @@ def comic(art: Drawing, size: int) -> np.ndarray:
     facing = lit(art, 2.2)
     tone = ramp(facing, 0.24, 0.30)[..., None]
     colour = base * tone + base * np.array([0.62, 0.50, 0.55], np.float32) * (1 - tone)
+
+    # hair: tones of locks, a shine
     top = art.on("hair")
     band = ramp(facing + 0.10 * (art.lock - 0.5), 0.86, 0.89)[..., None]
     locks = (0.86 + 0.28 * np.round(art.lock * 2) / 2)[..., None]
@@ -43,6 +45,8 @@ def comic(art: Drawing, size: int) -> np.ndarray:
     colour = np.where(top[..., None], strands + band * (base * 0.9 + 0.05), colour)
     cheeks = (cheeks_of(art, 0.11) * 0.3)[..., None]
     colour = colour * (1 - cheeks) + colour * np.array([1.08, 0.62, 0.6], np.float32) * cheeks
+
+    # eyes and teeth
     eye, d, _ = eyes(art, np.zeros(3), 1.02)
     iris = saturate(np.array(IRISES[person.iris]) * 1.8 + 0.02, 1.4)
     white = np.array([0.92, 0.93, 0.94], np.float32)
@@ -55,6 +59,8 @@ def comic(art: Drawing, size: int) -> np.ndarray:
     colour = np.where((art.frame.raster(art.frame.kind("teeth")) & art.on("mouth"))[..., None], 0.88, colour).astype(
         np.float32
     )
+
+    # ink
     r = max(1, round(0.8 * art.fine))
     disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * r + 1, 2 * r + 1))
     ink = cv2.dilate(edges_of(art, True), disc) if art.fine > 1 else edges_of(art, art.width > 200)
@@ -83,12 +89,16 @@ def anime(art: Drawing, size: int) -> np.ndarray:
     facing = lit(art, 3.5)
     tone = ramp(facing, 0.10, 0.13)[..., None]
     colour = base * tone + base * np.array([0.78, 0.62, 0.68], np.float32) * (1 - tone)
+
+    # hair: tones of locks, a ring of light
     top = art.on("hair")
     ring = ramp(abs(facing - 0.78 - 0.12 * (art.lock - 0.5)), 0.055, 0.04) * ramp(art.normals[..., 1], -0.1, 0.2)
     strands = base * (0.55 + 0.45 * tone) * (0.9 + 0.2 * np.round(art.lock * 2) / 2)[..., None]
     colour = np.where(top[..., None], strands + ring[..., None] * (0.6 * base + 0.10), colour)
     cheeks = (cheeks_of(art, 0.10) * 0.38)[..., None]
     colour = colour * (1 - cheeks) + colour * np.array([1.05, 0.60, 0.60], np.float32) * cheeks
+
+    # eyes: dark above, glowing below
     eye, d, height = eyes(art, np.zeros(3), 1.38)
     iris = saturate(np.array(IRISES[person.iris]) * 1.7 + 0.03, 1.35)
     glow = iris * (0.35 + 1.0 * ramp(height, -0.7, 0.9)[..., None]) + 0.25 * ramp(height, 0.2, 1.0)[..., None] * iris
@@ -101,6 +111,8 @@ def anime(art: Drawing, size: int) -> np.ndarray:
     colour = np.where((art.frame.raster(art.frame.kind("teeth")) & art.on("mouth"))[..., None], 0.95, colour).astype(
         np.float32
     )
+
+    # lines and sky
     edges = cv2.GaussianBlur(edges_of(art, art.width > 200), (0, 0), 0.55 * art.fine)
     lines = np.maximum(np.clip(edges * 0.9, 0, 1), face_lines(art, 0.058, 0.013))
     tint = srgb(cv2.GaussianBlur(base, (0, 0), 2 * art.fine) * 0.16)  # lines take the colour beside them

@@ -54,12 +54,14 @@ class Proportions:
                     * d
                     * (np.array([self.eye, self.eye * self.eye_height, 1 + (self.eye - 1) * 0.35]) - 1)
                 )
+
             for middle, size, reach in (
                 (v[pack.landmarks[30]] + [0, 0.02, -0.05], self.nose, 0.15),
                 (v[pack.mouth_corners].mean(axis=0), self.mouth, 0.22),
             ):
                 d = v - middle
                 v += (np.exp(-((d**2).sum(axis=1)) / (2 * reach**2)) * (size - 1))[:, None] * d
+
             mouth = v[pack.mouth_corners].mean(axis=0)
             low = np.clip((mouth[1] + 0.15 - v[:, 1]) / 0.5, 0, 1) * turn * (v[:, 1] > neck[1])
             v[:, 0] *= 1 - self.jaw * low - self.chin * low**2
@@ -222,9 +224,11 @@ def eyes(art: Drawing, iris: np.ndarray, grow: float) -> tuple[np.ndarray, np.nd
     offsets = [uv - centre for centre in art.pack.iris_centres]
     far = [np.hypot(o[:, 0], o[:, 1]) for o in offsets]
     d = np.minimum(*far) / (0.118 * grow)
+
     eye = frame.raster(on) & art.on("l_eye", "r_eye")
     distance = np.full((art.width, art.width), 9, np.float32)
     distance[frame.rows[on], frame.columns[on]] = d
+
     height = np.zeros((art.width, art.width), np.float32)
     rows = frame.rows[on].astype(np.float32)
     for label in (LABELS["l_eye"], LABELS["r_eye"]):

@@ -30,6 +30,7 @@ def styled(
     """
     if style not in STYLES:
         raise ValueError(f"unknown style {style!r}. Use one of {', '.join(STYLES)}")
+
     pack = pack or load_pack()
     if style in ("comic", "anime"):
         art, scene, _ = drawn(pack, person, view, size, style, None, camera)
