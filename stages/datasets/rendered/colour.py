@@ -46,6 +46,11 @@ def ramp(values: np.ndarray | float, low: np.ndarray | float, high: np.ndarray |
     return np.clip((values - low) / (high - low), 0, 1)
 
 
+def dots(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Scalar products [n] of vectors [n, C]."""
+    return np.einsum("nc,nc->n", a, b)
+
+
 def smooth_noise(rng: np.random.Generator, size: int, cells: int) -> np.ndarray:
     """Smooth noise [size, size] float32 with `cells` knots of unit variance across."""
     knots = rng.normal(0, 1, (max(2, cells), max(2, cells))).astype(np.float32)

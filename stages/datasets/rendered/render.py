@@ -91,11 +91,12 @@ def shoot(
 def picture_of(pack: Pack, scene: Scene, image: np.ndarray, labels: np.ndarray) -> Picture:
     """An image uint8 [S, S, 3] with the truth that its scene and its samples' regions [W, W] hold."""
     size = len(image)
+    parsing, reader_labels = truth.parsing(labels, size)
     return Picture(
         image=image,
         mask=truth.mask(labels, size),
-        parsing=truth.parsing(labels, size),
-        reader_labels=truth.reader_labels(labels, size),
+        parsing=parsing,
+        reader_labels=reader_labels,
         landmarks=truth.landmarks(pack, scene, size).astype(np.float32),
         attributes=attributes(scene.person, scene.view),
     )

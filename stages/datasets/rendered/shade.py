@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 
 from stages.datasets.rendered.build import MeshPart, Scene
-from stages.datasets.rendered.colour import LUMINANCE, TO_LINEAR, linear, ramp
+from stages.datasets.rendered.colour import LUMINANCE, TO_LINEAR, dots, linear, ramp
 from stages.datasets.rendered.hair.strands import Strands
 from stages.datasets.rendered.light import Lights
 from stages.datasets.rendered.pack import RELIEF, Pack
@@ -126,25 +126,32 @@ class Shadows:
         maps = np.full((len(axes), texels_, texels_), FAR, np.float32)
         points, triangles = _merged(parts, coarse)
         points = points - self.centre
-        near = (points * points).sum(axis=1) < 3.2**2
+        near = dots(points, points) < 3.2**2
         triangles = triangles[chosen_triangles(triangles, near)]
         scale, half = F(texels_ / 2 / REACH), F(texels_ / 2)
         flat = [np.ascontiguousarray(strands.reshape(-1, 3) - self.centre) for strands in hair]
         for k, axis in enumerate(axes):
-            seen = points @ axis.T
-            fill_depth(seen[:, :2] * scale + half, F(10) - seen[:, 2], triangles, maps[k])
+            xy, z = _seen_from(axis, points, scale, half)
+            fill_depth(xy, z, triangles, maps[k])
             if not hair:
                 continue
             veil = np.full_like(maps[k], FAR)
             for strands, at in zip(hair, flat, strict=True):
-                over = at @ axis.T
-                strand_depth(over[:, :2] * scale + half, F(10) - over[:, 2], strands.shape[1], veil)
+                xy, z = _seen_from(axis, at, scale, half)
+                strand_depth(xy, z, strands.shape[1], veil)
             # hair between its drawn strands is there too
             np.minimum(maps[k], cv2.erode(veil, np.ones((3, 3), np.uint8)), out=maps[k])
         return maps
 
     def scale(self, maps: np.ndarray) -> np.float32:
         return F(maps.shape[1] / 2 / REACH)
+
+
+def _seen_from(
+    axis: np.ndarray, points: np.ndarray, scale: np.float32, half: np.float32
+) -> tuple[np.ndarray, np.ndarray]:
+    """Texels [n, 2] and depths [n] of points [n, 3] in a light's map."""
+    return points @ (axis[:2].T * scale) + half, F(10) - points @ axis[2]
 
 
 def _merged(parts: list[MeshPart], coarse: bool) -> tuple[np.ndarray, np.ndarray]:
@@ -193,7 +200,7 @@ def capture(
 
     place, normal = at[:, :3], at[:, 3:6]
     normal, view = unit(normal), unit(scene.camera.place - place)
-    normal *= np.where((normal * view).sum(axis=1, keepdims=True) < 0, F(-1), F(1))
+    normal *= np.where(dots(normal, view) < 0, F(-1), F(1))[:, None]
     return Frame(
         pack, scene, size, depth, index, rows, columns, part, label, place, np.ascontiguousarray(normal, F), at[:, 6:8],
         at[:, 8:11],
@@ -337,7 +344,7 @@ def _catch_lights(frame: Frame, lights: Lights) -> np.ndarray:
     if not on.any():
         return out
     n, v = frame.normals[on], frame.views[on]
-    mirror = 2 * (n * v).sum(axis=1, keepdims=True) * n - v
+    mirror = 2 * dots(n, v)[:, None] * n - v
     key = lights.axes[: max(1, len(lights.axes) // 2), 2].mean(axis=0)
     key = key / np.linalg.norm(key)
     if key[2] < 0.25:
@@ -400,11 +407,11 @@ def shade(pack: Pack, frame: Frame, lights: Lights, shadows: Shadows) -> tuple[n
     met = float(diffuse[skin & (frame.label != 14)].mean()) if skin.any() else 1.0
     light = _scattered(frame, diffuse, skin)
     # the sky mirrored at grazing angles
-    toward = np.clip((frame.normals * frame.views).sum(axis=1), 0, 1)
+    toward = np.clip(dots(frame.normals, frame.views), 0, 1)
     mirror = 2 * toward[:, None] * frame.normals - frame.views
     fresnel = (shine + (1 - shine) * (1 - toward) ** 5 * (1 - rough)) * (1 - frame.grown)
     reflected = np.clip(lights.harmonics[0] + mirror @ lights.harmonics[1:], 0, None)
-    seen = np.clip(frame.sky.sum(axis=1) / max(1e-4, float(lights.harmonics[0].sum() * 0.8)), 0, 1)
+    seen = np.clip(frame.sky @ np.ones(3, np.float32) / max(1e-4, float(lights.harmonics[0].sum() * 0.8)), 0, 1)
     colour = albedo * light + mirrored + (fresnel * seen)[:, None] * reflected
     metal = kinds == KINDS.index("metal")
     colour[metal] = albedo[metal] * (mirrored[metal] * 1.5 + reflected[metal] * 1.2 + light[metal] * 0.25)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from stages.datasets.rendered.colour import ramp
+from stages.datasets.rendered.colour import dots, ramp
 from stages.datasets.rendered.person import Beard, Hair, Person
 
 # lower edge of the scalp by depth z, from nape over ear and sideburn to the forehead
@@ -81,7 +81,7 @@ def mottled(places: np.ndarray, scale: float, salt: int) -> np.ndarray:
     """Smooth noise about 0 on the skin: a sum of waves in directions of their own, `scale` decimetres apart."""
     rng = np.random.default_rng([salt, 77])
     waves = rng.normal(0, 2 * np.pi / scale / 1.7, (6, 3)).astype(np.float32)
-    return np.sin(places @ waves.T + rng.uniform(0, 6.28, 6).astype(np.float32)).sum(axis=1) / 2.4
+    return np.sin(places @ waves.T + rng.uniform(0, 6.28, 6).astype(np.float32)) @ np.full(6, 1 / 2.4, np.float32)
 
 
 def skin_albedo(person: Person, colour: np.ndarray, plain: np.ndarray, places: np.ndarray, texel: float) -> np.ndarray:
@@ -149,7 +149,7 @@ def _marks(person: Person, out: np.ndarray, places: np.ndarray, texel: float) ->
         cells = np.floor(places / 0.035)
         chosen = hashed(cells, person.number) < 0.35 * person.freckles
         centre = (cells + 0.5) * 0.035
-        d = ((places - centre) ** 2).sum(axis=1)
+        d = dots(places - centre, places - centre)
         where = np.exp(-((places[:, 0] / 0.55) ** 2) - ((places[:, 1] - 7.05) / 0.35) ** 2)
         dark += 0.35 * chosen * np.exp(-d / 0.011**2) * where
     return out * (1 - np.clip(dark, 0, 0.8)[:, None] * np.array([0.45, 0.65, 0.75], np.float32))

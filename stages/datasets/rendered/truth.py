@@ -44,14 +44,13 @@ def regions(frame: Frame, covers: list[tuple[np.ndarray, int]], filled: bool = F
     return out
 
 
-def parsing(labels: np.ndarray, size: int) -> np.ndarray:
-    """Regions of samples [W, W] -> the parser's labels of pixels, uint8 [size, size]: the commonest."""
-    return TO_PARSER[vote(labels, labels.shape[0] // size)]
+def parsing(labels: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Regions of samples [W, W] -> labels of pixels, uint8 [size, size]: the parser's 19 and the reader's 13.
 
-
-def reader_labels(labels: np.ndarray, size: int) -> np.ndarray:
-    """As `parsing`, in the face reader's 13 labels."""
-    return TO_READER[vote(labels, labels.shape[0] // size)]
+    A pixel has the commonest region of its samples.
+    """
+    common = vote(labels, labels.shape[0] // size)
+    return TO_PARSER[common], TO_READER[common]
 
 
 def mask(labels: np.ndarray, size: int) -> np.ndarray:
