@@ -54,7 +54,7 @@ SHINE = {
     "lens": 0.06,
     "metal": 0.6,
 }
-SAMPLES = {64: 3, 128: 2, 256: 2}  # samples of a pixel, each way
+SAMPLES = {64: 2, 128: 2, 256: 2}  # samples of a pixel, each way
 SKY_MAP, LAMP_MAP = {64: 40, 128: 48, 256: 64}, {64: 96, 128: 160, 256: 224}  # texels of depth maps
 REACH = 2.6  # decimetres from the face that depth maps cover
 CREASE = 0.017  # decimetres, the deepest crease of the skin
