@@ -11,18 +11,20 @@ import pytest
 from stages.core.runtime import Runtime
 from stages.core.settings import ConfigError
 from stages.core.tracking import Tracker
+from stages.datasets.people import People
 from stages.datasets.rendered import raster, truth
 from stages.datasets.rendered.build import build
 from stages.datasets.rendered.light import lights_of, place_of
 from stages.datasets.rendered.motion import moving
 from stages.datasets.rendered.pack import load_pack
+from stages.datasets.rendered.people import RenderedPeople
 from stages.datasets.rendered.person import Beard, Light, Person, View, sample_person, sample_view
 from stages.datasets.rendered.render import Picture, photo, shoot
 from stages.datasets.rendered.shade import Shadows, capture
 from stages.datasets.rendered.stage import RenderedData
 from stages.datasets.rendered.styles import twins
 from stages.networks.face_labels import PARSER as LABELS
-from stages.networks.face_labels import PARSER_HEAD
+from stages.networks.face_labels import PARSER_HEAD, READER, READER_HEAD
 from tests.datasets.rendered import reference
 
 
@@ -291,6 +293,21 @@ def test_lights_shadow_each_other() -> None:
     points = truth.fixed_landmarks(pack, scene, 64)
     near, far = (image[int(y), int(x)] for x, y in (points[35] + (8, 0), points[31] - (8, 0)))
     assert near > 1.15 * far and frame.sky.min() >= 0
+
+
+def test_the_renderer_answers_for_people_with_truth() -> None:
+    people: People = RenderedPeople(seed=0)
+    picture, true = people.photo(4, 0, 64), people.twin(4, 0, "figurine", 64)
+    assert people.id == RenderedPeople(0).id != RenderedPeople(1).id
+    assert people.sizes == (32, 512) and "anime" in people.styles
+    assert picture.parsing.max() <= READER["beard"] and (picture.parsing == READER["skin"]).any()
+    assert np.array_equal(true.image[picture.mask == 0], picture.image[picture.mask == 0])
+    assert np.array_equal(true.mask, picture.mask)
+    assert picture.attributes == people.attributes(4, 0)
+    head = np.isin(picture.parsing, READER_HEAD)
+    assert (head == (picture.mask > 127)).mean() > 0.97
+    bearded = next(n for n in range(100) if sample_person(n).beard.kind == "full")
+    assert (people.photo(bearded, 0, 64).parsing == READER["beard"]).sum() > 30
 
 
 # ------------------------------------------------------------------------------------------- the data set

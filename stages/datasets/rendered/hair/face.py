@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from stages.datasets.rendered.colour import ramp
+from stages.datasets.rendered.hair.growth import gather_locks
 from stages.datasets.rendered.hair.strands import Strands, bunch_of, count_of, roots_of, tangential
 from stages.datasets.rendered.pack import Pack
 from stages.datasets.rendered.person import Person
@@ -36,22 +37,24 @@ def beard_of(pack: Pack, person: Person, vertices: np.ndarray, size: int) -> lis
     down = np.stack(
         [np.sign(x) * np.where(lip & (abs(x) < 0.3), 0.75, 0.05), np.full(s, -1.0), np.full(s, 0.1)], axis=1
     )
-    along = tangential(down, normal) + normal * (0.22 + 0.25 * rng.random((s, 1)) * (1 + 3 * beard.length))
-    along = along + rng.normal(0, 0.16 + 0.5 * (person.hair.curl > 0.7), (s, 3))
+    along = tangential(down, normal) + normal * (0.16 + 0.22 * rng.random((s, 1)) * (1 + 1.5 * beard.length))
+    along = along + rng.normal(0, 0.12 + 0.4 * (person.hair.curl > 0.7), (s, 3))
     along /= np.linalg.norm(along, axis=1, keepdims=True)
-    length = beard.length * rng.uniform(0.6, 1.1, s) * np.where(lip, 0.6, 1) * (0.55 + 0.45 * ramp(y, 7.0, 6.5))
-    length = np.minimum(length, np.where(lip & (abs(x) < 0.25), 0.09, 9))
+    length = beard.length * rng.uniform(0.5, 1.05, s) * np.where(lip, 0.5, 1) * (0.55 + 0.45 * ramp(y, 7.0, 6.5))
+    length = np.minimum(length, np.where(lip, np.where(abs(x) < 0.22, 0.075, 0.12), 9))
 
     t = np.linspace(0, 1, p)
     paths = root[:, None] + along[:, None] * (length[:, None] * t)[..., None]
     paths[:, :, 1] -= (length[:, None] * t**2) * 0.25
     wave = rng.normal(0, 0.012, (s, p, 3)) * t[None, :, None] * (1 + person.hair.curl)
+    paths = (paths + wave).astype(np.float32)
+    gather_locks(paths, rest, max(4, s // 12), np.full(s, 0.55, np.float32))
 
     colour = np.array(person.hair.colour, np.float32) * np.exp(rng.normal(0, 0.22, (s, 1)))
     if person.hair.grey > 0 or person.age > 50:
         share = max(person.hair.grey, 0.25)
-        colour = np.where(rng.random((s, 1)) < share, np.array([0.36, 0.35, 0.34]), colour)
-    return [bunch_of("beard", paths + wave, normal, colour, (0.0085 + 0.006 * beard.length) * wider, 19, rng)]
+        colour = np.where(rng.random((s, 1)) < share, np.array([0.27, 0.26, 0.25]), colour)
+    return [bunch_of("beard", paths, normal, colour, (0.0085 + 0.006 * beard.length) * wider, 19, rng)]
 
 
 def brows_of(pack: Pack, person: Person, vertices: np.ndarray, size: int) -> list[Strands]:
