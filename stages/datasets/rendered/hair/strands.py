@@ -117,6 +117,7 @@ def skull_radius(pack: Pack, vertices: np.ndarray, centre: np.ndarray) -> np.nda
 
 
 def tangential(directions: np.ndarray, normals: np.ndarray) -> np.ndarray:
+    """Directions [n, 3] laid along the skin whose unit normals [n, 3] are given, brought to length 1."""
     along = directions - normals * (directions * normals).sum(axis=1, keepdims=True)
     return (along / (np.linalg.norm(along, axis=1, keepdims=True) + 1e-6)).astype(np.float32)
 
@@ -137,6 +138,7 @@ def bunch_of(
     label: int,
     rng: np.random.Generator,
 ) -> Strands:
+    """Strands of paths [S, P, 3] in colours [S, 3], thinner and clearer to the tip."""
     s, p, _ = paths.shape
     t = np.linspace(0, 1, p, dtype=np.float32)
     return Strands(

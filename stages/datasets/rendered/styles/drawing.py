@@ -291,6 +291,7 @@ def face_lines(art: Drawing, lid: float, mouth: float) -> np.ndarray:
 
 
 def cheeks_of(art: Drawing, size: float) -> np.ndarray:
+    """Blush of both cheeks, 0..1 [W, W]; `size` in distances between the outer eye corners."""
     m = art.marks()
     wide = float(np.linalg.norm(m[36] - m[45]))
     out = np.zeros((art.width, art.width), np.float32)
@@ -337,6 +338,7 @@ def bearded(art: Drawing, colour: np.ndarray, hair: np.ndarray) -> np.ndarray:
 
 
 def lips_of(person: Person, skin: np.ndarray) -> np.ndarray:
+    """Colour of lips, linear [3]: the skin's own, redder, or the lipstick."""
     stick = np.array(LIPSTICKS[person.number % len(LIPSTICKS)], np.float32)
     own = skin * np.array([0.92, 0.55, 0.55], np.float32)
     return own * (1 - 0.8 * person.make_up[0]) + stick * 0.8 * person.make_up[0]
