@@ -15,7 +15,6 @@ import os
 import shutil
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -32,6 +31,7 @@ from stages.core.files import write_bytes, write_json, write_jsonl
 from stages.core.images import grid, load_images, write_image
 from stages.core.runtime import Runtime
 from stages.core.settings import TristyleError
+from stages.core.workers import Pool
 from stages.networks.face_reader import Reader, load_reader
 from stages.networks.stylegan2 import Generator
 from stages.style.sampling.candidates import Candidates, Inverted, Painter, Sampling, Seeds
@@ -172,8 +172,10 @@ def _summary(
 
 
 class BatchWriter:
-    """Encodes and writes pictures in threads while the next batch is drawn; a context manager that leaves when all are
-    on disk. OpenCV lets go of the interpreter, so that threads do run side by side.
+    """Encodes and writes pictures in threads while the next batch is drawn.
+
+    It is a context manager that leaves when all pictures are on disk. OpenCV lets go of the interpreter, so threads do
+    run side by side.
 
     Args:
         workers: threads.
@@ -181,20 +183,21 @@ class BatchWriter:
     """
 
     def __init__(self, workers: int, ahead: int = AHEAD) -> None:
-        self.pool, self.ahead = ThreadPoolExecutor(max(workers, 1)), ahead
-        self.waiting: deque[tuple[list[Future[None]], Callable[[], None] | None]] = deque()
+        self.pool, self.ahead = Pool[None](workers), ahead
+        self.waiting: deque[tuple[int, Callable[[], None] | None]] = deque()  # pictures of a batch, and what follows
 
     def put(self, images: np.ndarray, paths: Sequence[Path], then: Callable[[], None] | None = None) -> None:
         """Write uint8 [n, H, W, 3] to `paths`; once they are all there, call `then` (in the caller's thread)."""
         while len(self.waiting) >= self.ahead:
             self._settle()
-        futures = [self.pool.submit(write_image, p, image) for p, image in zip(paths, images, strict=True)]
-        self.waiting.append((futures, then))
+        for path, image in zip(paths, images, strict=True):
+            self.pool.submit(write_image, path, image)
+        self.waiting.append((len(paths), then))
 
     def _settle(self) -> None:
-        futures, then = self.waiting.popleft()
-        for future in futures:
-            future.result()
+        count, then = self.waiting.popleft()
+        for _ in range(count):
+            self.pool.collect()
         if then is not None:
             then()
 
@@ -206,7 +209,7 @@ class BatchWriter:
             while self.waiting and kind is None:
                 self._settle()
         finally:
-            self.pool.shutdown(cancel_futures=True)
+            self.pool.close()
 
 
 class Survey:
