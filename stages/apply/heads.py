@@ -144,7 +144,8 @@ def _share(faces: Sequence[Face], index: int, x: np.ndarray, y: np.ndarray) -> n
     Args:
         faces: all faces.
         index: of this one.
-        x, y: the places, float32 [h, w] in px of the photo.
+        x: the places along the photo's rows, float32 [h, w], px of the photo.
+        y: the places along its columns, the same.
     """
     import math
 
@@ -174,7 +175,8 @@ def _edge(across: np.ndarray, down: np.ndarray) -> np.ndarray:
     """How far places are on the way from the centre (0) to the edge (1) of a square with round corners.
 
     Args:
-        across, down: distance from the centre, in half sides.
+        across: horizontal distance from the centre, in half sides.
+        down: vertical distance, the same.
     """
     import numpy as np
 
@@ -196,7 +198,8 @@ def match_rim(photo: np.ndarray, painted: np.ndarray) -> np.ndarray:
     OWN: the face keeps the style's colours, and the rim keeps its drawing.
 
     Args:
-        photo, painted: [S, S, 3] in 0..255.
+        photo: [S, S, 3] in 0..255.
+        painted: the same square as the network painted it, [S, S, 3] in 0..255.
 
     Returns:
         float32 [S, S, 3].

@@ -31,6 +31,7 @@ class Block(nn.Module):
         self.conv1, self.conv2 = (nn.Conv2d(width, width, 3, 1, 1) for _ in range(2))
 
     def forward(self, x: Tensor) -> Tensor:
+        """Add what the two convolutions make of x [N, C, H, W]; the shape stays."""
         return x + self.conv2(F.leaky_relu(self.conv1(x), SLOPE))
 
 

@@ -105,6 +105,7 @@ class MeshLandmarks(Landmarks):
         self.device, self.size = device, FaceMesh.SIZE
 
     def __call__(self, picture: np.ndarray, points: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        """Landmarks [n, 68, 2] in px of n faces given by five points each, and how sure it is of each [n]."""
         mesh, scores = self.mesh(picture, points)
         return from_468(mesh), scores
 
@@ -135,6 +136,7 @@ class FanLandmarks(Landmarks):
         self.id = _id("fan", path)
 
     def __call__(self, picture: np.ndarray, points: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        """Landmarks [n, 68, 2] in px of n faces given by five points each, and how sure it is of each [n]."""
         import torch
 
         if not len(points):

@@ -108,7 +108,7 @@ class OwnParser(Parser):
 
 
 class BiSeNetParser(Parser):
-    """facexlib's BiSeNet (Yu et al., 2018, arXiv 1808.00897): 512 pixels a side, ImageNet-normalised."""
+    """The BiSeNet of facexlib (Yu et al., 2018, arXiv 1808.00897): 512 pixels a side, ImageNet-normalised."""
 
     MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -188,7 +188,9 @@ def _bisenet(path: Path) -> nn.Module:
 
 
 def bisenet() -> nn.Module:
-    """facexlib's BiSeNet with drawn weights: [N, 3, 512, 512], ImageNet-normalised -> logits [N, 19, 512, 512] first.
+    """The BiSeNet of facexlib, with drawn weights.
+
+    It maps [N, 3, 512, 512], ImageNet-normalised, to several outputs, logits [N, 19, 512, 512] first.
 
     Raises:
         TristyleError: facexlib is not installed, or another version of it.

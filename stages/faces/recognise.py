@@ -229,7 +229,7 @@ class MobileFaceNet(nn.Module):
 
 
 def arcface() -> nn.Module:
-    """facexlib's ArcFace IR-SE-50 with drawn weights: [N, 3, 112, 112] RGB in [-1, 1] -> [N, 512].
+    """The ArcFace of facexlib, IR-SE-50 with drawn weights: [N, 3, 112, 112] RGB in [-1, 1] -> [N, 512].
 
     Raises:
         TristyleError: facexlib is not installed.

@@ -53,6 +53,7 @@ def check_name(key: str, name: str, options: Collection[str], renamed: Mapping[s
 
     Args:
         key: of the setting, for the message.
+        name: what the setting says.
         options: the names allowed there.
         renamed: old name -> new name.
 

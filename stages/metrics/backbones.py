@@ -133,7 +133,7 @@ class BackboneFeatures:
 
 
 def load_inception(path: Path | str, device: str = "cpu") -> BackboneFeatures:
-    """torchvision's Inception v3 (Szegedy et al., 2016): [N, 2048], id ``inception-torchvision-<sha256, 8 digits>``.
+    """Inception v3 of torchvision (Szegedy et al., 2016): [N, 2048], id ``inception-torchvision-<sha256, 8 digits>``.
 
     Raises:
         TristyleError: the file is missing, damaged or of another network, the 1008-class one of published FIDs too.
@@ -154,7 +154,7 @@ def load_inception(path: Path | str, device: str = "cpu") -> BackboneFeatures:
 
 
 def load_vgg16(path: Path | str, device: str = "cpu") -> BackboneFeatures:
-    """torchvision's VGG-16 (Simonyan & Zisserman, 2015): [N, 4096], id ``vgg16-<sha256, 8 digits>``.
+    """VGG-16 of torchvision (Simonyan & Zisserman, 2015): [N, 4096], id ``vgg16-<sha256, 8 digits>``.
 
     Raises:
         TristyleError: the file is missing, damaged or of another network.

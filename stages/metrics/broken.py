@@ -46,7 +46,8 @@ class HeadReader(Protocol):
 
     id: str
 
-    def read(self, images: Tensor) -> FaceReading: ...
+    def read(self, images: Tensor) -> FaceReading:
+        """Read pictures [N, 3, H, W] in [-1, 1]."""
 
 
 def take(reading: FaceReading, rows: Tensor) -> FaceReading:
@@ -213,7 +214,7 @@ class QualityGate:
         return 1 - self._over(reading).amax(dim=1)
 
     def broken(self, reading: FaceReading) -> Tensor:
-        """bool [N]: the heads that have fallen apart. The mean of it is `broken_share`; lower is better."""
+        """Bool [N]: the heads that have fallen apart. The mean of it is `broken_share`; lower is better."""
         return self.score(reading) < 0
 
     def reasons(self, reading: FaceReading) -> list[str]:

@@ -46,7 +46,9 @@ def convolve(
         x: [N, I, H, W].
         w: [O, I / groups, k, k]; [I, O / groups, k, k] transposed.
         bias: [O].
-        stride, padding, output_padding: along y and x.
+        stride: along y and x.
+        padding: zeros on both sides, along y and x.
+        output_padding: further rows and columns of a transposed output, along y and x.
         transposed: the transposed convolution, which enlarges.
         groups: of channels. The weights of a grouped convolution are fixed filters and take no gradient.
 
@@ -118,7 +120,8 @@ def weight_gradient(wide: Tensor, narrow: Tensor, k: int, stride: Pair, padding:
         wide: [N, I, H, W], the side that strides step over.
         narrow: [N, O, h, w], the other one.
         k: side of the kernel.
-        stride, padding: along y and x.
+        stride: along y and x.
+        padding: along y and x.
 
     Returns:
         [O, I, k, k].

@@ -69,6 +69,7 @@ class ReaderBlock(nn.Module):
         self.second = nn.Sequential(nn.Conv2d(width, width, 3, 1, 1, bias=False), nn.BatchNorm2d(width))
 
     def forward(self, x: Tensor) -> Tensor:
+        """Add what the two layers make of x [N, C, H, W]; the shape stays."""
         return F.relu(x + self.second(self.first(x)))
 
 

@@ -43,6 +43,7 @@ class LayerInstanceNorm(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, rho: Tensor | None, gamma: Tensor, beta: Tensor, eps: float, relu: bool) -> Tensor:
+        """Normalise x [N, C, H, W]; the class names the arguments."""
         # Statistics over the pixels of each channel.
         pixels = x[0, 0].numel()
         wide = x if x.dtype == torch.float64 else x.float()
@@ -75,6 +76,7 @@ class LayerInstanceNorm(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        """Gradients of all arguments for one of the output [N, C, H, W]."""
         d, y, scale, *rest = ctx.saved_tensors
         if y is not None:
             grad = torch.ops.aten.threshold_backward(grad, y, 0)

@@ -168,6 +168,7 @@ class FullyConnectedLayer(nn.Module):
         self.bias_gain = lr_multiplier
 
     def forward(self, x: Tensor) -> Tensor:
+        """Map x [N, in] to [N, out]."""
         x = F.linear(x, self.weight * self.weight_gain, self.bias * self.bias_gain)
         return bias_act(x, act=self.act)
 
@@ -267,6 +268,7 @@ class ToRGBLayer(nn.Module):
         self.weight_gain = 1 / sqrt(in_channels)
 
     def forward(self, x: Tensor, w: Tensor) -> Tensor:
+        """Turn activations [N, C, H, W] into RGB [N, 3, H, W] in the style w [N, w_dim]."""
         styles = self.affine(w) * self.weight_gain
         # Three output channels: scaling the weight per sample and multiplying matrices skips a pass over x.
         weight = (self.weight.flatten(1)[None] * styles[:, None, :]).to(x.dtype)  # [N, 3, I]
@@ -450,6 +452,7 @@ class Generator(nn.Module):
     def forward(
         self, z: Tensor, truncation_psi: float = 1.0, truncation_cutoff: int | None = None, noise_mode: str = "random"
     ) -> Tensor:
+        """Draw pictures [N, 3, R, R], about [-1, 1], of latents z [N, z_dim]."""
         return self.synthesis(self.mapping(z, truncation_psi, truncation_cutoff), noise_mode)
 
 
@@ -492,6 +495,7 @@ class DiscriminatorEpilogue(nn.Module):
         self.out = FullyConnectedLayer(channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Logits [N, 1] of activations [N, C, 4, 4]."""
         x = minibatch_std(x.float(), self.mbstd_group_size)
         return self.out(self.fc(self.conv(x).flatten(1)))
 
@@ -525,6 +529,7 @@ class Discriminator(nn.Module):
         self.to(memory_format=torch.channels_last)
 
     def forward(self, img: Tensor) -> Tensor:
+        """Logits [N, 1] of pictures [N, 3, R, R] in [-1, 1]."""
         x = img.contiguous(memory_format=torch.channels_last)
         for r in self.block_resolutions:
             x = x.to(self.compute_dtype if r >= self.reduced_from else torch.float32)

@@ -76,7 +76,8 @@ def sampling_grid(spline: Spline, height: int, width: int, reduce: int = 1, dtyp
 
     Args:
         spline: from the output's points to the input's.
-        height, width: of the output, px.
+        height: of the output, px.
+        width: of the output, px.
         reduce: evaluate at every `reduce`-th pixel and interpolate: `reduce` ** 2 times faster; at 2 wrong by a few
             hundredths of a pixel between strongly moved points. One row and column beyond the frame are evaluated, so
             that the border is interpolated like the rest.

@@ -102,6 +102,7 @@ def network_of(name: str, state: Mapping[str, Tensor], img_size: int = 256) -> n
 
     Args:
         name: one of `GENERATORS` or `DISCRIMINATORS`.
+        state: the published names and weights.
         img_size: noted for a light generator.
 
     Raises:

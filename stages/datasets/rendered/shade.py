@@ -85,6 +85,7 @@ class Frame:
 
     @property
     def width(self) -> int:
+        """Side of the picture, px."""
         return self.depth.shape[0]
 
     @property
@@ -141,6 +142,7 @@ class Shadows:
         return maps
 
     def scale(self, maps: np.ndarray) -> np.float32:
+        """Texels of the maps per unit of the light's plane."""
         return F(maps.shape[1] / 2 / REACH)
 
 
@@ -246,7 +248,7 @@ def _skin(frame: Frame, part: Part, on: np.ndarray) -> np.ndarray:
 
 
 def _fine_linear(values: np.ndarray) -> np.ndarray:
-    """sRGB 0..255 floats -> linear."""
+    """Convert sRGB 0..255 floats to linear light."""
     return linear(values)
 
 

@@ -96,6 +96,7 @@ class Drawing:
 
     @property
     def width(self) -> int:
+        """Side of the picture, px."""
         return self.frame.width
 
     @property
@@ -104,9 +105,11 @@ class Drawing:
         return self.width / 256
 
     def on(self, *names: str) -> np.ndarray:
+        """Bool [S, S]: the pixels that show one of the labels."""
         return np.isin(self.labels, [LABELS[name] for name in names])
 
     def marks(self) -> np.ndarray:
+        """The 68 landmarks [68, 2], px."""
         return truth.fixed_landmarks(self.pack, self.frame.scene, self.width)
 
 

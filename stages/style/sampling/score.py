@@ -38,6 +38,7 @@ def score(data: Artifact, target: str, drawn: np.ndarray, source: np.ndarray, ru
         target: ``photo`` or a style's name.
         drawn: uint8 [N, R, R, 3], the style set.
         source: uint8 [N, R, R, 3], the same latents through the source generator.
+        runtime: device and threads.
 
     Returns:
         kid, kid_sd: heads on grey, against the held-out real images; kid_source: of the source's images, for scale.

@@ -87,23 +87,28 @@ def write_style_set(
     edit: Callable[[Candidates], Candidates] | None = None,
     finish: Callable[[Tensor], Tensor] | None = None,
 ) -> SetSummary:
-    """Sample a generator into `out`: images/, source/, records.jsonl, latents.safetensors, and where the face reader is
-    asked, rejects.jsonl, rejects.png and distribution.json. Done again, it goes on with what is there.
+    """Sample a generator into a folder; done again, it goes on with what is there.
+
+    It writes images/, source/, records.jsonl and latents.safetensors. Where the face reader is asked, it also writes
+    rejects.jsonl, rejects.png and distribution.json.
 
     Args:
+        out: the folder.
         fused: the generator that draws the set.
         source: draws the same latents before the transfer; None (or `fused` itself) writes no source/.
+        sampling: how many, and how they are drawn and chosen.
         data: folder of the data artifact: training pictures, held-out ones and photos.
         target: ``photo`` or a style's name.
+        runtime: device, threads and progress.
         reader: the face reader; loaded when it is needed and not given.
-        ws, photos: [N, num_ws, w_dim] and N ids, for ``source: invert``.
+        ws: latents [N, num_ws, w_dim] of inverted photos, for ``source: invert``.
+        photos: their N ids.
         edit: moves the candidates' latents (`stages.style.editing.directions.Edited`), for the source's pictures, too.
         finish: changes the set's pictures, [n, 3, R, R] in [-1, 1] -> the same (recolouring).
 
     Raises:
         TristyleError: ``source: invert`` without latents that fit.
     """
-
     candidates = _candidates(sampling, ws, photos, edit)
 
     # What is in the scratch folder belongs to one plan; another plan starts anew.

@@ -47,6 +47,7 @@ def open_pair(path: Path | str, discriminator: bool = True) -> Pair:
     """The networks to go on from: a `.pkl`, `.pt`, `.safetensors` (the generator's) or a style artifact's folder.
 
     Args:
+        path: of the file or folder.
         discriminator: refuse a file that has none.
 
     Raises:

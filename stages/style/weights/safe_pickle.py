@@ -209,6 +209,7 @@ def run(stream: io.BytesIO, allowed: Allowed, storage: Callable[[Any], Storage] 
     """The value of the pickle that begins at the stream's position; the stream is left behind it.
 
     Args:
+        stream: stands at the pickle's first byte.
         allowed: the globals it may name, ``module name`` -> what answers a call.
         storage: what answers a persistent id.
 
