@@ -168,7 +168,8 @@ def _share(faces: Sequence[Face], index: int, x: np.ndarray, y: np.ndarray) -> n
         near = math.hypot(face.x - other.x, face.y - other.y) < (face.side + other.side)
         if number != index and near:
             others += np.exp(np.clip(DIVIDE * (distance(face) - distance(other)), -50, 50))
-    return share / (1 + others)
+    out: np.ndarray = share / (1 + others)
+    return out
 
 
 def _edge(across: np.ndarray, down: np.ndarray) -> np.ndarray:
@@ -180,7 +181,8 @@ def _edge(across: np.ndarray, down: np.ndarray) -> np.ndarray:
     """
     import numpy as np
 
-    return np.sqrt(np.sqrt(across**4 + down**4))
+    out: np.ndarray = np.sqrt(np.sqrt(across**4 + down**4))
+    return out
 
 
 def _step(x: np.ndarray) -> np.ndarray:
@@ -188,7 +190,8 @@ def _step(x: np.ndarray) -> np.ndarray:
     import numpy as np
 
     x = np.clip(x, 0, 1)
-    return x * x * (3 - 2 * x)
+    out: np.ndarray = x * x * (3 - 2 * x)
+    return out
 
 
 def match_rim(photo: np.ndarray, painted: np.ndarray) -> np.ndarray:
@@ -218,4 +221,5 @@ def match_rim(photo: np.ndarray, painted: np.ndarray) -> np.ndarray:
     lacking = (photo - painted.astype(np.float32)) * rim[..., None]
     lacking = cv2.GaussianBlur(lacking, (0, 0), side / 8, borderType=cv2.BORDER_CONSTANT)
     pull = _step((edge - OWN) / (1 - OWN)) / np.maximum(weight, 1e-3)
-    return painted + pull[..., None] * lacking
+    out: np.ndarray = painted + pull[..., None] * lacking
+    return out

@@ -32,7 +32,8 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Add what the two convolutions make of x [N, C, H, W]; the shape stays."""
-        return x + self.conv2(F.leaky_relu(self.conv1(x), SLOPE))
+        out: Tensor = x + self.conv2(F.leaky_relu(self.conv1(x), SLOPE))
+        return out
 
 
 def doubled(x: Tensor) -> Tensor:

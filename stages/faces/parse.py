@@ -104,7 +104,8 @@ class OwnParser(Parser):
 
     def shares(self, images: Tensor) -> Tensor:
         """As `Parser.shares`: [N, 19, 128, 128]."""
-        return self.network(_sized(images, self.network.size)).softmax(1)
+        out: Tensor = self.network(_sized(images, self.network.size)).softmax(1)
+        return out
 
 
 class BiSeNetParser(Parser):
@@ -121,7 +122,8 @@ class BiSeNetParser(Parser):
     def shares(self, images: Tensor) -> Tensor:
         """As `Parser.shares`: [N, 19, 512, 512]."""
         logits = self.network((_sized(images, 512) / 2 + 0.5 - self.mean) / self.std)[0]
-        return logits[:, self.order].softmax(1)
+        out: Tensor = logits[:, self.order].softmax(1)
+        return out
 
 
 class ReaderParser(Parser):

@@ -177,7 +177,8 @@ class _Unit(nn.Module):
         self.prelu = nn.Identity() if linear else nn.PReLU(outputs)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.prelu(self.bn(self.conv(x)))
+        out: Tensor = self.prelu(self.bn(self.conv(x)))
+        return out
 
 
 class _Bottleneck(nn.Module):
@@ -199,7 +200,8 @@ class _Bottleneck(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.conv(x) if self.keeps else self.conv(x)
+        out: Tensor = x + self.conv(x) if self.keeps else self.conv(x)
+        return out
 
 
 class MobileFaceNet(nn.Module):
@@ -225,7 +227,8 @@ class MobileFaceNet(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """[N, 3, 112, 96] in [-1, 1] -> [N, 128], not normalised."""
         x = self.blocks(self.dw_conv1(self.conv1(x * (127.5 / 128))))
-        return self.linear1(self.linear7(self.conv2(x))).flatten(1)
+        out: Tensor = self.linear1(self.linear7(self.conv2(x))).flatten(1)
+        return out
 
 
 def arcface() -> nn.Module:

@@ -96,7 +96,8 @@ class Gaussian:
     def distance(self, rows: Tensor) -> Tensor:
         """Mahalanobis distance over sqrt(d) (about 1 for rows of the Gaussian): [N, d] -> float64 [N]."""
         white = torch.linalg.solve_triangular(self.factor, (rows.double() - self.mean).T, upper=False)
-        return white.square().mean(dim=0).sqrt()
+        out: Tensor = white.square().mean(dim=0).sqrt()
+        return out
 
 
 def shape_of(landmarks: Tensor) -> Tensor:

@@ -38,7 +38,8 @@ def inside(flow: np.ndarray) -> np.ndarray:
     height, width = flow.shape[:2]
     rows, columns = np.indices((height, width), dtype=np.float32)
     across, down = columns + flow[..., 0], rows + flow[..., 1]
-    return (across >= 0) & (across <= width - 1) & (down >= 0) & (down <= height - 1)
+    out: np.ndarray = (across >= 0) & (across <= width - 1) & (down >= 0) & (down <= height - 1)
+    return out
 
 
 def change(before: np.ndarray, after: np.ndarray, flow: np.ndarray) -> np.ndarray:
@@ -48,7 +49,8 @@ def change(before: np.ndarray, after: np.ndarray, flow: np.ndarray) -> np.ndarra
     """
     difference = after.astype(np.float32) - warp(before.astype(np.float32), flow)
     smooth = cv2.GaussianBlur(difference, (0, 0), SMOOTH)
-    return np.abs(smooth).mean(axis=2) / np.float32(255)
+    out: np.ndarray = np.abs(smooth).mean(axis=2) / np.float32(255)
+    return out
 
 
 def flicker(

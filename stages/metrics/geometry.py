@@ -17,7 +17,8 @@ def landmark_error(landmarks: Tensor, truth: Tensor) -> Tensor:
         [N]
     """
     between = (truth[:, OUTER_EYES[0]] - truth[:, OUTER_EYES[1]]).norm(dim=-1)
-    return (landmarks - truth).norm(dim=-1).mean(dim=1) / between.clamp(min=1e-6)
+    out: Tensor = (landmarks - truth).norm(dim=-1).mean(dim=1) / between.clamp(min=1e-6)
+    return out
 
 
 def expression_difference(expression: Tensor, truth: Tensor) -> Tensor:

@@ -62,7 +62,8 @@ def convolve(
         return torch.convolution(x, w, bias, stride, padding, (1, 1), transposed, output_padding, groups)
     if w.is_leaf and w.requires_grad:
         w = w.view_as(w)  # the engine refuses the question below for leaves
-    return _Convolution.apply(x, w, bias, stride, padding, output_padding, transposed, groups)
+    out: Tensor = _Convolution.apply(x, w, bias, stride, padding, output_padding, transposed, groups)
+    return out
 
 
 def _weight_gradient_wanted(ctx: Any) -> bool:

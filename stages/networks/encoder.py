@@ -65,7 +65,8 @@ class Tier(nn.Module):
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
         """Maps [N, C, h, w] -> [N, count, w_dim]."""
         flat = [squeeze(x).flatten(1) for squeeze, x in zip(self.squeeze, maps, strict=True)]
-        return self.second(F.leaky_relu(self.first(torch.cat(flat, dim=1)), 0.2)).unflatten(1, (self.count, -1))
+        out: Tensor = self.second(F.leaky_relu(self.first(torch.cat(flat, dim=1)), 0.2)).unflatten(1, (self.count, -1))
+        return out
 
 
 class Encoder(nn.Module):

@@ -161,7 +161,8 @@ class Reader(nn.Module):
         spread = (points - middle).norm(dim=2).mean(dim=1)[:, None, None] + 1e-3
         under = F.grid_sample(decoded, points[:, None, MOBILE] * 2 - 1, align_corners=False)  # [N, lateral, 1, 42]
         code = [under.flatten(1), decoded.mean(dim=(2, 3)), 4 * ((points - middle) / spread).flatten(1)]
-        return self.mood(torch.cat(code, dim=1))
+        out: Tensor = self.mood(torch.cat(code, dim=1))
+        return out
 
     def raw_features(self, maps: list[Tensor]) -> Tensor:
         """Means of three levels and deviations of the two finest -> [N, 272], not standardised."""

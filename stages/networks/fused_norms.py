@@ -188,7 +188,8 @@ def _unpad(grad: Tensor, x: Tensor, padding: int, doubles: bool = False) -> Tens
         layout = torch.channels_last if x.is_contiguous(memory_format=torch.channels_last) else torch.contiguous_format
         wide = torch.empty(size, dtype=x.dtype, device=x.device, memory_format=layout)
         grad = torch.ops.aten.reflection_pad2d_backward(grad, wide, (padding,) * 4)
-    return torch.ops.aten.upsample_nearest2d_backward(grad, size[2:], x.shape, 2.0, 2.0)
+    out: Tensor = torch.ops.aten.upsample_nearest2d_backward(grad, size[2:], x.shape, 2.0, 2.0)
+    return out
 
 
 def _as_product(out: torch.Size, w: Tensor, many: int) -> bool:

@@ -132,7 +132,8 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Add what the two layers make of x [N, C, H, W]; the shape stays."""
-        return x + self.second(self.first(x))
+        out: Tensor = x + self.second(self.first(x))
+        return out
 
 
 class MobileStudent(nn.Module):

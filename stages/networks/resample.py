@@ -31,7 +31,8 @@ def setup_filter(taps: Sequence[float] | Tensor, gain: float = 1.0) -> Tensor:
     f = torch.as_tensor(taps, dtype=torch.float32)
     if f.ndim == 1 and len(f) < 8:
         f = torch.outer(f, f)
-    return f / f.sum() * gain ** (f.ndim / 2)
+    out: Tensor = f / f.sum() * gain ** (f.ndim / 2)
+    return out
 
 
 def _pair(value: int | Sequence[int]) -> tuple[int, int]:

@@ -18,6 +18,7 @@ what follows it stay in float32 either way.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from math import log2, sqrt
 
 import torch
@@ -87,7 +88,8 @@ def modulated_conv2d(
     return x
 
 
-_ACTIVATIONS = {
+# name -> function of x and slope, and the gain that keeps the variance
+_ACTIVATIONS: dict[str, tuple[Callable[[Tensor, float | None], Tensor], float]] = {
     "linear": (lambda x, alpha: x, 1.0),
     "relu": (lambda x, alpha: F.relu(x), sqrt(2.0)),
     "lrelu": (lambda x, alpha: F.leaky_relu(x, LRELU_SLOPE if alpha is None else alpha), LRELU_GAIN),
@@ -453,7 +455,8 @@ class Generator(nn.Module):
         self, z: Tensor, truncation_psi: float = 1.0, truncation_cutoff: int | None = None, noise_mode: str = "random"
     ) -> Tensor:
         """Draw pictures [N, 3, R, R], about [-1, 1], of latents z [N, z_dim]."""
-        return self.synthesis(self.mapping(z, truncation_psi, truncation_cutoff), noise_mode)
+        out: Tensor = self.synthesis(self.mapping(z, truncation_psi, truncation_cutoff), noise_mode)
+        return out
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -481,7 +484,8 @@ class DiscriminatorBlock(nn.Module):
         if hasattr(self, "fromrgb"):
             x = self.fromrgb(x)
         skip = self.skip(x, gain=sqrt(0.5))
-        return skip.add_(self.conv1(self.conv0(x), gain=sqrt(0.5)))
+        out: Tensor = skip.add_(self.conv1(self.conv0(x), gain=sqrt(0.5)))
+        return out
 
 
 class DiscriminatorEpilogue(nn.Module):
@@ -497,7 +501,8 @@ class DiscriminatorEpilogue(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Logits [N, 1] of activations [N, C, 4, 4]."""
         x = minibatch_std(x.float(), self.mbstd_group_size)
-        return self.out(self.fc(self.conv(x).flatten(1)))
+        out: Tensor = self.out(self.fc(self.conv(x).flatten(1)))
+        return out
 
 
 class Discriminator(nn.Module):
@@ -534,7 +539,8 @@ class Discriminator(nn.Module):
         for r in self.block_resolutions:
             x = x.to(self.compute_dtype if r >= self.reduced_from else torch.float32)
             x = getattr(self, f"b{r}")(x)
-        return self.b4(x)
+        out: Tensor = self.b4(x)
+        return out
 
     def layers_from_image(self) -> list[nn.Module]:
         """Layers in the order freeze-D counts them: fromrgb, then conv0, conv1, skip of each block, conv, fc, out."""

@@ -91,7 +91,7 @@ def sampling_grid(spline: Spline, height: int, width: int, reduce: int = 1, dtyp
         for count, side in ((rows, height), (columns, width))
     )
     points = torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1)  # [rows, columns, 2]
-    coarse = evaluate(spline, points.flatten(0, 1).expand(len(like), -1, -1)).unflatten(1, points.shape[:2])
+    coarse: Tensor = evaluate(spline, points.flatten(0, 1).expand(len(like), -1, -1)).unflatten(1, points.shape[:2])
     if reduce == 1:
         return coarse
     fine = F.interpolate(coarse.permute(0, 3, 1, 2), scale_factor=float(reduce), mode="bilinear", align_corners=False)

@@ -183,7 +183,8 @@ def feathered(mask: np.ndarray, grow: float, feather: float) -> np.ndarray:
     blur = round(feather * width)
     if blur:
         soft = cv2.blur(soft, (2 * blur + 1, 2 * blur + 1))
-    return np.maximum(soft, mask.astype(np.float32) / 255)
+    out: np.ndarray = np.maximum(soft, mask.astype(np.float32) / 255)
+    return out
 
 
 def composite(raw: np.ndarray, photo: np.ndarray, mask: np.ndarray, curate: Curate) -> np.ndarray:

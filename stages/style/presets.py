@@ -91,7 +91,9 @@ def value(key: str, preset: str, size: int, start: str = "scratch") -> int | flo
     choice("style.preset", preset, PRESETS)
     setting = auto(size) if preset == AUTO else TABLE[preset]
     transfer = start != "scratch"
-    numbers = {name: getattr(setting, name) for name in (*Published.__dataclass_fields__, "channel_base")}
+    numbers: dict[str, int | float | None] = {
+        name: getattr(setting, name) for name in (*Published.__dataclass_fields__, "channel_base")
+    }
     numbers["ada_images"] = ADA_IMAGES["transfer" if transfer else "scratch"]
     numbers["ema_ramp"] = EMA_RAMP if preset == AUTO and not transfer else None
     choice("published", key, numbers)

@@ -271,7 +271,7 @@ class StyleGAN2(Task):
     def _styles(self, mapping: MappingNetwork, parts: list[tuple[Tensor, int]], update_w_avg: bool = True) -> Tensor:
         """Map to ws [n, num_ws, w_dim] what `_latents` drew."""
         (z, _), *mixed = parts
-        ws = mapping(z, update_w_avg=update_w_avg and not self.recipe.freeze_mapping)
+        ws: Tensor = mapping(z, update_w_avg=update_w_avg and not self.recipe.freeze_mapping)
         for z, cut in mixed:
             ws = torch.cat([ws[:, :cut], mapping(z, update_w_avg=False)[:, cut:]], dim=1)
         return ws
@@ -281,7 +281,8 @@ class StyleGAN2(Task):
         return self._synthesise(generator, self._styles(generator.mapping, parts), draws)
 
     def _synthesise(self, generator: Generator, ws: Tensor, draws: Draws) -> Tensor:
-        return generator.synthesis(ws, "random" if self.recipe.noise else "none", draws)
+        out: Tensor = generator.synthesis(ws, "random" if self.recipe.noise else "none", draws)
+        return out
 
     # Losses
 
@@ -290,7 +291,8 @@ class StyleGAN2(Task):
         real = batch["images"]
         dtype = compute_dtype(self.recipe.precision, real.device)
         self.generator.synthesis.compute_dtype = self.discriminator.compute_dtype = dtype
-        return getattr(self, f"_{phase.lower()}")(real, update)
+        found: dict[str, Tensor] = getattr(self, f"_{phase.lower()}")(real, update)
+        return found
 
     def moved_buffers(self, phase: str) -> list[Tensor]:
         """The mean w, the mean path length, and the signs that steer ADA."""

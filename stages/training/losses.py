@@ -155,7 +155,8 @@ def edge_strength(images: Tensor) -> Tensor:
     sobel = images.new_tensor([[-1.0, 0.0, 1.0], [-2.0, 0.0, 2.0], [-1.0, 0.0, 1.0]]) / 8
     kernel = torch.stack([sobel, sobel.T])[:, None]  # [2, 1, 3, 3]
     slope = F.conv2d(F.pad(luma, (1, 1, 1, 1), mode="replicate"), kernel).norm(dim=1, keepdim=True)
-    return slope / slope.amax(dim=(1, 2, 3), keepdim=True).clamp_min(1e-6)
+    out: Tensor = slope / slope.amax(dim=(1, 2, 3), keepdim=True).clamp_min(1e-6)
+    return out
 
 
 def edge_weighted_l1(output: Tensor, target: Tensor, gain: float = 4.0) -> Tensor:

@@ -129,7 +129,8 @@ class Seeds:
     def ws(self, generator: Generator, numbers: Sequence[int]) -> Tensor:
         """Latents [n, num_ws, w_dim] of candidates, on the generator's device."""
         z = self.z(generator.z_dim, numbers).to(generator.mapping.w_avg.device)
-        return generator.mapping(z, self.sampling.psi, self.sampling.cutoff)
+        out: Tensor = generator.mapping(z, self.sampling.psi, self.sampling.cutoff)
+        return out
 
     def record(self, number: int) -> dict[str, Any]:
         """Name the seed and the truncation of a candidate."""

@@ -221,7 +221,8 @@ def rake(bins: list[np.ndarray], goals: list[np.ndarray], count: int) -> np.ndar
     for _ in range(80):
         middle = (low + high) / 2
         low, high = (middle, high) if np.minimum(weights * 2.0**middle, 1).sum() < count else (low, middle)
-    return np.minimum(weights * 2.0**high, 1)
+    out: np.ndarray = np.minimum(weights * 2.0**high, 1)
+    return out
 
 
 def systematic(chances: np.ndarray, order: np.ndarray) -> np.ndarray:

@@ -420,7 +420,8 @@ def _write_rejects(survey: Survey, decision: Decision, candidates: Candidates, s
 def _thumbnail(path: Path) -> np.ndarray:
     image = load_images([path])[0]
     side = min(len(image), SHEET_SIDE)
-    return image if len(image) == side else cv2.resize(image, (side, side), interpolation=cv2.INTER_AREA)
+    out: np.ndarray = image if len(image) == side else cv2.resize(image, (side, side), interpolation=cv2.INTER_AREA)
+    return out
 
 
 def _open_scratch(out: Path, plan: list[Any]) -> Path:

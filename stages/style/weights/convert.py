@@ -85,7 +85,7 @@ def read(path: Path) -> Checkpoint:
 
     torch_file = data.startswith((pickles.ZIP, pickles.LEGACY_TORCH))
     try:
-        found = (rosinality if torch_file else official).read(data, path)
+        found: Checkpoint = (rosinality if torch_file else official).read(data, path)
     except TristyleError:
         raise
     except pickles.Forbidden as error:
