@@ -74,7 +74,7 @@ def hash_path(path: Path) -> str:
     """Digest of a file, or of all files below a folder (relative names and contents)."""
     if path.is_file():
         return sha256_file(path)
-    # os.walk and not rglob: a linked photo/ folder counts with what is in it. Pipes and dangling links are no files.
+    # os.walk and not rglob: a linked photo/ folder counts with what is in it. Pipes and dangling links are not files.
     walked = (Path(folder, name) for folder, _, names in os.walk(path, followlinks=True) for name in names)
     files = sorted(file for file in walked if file.is_file())
     hashes = _each(_sha256_if_readable, files)

@@ -239,7 +239,7 @@ class Lpips:
 def load_lpips(heads: Path | str, backbone: Path | str, device: str = "cpu") -> Lpips:
     """LPIPS from the public linear heads (keys ``lin0.model.1.weight`` [1, C, 1, 1], ...) and a torchvision backbone.
 
-    The heads' widths tell the backbone: VGG-16, AlexNet or SqueezeNet 1.1. Its classifier is not needed.
+    The heads' widths determine the backbone: VGG-16, AlexNet or SqueezeNet 1.1. Its classifier is not needed.
 
     Args:
         heads: .pth or .safetensors of the heads, version 0.1.

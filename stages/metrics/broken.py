@@ -194,7 +194,7 @@ class QualityGate:
         reading = real if isinstance(real, FaceReading) else reader.read(to_tensor(real))
         count = len(reading.features)
         if count < FEWEST:
-            raise TristyleError(f"{count} real pictures are too few to tell broken ones by. Give at least {FEWEST}.")
+            raise TristyleError(f"{count} real pictures are too few to detect broken ones. Give at least {FEWEST}.")
         order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
         unseen = torch.empty(count, len(SIGNALS), dtype=torch.float64)
         for fold in range(FOLDS):

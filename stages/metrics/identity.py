@@ -118,7 +118,7 @@ def area_under_curve(positive: Tensor, negative: Tensor) -> float:
 def same_person_auc(
     first: Tensor, second: Tensor, people_first: Tensor, people_second: Tensor, aligned: bool = False
 ) -> float:
-    """Area under the curve of telling same-person pairs from pairs of different people.
+    """Area under the curve of separating pairs of one person from pairs of different people.
 
     Args:
         first: [N, D] unit embeddings, e.g. of photos A.

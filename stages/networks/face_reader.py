@@ -255,7 +255,7 @@ def load_reader(device: str = "cpu", path: str | None = None) -> Reader:
     """The shipped reader (or the one at `path`), in eval mode, with `id` = "reader-<first 8 hex digits of its sha256>".
 
     Raises:
-        TristyleError: the file is missing, damaged or no reader.
+        TristyleError: the file is missing, damaged or not a reader.
     """
     file = data_file("reader.safetensors") if path is None else path
     reader = load_network(file, device)

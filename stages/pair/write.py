@@ -220,12 +220,12 @@ class Writing:
             for shard in range(self.shards):
                 self.write(shard, lambda count: line.update(line.done + count))
 
-    def write(self, shard: int, tell: Callable[[int], None] = lambda count: None) -> None:
+    def write(self, shard: int, report: Callable[[int], None] = lambda count: None) -> None:
         """Write one shard, unless it is done.
 
         Args:
             shard: its number.
-            tell: called with the number of candidates after each chunk.
+            report: called with the number of candidates after each chunk.
 
         Raises:
             TristyleError: another process writes it, or the limits do not exist yet.
@@ -242,7 +242,7 @@ class Writing:
             chunks = self._chunks(shard)
             for made in in_order(lambda numbers: self._made(numbers, limits), chunks, self.runtime.workers):
                 rows += [store(one) for one in made]
-                tell(len(made))
+                report(len(made))
 
             # the tars are complete before the list that says so
             stack.close()

@@ -59,7 +59,7 @@ def auto(size: int, gpus: int = 1) -> Published:
     """The setting that ``auto`` derives for images of `size` px on `gpus` GPUs.
 
     Raises:
-        ConfigError: a size that is not a power of two, or no GPU at all.
+        ConfigError: a size that is not a power of two, or there is no GPU.
     """
     image_size("size", size, 8, 4096)
     if gpus < 1:

@@ -208,7 +208,7 @@ def test_the_command_says_what_a_file_holds_and_converts_it(tmp_path, capsys):
         (["absent.pkl"], "no such file"),
         (["x.pkl", "x.onnx"], "unknown kind of file"),
         (["x.pt", "x.pt"], "is the file to read"),
-        (["text.pkl"], "no file of StyleGAN2 weights"),
+        (["text.pkl"], "not a file of StyleGAN2 weights"),
     ],
 )
 def test_the_command_refuses_in_one_line(tmp_path, capsys, monkeypatch, arguments, problem):

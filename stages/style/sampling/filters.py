@@ -92,7 +92,7 @@ class References:
     """What candidates are held against; read once a set.
 
     Attributes:
-        gate: tells broken faces; None where there is nothing to fit it on.
+        gate: detects broken faces; None where there is nothing to fit it on.
         training: [M, d] features of training pictures and their mirror images, on the CPU; None where not needed.
         threshold: distance to `training` up to which a candidate is memorised.
     """

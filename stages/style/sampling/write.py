@@ -49,7 +49,7 @@ from stages.style.sampling.filters import (
 )  # fmt: skip
 
 AHEAD = 2  # batches that wait for the writers at most
-SLOWEST = 0.25  # share of good candidates that is reckoned with at the least when further ones are drawn
+SLOWEST = 0.25  # least share of good candidates that is assumed when further ones are drawn
 SHOWN, SHOWN_BYTES = 1000, 192 << 20  # pictures of a summary, and their bytes, at most
 SHEET, SHEET_SIDE = 32, 128  # rejects on the contact sheet, and their side there at most, px
 

@@ -92,7 +92,7 @@ def read(path: Path) -> Checkpoint:
         raise refusal(path, str(error), "Get the file from a source that you trust") from None
     except Exception as error:  # zipfile, pickletools and numpy have a dozen types for bytes that make no sense
         reason = str(error) or type(error).__name__
-        raise refusal(path, f"is damaged, or no file of StyleGAN2 weights ({reason})", DAMAGED) from None
+        raise refusal(path, f"is damaged, or not a file of StyleGAN2 weights ({reason})", DAMAGED) from None
     if not data.startswith(pickles.ZIP) and not _digest_file(path).exists():
         found.notes["integrity"] = f"this format has no checksum; {_digest_file(path).name} beside it would be verified"
     return found

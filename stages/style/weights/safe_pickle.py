@@ -398,7 +398,7 @@ def _legacy(data: bytes, allowed: Allowed) -> Any:
 
     opening = [run(stream, {}) for _ in range(3)]
     if opening[:2] != [TORCH_MAGIC, 1001] or _is(opening[2], dict).get("little_endian") is not True:
-        raise Damaged("no file of torch.save, or not little-endian")
+        raise Damaged("not a file of torch.save, or not little-endian")
     value = run(stream, allowed, storage)
     keys = _is(run(stream, {}), list)
     if sorted(keys) != sorted(storages):
