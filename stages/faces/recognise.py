@@ -270,7 +270,7 @@ def open_recogniser(name: str = "reader", device: str = "cpu") -> Recogniser:
     elif "input_layer.0.weight" in state:
         kind, network, size, offset = "arcface", arcface(), (112, 112), 8.0
     else:
-        raise TristyleError(f"{path}: the weights of no recogniser known here. {REMEDY}")
+        raise TristyleError(f"{path}: its weights fit none of the known recognisers. {REMEDY}")
     try:
         network.load_state_dict(state, strict=True)
     except RuntimeError as error:  # torch lists what is wrong from the second line on

@@ -97,7 +97,7 @@ def read_labels(path: Path) -> np.ndarray:
     with Image.open(path) as opened:
         values = np.array(opened) if opened.mode in ("P", "L") else None
     if values is None or values.max() >= len(PARSER_LABELS):
-        raise ImageError(f"{path}: no mask of labels 0 to {len(PARSER_LABELS) - 1}. Store them as palette or grey PNG.")
+        raise ImageError(f"{path}: is not a mask of labels 0 to {len(PARSER_LABELS) - 1}. Give a palette or grey PNG.")
     return values
 
 

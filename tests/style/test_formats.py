@@ -125,7 +125,7 @@ def test_channels_that_follow_no_table_are_refused(tmp_path):
     wide = rosinality.payload(Checkpoint(format="", generator=generator))["g_ema"]
     wide["input.input"] = wide["input.input"][:, :4].clone()
     (tmp_path / "x.pt").write_bytes(torch_bytes({"g_ema": wide, "latent_avg": theirs["latent_avg"]}))
-    with pytest.raises(TristyleError, match=r"channels \[4, 16, 8\] follow no table"):
+    with pytest.raises(TristyleError, match=r"channels \[4, 16, 8\] do not follow min"):
         formats.read(tmp_path / "x.pt")
 
 

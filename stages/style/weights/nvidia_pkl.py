@@ -181,7 +181,7 @@ def _walk(root: Instance) -> dict[str, Instance]:
     while waiting:
         prefix, node, depth = waiting.pop()
         if id(node) in seen or depth > DEPTH or not isinstance(node, Instance):
-            raise Damaged("its modules form no tree")
+            raise Damaged("its modules do not form a tree")
         seen.add(id(node))
         found[prefix] = node
         children = node.state["_modules"].items()

@@ -206,7 +206,7 @@ def _sizes(kind: type, theirs: State, path: Path, name: str) -> dict[str, Any]:
     """Our constructor's arguments, read off the shapes.
 
     Raises:
-        TristyleError: the channels follow no table ``min(base // resolution, max)``.
+        TristyleError: the channels do not follow ``min(base // resolution, max)``.
     """
     try:
         if kind is Generator:
@@ -233,7 +233,7 @@ def _sizes(kind: type, theirs: State, path: Path, name: str) -> dict[str, Any]:
     widest = max(channels)
     base = max(width * 4 * 2**i for i, width in enumerate(channels))
     if [min(base // (4 * 2**i), widest) for i in range(len(channels))] != channels:
-        raise refusal(path, f"{name}: its channels {channels} follow no table min(base / resolution, max)", UNFIT)
+        raise refusal(path, f"{name}: its channels {channels} do not follow min(base / resolution, max)", UNFIT)
     return sizes | {"img_resolution": 4 * 2**blocks, "channel_base": base, "channel_max": widest}
 
 
