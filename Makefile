@@ -26,7 +26,7 @@ test-all: test runtimes
 	$(BIN)/python -m pytest -m all
 
 lint: setup
-	$(BIN)/ruff check && $(BIN)/mypy && $(BIN)/lint-imports
+	$(BIN)/ruff check && $(BIN)/ruff format --check && $(BIN)/mypy && $(BIN)/lint-imports && $(BIN)/deptry .
 
 bench: setup
 	$(BIN)/python -m tests.bench.style

@@ -156,7 +156,7 @@ def _stylize(given: argparse.Namespace) -> int:
     if out.suffix.lower() not in WRITTEN:
         raise TristyleError(f"{out}: unknown kind of picture. End -o in one of {', '.join(WRITTEN)}.")
     if given.alpha and out.suffix.lower() not in (".png", ".webp"):
-        raise TristyleError(f"{out}: keeps no transparency. End -o in .png or .webp for --alpha.")
+        raise TristyleError(f"{out}: cannot keep transparency. End -o in .png or .webp for --alpha.")
 
     from stages.apply.picture import read_photo
 

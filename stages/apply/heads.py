@@ -144,7 +144,8 @@ def _share(faces: Sequence[Face], index: int, x: np.ndarray, y: np.ndarray) -> n
     Args:
         faces: all faces.
         index: of this one.
-        x, y: the places, float32 [h, w] in px of the photo.
+        x: the places along the photo's rows, float32 [h, w], px of the photo.
+        y: the places along its columns, the same.
     """
     import math
 
@@ -167,18 +168,21 @@ def _share(faces: Sequence[Face], index: int, x: np.ndarray, y: np.ndarray) -> n
         near = math.hypot(face.x - other.x, face.y - other.y) < (face.side + other.side)
         if number != index and near:
             others += np.exp(np.clip(DIVIDE * (distance(face) - distance(other)), -50, 50))
-    return share / (1 + others)
+    out: np.ndarray = share / (1 + others)
+    return out
 
 
 def _edge(across: np.ndarray, down: np.ndarray) -> np.ndarray:
     """How far places are on the way from the centre (0) to the edge (1) of a square with round corners.
 
     Args:
-        across, down: distance from the centre, in half sides.
+        across: horizontal distance from the centre, in half sides.
+        down: vertical distance, the same.
     """
     import numpy as np
 
-    return np.sqrt(np.sqrt(across**4 + down**4))
+    out: np.ndarray = np.sqrt(np.sqrt(across**4 + down**4))
+    return out
 
 
 def _step(x: np.ndarray) -> np.ndarray:
@@ -186,7 +190,8 @@ def _step(x: np.ndarray) -> np.ndarray:
     import numpy as np
 
     x = np.clip(x, 0, 1)
-    return x * x * (3 - 2 * x)
+    out: np.ndarray = x * x * (3 - 2 * x)
+    return out
 
 
 def match_rim(photo: np.ndarray, painted: np.ndarray) -> np.ndarray:
@@ -196,7 +201,8 @@ def match_rim(photo: np.ndarray, painted: np.ndarray) -> np.ndarray:
     OWN: the face keeps the style's colours, and the rim keeps its drawing.
 
     Args:
-        photo, painted: [S, S, 3] in 0..255.
+        photo: [S, S, 3] in 0..255.
+        painted: the same square as the network painted it, [S, S, 3] in 0..255.
 
     Returns:
         float32 [S, S, 3].
@@ -215,4 +221,5 @@ def match_rim(photo: np.ndarray, painted: np.ndarray) -> np.ndarray:
     lacking = (photo - painted.astype(np.float32)) * rim[..., None]
     lacking = cv2.GaussianBlur(lacking, (0, 0), side / 8, borderType=cv2.BORDER_CONSTANT)
     pull = _step((edge - OWN) / (1 - OWN)) / np.maximum(weight, 1e-3)
-    return painted + pull[..., None] * lacking
+    out: np.ndarray = painted + pull[..., None] * lacking
+    return out

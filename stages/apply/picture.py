@@ -97,7 +97,9 @@ def lay(
 
     Args:
         photo: uint8 [H, W, 3].
-        small, painted, alpha: the network's input (uint8), output (float32, 0..255) and matte: [h, w, 3], 3 and 1.
+        small: the network's input, uint8 [h, w, 3].
+        painted: its output, float32 [h, w, 3] in 0..255.
+        alpha: its matte, float32 [h, w, 1] in 0..1.
         enlarge: float32 [h, w] -> [H, W]. It is called a channel at a time: a photo may have 64 million pixels.
 
     Returns:

@@ -134,7 +134,8 @@ class Steady:
         keep = self.smooth * cv2.resize(movement.explained, (width, height), interpolation=cv2.INTER_LINEAR) * matte
         before = warp(self._shown, flow)  # type: ignore[arg-type]
         mixed = painted + keep[..., None] * (before.astype(np.float32) - painted)
-        return np.clip(np.rint(mixed), 0, 255).astype(np.uint8)
+        out: np.ndarray = np.clip(np.rint(mixed), 0, 255).astype(np.uint8)
+        return out
 
     def _measure(self, painted: np.ndarray, shown: np.ndarray, matte: np.ndarray, movement: Movement | None) -> None:
         """Add this frame's flicker, without and with smoothing, to the sums."""

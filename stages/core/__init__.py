@@ -1,0 +1,1 @@
+"""What every folder uses: settings, sealed artifacts, pictures, weights and workers."""

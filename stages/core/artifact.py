@@ -14,7 +14,6 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ from typing import Any
 
 from stages.core.files import read_jsonl, sha256_file, write_json
 from stages.core.settings import TristyleError
+from stages.core.workers import in_order
 
 SCHEMA = 2  # 1: names of settings before RENAMED_KEYS (stages/pipeline/renamed.py)
 KINDS = ("data", "style", "pair", "student", "export")
@@ -74,7 +74,7 @@ def hash_path(path: Path) -> str:
     """Digest of a file, or of all files below a folder (relative names and contents)."""
     if path.is_file():
         return sha256_file(path)
-    # os.walk and not rglob: a linked photo/ folder counts with what is in it. Pipes and dangling links are no files.
+    # os.walk and not rglob: a linked photo/ folder counts with what is in it. Pipes and dangling links are not files.
     walked = (Path(folder, name) for folder, _, names in os.walk(path, followlinks=True) for name in names)
     files = sorted(file for file in walked if file.is_file())
     hashes = _each(_sha256_if_readable, files)
@@ -84,8 +84,8 @@ def hash_path(path: Path) -> str:
 def _each(function: Callable[[Path], Any], files: Sequence[Path]) -> list[Any]:
     """The function of every file, in threads that are handed several at a time: most files are small."""
     parts = [files[start : start + 64] for start in range(0, len(files), 64)]
-    with ThreadPoolExecutor(4) as pool:
-        return [value for part in pool.map(lambda part: [function(file) for file in part], parts) for value in part]
+    found = in_order(lambda part: [function(file) for file in part], parts, 4)
+    return [value for part in found for value in part]
 
 
 def _sha256_if_readable(path: Path) -> str | None:

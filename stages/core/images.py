@@ -6,7 +6,6 @@ import math
 import struct
 import zlib
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +13,7 @@ import numpy as np
 from stages.core import decode
 from stages.core.decode import ImageError
 from stages.core.files import write_bytes
+from stages.core.workers import in_order
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif")
 
@@ -124,8 +124,8 @@ def _load(paths: Sequence[Path], colour: bool, workers: int) -> np.ndarray:
             raise ImageError(f"{paths[index]}: {sizes}. Run the stage that wrote it again.")
         out[index] = image
 
-    with ThreadPoolExecutor(max(workers, 1)) as pool:
-        list(pool.map(fill, range(len(paths))))
+    for _ in in_order(fill, range(len(paths)), workers):
+        pass
     return out
 
 

@@ -250,7 +250,7 @@ class Pictures:
         """Pictures by number, slice or index array.
 
         Raises:
-            TristyleError: names the file that is missing, cut, no picture, or of another size.
+            TristyleError: names the file that is missing, cut, not a picture, or of another size.
         """
         numbers = np.arange(len(self))[which]
         if numbers.ndim == 0:
@@ -278,7 +278,7 @@ class Pictures:
             raise TristyleError(f"{path}: no such file. Run the stage that wrote it again.") from None
         image = decode(data, self.colour)
         if image is None:
-            raise TristyleError(f"{path}: holds no whole picture at byte {start}. Copy it again.")
+            raise TristyleError(f"{path}: lacks a whole picture at byte {start}. Copy it again.")
         return image
 
 

@@ -48,7 +48,7 @@ def to_tensor(images: np.ndarray) -> Tensor:
 
 
 def to_uint8(images: Tensor) -> np.ndarray:
-    """float [N, 3, H, W] in [-1, 1] -> uint8 [N, H, W, 3] (rounded, clamped)."""
+    """Convert float [N, 3, H, W] in [-1, 1] to uint8 [N, H, W, 3], rounded and clamped."""
     import torch
 
     scaled = images.detach().float().mul(127.5).add(127.5).round().clamp_(0, 255).to(torch.uint8)

@@ -1,0 +1,1 @@
+"""Stage data: people painted or rendered, or pictures from folders."""

@@ -1,4 +1,4 @@
-"""People with truth: the seam behind which portraits of nobody are made, and who is who in every data set.
+"""People with truth: the seam behind which portraits are made, and who is who in every data set.
 
 Whoever needs people whose head, landmarks, attributes, stylised twin or motion are known exactly asks `open_people`.
 Today a 2-D painter answers (`stages.datasets.painted`). Another source takes its place by the protocol `People`.

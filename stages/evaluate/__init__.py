@@ -1,0 +1,1 @@
+"""Measures of students on photographs of people."""

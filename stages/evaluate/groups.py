@@ -30,12 +30,12 @@ CHEEK_OUT, CHEEK_RADIUS = 0.2, 0.18  # of the distance between the eyes: beside 
 
 
 def lab(colours: np.ndarray) -> np.ndarray:
-    """sRGB uint8 [N, 3] -> CIE L*a*b* (D65) float32 [N, 3], L* in 0..100."""
+    """Convert sRGB uint8 [N, 3] to CIE L*a*b* (D65) float32 [N, 3], L* in 0..100."""
     return _converted(tensors.lab, colours)
 
 
 def luminance(colours: np.ndarray) -> np.ndarray:
-    """sRGB uint8 [N, 3] -> relative luminance of linear light (IEC 61966-2-1), float32 [N] in [0, 1]."""
+    """Relative luminance (IEC 61966-2-1) of sRGB uint8 [N, 3]: float32 [N] in [0, 1], of linear light."""
     return _converted(rgb_to_linear_rgb, colours) @ LUMINANCE
 
 

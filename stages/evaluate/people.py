@@ -84,7 +84,8 @@ def open_painter(given: str, weights: Path) -> Painter:
 
 
 def _rounded(picture: np.ndarray) -> np.ndarray:
-    return np.clip(np.rint(picture), 0, 255).astype(np.uint8)
+    out: np.ndarray = np.clip(np.rint(picture), 0, 255).astype(np.uint8)
+    return out
 
 
 # ------------------------------------------------------------------------------------------------------------- scores

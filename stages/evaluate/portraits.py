@@ -49,7 +49,7 @@ class Portraits:
         labels: uint8 [N, FULL, FULL], labels of the face parser.
         skin: bool [N, S, S].
         said: kinds that the data name for each picture, e.g. {"glasses"}.
-        spoken: kinds that the data speak of at all: of another one, silence says nothing.
+        spoken: kinds that the data label. A missing label of another kind says nothing.
     """
 
     names: list[str]
@@ -164,7 +164,7 @@ def _stored(path: Path) -> np.ndarray:
 
 
 def _person(data: Path, file: str) -> np.ndarray:
-    """Coverage of the whole person [256, 256]; everything, so that nothing is background, where there is no mask."""
+    """Coverage of the whole person [256, 256]; without a mask all of it, so that nothing is background."""
     path = data / "labels" / "person_mask" / f"{Path(file).with_suffix('')}.png".replace("/", "__")
     return read_image(path)[..., 0] if path.is_file() else np.full((FULL, FULL), 255, np.uint8)
 

@@ -31,7 +31,9 @@ class Block(nn.Module):
         self.conv1, self.conv2 = (nn.Conv2d(width, width, 3, 1, 1) for _ in range(2))
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.conv2(F.leaky_relu(self.conv1(x), SLOPE))
+        """Add what the two convolutions make of x [N, C, H, W]; the shape stays."""
+        out: Tensor = x + self.conv2(F.leaky_relu(self.conv1(x), SLOPE))
+        return out
 
 
 def doubled(x: Tensor) -> Tensor:

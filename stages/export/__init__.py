@@ -1,0 +1,1 @@
+"""Stage export: a network as files for phones and browsers."""

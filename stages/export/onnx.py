@@ -205,7 +205,7 @@ def write_int8(source: Path, path: Path, calibration: Path) -> None:
     with np.load(calibration) as file:
         samples = {name: file[name] for name in file.files}
 
-    class Samples(quantization.CalibrationDataReader):  # type: ignore[name-defined]
+    class Samples(quantization.CalibrationDataReader):  # type: ignore[name-defined, misc]  # onnxruntime is not typed
         def __init__(self) -> None:
             self.left = iter(range(len(next(iter(samples.values())))))
 

@@ -60,7 +60,7 @@ class ExportStage(Stage):
 
     def __post_init__(self) -> None:
         if not isinstance(self.alpha, bool):
-            raise ConfigError("alpha", f"{self.alpha!r} is neither true nor false", "Choose one of: true, false")
+            raise ConfigError("alpha", f"{self.alpha!r} is not a truth value", "Choose one of: true, false")
         number("photos", self.photos, 1, integer=True)
         number("calibration", self.calibration, 1, integer=True)
         number("least_psnr", self.least_psnr, 0)

@@ -50,8 +50,10 @@ Call = Callable[..., Sequence[np.ndarray]]  # inputs in the order of a Signature
 
 @dataclass(kw_only=True)
 class ChildRuntime:
-    """A runtime whose module offers the child `convert(source, precision, folder, options)` and
-    `load(path, signature, threads) -> Call`.
+    """A runtime that lives in another interpreter.
+
+    Its module offers the child `convert(source, precision, folder, options)` and `load(path, signature, threads)`,
+    which returns a `Call`.
 
     Args:
         precisions: what to convert to; the first one's measures are the artifact's.

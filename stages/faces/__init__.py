@@ -1,0 +1,1 @@
+"""Faces in photographs: found, aligned, parsed and recognised."""

@@ -52,7 +52,8 @@ def side_of(quad: np.ndarray) -> float:
 def to_crop(points: np.ndarray, quad: np.ndarray, size: int) -> np.ndarray:
     """Where points [..., 2] of the picture lie in the crop of `size` px along `quad`, [..., 2] px."""
     edges = np.stack([quad[3] - quad[0], quad[1] - quad[0]], axis=1)
-    return (np.asarray(points, np.float64) - quad[0]) @ np.linalg.inv(edges).T * size - 0.5
+    out: np.ndarray = (np.asarray(points, np.float64) - quad[0]) @ np.linalg.inv(edges).T * size - 0.5
+    return out
 
 
 def crop(picture: np.ndarray, quad: np.ndarray, size: int) -> tuple[np.ndarray, float]:

@@ -68,7 +68,7 @@ class Detector(ABC):
 
     @abstractmethod
     def __call__(self, picture: np.ndarray) -> list[Found]:
-        """uint8 RGB [H, W, 3] -> faces, the largest first."""
+        """Faces of a picture, uint8 RGB [H, W, 3], the largest first."""
 
 
 def find_detector(weights: Path | str | None = None) -> Path | None:
@@ -149,6 +149,7 @@ class SharpDetector(Detector):
         self.id = f"{detector.id}+{landmarks.id}"
 
     def __call__(self, picture: np.ndarray) -> list[Found]:
+        """Faces of a picture uint8 RGB [H, W, 3], the largest first."""
         found = self.detector(picture)
         seen, scores = self.landmarks(picture, [face.points for face in found])
         return [
@@ -193,6 +194,7 @@ class RetinaDetector(Detector):
         self.id = f"retinaface-{name}-{sha256_file(path)[:8]}"
 
     def __call__(self, picture: np.ndarray) -> list[Found]:
+        """Faces of a picture uint8 [H, W, 3], the largest first."""
         return self.batch([picture])[0]
 
     def batch(self, pictures: Sequence[np.ndarray]) -> list[list[Found]]:
@@ -322,6 +324,7 @@ class CascadeDetector(Detector):
         self.cascade = feature.Cascade(data.lbp_frontal_face_cascade_filename())
 
     def __call__(self, picture: np.ndarray) -> list[Found]:
+        """Faces of a picture uint8 [H, W, 3], the largest first."""
         import cv2
         import numpy as np
 

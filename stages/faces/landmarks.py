@@ -105,6 +105,7 @@ class MeshLandmarks(Landmarks):
         self.device, self.size = device, FaceMesh.SIZE
 
     def __call__(self, picture: np.ndarray, points: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        """Landmarks [n, 68, 2] in px of n faces given by five points each, and how sure it is of each [n]."""
         mesh, scores = self.mesh(picture, points)
         return from_468(mesh), scores
 
@@ -135,6 +136,7 @@ class FanLandmarks(Landmarks):
         self.id = _id("fan", path)
 
     def __call__(self, picture: np.ndarray, points: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        """Landmarks [n, 68, 2] in px of n faces given by five points each, and how sure it is of each [n]."""
         import torch
 
         if not len(points):
@@ -209,13 +211,15 @@ def _load(network: nn.Module, path: Path, what: str, device: str) -> nn.Module:
 def _square(points: np.ndarray) -> np.ndarray:
     quad = ffhq_quad(points)
     centre = quad.mean(0)
-    return (quad - centre) * TIGHTER + centre + LOWER * (quad[1] - quad[0])
+    out: np.ndarray = (quad - centre) * TIGHTER + centre + LOWER * (quad[1] - quad[0])
+    return out
 
 
 def _placed(points: np.ndarray, quads: Sequence[np.ndarray], size: int) -> np.ndarray:
     """Points [F, P, 2] px of crops along quads -> px of the picture."""
     edges = np.stack([np.stack([quad[3] - quad[0], quad[1] - quad[0]]) for quad in quads]) / size
-    return (points + 0.5) @ edges + np.stack([quad[0] for quad in quads])[:, None]
+    out: np.ndarray = (points + 0.5) @ edges + np.stack([quad[0] for quad in quads])[:, None]
+    return out
 
 
 def _run(network: nn.Module, crops: Sequence[np.ndarray], device: str) -> tuple[np.ndarray, np.ndarray]:

@@ -104,11 +104,12 @@ class OwnParser(Parser):
 
     def shares(self, images: Tensor) -> Tensor:
         """As `Parser.shares`: [N, 19, 128, 128]."""
-        return self.network(_sized(images, self.network.size)).softmax(1)
+        out: Tensor = self.network(_sized(images, self.network.size)).softmax(1)
+        return out
 
 
 class BiSeNetParser(Parser):
-    """facexlib's BiSeNet (Yu et al., 2018, arXiv 1808.00897): 512 pixels a side, ImageNet-normalised."""
+    """The BiSeNet of facexlib (Yu et al., 2018, arXiv 1808.00897): 512 pixels a side, ImageNet-normalised."""
 
     MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -121,7 +122,8 @@ class BiSeNetParser(Parser):
     def shares(self, images: Tensor) -> Tensor:
         """As `Parser.shares`: [N, 19, 512, 512]."""
         logits = self.network((_sized(images, 512) / 2 + 0.5 - self.mean) / self.std)[0]
-        return logits[:, self.order].softmax(1)
+        out: Tensor = logits[:, self.order].softmax(1)
+        return out
 
 
 class ReaderParser(Parser):
@@ -188,7 +190,9 @@ def _bisenet(path: Path) -> nn.Module:
 
 
 def bisenet() -> nn.Module:
-    """facexlib's BiSeNet with drawn weights: [N, 3, 512, 512], ImageNet-normalised -> logits [N, 19, 512, 512] first.
+    """The BiSeNet of facexlib, with drawn weights.
+
+    It maps [N, 3, 512, 512], ImageNet-normalised, to several outputs, logits [N, 19, 512, 512] first.
 
     Raises:
         TristyleError: facexlib is not installed, or another version of it.

@@ -177,7 +177,8 @@ class _Unit(nn.Module):
         self.prelu = nn.Identity() if linear else nn.PReLU(outputs)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.prelu(self.bn(self.conv(x)))
+        out: Tensor = self.prelu(self.bn(self.conv(x)))
+        return out
 
 
 class _Bottleneck(nn.Module):
@@ -199,7 +200,8 @@ class _Bottleneck(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.conv(x) if self.keeps else self.conv(x)
+        out: Tensor = x + self.conv(x) if self.keeps else self.conv(x)
+        return out
 
 
 class MobileFaceNet(nn.Module):
@@ -225,11 +227,12 @@ class MobileFaceNet(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """[N, 3, 112, 96] in [-1, 1] -> [N, 128], not normalised."""
         x = self.blocks(self.dw_conv1(self.conv1(x * (127.5 / 128))))
-        return self.linear1(self.linear7(self.conv2(x))).flatten(1)
+        out: Tensor = self.linear1(self.linear7(self.conv2(x))).flatten(1)
+        return out
 
 
 def arcface() -> nn.Module:
-    """facexlib's ArcFace IR-SE-50 with drawn weights: [N, 3, 112, 112] RGB in [-1, 1] -> [N, 512].
+    """The ArcFace of facexlib, IR-SE-50 with drawn weights: [N, 3, 112, 112] RGB in [-1, 1] -> [N, 512].
 
     Raises:
         TristyleError: facexlib is not installed.
@@ -267,7 +270,7 @@ def open_recogniser(name: str = "reader", device: str = "cpu") -> Recogniser:
     elif "input_layer.0.weight" in state:
         kind, network, size, offset = "arcface", arcface(), (112, 112), 8.0
     else:
-        raise TristyleError(f"{path}: the weights of no recogniser known here. {REMEDY}")
+        raise TristyleError(f"{path}: its weights fit none of the known recognisers. {REMEDY}")
     try:
         network.load_state_dict(state, strict=True)
     except RuntimeError as error:  # torch lists what is wrong from the second line on

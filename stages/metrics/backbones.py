@@ -133,7 +133,7 @@ class BackboneFeatures:
 
 
 def load_inception(path: Path | str, device: str = "cpu") -> BackboneFeatures:
-    """torchvision's Inception v3 (Szegedy et al., 2016): [N, 2048], id ``inception-torchvision-<sha256, 8 digits>``.
+    """Inception v3 of torchvision (Szegedy et al., 2016): [N, 2048], id ``inception-torchvision-<sha256, 8 digits>``.
 
     Raises:
         TristyleError: the file is missing, damaged or of another network, the 1008-class one of published FIDs too.
@@ -154,7 +154,7 @@ def load_inception(path: Path | str, device: str = "cpu") -> BackboneFeatures:
 
 
 def load_vgg16(path: Path | str, device: str = "cpu") -> BackboneFeatures:
-    """torchvision's VGG-16 (Simonyan & Zisserman, 2015): [N, 4096], id ``vgg16-<sha256, 8 digits>``.
+    """VGG-16 of torchvision (Simonyan & Zisserman, 2015): [N, 4096], id ``vgg16-<sha256, 8 digits>``.
 
     Raises:
         TristyleError: the file is missing, damaged or of another network.
@@ -239,7 +239,7 @@ class Lpips:
 def load_lpips(heads: Path | str, backbone: Path | str, device: str = "cpu") -> Lpips:
     """LPIPS from the public linear heads (keys ``lin0.model.1.weight`` [1, C, 1, 1], ...) and a torchvision backbone.
 
-    The heads' widths tell the backbone: VGG-16, AlexNet or SqueezeNet 1.1. Its classifier is not needed.
+    The heads' widths determine the backbone: VGG-16, AlexNet or SqueezeNet 1.1. Its classifier is not needed.
 
     Args:
         heads: .pth or .safetensors of the heads, version 0.1.

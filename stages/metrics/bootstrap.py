@@ -30,6 +30,8 @@ def draw(people: Sequence[str], resamples: int = RESAMPLES, seed: int = 0) -> np
 
     Args:
         people: whom each of N pictures shows. A person is drawn with all their pictures, for these are not independent.
+        resamples: how many to draw.
+        seed: of the draws.
 
     Raises:
         ValueError: nobody to draw from.
@@ -71,8 +73,10 @@ def difference(first: np.ndarray, second: np.ndarray, draws: np.ndarray, level: 
     """How much larger a score is in the second run than in the first, over the same people (paired).
 
     Args:
-        first, second: [N], a score of each picture in either run; a picture without one of the two is left out.
+        first: [N], a score of each picture in the first run. A picture without one of the two scores is left out.
+        second: [N], the same in the second run.
         draws: [R, N] (`draw`).
+        level: share of resamples that the interval holds.
 
     Returns:
         mean of second - first; an interval that excludes 0 says that the runs differ.

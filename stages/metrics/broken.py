@@ -46,7 +46,8 @@ class HeadReader(Protocol):
 
     id: str
 
-    def read(self, images: Tensor) -> FaceReading: ...
+    def read(self, images: Tensor) -> FaceReading:
+        """Read pictures [N, 3, H, W] in [-1, 1]."""
 
 
 def take(reading: FaceReading, rows: Tensor) -> FaceReading:
@@ -95,7 +96,8 @@ class Gaussian:
     def distance(self, rows: Tensor) -> Tensor:
         """Mahalanobis distance over sqrt(d) (about 1 for rows of the Gaussian): [N, d] -> float64 [N]."""
         white = torch.linalg.solve_triangular(self.factor, (rows.double() - self.mean).T, upper=False)
-        return white.square().mean(dim=0).sqrt()
+        out: Tensor = white.square().mean(dim=0).sqrt()
+        return out
 
 
 def shape_of(landmarks: Tensor) -> Tensor:
@@ -192,7 +194,7 @@ class QualityGate:
         reading = real if isinstance(real, FaceReading) else reader.read(to_tensor(real))
         count = len(reading.features)
         if count < FEWEST:
-            raise TristyleError(f"{count} real pictures are too few to tell broken ones by. Give at least {FEWEST}.")
+            raise TristyleError(f"{count} real pictures are too few to detect broken ones. Give at least {FEWEST}.")
         order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
         unseen = torch.empty(count, len(SIGNALS), dtype=torch.float64)
         for fold in range(FOLDS):
@@ -213,7 +215,7 @@ class QualityGate:
         return 1 - self._over(reading).amax(dim=1)
 
     def broken(self, reading: FaceReading) -> Tensor:
-        """bool [N]: the heads that have fallen apart. The mean of it is `broken_share`; lower is better."""
+        """Bool [N]: the heads that have fallen apart. The mean of it is `broken_share`; lower is better."""
         return self.score(reading) < 0
 
     def reasons(self, reading: FaceReading) -> list[str]:

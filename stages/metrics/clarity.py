@@ -110,6 +110,7 @@ def clarity(image: np.ndarray, target: np.ndarray, region: np.ndarray | None = N
         image: uint8 [H, W, 3] RGB.
         target: uint8 [H, W, 3], what the picture should look like; pass the picture itself for the target's own values.
         region: bool [H, W] to measure in (the head), the whole frame when None. `checker` is always of the whole frame.
+
     Raises:
         ValueError: shapes differ.
     """

@@ -20,7 +20,8 @@ class FeatureExtractor(Protocol):
 
     id: str
 
-    def features(self, images: Tensor) -> Tensor: ...
+    def features(self, images: Tensor) -> Tensor:
+        """Features [N, d] of pictures [N, 3, H, W] in [-1, 1]."""
 
 
 class PerceptualDistance(Protocol):
@@ -31,7 +32,8 @@ class PerceptualDistance(Protocol):
 
     id: str
 
-    def pairwise(self, first: Tensor, second: Tensor) -> Tensor: ...
+    def pairwise(self, first: Tensor, second: Tensor) -> Tensor:
+        """Distances [N, M] of N features [N, d] to M others [M, d]."""
 
 
 def squared_distances(a: Tensor, b: Tensor) -> Tensor:

@@ -72,7 +72,7 @@ def moments(features: Tensor) -> Moments:
 
 
 def trace_of_root(first: Tensor, second: Tensor) -> float:
-    """tr (S1 S2)^(1/2) of two positive semidefinite float64 matrices [d, d].
+    """Trace of (S1 S2)^(1/2), of two positive semidefinite float64 matrices [d, d].
 
     With S1 = L L^T, S1 S2 is similar to the symmetric L^T S2 L, so that the trace is the sum of the square roots of
     that one's eigenvalues. A Cholesky factor of either matrix costs a fraction of an eigenbasis; where neither is

@@ -38,17 +38,19 @@ def inside(flow: np.ndarray) -> np.ndarray:
     height, width = flow.shape[:2]
     rows, columns = np.indices((height, width), dtype=np.float32)
     across, down = columns + flow[..., 0], rows + flow[..., 1]
-    return (across >= 0) & (across <= width - 1) & (down >= 0) & (down <= height - 1)
+    out: np.ndarray = (across >= 0) & (across <= width - 1) & (down >= 0) & (down <= height - 1)
+    return out
 
 
 def change(before: np.ndarray, after: np.ndarray, flow: np.ndarray) -> np.ndarray:
-    """d of the module's equation: the change that the flow does not explain, float32 [H, W] in [0, 1].
+    """The module's d: the change that the flow does not explain, float32 [H, W] in [0, 1].
 
     before, after: uint8 [H, W, 3]; flow: float32 [H, W, 2], where a pixel of `after` was in `before`, less its place.
     """
     difference = after.astype(np.float32) - warp(before.astype(np.float32), flow)
     smooth = cv2.GaussianBlur(difference, (0, 0), SMOOTH)
-    return np.abs(smooth).mean(axis=2) / np.float32(255)
+    out: np.ndarray = np.abs(smooth).mean(axis=2) / np.float32(255)
+    return out
 
 
 def flicker(
@@ -60,7 +62,8 @@ def flicker(
     """Flicker of a video's outputs, L1 in [0, 1]; lower is steadier, NaN without a valid pixel.
 
     Args:
-        frames, outputs: T >= 2 pictures uint8 [H, W, 3], all of one size.
+        frames: the video, T >= 2 pictures uint8 [H, W, 3] of one size.
+        outputs: what was made of them, the same.
         flows: T - 1 of float32 [H, W, 2] in pixels, (right, down): frame t+1 at x shows what frame t showed at
             x + flow(x). OpenCV's `DISOpticalFlow.calc(next, previous)` gives it.
         valid: T - 1 of bool [H, W] in the place of frame t+1: where to measure (a head; pixels whose flow is trusted).

@@ -10,13 +10,15 @@ def landmark_error(landmarks: Tensor, truth: Tensor) -> Tensor:
     """Normalised mean error of 68 landmarks: mean distance over the distance of the outer eye corners; lower is better.
 
     Args:
-        landmarks, truth: [N, 68, 2] in one unit (pixels, or shares of a square picture).
+        landmarks: [N, 68, 2] in pixels, or in shares of a square picture.
+        truth: [N, 68, 2] in the same unit.
 
     Returns:
         [N]
     """
     between = (truth[:, OUTER_EYES[0]] - truth[:, OUTER_EYES[1]]).norm(dim=-1)
-    return (landmarks - truth).norm(dim=-1).mean(dim=1) / between.clamp(min=1e-6)
+    out: Tensor = (landmarks - truth).norm(dim=-1).mean(dim=1) / between.clamp(min=1e-6)
+    return out
 
 
 def expression_difference(expression: Tensor, truth: Tensor) -> Tensor:
@@ -28,8 +30,8 @@ def correspondence(values: Tensor, reference: Tensor) -> Tensor:
     """Pearson correlation of each column over the pictures: does the output turn where the reference turns?
 
     Args:
-        values, reference: [N, K], e.g. yaw, pitch and expression of outputs and of photos (or of two generators with
-            the same z).
+        values: [N, K], e.g. yaw, pitch and expression of outputs, or of a generator.
+        reference: [N, K], the same of the photos, or of another generator with the same z.
 
     Returns:
         [K] in [-1, 1]; 0 for a column that does not vary.

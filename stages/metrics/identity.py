@@ -20,7 +20,8 @@ MARGIN = 0.15  # room around the head, as a share of its longer side
 class IdentityReader(Protocol):
     """What identity needs of the face reader: unit embeddings of pictures in [-1, 1]."""
 
-    def identity(self, images: Tensor) -> Tensor: ...
+    def identity(self, images: Tensor) -> Tensor:
+        """Embeddings [N, D] of unit length, of pictures [N, 3, H, W] in [-1, 1]."""
 
 
 def head_boxes(mask: Tensor) -> Tensor:
@@ -87,7 +88,8 @@ def identity_cosine(reader: IdentityReader, photo: Tensor, output: Tensor, mask:
 
     Args:
         reader: the face reader, or any recogniser with `identity(images in [-1, 1]) -> [N, D]` of unit length.
-        photo, output: [N, 3, H, W] in [0, 1].
+        photo: [N, 3, H, W] in [0, 1].
+        output: what was made of it, [N, 3, H, W] in [0, 1].
         mask: [N, 1, H, W] head coverage of the photo, from which the crop follows; the whole frame without it.
 
     Returns:
@@ -116,12 +118,13 @@ def area_under_curve(positive: Tensor, negative: Tensor) -> float:
 def same_person_auc(
     first: Tensor, second: Tensor, people_first: Tensor, people_second: Tensor, aligned: bool = False
 ) -> float:
-    """Area under the curve of telling same-person pairs from pairs of different people.
+    """Area under the curve of separating pairs of one person from pairs of different people.
 
     Args:
         first: [N, D] unit embeddings, e.g. of photos A.
         second: [M, D] unit embeddings, e.g. of stylised photos B of the same people.
-        people_first, people_second: [N], [M] person ids.
+        people_first: [N] person ids.
+        people_second: [M] person ids.
         aligned: row i of `second` was made from row i of `first`. Such a pair, of one photo, is not counted.
 
     Returns:
@@ -170,7 +173,8 @@ def resampled_auc(scores: np.ndarray, same: np.ndarray, different: np.ndarray, d
 
     Args:
         scores: [N, N] likeness of photo (row) and stylised photo (column).
-        same, different: bool [N, N] (`person_pairs`).
+        same: bool [N, N], pairs of one person (`person_pairs`).
+        different: bool [N, N], pairs of two people.
         draws: int [R, N], how often each picture counts, the same for all of a person's (`bootstrap.draw`).
 
     Returns:

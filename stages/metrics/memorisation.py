@@ -114,7 +114,8 @@ def memorised(features: Tensor, training: Tensor, quantile: float = 0.01, heldou
     Args:
         features: [N, d] features of generated pictures.
         training: [M, d] features of the training pictures (mirrored copies too, where training mirrored them).
-        quantile, heldout: see `memorisation_threshold`.
+        quantile: share of real pictures beyond the threshold; see `memorisation_threshold`.
+        heldout: real pictures that set the threshold; see there.
 
     Returns:
         bool [N]. The mean of it is `memorised_share`: about `quantile` for a generator that knows the style and no

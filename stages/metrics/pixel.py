@@ -39,7 +39,8 @@ def masked_l1(output: Tensor, target: Tensor, region: Tensor) -> Tensor:
     """Mean absolute error per picture over a region.
 
     Args:
-        output, target: [N, 3, H, W] in [0, 1].
+        output: [N, 3, H, W] in [0, 1].
+        target: [N, 3, H, W] in [0, 1].
         region: bool [N, 1, H, W].
 
     Returns:
@@ -54,7 +55,8 @@ def background_error(output: Tensor, photo: Tensor, mask: Tensor) -> Tensor:
     """L1 to the photo over the background (see `background_region`); lower is better.
 
     Args:
-        output, photo: [N, 3, H, W] in [0, 1].
+        output: [N, 3, H, W] in [0, 1].
+        photo: [N, 3, H, W] in [0, 1].
         mask: [N, 1, H, W], head coverage in [0, 1].
 
     Returns:
@@ -68,7 +70,8 @@ def face_error(output: Tensor, twin: Tensor, mask: Tensor) -> Tensor:
     """L1 to the true stylised twin over the head (mask > 0.5); lower is better.
 
     Args:
-        output, twin: [N, 3, H, W] in [0, 1].
+        output: [N, 3, H, W] in [0, 1].
+        twin: [N, 3, H, W] in [0, 1].
         mask: [N, 1, H, W], head coverage in [0, 1].
 
     Returns:
@@ -82,7 +85,8 @@ def frame_error(output: Tensor, twin: Tensor) -> Tensor:
     """L1 to the true stylised twin over the whole frame; lower is better.
 
     Args:
-        output, twin: [N, 3, H, W] in [0, 1].
+        output: [N, 3, H, W] in [0, 1].
+        twin: [N, 3, H, W] in [0, 1].
 
     Returns:
         [N].
@@ -95,7 +99,8 @@ def head_iou(mask: Tensor, truth: Tensor) -> Tensor:
     """Intersection over union of two masks, each cut at one half; higher is better.
 
     Args:
-        mask, truth: [N, 1, H, W] in [0, 1].
+        mask: [N, 1, H, W] in [0, 1].
+        truth: [N, 1, H, W] in [0, 1].
 
     Returns:
         [N] in [0, 1]; NaN where neither mask holds anything.
@@ -108,7 +113,8 @@ def ssim(output: Tensor, target: Tensor) -> Tensor:
     """Structural similarity (Wang et al., 2004: Gaussian window of 11 pixels, sigma 1.5); higher is better.
 
     Args:
-        output, target: [N, 3, H, W] in [0, 1], at least 11 pixels a side.
+        output: [N, 3, H, W] in [0, 1], at least 11 pixels a side.
+        target: [N, 3, H, W] in [0, 1].
 
     Returns:
         [N] in [-1, 1], mean over channels and over the pixels whose whole window lies inside.
@@ -125,7 +131,8 @@ def background_ssim(output: Tensor, photo: Tensor, mask: Tensor) -> Tensor:
     counts where it shows.
 
     Args:
-        output, photo: [N, 3, H, W] in [0, 1].
+        output: [N, 3, H, W] in [0, 1].
+        photo: [N, 3, H, W] in [0, 1].
         mask: [N, 1, H, W], head coverage in [0, 1].
 
     Returns:

@@ -46,7 +46,9 @@ def convolve(
         x: [N, I, H, W].
         w: [O, I / groups, k, k]; [I, O / groups, k, k] transposed.
         bias: [O].
-        stride, padding, output_padding: along y and x.
+        stride: along y and x.
+        padding: zeros on both sides, along y and x.
+        output_padding: further rows and columns of a transposed output, along y and x.
         transposed: the transposed convolution, which enlarges.
         groups: of channels. The weights of a grouped convolution are fixed filters and take no gradient.
 
@@ -60,7 +62,8 @@ def convolve(
         return torch.convolution(x, w, bias, stride, padding, (1, 1), transposed, output_padding, groups)
     if w.is_leaf and w.requires_grad:
         w = w.view_as(w)  # the engine refuses the question below for leaves
-    return _Convolution.apply(x, w, bias, stride, padding, output_padding, transposed, groups)
+    out: Tensor = _Convolution.apply(x, w, bias, stride, padding, output_padding, transposed, groups)
+    return out
 
 
 def _weight_gradient_wanted(ctx: Any) -> bool:
@@ -118,7 +121,8 @@ def weight_gradient(wide: Tensor, narrow: Tensor, k: int, stride: Pair, padding:
         wide: [N, I, H, W], the side that strides step over.
         narrow: [N, O, h, w], the other one.
         k: side of the kernel.
-        stride, padding: along y and x.
+        stride: along y and x.
+        padding: along y and x.
 
     Returns:
         [O, I, k, k].

@@ -35,6 +35,7 @@ class EncoderBlock(nn.Module):
         self.second = nn.Conv2d(width, width, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Add what the two layers make of x [N, C, H, W]; the shape stays."""
         return F.relu(x + self.second(self.first(x)))
 
 
@@ -64,7 +65,8 @@ class Tier(nn.Module):
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
         """Maps [N, C, h, w] -> [N, count, w_dim]."""
         flat = [squeeze(x).flatten(1) for squeeze, x in zip(self.squeeze, maps, strict=True)]
-        return self.second(F.leaky_relu(self.first(torch.cat(flat, dim=1)), 0.2)).unflatten(1, (self.count, -1))
+        out: Tensor = self.second(F.leaky_relu(self.first(torch.cat(flat, dim=1)), 0.2)).unflatten(1, (self.count, -1))
+        return out
 
 
 class Encoder(nn.Module):
@@ -133,12 +135,22 @@ class Encoder(nn.Module):
         return self.w_avg + self.base((four, eight))[:, 0], torch.cat(deltas, dim=1)
 
     def forward(self, images: Tensor) -> Tensor:
+        """Invert pictures [N, 3, H, W] in [-1, 1] into ws [N, num_ws, w_dim]."""
         base, deltas = self.parts(images)
         return compose(base, deltas)
 
 
 def compose(base: Tensor, deltas: Tensor, layers: int | None = None) -> Tensor:
-    """ws of base w [N, w_dim] and deltas [N, num_ws - 1, w_dim], of which the first `layers` count (default all)."""
+    """Compose ws of base w [N, w_dim] and deltas [N, num_ws - 1, w_dim], of which the first `layers` count.
+
+    Args:
+        base: latent of the first layer.
+        deltas: what the other layers add to it.
+        layers: how many deltas count; None for all.
+
+    Returns:
+        [N, num_ws, w_dim].
+    """
     layers = deltas.shape[1] if layers is None else layers
     offsets = torch.cat([deltas[:, :layers], torch.zeros_like(deltas[:, layers:])], dim=1)
     return base[:, None] + F.pad(offsets, (0, 0, 1, 0))  # the first layer takes the base itself
@@ -162,5 +174,6 @@ class LatentDiscriminator(nn.Module):
         self.layers = nn.Sequential(*layers, nn.Linear(hidden, 1))
 
     def forward(self, w: Tensor) -> Tensor:
+        """Logits [..., 1] of latents [..., w_dim]."""
         logits: Tensor = self.layers(w)
         return logits

@@ -69,6 +69,7 @@ class ReaderBlock(nn.Module):
         self.second = nn.Sequential(nn.Conv2d(width, width, 3, 1, 1, bias=False), nn.BatchNorm2d(width))
 
     def forward(self, x: Tensor) -> Tensor:
+        """Add what the two layers make of x [N, C, H, W]; the shape stays."""
         return F.relu(x + self.second(self.first(x)))
 
 
@@ -160,7 +161,8 @@ class Reader(nn.Module):
         spread = (points - middle).norm(dim=2).mean(dim=1)[:, None, None] + 1e-3
         under = F.grid_sample(decoded, points[:, None, MOBILE] * 2 - 1, align_corners=False)  # [N, lateral, 1, 42]
         code = [under.flatten(1), decoded.mean(dim=(2, 3)), 4 * ((points - middle) / spread).flatten(1)]
-        return self.mood(torch.cat(code, dim=1))
+        out: Tensor = self.mood(torch.cat(code, dim=1))
+        return out
 
     def raw_features(self, maps: list[Tensor]) -> Tensor:
         """Means of three levels and deviations of the two finest -> [N, 272], not standardised."""
@@ -253,7 +255,7 @@ def load_reader(device: str = "cpu", path: str | None = None) -> Reader:
     """The shipped reader (or the one at `path`), in eval mode, with `id` = "reader-<first 8 hex digits of its sha256>".
 
     Raises:
-        TristyleError: the file is missing, damaged or no reader.
+        TristyleError: the file is missing, damaged or not a reader.
     """
     file = data_file("reader.safetensors") if path is None else path
     reader = load_network(file, device)

@@ -36,7 +36,8 @@ class MeshBlock(nn.Module):
             x, shortcut = F.pad(x, (0, 1, 0, 1)), F.max_pool2d(shortcut, 2)
         if self.more:
             shortcut = F.pad(shortcut, (0, 0, 0, 0, 0, self.more))
-        return self.act(self.convs(x) + shortcut)
+        out: Tensor = self.act(self.convs(x) + shortcut)
+        return out
 
 
 class FaceMesh(nn.Module):

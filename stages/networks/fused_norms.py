@@ -43,6 +43,7 @@ class LayerInstanceNorm(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, rho: Tensor | None, gamma: Tensor, beta: Tensor, eps: float, relu: bool) -> Tensor:
+        """Normalise x [N, C, H, W]; the class names the arguments."""
         # Statistics over the pixels of each channel.
         pixels = x[0, 0].numel()
         wide = x if x.dtype == torch.float64 else x.float()
@@ -75,6 +76,7 @@ class LayerInstanceNorm(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        """Gradients of all arguments for one of the output [N, C, H, W]."""
         d, y, scale, *rest = ctx.saved_tensors
         if y is not None:
             grad = torch.ops.aten.threshold_backward(grad, y, 0)
@@ -186,7 +188,8 @@ def _unpad(grad: Tensor, x: Tensor, padding: int, doubles: bool = False) -> Tens
         layout = torch.channels_last if x.is_contiguous(memory_format=torch.channels_last) else torch.contiguous_format
         wide = torch.empty(size, dtype=x.dtype, device=x.device, memory_format=layout)
         grad = torch.ops.aten.reflection_pad2d_backward(grad, wide, (padding,) * 4)
-    return torch.ops.aten.upsample_nearest2d_backward(grad, size[2:], x.shape, 2.0, 2.0)
+    out: Tensor = torch.ops.aten.upsample_nearest2d_backward(grad, size[2:], x.shape, 2.0, 2.0)
+    return out
 
 
 def _as_product(out: torch.Size, w: Tensor, many: int) -> bool:

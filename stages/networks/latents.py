@@ -24,7 +24,7 @@ SHIPPED_ENCODER = "encoder64.safetensors"
 
 
 def latents(z_dim: int, seeds: Sequence[int]) -> Tensor:
-    """z [N, z_dim] of the given seeds, the same as the official image generator's."""
+    """Draw z [N, z_dim] of the given seeds, the same as the official image generator's."""
     rows = [np.random.RandomState(seed).randn(z_dim) for seed in seeds]
     return torch.from_numpy(np.stack(rows)).float()
 

@@ -131,7 +131,9 @@ class ResidualBlock(nn.Module):
         self.second = nn.Sequential(nn.Conv2d(channels, channels, 3, padding=1, bias=False), norm)
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.second(self.first(x))
+        """Add what the two layers make of x [N, C, H, W]; the shape stays."""
+        out: Tensor = x + self.second(self.first(x))
+        return out
 
 
 class MobileStudent(nn.Module):
@@ -173,7 +175,7 @@ class MobileStudent(nn.Module):
             nn.init.zeros_(self.paint.bias)  # type: ignore[arg-type]
 
     def layers(self, photo: Tensor) -> Layers:
-        """photo [N, 3, H, W] in [-1, 1] -> colour and alpha, before blending."""
+        """Compute colour and alpha of a photo [N, 3, H, W] in [-1, 1], before blending."""
         half = self.down2(photo)  # [N, half, H/2, W/2]
         quarter = self.down4(half)  # [N, quarter, H/4, W/4]
         x = self.blocks(self.down8(quarter))  # [N, eighth, H/8, W/8]
@@ -183,11 +185,11 @@ class MobileStudent(nn.Module):
         return Layers(torch.tanh(x[:, :3]), torch.sigmoid(x[:, 3:]))
 
     def forward(self, photo: Tensor) -> Tensor:
-        """photo [N, 3, H, W] in [-1, 1] -> the stylised photo, same shape and range."""
+        """Stylise a photo [N, 3, H, W] in [-1, 1]; shape and range stay."""
         return blend(photo, self.layers(photo))
 
     def compute(self, photo: Tensor) -> tuple[Tensor, Tensor]:
-        """photo [N, 3, H, W] in [-1, 1] -> output (same shape and range) and alpha [N, 1, H, W] in [0, 1]."""
+        """Stylise a photo [N, 3, H, W] in [-1, 1]; also return alpha [N, 1, H, W] in [0, 1]."""
         layers = self.layers(photo)
         return blend(photo, layers), layers.alpha
 

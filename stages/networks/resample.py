@@ -31,7 +31,8 @@ def setup_filter(taps: Sequence[float] | Tensor, gain: float = 1.0) -> Tensor:
     f = torch.as_tensor(taps, dtype=torch.float32)
     if f.ndim == 1 and len(f) < 8:
         f = torch.outer(f, f)
-    return f / f.sum() * gain ** (f.ndim / 2)
+    out: Tensor = f / f.sum() * gain ** (f.ndim / 2)
+    return out
 
 
 def _pair(value: int | Sequence[int]) -> tuple[int, int]:
@@ -64,7 +65,8 @@ def upfirdn2d(
     Args:
         x: [N, C, H, W].
         f: [kh, kw], [k] (separable), or None (identity).
-        up, down: factors, or [x, y].
+        up: factor of the enlargement, or [x, y].
+        down: factor of the reduction, or [x, y].
         padding: pixels on all sides, [x, y] or [x0, x1, y0, y1]; negative ones crop.
         flip_filter: correlate instead of convolving.
         gain: factor on the brightness.
@@ -179,7 +181,8 @@ def conv2d_resample(
         x: [N, I, H, W].
         w: [O, I, k, k].
         f: resampling filter; None for the identity.
-        up, down: integer factors.
+        up: integer factor of the enlargement.
+        down: integer factor of the reduction.
         padding: relative to the upsampled image; as in `upfirdn2d`.
         flip_weight: true means correlation, what torch calls a convolution.
         bias: [O], added by the convolution itself; it needs `up` = 1.

@@ -18,6 +18,7 @@ what follows it stay in float32 either way.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from math import log2, sqrt
 
 import torch
@@ -87,7 +88,8 @@ def modulated_conv2d(
     return x
 
 
-_ACTIVATIONS = {
+# name -> function of x and slope, and the gain that keeps the variance
+_ACTIVATIONS: dict[str, tuple[Callable[[Tensor, float | None], Tensor], float]] = {
     "linear": (lambda x, alpha: x, 1.0),
     "relu": (lambda x, alpha: F.relu(x), sqrt(2.0)),
     "lrelu": (lambda x, alpha: F.leaky_relu(x, LRELU_SLOPE if alpha is None else alpha), LRELU_GAIN),
@@ -168,6 +170,7 @@ class FullyConnectedLayer(nn.Module):
         self.bias_gain = lr_multiplier
 
     def forward(self, x: Tensor) -> Tensor:
+        """Map x [N, in] to [N, out]."""
         x = F.linear(x, self.weight * self.weight_gain, self.bias * self.bias_gain)
         return bias_act(x, act=self.act)
 
@@ -267,6 +270,7 @@ class ToRGBLayer(nn.Module):
         self.weight_gain = 1 / sqrt(in_channels)
 
     def forward(self, x: Tensor, w: Tensor) -> Tensor:
+        """Turn activations [N, C, H, W] into RGB [N, 3, H, W] in the style w [N, w_dim]."""
         styles = self.affine(w) * self.weight_gain
         # Three output channels: scaling the weight per sample and multiplying matrices skips a pass over x.
         weight = (self.weight.flatten(1)[None] * styles[:, None, :]).to(x.dtype)  # [N, 3, I]
@@ -450,7 +454,9 @@ class Generator(nn.Module):
     def forward(
         self, z: Tensor, truncation_psi: float = 1.0, truncation_cutoff: int | None = None, noise_mode: str = "random"
     ) -> Tensor:
-        return self.synthesis(self.mapping(z, truncation_psi, truncation_cutoff), noise_mode)
+        """Draw pictures [N, 3, R, R], about [-1, 1], of latents z [N, z_dim]."""
+        out: Tensor = self.synthesis(self.mapping(z, truncation_psi, truncation_cutoff), noise_mode)
+        return out
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -478,7 +484,8 @@ class DiscriminatorBlock(nn.Module):
         if hasattr(self, "fromrgb"):
             x = self.fromrgb(x)
         skip = self.skip(x, gain=sqrt(0.5))
-        return skip.add_(self.conv1(self.conv0(x), gain=sqrt(0.5)))
+        out: Tensor = skip.add_(self.conv1(self.conv0(x), gain=sqrt(0.5)))
+        return out
 
 
 class DiscriminatorEpilogue(nn.Module):
@@ -492,8 +499,10 @@ class DiscriminatorEpilogue(nn.Module):
         self.out = FullyConnectedLayer(channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Logits [N, 1] of activations [N, C, 4, 4]."""
         x = minibatch_std(x.float(), self.mbstd_group_size)
-        return self.out(self.fc(self.conv(x).flatten(1)))
+        out: Tensor = self.out(self.fc(self.conv(x).flatten(1)))
+        return out
 
 
 class Discriminator(nn.Module):
@@ -525,11 +534,13 @@ class Discriminator(nn.Module):
         self.to(memory_format=torch.channels_last)
 
     def forward(self, img: Tensor) -> Tensor:
+        """Logits [N, 1] of pictures [N, 3, R, R] in [-1, 1]."""
         x = img.contiguous(memory_format=torch.channels_last)
         for r in self.block_resolutions:
             x = x.to(self.compute_dtype if r >= self.reduced_from else torch.float32)
             x = getattr(self, f"b{r}")(x)
-        return self.b4(x)
+        out: Tensor = self.b4(x)
+        return out
 
     def layers_from_image(self) -> list[nn.Module]:
         """Layers in the order freeze-D counts them: fromrgb, then conv0, conv1, skip of each block, conv, fc, out."""

@@ -76,7 +76,8 @@ def sampling_grid(spline: Spline, height: int, width: int, reduce: int = 1, dtyp
 
     Args:
         spline: from the output's points to the input's.
-        height, width: of the output, px.
+        height: of the output, px.
+        width: of the output, px.
         reduce: evaluate at every `reduce`-th pixel and interpolate: `reduce` ** 2 times faster; at 2 wrong by a few
             hundredths of a pixel between strongly moved points. One row and column beyond the frame are evaluated, so
             that the border is interpolated like the rest.
@@ -90,7 +91,7 @@ def sampling_grid(spline: Spline, height: int, width: int, reduce: int = 1, dtyp
         for count, side in ((rows, height), (columns, width))
     )
     points = torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1)  # [rows, columns, 2]
-    coarse = evaluate(spline, points.flatten(0, 1).expand(len(like), -1, -1)).unflatten(1, points.shape[:2])
+    coarse: Tensor = evaluate(spline, points.flatten(0, 1).expand(len(like), -1, -1)).unflatten(1, points.shape[:2])
     if reduce == 1:
         return coarse
     fine = F.interpolate(coarse.permute(0, 3, 1, 2), scale_factor=float(reduce), mode="bilinear", align_corners=False)

@@ -140,7 +140,8 @@ class ResnetBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, C, H, W] -> [N, C, H, W]."""
-        return x + self.conv_block(x)
+        out: Tensor = x + self.conv_block(x)
+        return out
 
 
 class ResnetAdaILNBlock(nn.Module):
@@ -156,7 +157,8 @@ class ResnetAdaILNBlock(nn.Module):
     def forward(self, x: Tensor, gamma: Tensor, beta: Tensor) -> Tensor:
         """[N, C, H, W], [N, C], [N, C] -> [N, C, H, W]."""
         out = self.norm1(self.conv1(x), gamma, beta, relu=True)
-        return x + self.norm2(self.conv2(out), gamma, beta)
+        result: Tensor = x + self.norm2(self.conv2(out), gamma, beta)
+        return result
 
 
 def _attend(x: Tensor, gap_logit: nn.Module, gmp_logit: nn.Module, gap: Tensor, gmp: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,1 @@
+"""Stage pair: photographs and a style set become curated pairs."""

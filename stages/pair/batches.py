@@ -85,8 +85,10 @@ def unpaired_batches(
     """Batches of both domains in independent orders, each picture mirrored or not by its place in the order.
 
     Args:
-        photo, style: uint8 [N, H, W, 3].
-        photo_mask, style_mask: their head coverage, uint8 [N, H, W].
+        photo: uint8 [N, H, W, 3].
+        photo_mask: head coverage of the photos, uint8 [N, H, W].
+        style: uint8 [M, H, W, 3].
+        style_mask: head coverage of the style pictures, uint8 [M, H, W].
         seed: of both orders.
         source: as `style`, the same faces before the transfer.
         blurred: as `style`, edges softened (`stages.datasets.pictures.edge_blurred`).

@@ -145,7 +145,8 @@ def draw(photo: np.ndarray, rule: Rule) -> np.ndarray:
     paper = 1 - rule.ink * (1 - _lines(np.ascontiguousarray(clear), rule.line))[..., None]
     inked = colour * paper + np.array(INK, np.float32) * (1 - paper)
     drawn = cv2.resize(inked, (side, side), interpolation=cv2.INTER_AREA if side < SIDE else cv2.INTER_CUBIC)
-    return np.rint(drawn.clip(0, 1) * 255).astype(np.uint8)
+    out: np.ndarray = np.rint(drawn.clip(0, 1) * 255).astype(np.uint8)
+    return out
 
 
 def _stepped(light: np.ndarray, step: float, hardness: float) -> np.ndarray:

@@ -128,7 +128,8 @@ def score(
     """The scores of curation. The reader sees each picture once, in the crop around the photo's head.
 
     Args:
-        photo, raw: uint8 [N, H, W, 3], the photos and what was made of them.
+        photo: uint8 [N, H, W, 3].
+        raw: uint8 [N, H, W, 3], what was made of the photos.
         mask: uint8 [N, H, W] head coverage of the photos.
         painted: uint8 [N, H, W], where the translator says it painted; None without a mask head.
         reader: the face reader, on `device`.
@@ -168,7 +169,8 @@ def feathered(mask: np.ndarray, grow: float, feather: float) -> np.ndarray:
 
     Args:
         mask: uint8 [H, W], 255 = head.
-        grow, feather: shares of the width.
+        grow: by how much, a share of the width.
+        feather: width of the soft rim, a share of the width.
 
     Returns:
         float32 [H, W] in [0, 1]; never below the mask itself, and exactly 0 away from it.
@@ -181,14 +183,16 @@ def feathered(mask: np.ndarray, grow: float, feather: float) -> np.ndarray:
     blur = round(feather * width)
     if blur:
         soft = cv2.blur(soft, (2 * blur + 1, 2 * blur + 1))
-    return np.maximum(soft, mask.astype(np.float32) / 255)
+    out: np.ndarray = np.maximum(soft, mask.astype(np.float32) / 255)
+    return out
 
 
 def composite(raw: np.ndarray, photo: np.ndarray, mask: np.ndarray, curate: Curate) -> np.ndarray:
     """Raw translation on its photo, whose background stays exactly as it is.
 
     Args:
-        raw, photo: uint8 [H, W, 3].
+        raw: uint8 [H, W, 3].
+        photo: uint8 [H, W, 3].
         mask: uint8 [H, W], the photo's head.
         curate: how far the mask is grown and softened.
 

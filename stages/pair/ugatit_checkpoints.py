@@ -67,7 +67,7 @@ def read_reference(path: Path | str) -> dict[str, nn.Module]:
     for name in (*GENERATORS, *DISCRIMINATORS):
         state = file.get(name)
         if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
-            raise _refusal(path, f"{name} is missing or no state dict")
+            raise _refusal(path, f"{name} is missing or not a state dict")
         try:
             networks[name] = network_of(name, state)
         except ValueError as error:
@@ -102,6 +102,7 @@ def network_of(name: str, state: Mapping[str, Tensor], img_size: int = 256) -> n
 
     Args:
         name: one of `GENERATORS` or `DISCRIMINATORS`.
+        state: the published names and weights.
         img_size: noted for a light generator.
 
     Raises:

@@ -10,13 +10,11 @@ from __future__ import annotations
 
 import io
 import json
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,14 +23,13 @@ from stages.core.artifact import SCRATCH, locked
 from stages.core.runtime import Runtime, one_thread
 from stages.core.settings import ConfigError, TristyleError, choice, number
 from stages.core.shards import SUFFIXES, TarWriter, encode, put
+from stages.core.workers import in_order
 from stages.networks.face_reader import Reader
 from stages.pair.curate import SCORES, Curate, Limits, Scores, composite, reasons, score
 from stages.pair.gather import gather
 from stages.pair.inputs import Painted, PairCandidates
 from stages.pair.photo_sets import CHUNK
 
-Item = TypeVar("Item")
-Result = TypeVar("Result")
 NO_PAIR = "pair: no pair passed the limits. Loosen pair.curate or train longer (pair.train.images)."
 
 
@@ -110,21 +107,6 @@ def write_pairs(
     if not metrics["pairs"]:
         raise TristyleError(f"{NO_PAIR} {out / 'rejects.png'} shows them.")
     return metrics | {"shards": float(job.shards)}
-
-
-def in_order(function: Callable[[Item], Result], items: Iterable[Item], workers: int) -> Iterator[Result]:
-    """Results in the order of `items`, from `workers` threads that are at most two items ahead each."""
-    waiting: deque[Future[Result]] = deque()
-    with ThreadPoolExecutor(max(workers, 1)) as pool:
-        try:
-            for item in items:
-                waiting.append(pool.submit(function, item))
-                if len(waiting) > 2 * workers:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
 
 
 @dataclass
@@ -238,12 +220,12 @@ class Writing:
             for shard in range(self.shards):
                 self.write(shard, lambda count: line.update(line.done + count))
 
-    def write(self, shard: int, tell: Callable[[int], None] = lambda count: None) -> None:
+    def write(self, shard: int, report: Callable[[int], None] = lambda count: None) -> None:
         """Write one shard, unless it is done.
 
         Args:
             shard: its number.
-            tell: called with the number of candidates after each chunk.
+            report: called with the number of candidates after each chunk.
 
         Raises:
             TristyleError: another process writes it, or the limits do not exist yet.
@@ -260,7 +242,7 @@ class Writing:
             chunks = self._chunks(shard)
             for made in in_order(lambda numbers: self._made(numbers, limits), chunks, self.runtime.workers):
                 rows += [store(one) for one in made]
-                tell(len(made))
+                report(len(made))
 
             # the tars are complete before the list that says so
             stack.close()

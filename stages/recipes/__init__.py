@@ -1,0 +1,1 @@
+"""How the networks in data/ were made."""

@@ -40,7 +40,7 @@ MIRROR = _mirror_order()
 
 
 def chance(n: int, p: float, device: torch.device) -> Tensor:
-    """bool [n], true with probability `p`."""
+    """Bool [n], true with probability `p`."""
     return torch.rand(n, device=device) < p
 
 

@@ -134,6 +134,7 @@ class ParserTask(Task):
         self.phases = [Phase("parse", params, torch.optim.AdamW(params, lr=lr, betas=(0.9, 0.98), weight_decay=0.05))]
 
     def losses(self, phase: str, batch: dict[str, Tensor], update: Update) -> dict[str, Tensor]:
+        """The phase's losses, each a scalar, of a batch."""
         plain, labels = parser_views(batch["image"], batch["labels"], self.parser.size, PARSER_MIRROR)
         return parsing_loss(self.logits(camera(plain)), labels)
 
@@ -144,6 +145,7 @@ class ParserTask(Task):
         return found
 
     def after_update(self, images: int, batch: int) -> dict[str, float]:
+        """Move the averaged network toward the trained one."""
         ema_update(self.ema, self.parser, early_decay(images / batch, EMA))
         return {}
 
@@ -165,6 +167,7 @@ class PartialLabelsTask(ParserTask):
         self.images = images
 
     def losses(self, phase: str, batch: dict[str, Tensor], update: Update) -> dict[str, Tensor]:
+        """The phase's losses, each a scalar, of a batch."""
         half = len(batch["image"]) // 2
         plain, codes = parser_views(batch["image"], batch["labels"], self.parser.size, MIRRORED)
         allowed = MEMBERS.to(codes.device)[codes].permute(0, 3, 1, 2)  # [N, 19, H, W]

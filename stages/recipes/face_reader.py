@@ -92,6 +92,7 @@ class ReaderTask(Task):
         self.examples = examples
 
     def losses(self, phase: str, batch: dict[str, Tensor], update: Update) -> dict[str, Tensor]:
+        """The phase's losses, each a scalar, of a batch."""
         batch = augment(batch)
         reading = self.reader(batch["image"])
         missed = (reading.landmarks - batch["landmarks"]).abs().sum(dim=2) * batch["seen"]
@@ -105,6 +106,7 @@ class ReaderTask(Task):
         }
 
     def after_update(self, images: int, batch: int) -> dict[str, float]:
+        """Move the averaged network toward the trained one."""
         ema_update(self.ema, self.reader, early_decay(images / batch, EMA))
         return {}
 
@@ -114,6 +116,7 @@ class ReaderTask(Task):
         return min(done / 0.02 + 0.02, 0.5 + 0.5 * math.cos(math.pi * done), 1.0)
 
     def preview(self) -> dict[str, np.ndarray]:
+        """Show what the averaged reader sees in the examples."""
         reading = self.ema.eval().read(self.examples)
         return {"reading": overlay(to_uint8(self.examples), reading, columns=6)}
 

@@ -69,6 +69,7 @@ class MaskTask(Task):
         self.phases = [Phase("mask", params, torch.optim.AdamW(params, lr=lr, betas=(0.9, 0.98), weight_decay=0.02))]
 
     def losses(self, phase: str, batch: dict[str, Tensor], update: Update) -> dict[str, Tensor]:
+        """The phase's losses, each a scalar, of a batch."""
         theta, _ = affine(len(batch["image"]), batch["image"].device)
         image, head = warp(batch["image"], (batch["mask"][:, 0] > 0.5).long(), theta)
         image = soften(recolour(image)).clamp(-1, 1)
@@ -86,6 +87,7 @@ class MaskTask(Task):
         return {"cross": cross, "dice": dice, "kept": KEEP * kept}
 
     def after_update(self, images: int, batch: int) -> dict[str, float]:
+        """Move the averaged network toward the trained one."""
         ema_update(self.ema, self.reader, early_decay(images / batch, 0.995))
         return {}
 

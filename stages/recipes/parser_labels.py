@@ -97,7 +97,7 @@ def read_labels(path: Path) -> np.ndarray:
     with Image.open(path) as opened:
         values = np.array(opened) if opened.mode in ("P", "L") else None
     if values is None or values.max() >= len(PARSER_LABELS):
-        raise ImageError(f"{path}: no mask of labels 0 to {len(PARSER_LABELS) - 1}. Store them as palette or grey PNG.")
+        raise ImageError(f"{path}: is not a mask of labels 0 to {len(PARSER_LABELS) - 1}. Give a palette or grey PNG.")
     return values
 
 
@@ -105,7 +105,8 @@ def reduce_labels(values: np.ndarray, side: int) -> np.ndarray:
     """Labels [H, W] at `side` pixels a side: the one that covers most of each pixel."""
     shape = (side, side)
     cover = [cv2.resize((values == k).astype(np.uint8) * 255, shape, interpolation=cv2.INTER_AREA) for k in range(19)]
-    return np.argmax(cover, axis=0).astype(np.uint8)
+    out: np.ndarray = np.argmax(cover, axis=0).astype(np.uint8)
+    return out
 
 
 def people_of(table: Path | None, stems: list[str]) -> list[str]:

@@ -15,7 +15,7 @@ from markupsafe import Markup
 from stages.report.markup import EMPTY, PALETTE, join, number, tag
 
 WIDTH, HEIGHT = 640, 340  # of the drawing; it scales with the card
-STACKED = (PALETTE[0], PALETTE[1], "#9a9ca3")  # told apart by lightness too
+STACKED = (PALETTE[0], PALETTE[1], "#9a9ca3")  # distinct in lightness too
 NARROW = 500  # CSS px: on a narrower screen it is pushed aside rather than made too small to read
 LEFT, RIGHT, TOP, BOTTOM = 58, 18, 14, 44
 

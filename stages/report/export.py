@@ -17,7 +17,6 @@ from markupsafe import Markup
 
 from stages.core.artifact import Artifact
 from stages.export.contract import BACKENDS, PRECISIONS
-from stages.networks.mobile import TIERS
 from stages.report.markup import EMPTY, heading, join, note, table, tag
 
 TIMES = ("ms_256_1", "ms_256_2", "ms_512_1", "ms_512_2")
@@ -66,7 +65,7 @@ def tier_table(runs: Runs) -> Markup:
     for run in runs:
         if "student" in run:
             students.setdefault(run["student"].path.resolve(), []).append(run)
-    made = sorted(students.values(), key=lambda same: _rank(tuple(TIERS), _tier(same[0])))
+    made = sorted(students.values(), key=lambda same: _rank(_tiers(), _tier(same[0])))
     if len(made) < 2:
         return EMPTY
 
@@ -110,8 +109,14 @@ def _rank(order: Sequence[str], name: str) -> tuple[int, str]:
     return (order.index(name) if name in order else len(order), name)
 
 
+def _tiers() -> tuple[str, ...]:
+    from stages.networks.mobile import TIERS  # here, since a page without students needs no torch
+
+    return tuple(TIERS)
+
+
 def _order(row: Mapping[str, Any]) -> tuple[tuple[int, str], ...]:
-    columns = ((tuple(TIERS), "tier"), (BACKENDS, "runtime"), (PRECISIONS, "precision"))
+    columns = ((_tiers(), "tier"), (BACKENDS, "runtime"), (PRECISIONS, "precision"))
     return tuple(_rank(order, str(row.get(name, ""))) for order, name in columns)
 
 

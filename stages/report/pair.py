@@ -117,7 +117,7 @@ def held_out_table(pair: Artifact, data: Artifact | None, style: str, count: int
     grid = f"grid-template-columns:repeat({len(columns)},minmax(72px,1fr))"
     said = f"The first {len(names)} held-out people by number, not chosen."
     if "attention" in columns:
-        said += " Attention (CAM) is bright where the translator looks to tell photo from style."
+        said += " Attention (CAM) is bright where the translator looks to separate photo from style."
     shots = tag("div", *cells, class_="shots", style=grid)
     return tag("figure", shots, tag("figcaption", said), class_="card sheet")
 
@@ -141,7 +141,7 @@ def _cell(title: str, files: Mapping[str, Path], curate: Curate) -> np.ndarray |
 def heat_over(photo: np.ndarray, heat: np.ndarray) -> np.ndarray:
     """A heat map uint8 [h, w] over its photo uint8 [H, W, 3], which fades to grey: uint8 [H, W, 3].
 
-    The colours (inferno) rise in lightness too, so that they read without telling hues apart.
+    The colours (inferno) rise in lightness too, so that they read without distinct hues.
     """
     size = (photo.shape[1], photo.shape[0])
     large = cv2.resize(heat, size, interpolation=cv2.INTER_LINEAR)

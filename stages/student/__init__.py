@@ -1,0 +1,1 @@
+"""Stage student: a network of a megabyte learns from the pairs."""

@@ -62,7 +62,8 @@ def pair_batches(
     """Pairs in an endless shuffled order, and which of them are to be flipped; each image count has its own flips.
 
     Args:
-        photo, style: uint8 [N, H, W, 3].
+        photo: uint8 [N, H, W, 3].
+        style: uint8 [N, H, W, 3].
         mask: uint8 [N, H, W] head coverage.
         seed: of the order and the flips.
         blurred: give `style` with its edges softened, too.

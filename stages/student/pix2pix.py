@@ -212,7 +212,7 @@ class Pix2PixTask(Task):
         weights, ramp = self.settings.weights, self.ramp(update.images)
 
         maps = self._maps(photo, update.draws) if ramp * weights.equivariance else None
-        # one forward for both: the norms must not tell a photo from its moved copy
+        # one forward for both: the norms must not treat a photo and its moved copy differently
         seen = photo if maps is None else torch.cat([photo, self._moved(photo, maps, update.draws)])
         with normalised_together(self.student, update.together):
             layers = self.student.layers(seen)

@@ -43,7 +43,7 @@ class StudentStage(Stage):
 
     def __post_init__(self) -> None:
         if not isinstance(self.target, str) or not self.target:
-            raise ConfigError("target", f"{self.target!r} is no style", "Name one of the data set's styles, e.g. comic")
+            raise ConfigError("target", f"{self.target!r} is not a style", "Name a style of the data set, e.g. comic")
 
     @property
     def reads(self) -> tuple[str, ...]:

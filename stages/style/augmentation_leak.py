@@ -182,7 +182,8 @@ def _confirmed_shares(found: np.ndarray, base: np.ndarray, augmented: list[np.nd
 
     def below(values: np.ndarray) -> np.ndarray:
         """Indicators [N, statistics * LEVELS] whose means are the distribution functions."""
-        return (values[:, None] <= levels).reshape(len(values), -1).astype(np.float32)
+        out: np.ndarray = (values[:, None] <= levels).reshape(len(values), -1).astype(np.float32)
+        return out
 
     def resampled(n: int) -> np.ndarray:
         """Weights [ROUNDS, n] of a bootstrap."""
@@ -195,4 +196,5 @@ def _confirmed_shares(found: np.ndarray, base: np.ndarray, augmented: list[np.nd
 
     # Least squares with shares >= 0, once for each round of the bootstrap.
     shares = [nnls(d.astype(np.float64), w.astype(np.float64))[0] for d, w in zip(design, wanted, strict=True)]
-    return np.maximum(np.mean(shares, axis=0) - CONFIRMED * np.std(shares, axis=0), 0)
+    out: np.ndarray = np.maximum(np.mean(shares, axis=0) - CONFIRMED * np.std(shares, axis=0), 0)
+    return out

@@ -59,7 +59,7 @@ def auto(size: int, gpus: int = 1) -> Published:
     """The setting that ``auto`` derives for images of `size` px on `gpus` GPUs.
 
     Raises:
-        ConfigError: a size that is not a power of two, or no GPU at all.
+        ConfigError: a size that is not a power of two, or there is no GPU.
     """
     image_size("size", size, 8, 4096)
     if gpus < 1:
@@ -91,7 +91,9 @@ def value(key: str, preset: str, size: int, start: str = "scratch") -> int | flo
     choice("style.preset", preset, PRESETS)
     setting = auto(size) if preset == AUTO else TABLE[preset]
     transfer = start != "scratch"
-    numbers = {name: getattr(setting, name) for name in (*Published.__dataclass_fields__, "channel_base")}
+    numbers: dict[str, int | float | None] = {
+        name: getattr(setting, name) for name in (*Published.__dataclass_fields__, "channel_base")
+    }
     numbers["ada_images"] = ADA_IMAGES["transfer" if transfer else "scratch"]
     numbers["ema_ramp"] = EMA_RAMP if preset == AUTO and not transfer else None
     choice("published", key, numbers)

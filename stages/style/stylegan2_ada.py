@@ -242,6 +242,7 @@ class StyleGAN2(Task):
         return phases
 
     def train(self, mode: bool = True) -> StyleGAN2:
+        """Set the mode of what is trained; average and source stay in eval mode."""
         super().train(mode)
         self.ema.eval()
         if self.source is not None:
@@ -251,7 +252,7 @@ class StyleGAN2(Task):
     # Draws
 
     def latents(self, n: int, draws: Draws) -> Tensor:
-        """z [n, z_dim]."""
+        """Draw z [n, z_dim]."""
         return draws.own(lambda n: torch.randn(n, self.generator.z_dim, device=self.pl_mean.device), n)
 
     def unit_noise(self, images: Tensor, draws: Draws) -> Tensor:
@@ -259,7 +260,7 @@ class StyleGAN2(Task):
         return draws.normal_like(images)
 
     def _latents(self, n: int, draws: Draws) -> list[tuple[Tensor, int]]:
-        """z [n, z_dim] and the first level it styles; with probability `mixing` two of them, the second from a cut."""
+        """Draw z [n, z_dim] and the first level it styles; with probability `mixing` a second one from a cut on."""
         parts = [(self.latents(n, draws), 0)]
         # One decision and one cut for the whole batch: every micro-batch draws the same numbers.
         if self.recipe.mixing and float(torch.rand([])) < self.recipe.mixing:
@@ -268,9 +269,9 @@ class StyleGAN2(Task):
         return parts
 
     def _styles(self, mapping: MappingNetwork, parts: list[tuple[Tensor, int]], update_w_avg: bool = True) -> Tensor:
-        """ws [n, num_ws, w_dim] of what `_latents` drew."""
+        """Map to ws [n, num_ws, w_dim] what `_latents` drew."""
         (z, _), *mixed = parts
-        ws = mapping(z, update_w_avg=update_w_avg and not self.recipe.freeze_mapping)
+        ws: Tensor = mapping(z, update_w_avg=update_w_avg and not self.recipe.freeze_mapping)
         for z, cut in mixed:
             ws = torch.cat([ws[:, :cut], mapping(z, update_w_avg=False)[:, cut:]], dim=1)
         return ws
@@ -280,7 +281,8 @@ class StyleGAN2(Task):
         return self._synthesise(generator, self._styles(generator.mapping, parts), draws)
 
     def _synthesise(self, generator: Generator, ws: Tensor, draws: Draws) -> Tensor:
-        return generator.synthesis(ws, "random" if self.recipe.noise else "none", draws)
+        out: Tensor = generator.synthesis(ws, "random" if self.recipe.noise else "none", draws)
+        return out
 
     # Losses
 
@@ -289,7 +291,8 @@ class StyleGAN2(Task):
         real = batch["images"]
         dtype = compute_dtype(self.recipe.precision, real.device)
         self.generator.synthesis.compute_dtype = self.discriminator.compute_dtype = dtype
-        return getattr(self, f"_{phase.lower()}")(real, update)
+        found: dict[str, Tensor] = getattr(self, f"_{phase.lower()}")(real, update)
+        return found
 
     def moved_buffers(self, phase: str) -> list[Tensor]:
         """The mean w, the mean path length, and the signs that steer ADA."""

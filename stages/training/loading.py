@@ -25,7 +25,8 @@ class Indexed(Protocol):
     def __len__(self) -> int: ...
 
     @property
-    def shape(self) -> tuple[int, ...]: ...
+    def shape(self) -> tuple[int, ...]:
+        """Of the whole array."""
 
     def __getitem__(self, which: Any) -> np.ndarray: ...
 

@@ -102,8 +102,8 @@ def distance_consistency(transferred: Tensor, source: Tensor) -> Tensor:
     samples of KL(transferred || source).
 
     Args:
-        transferred, source: activations [N, ...] of the two generators for the same N latents; the source's are
-            detached.
+        transferred: activations [N, ...] of the transferred generator.
+        source: activations [N, ...] of the source for the same N latents; they are detached.
 
     Returns:
         Scalar, >= 0. Fewer than three samples resemble each other in one way only: 0.
@@ -133,7 +133,8 @@ def patch_hinge(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
     """Hinge loss of a patch discriminator, scalar: 2 for logits of 0, 0 where both are right by a margin of 1.
 
     Args:
-        real_logits, fake_logits: [N, 1, h, w].
+        real_logits: [N, 1, h, w] of targets.
+        fake_logits: [N, 1, h, w] of outputs.
     """
     return F.relu(1 - real_logits).mean() + F.relu(1 + fake_logits).mean()
 
@@ -142,7 +143,8 @@ def feature_matching(real: list[Tensor], fake: list[Tensor]) -> Tensor:
     """Mean L1 between a discriminator's activations on a target and on an output, scalar.
 
     Args:
-        real, fake: activations [N, C, h, w] by layer; the target's (real) are detached.
+        real: activations [N, C, h, w] by layer of the target; they are detached.
+        fake: activations of the output, the same shapes.
     """
     return torch.stack([F.l1_loss(b, a.detach()) for a, b in zip(real, fake, strict=True)]).mean()
 
@@ -153,14 +155,16 @@ def edge_strength(images: Tensor) -> Tensor:
     sobel = images.new_tensor([[-1.0, 0.0, 1.0], [-2.0, 0.0, 2.0], [-1.0, 0.0, 1.0]]) / 8
     kernel = torch.stack([sobel, sobel.T])[:, None]  # [2, 1, 3, 3]
     slope = F.conv2d(F.pad(luma, (1, 1, 1, 1), mode="replicate"), kernel).norm(dim=1, keepdim=True)
-    return slope / slope.amax(dim=(1, 2, 3), keepdim=True).clamp_min(1e-6)
+    out: Tensor = slope / slope.amax(dim=(1, 2, 3), keepdim=True).clamp_min(1e-6)
+    return out
 
 
 def edge_weighted_l1(output: Tensor, target: Tensor, gain: float = 4.0) -> Tensor:
     """Mean |output - target| with weight 1 + gain * edge_strength(target), scalar: thin outlines would drown otherwise.
 
     Args:
-        output, target: [N, 3, H, W] in [-1, 1].
+        output: [N, 3, H, W] in [-1, 1].
+        target: [N, 3, H, W] in [-1, 1].
         gain: extra weight of the steepest edge; 0 gives plain L1.
     """
     return ((1 + gain * edge_strength(target)) * (output - target).abs()).mean()
@@ -170,7 +174,8 @@ def chroma_l1(output: Tensor, target: Tensor) -> Tensor:
     """L1 of the U and V planes (Rec. 601), scalar: hues must not average to grey.
 
     Args:
-        output, target: [N, 3, H, W] in [-1, 1].
+        output: [N, 3, H, W] in [-1, 1].
+        target: [N, 3, H, W] in [-1, 1].
     """
     # U and V are linear in RGB and ignore equal offsets: [-1, 1] only doubles them, and they are taken of a difference.
     weights = output.new_tensor([[-0.147, -0.289, 0.436], [0.615, -0.515, -0.100]])
@@ -277,7 +282,8 @@ def regional_l1(image: Tensor, target: Tensor, weight: Tensor) -> Tensor:
     It is a mean over pictures, so the mean over the parts of a batch is that of the batch.
 
     Args:
-        image, target: [N, C, H, W].
+        image: [N, C, H, W].
+        target: [N, C, H, W].
         weight: [N, 1, H, W], >= 0. With ``1 - mask`` this is the background term.
     """
     total = ((image - target).abs() * weight).sum(dim=(1, 2, 3))

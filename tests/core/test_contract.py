@@ -275,7 +275,7 @@ with locked(Path({str(tmp_path / "a")!r})):
     with pytest.raises(ArtifactError, match=f"in use by process {owner.pid}"), locked(tmp_path / "a"):
         pass
     owner.kill()
-    owner.wait()
+    owner.communicate()
     time.sleep(0.05)
     with locked(tmp_path / "a"):
         pass

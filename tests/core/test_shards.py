@@ -161,7 +161,7 @@ def test_pictures_that_are_damaged_or_of_another_size_are_named(tmp_path: Path) 
     found = Pictures(tmp_path)
     for name in ("a.png", "b.png", "c.png", "d.png"):
         found.add(name)
-    for number, problem in ((1, "differs from"), (2, "no whole picture"), (3, "d.png")):
+    for number, problem in ((1, "differs from"), (2, "lacks a whole picture"), (3, "d.png")):
         with pytest.raises(TristyleError, match=problem) as refused:
             found[np.array([0, number])]
         assert str(tmp_path) in str(refused.value) and "\n" not in str(refused.value)

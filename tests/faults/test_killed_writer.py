@@ -54,7 +54,7 @@ def test_killed_writers_leave_the_bytes_of_an_undisturbed_run(runs: Path, form: 
 
 @pytest.mark.parametrize("form", FORMATS)
 def test_no_pair_is_lost_and_none_is_there_twice(runs: Path, form: str) -> None:
-    rows = [json.loads(line) for line in (runs / f"{form}-killed/records.jsonl").open()]
+    rows = [json.loads(line) for line in (runs / f"{form}-killed/records.jsonl").read_text().splitlines()]
     assert [row["id"] for row in rows] == [f"{i:06d}" for i in range(COUNT)]
     kept = [row["id"] for row in rows if row["kept"]]
     assert 0 < len(kept) < COUNT

@@ -76,7 +76,7 @@ def test_a_half_precision_file_with_metadata_is_read(tmp_path: Path) -> None:
 def test_code_in_a_file_does_not_run(tmp_path: Path) -> None:
     class Payload:
         def __reduce__(self) -> tuple[object, tuple[str]]:
-            return exec, (f"open({str(tmp_path / 'ran')!r}, 'w')",)
+            return exec, (f"open({str(tmp_path / 'ran')!r}, 'w').close()",)
 
     torch.save({"genA2B": Payload()}, tmp_path / "new.pt")
     (tmp_path / "old.pt").write_bytes(pickle.dumps({"genA2B": Payload()}, protocol=2))

@@ -24,7 +24,6 @@ from stages.metrics.geometry import landmark_error
 from stages.metrics.identity import crop, head_boxes, identity_cosine
 from stages.metrics.pixel import background_error
 from stages.networks.face_reader import Reader
-from stages.pair import write as module
 from stages.pair.curate import Curate, Limit, score
 from stages.pair.gather import Rejects, sheet
 from stages.pair.inputs import Translated
@@ -200,12 +199,6 @@ def test_names_that_no_tar_takes_are_refused(tmp_path: Path, reader: Reader) -> 
     with pytest.raises(TristyleError, match="'anna.1'"):
         write_pairs(made, tmp_path, Curate(), TAR, reader, runtime(tmp_path))
     write_pairs(made, tmp_path / "files", Curate(), Write(), reader, runtime(tmp_path / "files"))
-
-
-def test_threads_give_results_in_order_and_hand_on_what_goes_wrong() -> None:
-    assert list(module.in_order(lambda n: n * n, range(50), 4)) == [n * n for n in range(50)]
-    with pytest.raises(ZeroDivisionError):
-        list(module.in_order(lambda n: 1 / (5 - n), range(50), 4))
 
 
 @pytest.mark.parametrize(

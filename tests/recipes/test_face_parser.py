@@ -74,7 +74,7 @@ def test_labels_are_read_as_stored_and_reduced_by_area(tmp_path: Path) -> None:
     assert data.reduce_labels(values, 10).tolist() == [[0] * 5 + [18] * 5] * 10
     for bad in (values + 2, np.stack([values] * 3, axis=2)):
         Image.fromarray(bad).save(tmp_path / "b.png")
-        with pytest.raises(TristyleError, match=r"b\.png: no mask of labels 0 to 18"):
+        with pytest.raises(TristyleError, match=r"b\.png: is not a mask of labels 0 to 18"):
             data.read_labels(tmp_path / "b.png")
 
 

@@ -125,7 +125,7 @@ def test_channels_that_follow_no_table_are_refused(tmp_path):
     wide = rosinality.payload(Checkpoint(format="", generator=generator))["g_ema"]
     wide["input.input"] = wide["input.input"][:, :4].clone()
     (tmp_path / "x.pt").write_bytes(torch_bytes({"g_ema": wide, "latent_avg": theirs["latent_avg"]}))
-    with pytest.raises(TristyleError, match=r"channels \[4, 16, 8\] follow no table"):
+    with pytest.raises(TristyleError, match=r"channels \[4, 16, 8\] do not follow min"):
         formats.read(tmp_path / "x.pt")
 
 
@@ -208,7 +208,7 @@ def test_the_command_says_what_a_file_holds_and_converts_it(tmp_path, capsys):
         (["absent.pkl"], "no such file"),
         (["x.pkl", "x.onnx"], "unknown kind of file"),
         (["x.pt", "x.pt"], "is the file to read"),
-        (["text.pkl"], "no file of StyleGAN2 weights"),
+        (["text.pkl"], "not a file of StyleGAN2 weights"),
     ],
 )
 def test_the_command_refuses_in_one_line(tmp_path, capsys, monkeypatch, arguments, problem):

@@ -1,0 +1,1 @@
+"""Pictures of your own, made into a data artifact."""

@@ -1,0 +1,1 @@
+"""People who are painted by program, with the truth about every pixel."""

@@ -84,6 +84,7 @@ class Scene:
 
     @property
     def n(self) -> int:
+        """Side of the picture, px."""
         return self.canvas.n
 
     def surface(self, x: np.ndarray | float, y: np.ndarray | float) -> np.ndarray:

@@ -23,6 +23,7 @@ class PhotoLook(Look):
         self.ambient = np.asarray(view.ambient, np.float32)
 
     def tone(self, material: str, albedo: Floats, shade: Floats, gloss: Floats | None = None) -> Floats:
+        """Linear colour of a lit surface of this material."""
         flesh = material in ("skin", "neck", "ear", "lip")
         out = np.empty((3, *np.broadcast_shapes(albedo.shape[1:], shade.shape)), np.float32)
         bleed = np.float32(0.34) * shade * np.maximum(1 - shade, 0) if flesh else None
@@ -37,6 +38,7 @@ class PhotoLook(Look):
         return out
 
     def background(self, scene: Scene) -> None:
+        """Paint what is behind the person."""
         photo_background(scene)
 
 
@@ -106,6 +108,7 @@ class ComicLook(Look):
                (0.98, 0.60, 0.70), (0.96, 0.93, 0.84), (0.16, 0.34, 0.60))  # fmt: skip
 
     def adapt(self, person: Person, view: View) -> tuple[Person, View]:
+        """Change proportions and light to the style's."""
         x, _, z = view.light
         toward = np.array([0.55 * x, -0.42, max(z, 0.6)])
         toward /= np.linalg.norm(toward)
@@ -138,6 +141,7 @@ class ComicLook(Look):
         return colour
 
     def tone(self, material: str, albedo: Floats, shade: Floats, gloss: Floats | None = None) -> Floats:
+        """Linear colour of a lit surface of this material."""
         shape = np.broadcast_shapes(albedo.shape[1:], shade.shape)
         if material in ("eye", "teeth", "lens", "cavity"):
             lit = np.float32(0.55) + np.float32(0.45) * step(shade, 0.30 if material == "eye" else 0.2, 0.2)
@@ -161,6 +165,7 @@ class ComicLook(Look):
         return out
 
     def background(self, scene: Scene) -> None:
+        """Paint what is behind the person."""
         rng = np.random.default_rng([self.view.seed, 4])
         first, second = (self._papers[int(i)] for i in rng.choice(len(self._papers), 2, replace=False))
         canvas, kind = scene.canvas, rng.random()
@@ -179,6 +184,7 @@ class ComicLook(Look):
             canvas.rgb[plane] = a[plane] + share * (b[plane] - a[plane])
 
     def finish(self, scene: Scene, head_only: bool) -> None:
+        """Draw what lies over the finished picture."""
         ink = outline(scene, head_only, PARTS, 0.014, 0.009)
         if head_only:
             ink *= np.minimum(scene.canvas.head * np.float32(1.5), 1)
@@ -198,6 +204,7 @@ class ClayLook(Look):
     _papers = ((0.70, 0.80, 0.86), (0.92, 0.80, 0.72), (0.76, 0.86, 0.76), (0.86, 0.78, 0.88), (0.94, 0.90, 0.78))
 
     def adapt(self, person: Person, view: View) -> tuple[Person, View]:
+        """Change proportions and light to the style's."""
         person = replace(
             person, eye_size=person.eye_size * 1.10, eye_tilt=0.0, nose_width=person.nose_width * 1.55,
             nose_depth=person.nose_depth * 1.9, nose_length=person.nose_length * 0.96, lip=person.lip * 1.3,
@@ -234,6 +241,7 @@ class ClayLook(Look):
         return out
 
     def background(self, scene: Scene) -> None:
+        """Paint what is behind the person."""
         rng = np.random.default_rng([self.view.seed, 5])
         paper = linear(self._papers[int(rng.integers(len(self._papers)))])
         canvas = scene.canvas
@@ -266,6 +274,7 @@ class SketchLook(Look):
     lead = (0.20, 0.19, 0.21)
 
     def adapt(self, person: Person, view: View) -> tuple[Person, View]:
+        """Change proportions and light to the style's."""
         person = replace(
             person, eye_size=person.eye_size * 1.16, nose_depth=person.nose_depth * 1.1, iris=(0.25, 0.25, 0.25),
             brow_weight=person.brow_weight * 1.25, nose_length=person.nose_length * 1.05,
@@ -293,6 +302,7 @@ class SketchLook(Look):
         return np.broadcast_to(value * value, (3, *shape)).copy()
 
     def background(self, scene: Scene) -> None:
+        """Paint what is behind the person."""
         scene.canvas.rgb[:] = np.float32(0.98)
 
     def finish(self, scene: Scene, head_only: bool) -> None:

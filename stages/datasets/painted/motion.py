@@ -77,7 +77,7 @@ def moving(
         seed: of the painted world.
 
     Raises:
-        ValueError: a size that the painter does not reach, or no style of its.
+        ValueError: a size that the painter does not reach, or a style that it does not know.
     """
     large = size * max(1, min(FINER, SIZES[1] // size))
     who, view = sample_person(person, seed), sample_view(person, 0, seed)

@@ -1,0 +1,1 @@
+"""People who are rendered from a 3-D head, with the truth about every pixel."""

@@ -19,7 +19,7 @@ TO_SRGB = np.where(_STEPS < 0.0031308, _STEPS * 12.92, 1.055 * _STEPS ** (1 / 2.
 
 
 def linear(values: np.ndarray) -> np.ndarray:
-    """sRGB 0..255, bytes or floats -> linear light 0..1, float32."""
+    """Convert sRGB 0..255, bytes or floats, to linear light 0..1, float32."""
     values = np.asarray(values)
     return TO_LINEAR[values] if values.dtype == np.uint8 else _linear(values)
 
@@ -30,7 +30,7 @@ def srgb(light: np.ndarray) -> np.ndarray:
 
 
 def to_bytes(values: np.ndarray) -> np.ndarray:
-    """sRGB 0..1 -> bytes."""
+    """Convert sRGB 0..1 to bytes."""
     return np.clip(np.asarray(values, np.float32) * 255 + 0.5, 0, 255).astype(np.uint8)
 
 

@@ -88,6 +88,7 @@ class Frame:
 
     @property
     def width(self) -> int:
+        """Side of the picture, px."""
         return self.depth.shape[0]
 
     @property
@@ -144,6 +145,7 @@ class Shadows:
         return maps
 
     def scale(self, maps: np.ndarray) -> np.float32:
+        """Texels of the maps per unit of the light's plane."""
         return F(maps.shape[1] / 2 / REACH)
 
 
@@ -269,7 +271,7 @@ def _skin(frame: Frame, part: MeshPart, on: np.ndarray) -> np.ndarray:
 
 
 def _fine_linear(values: np.ndarray) -> np.ndarray:
-    """sRGB 0..255 floats -> linear."""
+    """Convert sRGB 0..255 floats to linear light."""
     return linear(values)
 
 

@@ -1,0 +1,1 @@
+"""Directions in latent space, and new colours for regions."""

@@ -105,7 +105,9 @@ def sefa(
     """Directions that change the styles of a range of layers most (SeFa, eq. 6).
 
     Args:
-        low, high: resolutions in px whose affine layers are factorised.
+        generator: whose styles are meant.
+        low: least resolution whose affine layers are factorised, px.
+        high: greatest one, px.
         count: directions wanted, at most w_dim.
         to_rgb: count the affine layers of toRGB, too.
 
@@ -153,8 +155,11 @@ def boundaries(
     """The direction of each attribute, from samples of the generator as the face reader sees them.
 
     Args:
-        count: samples, of the seeds from `seed` on; at least 20. From a few hundred on the accuracy stands.
+        generator: draws the samples.
+        reader: the face reader, which measures them.
+        count: samples, at least 20. From a few hundred on the accuracy stands.
         psi: truncation of the samples. The directions hold for w, whatever its truncation.
+        seed: of the first sample.
         names: attributes, of `stages.metrics.attributes.NAMES`.
 
     Raises:
@@ -204,7 +209,7 @@ def boundary(w: Tensor, values: Tensor) -> Direction:
 def _samples(
     generator: Generator, reader: Reader, count: int, psi: float, seed: int, names: Sequence[str]
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """w [count, w_dim] on the CPU, and the attributes of their pictures."""
+    """Draw w [count, w_dim] on the CPU, and the attributes of their pictures."""
     generator.eval()
     codes, parts = [], []
     for z in latents(generator.z_dim, range(seed, seed + count)).split(32):
@@ -272,6 +277,7 @@ def apply(ws: Tensor, edits: Iterable[Edit], directions: Mapping[str, Direction]
 
     Args:
         ws: [N, num_ws, w_dim].
+        edits: what to move, and how far.
         directions: of `find_directions` or `load_directions`.
 
     Returns:
@@ -332,7 +338,7 @@ class Edited:
         return self.candidates.record(number) | {"edit": {name: edit.alpha for name, edit in self.edits.items()}}
 
     def tensors(self, generator: Generator, numbers: Sequence[int]) -> dict[str, Tensor]:
-        """ws after the edits, and z, where there is one, before them."""
+        """Give ws after the edits, and z, where there is one, before them."""
         kept = self.candidates.tensors(generator, numbers)
         moved_ws = {"ws": self.ws(generator, numbers).cpu().contiguous()}
         return {name: value for name, value in kept.items() if name == "z"} | moved_ws

@@ -78,6 +78,8 @@ def region_masks(images: Tensor, reading: FaceReading, regions: Iterable[str] = 
 
     Args:
         images: [N, 3, H, W] in [-1, 1], as they were read.
+        reading: what the face reader says of them.
+        regions: names of regions, of `REGIONS`.
     """
     from kornia.filters import gaussian_blur2d
 
@@ -194,6 +196,7 @@ def recolour(images: Tensor, reading: FaceReading, settings: Recolour) -> Tensor
     Args:
         images: [N, 3, H, W] in [-1, 1].
         reading: what the face reader says of them.
+        settings: which regions, and their colours.
 
     Returns:
         [N, 3, H, W] in [-1, 1], equal to `images` wherever no mask reaches, and where a region is not to be seen.
@@ -241,7 +244,7 @@ def _shift(images: Tensor, mask: Tensor, target: Tensor, lightness: float) -> Te
 
 
 def _bend(light: Tensor, weight: Tensor, wanted: Tensor) -> Tensor:
-    """light ** g with the g, by Newton's method, for which its weighted mean is `wanted`; all in [0, 1]."""
+    """Raise light to the power g, by Newton's method, for which its weighted mean is `wanted`; all in [0, 1]."""
     light = light.clamp(1e-3, 1)
     wanted = wanted.clamp(0.01, 0.99)
     log = light.log()

@@ -75,6 +75,7 @@ def style_sheet(
         edits: a name -> what to move.
         directions: a style's name -> what the edits need there (`find_directions`; yaw is the same in the source, but a
             smile found in a style's own pictures moves the style's smile more than twice as far).
+        psi: truncation of the latents.
 
     Returns:
         uint8 [H, W, 3].
@@ -127,6 +128,7 @@ def layout(rows: Sequence[Row], columns: Sequence[str], axis: str = "", face: in
     """Rows under one heading, with their titles to the left; uint8 [H, W, 3] on white.
 
     Args:
+        rows: titles and pictures.
         columns: one name per column, written over it for each person.
         axis: what the names are, written before them.
         face: px that a picture has at least; smaller ones are enlarged by a whole number.

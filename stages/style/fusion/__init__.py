@@ -1,0 +1,1 @@
+"""Mixtures of source and transferred generator, and the choice among them."""

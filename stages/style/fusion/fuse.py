@@ -202,7 +202,8 @@ def relative_distance(a: Generator, b: Generator) -> float:
     pairs = [(p, other[name]) for name, p in a.named_parameters() if p.ndim == 4]
     difference = sum(float((p - q).square().sum()) for p, q in pairs)
     norms = sum(float(p.square().sum() + q.square().sum()) for p, q in pairs)
-    return (difference / norms) ** 0.5
+    value: float = (difference / norms) ** 0.5
+    return value
 
 
 def check_family(generators: Sequence[Generator]) -> None:

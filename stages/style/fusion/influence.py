@@ -35,9 +35,12 @@ def region_influence(
     """Change of each region's mean colour when one layer of `source` is swapped for that of `other`.
 
     Args:
-        source, other: generators with a common ancestor.
+        source: the generator whose layers are swapped.
+        other: one with a common ancestor, which gives the layers.
         reader: parses the source's pictures; its regions hold for the swapped pictures too.
-        count, psi, seed: of the latents drawn.
+        count: latents drawn.
+        psi: their truncation.
+        seed: of the first of them.
 
     Returns:
         layer (``mapping``, ``b4.const``, ``b4.conv1``, ``b4.torgb``, ...) -> region -> L1 between the mean colours in

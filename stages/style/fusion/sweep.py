@@ -270,12 +270,16 @@ def run_sweep(
     """Draw, measure and compare all candidates, and build the chosen one.
 
     Args:
-        source, transferred: before and after the training.
+        source: the generator before the training.
+        transferred: the one after it.
         ladder: snapshots in between, (images seen, averaged generator); may be empty: then the candidates that name
             a snapshot are left out.
         images: seen by the transferred generator.
-        real, real_masks, training: see `StyleScorer`.
-        psi, seed: truncation and first seed of the pictures.
+        real: see `StyleScorer`.
+        real_masks: see `StyleScorer`.
+        training: see `StyleScorer`.
+        psi: truncation of the pictures.
+        seed: of the first picture.
         settings: what to try.
         runtime: device and progress.
 
@@ -369,6 +373,7 @@ def confirm(
     Args:
         able: in order of preference.
         again: source, plain transfer, then the same points, measured on other latents; drawn one by one, as needed.
+        settings: the rule.
 
     Returns:
         the point, None where none keeps the rule twice; and what was measured of ``transferred`` and ``chosen``.

@@ -44,8 +44,11 @@ def write_sweep(result: Result, out: Path) -> None:
 
 
 def contact_sheet(result: Result) -> np.ndarray:
-    """The same latents (rows) through the front's members, the source, the plain transfer and the choice (columns, from
-    nearest to the style on), each under its name, KID and coverage; uint8 [H, W, 3]."""
+    """Contact sheet of the candidates; uint8 [H, W, 3].
+
+    Rows are latents. Columns are the front's members, the source, the plain transfer and the choice, from nearest to
+    the style on, each under its name, KID and coverage.
+    """
     shown = {point.label: point for point in (*result.front, *result.points[:2], result.chosen)}
     columns = sorted(shown.values(), key=lambda point: point.kid)
     names = []

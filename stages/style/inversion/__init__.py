@@ -1,0 +1,1 @@
+"""Latents of photographs, by an encoder and by optimisation."""

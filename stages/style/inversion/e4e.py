@@ -132,6 +132,7 @@ class Encoding(Task):
                 self.phases.append(Phase("latent_r1", latent_params, optimizer, settings.r1_every))
 
     def train(self, mode: bool = True) -> Encoding:
+        """Set the mode of what is trained; the fixed networks stay in eval mode."""
         super().train(mode)
         for fixed in (self.generator, self.reader, self.ema):
             fixed.eval()
@@ -212,14 +213,14 @@ class Encoding(Task):
     # Draws
 
     def _w(self, count: int) -> Tensor:
-        """w [count, w_dim] of random latents."""
+        """Draw w [count, w_dim] of random latents."""
         z = torch.randn(count, self.generator.z_dim, device=self.pool.device)
         with torch.no_grad():
             w: Tensor = self.generator.mapping(z)[:, 0]
         return w
 
     def _styles(self, count: int) -> Tensor:
-        """ws [count, num_ws, w_dim], some of two latents, one below and one from a random layer on."""
+        """Draw ws [count, num_ws, w_dim], some of two latents, one below and one from a random layer on."""
         total, device = self.generator.num_ws, self.pool.device
         cut = torch.randint(1, total, (count,), device=device)
         cut = torch.where(torch.rand(count, device=device) < self.settings.mixing, cut, total)

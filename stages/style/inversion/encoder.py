@@ -48,7 +48,9 @@ def invert_photos(
         generator: the source generator; what is fused from it draws the same poses and expressions from these latents.
         photos: uint8 [N, R, R, 3] of the generator's size.
         settings: encoder and steps.
+        runtime: device and progress.
         scratch: where a training of the encoder keeps its state.
+        batch: photos inverted at a time.
 
     Raises:
         TristyleError: photos of another size.

@@ -1,0 +1,1 @@
+"""Style sets: candidates drawn, filtered and chosen."""

@@ -23,18 +23,20 @@ PIXELS = 1 << 21  # drawn at a time at most: 512 pictures of 64 px, 2 of 1024 px
 
 @dataclass(kw_only=True)
 class Sampling:
-    """Args:
-    count: images.
-    psi: truncation, 1 none, 0 the mean face.
-    seed: of the first candidate; the i-th has seed + i.
-    mirror: flip every other candidate.
-    source: ``random`` (latents of seeds) or ``invert`` (latents of inverted photos).
-    cutoff: truncate the first so many layers only; null for all.
-    mix_from: with ``invert``, the layers from this resolution on take the latent of a seed, so that colours vary and
-        a photo can serve more than once; null for none.
-    batch: images drawn at a time, fewer where they would have more than two million pixels.
-    reject: which candidates are left out.
-    distribution: which faces the set should hold.
+    """How a style set is drawn.
+
+    Args:
+        count: images.
+        psi: truncation, 1 none, 0 the mean face.
+        seed: of the first candidate; the i-th has seed + i.
+        mirror: flip every other candidate.
+        source: ``random`` (latents of seeds) or ``invert`` (latents of inverted photos).
+        cutoff: truncate the first so many layers only; null for all.
+        mix_from: with ``invert``, the layers from this resolution on take the latent of a seed, so that colours vary
+            and a photo can serve more than once; null for none.
+        batch: images drawn at a time, fewer where they would have more than two million pixels.
+        reject: which candidates are left out.
+        distribution: which faces the set should hold.
     """
 
     count: int = 1500
@@ -96,7 +98,7 @@ class Candidates(Protocol):
     most: float
 
     def ws(self, generator: Generator, numbers: Sequence[int]) -> Tensor:
-        """[n, num_ws, w_dim] on the generator's device."""
+        """Latents [n, num_ws, w_dim] of candidates, on the generator's device."""
         ...
 
     def record(self, number: int) -> dict[str, Any]:
@@ -125,10 +127,13 @@ class Seeds:
 
     @torch.no_grad()
     def ws(self, generator: Generator, numbers: Sequence[int]) -> Tensor:
+        """Latents [n, num_ws, w_dim] of candidates, on the generator's device."""
         z = self.z(generator.z_dim, numbers).to(generator.mapping.w_avg.device)
-        return generator.mapping(z, self.sampling.psi, self.sampling.cutoff)
+        out: Tensor = generator.mapping(z, self.sampling.psi, self.sampling.cutoff)
+        return out
 
     def record(self, number: int) -> dict[str, Any]:
+        """Name the seed and the truncation of a candidate."""
         return {"seed": self._seed(number), "psi": self.sampling.psi}
 
     def tensors(self, generator: Generator, numbers: Sequence[int]) -> dict[str, Tensor]:
@@ -161,6 +166,7 @@ class Inverted:
 
     @torch.no_grad()
     def ws(self, generator: Generator, numbers: Sequence[int]) -> Tensor:
+        """Latents [n, num_ws, w_dim] of candidates, on the generator's device."""
         wanted = (generator.num_ws, generator.w_dim)
         if self.codes.shape[1:] != wanted:
             raise TristyleError(
@@ -174,11 +180,12 @@ class Inverted:
         return codes
 
     def record(self, number: int) -> dict[str, Any]:
+        """Name the photo of a candidate, and the seed mixed in."""
         photo = {"photo": self.photos[number % len(self.photos)]}
         return photo if self.sampling.mix_from is None else photo | self.seeds.record(number)
 
     def tensors(self, generator: Generator, numbers: Sequence[int]) -> dict[str, Tensor]:
-        """ws."""
+        """Give the ws to be stored."""
         return {"ws": self.ws(generator, numbers).cpu().contiguous()}
 
 

@@ -29,12 +29,14 @@ UNITS |= dict.fromkeys(AREAS, "share of the picture") | dict.fromkeys(LIGHTNESS,
 
 @dataclass(kw_only=True)
 class Distribution:
-    """Args:
-    target: ``natural`` (what the generator draws), ``balanced`` (every bin that candidates reach as full as any other)
-        or ``photos`` (as in the training photos).
-    over: names of attributes of `stages.metrics.attributes`, of those in `EDGES`.
-    edges: attribute -> inner edges of its bins, ascending, in its unit; for others than the usual ones.
-    oversample: at most so many candidates are drawn per picture asked for.
+    """Which faces a style set holds, by the shares of attributes' bins.
+
+    Args:
+        target: ``natural`` (what the generator draws), ``balanced`` (every bin that candidates reach as full as any
+            other) or ``photos`` (as in the training photos).
+        over: names of attributes of `stages.metrics.attributes`, of those in `EDGES`.
+        edges: attribute -> inner edges of its bins, ascending, in its unit; for others than the usual ones.
+        oversample: at most so many candidates are drawn per picture asked for.
     """
 
     target: str = "natural"
@@ -171,8 +173,9 @@ class Distribution:
 
 
 def fill(counts: np.ndarray, ideal: np.ndarray, total: int) -> np.ndarray:
-    """How many pictures of each bin come nearest to the ideal shares: bins that hold too few give all they have, and
-    the others divide the rest between them in the ideal's proportion.
+    """How many pictures of each bin come nearest to the ideal shares.
+
+    Bins that hold too few give all they have. The others divide the rest between them in the ideal's proportion.
 
     Args:
         counts: [K] candidates in each bin.
@@ -218,7 +221,8 @@ def rake(bins: list[np.ndarray], goals: list[np.ndarray], count: int) -> np.ndar
     for _ in range(80):
         middle = (low + high) / 2
         low, high = (middle, high) if np.minimum(weights * 2.0**middle, 1).sum() < count else (low, middle)
-    return np.minimum(weights * 2.0**high, 1)
+    out: np.ndarray = np.minimum(weights * 2.0**high, 1)
+    return out
 
 
 def systematic(chances: np.ndarray, order: np.ndarray) -> np.ndarray:

@@ -26,11 +26,13 @@ CHUNK = 32  # of them at full size in memory at a time
 
 @dataclass(kw_only=True)
 class Filters:
-    """Args:
-    quality: leave out broken faces.
-    memorised: leave out copies of training pictures.
-    duplicates: leave out repeats of earlier candidates.
-    quantile: share of real pictures that lies nearer to a training picture than what counts as memorised.
+    """Which candidates are left out.
+
+    Args:
+        quality: leave out broken faces.
+        memorised: leave out copies of training pictures.
+        duplicates: leave out repeats of earlier candidates.
+        quantile: share of real pictures that lies nearer to a training picture than what counts as memorised.
     """
 
     quality: bool = True
@@ -90,7 +92,7 @@ class References:
     """What candidates are held against; read once a set.
 
     Attributes:
-        gate: tells broken faces; None where there is nothing to fit it on.
+        gate: detects broken faces; None where there is nothing to fit it on.
         training: [M, d] features of training pictures and their mirror images, on the CPU; None where not needed.
         threshold: distance to `training` up to which a candidate is memorised.
     """
@@ -107,8 +109,11 @@ class References:
         them; to held-out ones where there are 30, else to the training pictures.
 
         Args:
-            data: its folder.
+            reader: the face reader.
+            data: folder of the artifact.
             target: ``photo`` or a style's name.
+            reject: which filters need a reference.
+            workers: threads that decode.
 
         Returns:
             no gate where there are fewer than 30 pictures to fit it on, no training features for fewer than two.
@@ -134,8 +139,10 @@ def observe(reader: Reader, images: np.ndarray, over: list[str], references: Ref
     """What is kept of a batch's reading.
 
     Args:
+        reader: the face reader.
         images: uint8 [n, R, R, 3].
         over: names of attributes.
+        references: the gate, where there is one.
 
     Returns:
         features [n, d], attributes [n, len(over)], and with a gate quality [n] (its score) and broken [n] (bool).
@@ -158,6 +165,8 @@ def judge(seen: dict[str, Tensor], reject: Filters, references: References) -> t
 
     Args:
         seen: `observe`'s tensors of all candidates, in the order in which they were drawn.
+        reject: which filters apply.
+        references: what they compare with.
 
     Returns:
         reasons ("" for the good ones), and scores float64 [N]: the gate's score; distance to the nearest training

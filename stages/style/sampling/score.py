@@ -38,6 +38,7 @@ def score(data: Artifact, target: str, drawn: np.ndarray, source: np.ndarray, ru
         target: ``photo`` or a style's name.
         drawn: uint8 [N, R, R, 3], the style set.
         source: uint8 [N, R, R, 3], the same latents through the source generator.
+        runtime: device and threads.
 
     Returns:
         kid, kid_sd: heads on grey, against the held-out real images; kid_source: of the source's images, for scale.
@@ -70,7 +71,7 @@ def score(data: Artifact, target: str, drawn: np.ndarray, source: np.ndarray, ru
             measured = kid.compute()
             out |= {f"kid{label}": float(measured["kid"]), f"kid_sd{label}": float(measured["kid_sd"])}
 
-    # Broken heads count as no variety. What lies half-way between photo and style is not broken: the gate spans both.
+    # Broken heads do not count as variety. The gate spans photo and style: what lies half-way is not broken.
     held = read(reader, real) if len(real) else None
     gate = None if held is None or len(real) < FEWEST else QualityGate.fit(reader, together(held, source_reading))
     broken = None if gate is None else gate.broken(reading)

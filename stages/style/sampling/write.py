@@ -15,7 +15,6 @@ import os
 import shutil
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -32,6 +31,7 @@ from stages.core.files import write_bytes, write_json, write_jsonl
 from stages.core.images import grid, load_images, write_image
 from stages.core.runtime import Runtime
 from stages.core.settings import TristyleError
+from stages.core.workers import Pool
 from stages.networks.face_reader import Reader, load_reader
 from stages.networks.stylegan2 import Generator
 from stages.style.sampling.candidates import Candidates, Inverted, Painter, Sampling, Seeds
@@ -49,7 +49,7 @@ from stages.style.sampling.filters import (
 )  # fmt: skip
 
 AHEAD = 2  # batches that wait for the writers at most
-SLOWEST = 0.25  # share of good candidates that is reckoned with at the least when further ones are drawn
+SLOWEST = 0.25  # least share of good candidates that is assumed when further ones are drawn
 SHOWN, SHOWN_BYTES = 1000, 192 << 20  # pictures of a summary, and their bytes, at most
 SHEET, SHEET_SIDE = 32, 128  # rejects on the contact sheet, and their side there at most, px
 
@@ -87,23 +87,28 @@ def write_style_set(
     edit: Callable[[Candidates], Candidates] | None = None,
     finish: Callable[[Tensor], Tensor] | None = None,
 ) -> SetSummary:
-    """Sample a generator into `out`: images/, source/, records.jsonl, latents.safetensors, and where the face reader is
-    asked, rejects.jsonl, rejects.png and distribution.json. Done again, it goes on with what is there.
+    """Sample a generator into a folder; done again, it goes on with what is there.
+
+    It writes images/, source/, records.jsonl and latents.safetensors. Where the face reader is asked, it also writes
+    rejects.jsonl, rejects.png and distribution.json.
 
     Args:
+        out: the folder.
         fused: the generator that draws the set.
         source: draws the same latents before the transfer; None (or `fused` itself) writes no source/.
+        sampling: how many, and how they are drawn and chosen.
         data: folder of the data artifact: training pictures, held-out ones and photos.
         target: ``photo`` or a style's name.
+        runtime: device, threads and progress.
         reader: the face reader; loaded when it is needed and not given.
-        ws, photos: [N, num_ws, w_dim] and N ids, for ``source: invert``.
+        ws: latents [N, num_ws, w_dim] of inverted photos, for ``source: invert``.
+        photos: their N ids.
         edit: moves the candidates' latents (`stages.style.editing.directions.Edited`), for the source's pictures, too.
         finish: changes the set's pictures, [n, 3, R, R] in [-1, 1] -> the same (recolouring).
 
     Raises:
         TristyleError: ``source: invert`` without latents that fit.
     """
-
     candidates = _candidates(sampling, ws, photos, edit)
 
     # What is in the scratch folder belongs to one plan; another plan starts anew.
@@ -172,8 +177,10 @@ def _summary(
 
 
 class BatchWriter:
-    """Encodes and writes pictures in threads while the next batch is drawn; a context manager that leaves when all are
-    on disk. OpenCV lets go of the interpreter, so that threads do run side by side.
+    """Encodes and writes pictures in threads while the next batch is drawn.
+
+    It is a context manager that leaves when all pictures are on disk. OpenCV lets go of the interpreter, so threads do
+    run side by side.
 
     Args:
         workers: threads.
@@ -181,20 +188,21 @@ class BatchWriter:
     """
 
     def __init__(self, workers: int, ahead: int = AHEAD) -> None:
-        self.pool, self.ahead = ThreadPoolExecutor(max(workers, 1)), ahead
-        self.waiting: deque[tuple[list[Future[None]], Callable[[], None] | None]] = deque()
+        self.pool, self.ahead = Pool[None](workers), ahead
+        self.waiting: deque[tuple[int, Callable[[], None] | None]] = deque()  # pictures of a batch, and what follows
 
     def put(self, images: np.ndarray, paths: Sequence[Path], then: Callable[[], None] | None = None) -> None:
         """Write uint8 [n, H, W, 3] to `paths`; once they are all there, call `then` (in the caller's thread)."""
         while len(self.waiting) >= self.ahead:
             self._settle()
-        futures = [self.pool.submit(write_image, p, image) for p, image in zip(paths, images, strict=True)]
-        self.waiting.append((futures, then))
+        for path, image in zip(paths, images, strict=True):
+            self.pool.submit(write_image, path, image)
+        self.waiting.append((len(paths), then))
 
     def _settle(self) -> None:
-        futures, then = self.waiting.popleft()
-        for future in futures:
-            future.result()
+        count, then = self.waiting.popleft()
+        for _ in range(count):
+            self.pool.collect()
         if then is not None:
             then()
 
@@ -206,7 +214,7 @@ class BatchWriter:
             while self.waiting and kind is None:
                 self._settle()
         finally:
-            self.pool.shutdown(cancel_futures=True)
+            self.pool.close()
 
 
 class Survey:
@@ -412,7 +420,8 @@ def _write_rejects(survey: Survey, decision: Decision, candidates: Candidates, s
 def _thumbnail(path: Path) -> np.ndarray:
     image = load_images([path])[0]
     side = min(len(image), SHEET_SIDE)
-    return image if len(image) == side else cv2.resize(image, (side, side), interpolation=cv2.INTER_AREA)
+    out: np.ndarray = image if len(image) == side else cv2.resize(image, (side, side), interpolation=cv2.INTER_AREA)
+    return out
 
 
 def _open_scratch(out: Path, plan: list[Any]) -> Path:

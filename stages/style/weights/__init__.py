@@ -1,0 +1,1 @@
+"""Generators of other projects, read and written without running their code."""

@@ -47,6 +47,7 @@ def open_pair(path: Path | str, discriminator: bool = True) -> Pair:
     """The networks to go on from: a `.pkl`, `.pt`, `.safetensors` (the generator's) or a style artifact's folder.
 
     Args:
+        path: of the file or folder.
         discriminator: refuse a file that has none.
 
     Raises:
@@ -84,14 +85,14 @@ def read(path: Path) -> Checkpoint:
 
     torch_file = data.startswith((pickles.ZIP, pickles.LEGACY_TORCH))
     try:
-        found = (rosinality if torch_file else official).read(data, path)
+        found: Checkpoint = (rosinality if torch_file else official).read(data, path)
     except TristyleError:
         raise
     except pickles.Forbidden as error:
         raise refusal(path, str(error), "Get the file from a source that you trust") from None
     except Exception as error:  # zipfile, pickletools and numpy have a dozen types for bytes that make no sense
         reason = str(error) or type(error).__name__
-        raise refusal(path, f"is damaged, or no file of StyleGAN2 weights ({reason})", DAMAGED) from None
+        raise refusal(path, f"is damaged, or not a file of StyleGAN2 weights ({reason})", DAMAGED) from None
     if not data.startswith(pickles.ZIP) and not _digest_file(path).exists():
         found.notes["integrity"] = f"this format has no checksum; {_digest_file(path).name} beside it would be verified"
     return found

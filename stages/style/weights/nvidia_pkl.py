@@ -181,7 +181,7 @@ def _walk(root: Instance) -> dict[str, Instance]:
     while waiting:
         prefix, node, depth = waiting.pop()
         if id(node) in seen or depth > DEPTH or not isinstance(node, Instance):
-            raise Damaged("its modules form no tree")
+            raise Damaged("its modules do not form a tree")
         seen.add(id(node))
         found[prefix] = node
         children = node.state["_modules"].items()
@@ -256,7 +256,10 @@ def _compare(node: Instance, prefix: str, network: Generator | Discriminator) ->
 def _half(prefix: str, network: Generator | Discriminator) -> bool:
     """Whether the release computes this block in float16: the highest `num_fp16_res` resolutions, never 4 px."""
     resolution = int(prefix.rpartition("b")[2])
-    return resolution >= max((2 * network.arguments["img_resolution"]) >> network.arguments.get("num_fp16_res", 0), 8)
+    found: bool = resolution >= max(
+        (2 * network.arguments["img_resolution"]) >> network.arguments.get("num_fp16_res", 0), 8
+    )
+    return found
 
 
 def _same(stated: Any, ours: Any) -> bool:

@@ -189,7 +189,8 @@ def _network(
 def _ours(name: str, value: np.ndarray) -> np.ndarray:
     """The tensor in its official shape: theirs has one axis of length 1 more, or two."""
     if name.endswith(".noise_const") and value.ndim == 4:
-        return value[0, 0]
+        out: np.ndarray = value[0, 0]
+        return out
     if name.endswith(".torgb.bias"):
         return value.reshape(-1)
     lead = name.endswith(".noise_strength") or name.endswith(".const") or _modulated(name)
@@ -205,7 +206,7 @@ def _sizes(kind: type, theirs: State, path: Path, name: str) -> dict[str, Any]:
     """Our constructor's arguments, read off the shapes.
 
     Raises:
-        TristyleError: the channels follow no table ``min(base // resolution, max)``.
+        TristyleError: the channels do not follow ``min(base // resolution, max)``.
     """
     try:
         if kind is Generator:
@@ -232,7 +233,7 @@ def _sizes(kind: type, theirs: State, path: Path, name: str) -> dict[str, Any]:
     widest = max(channels)
     base = max(width * 4 * 2**i for i, width in enumerate(channels))
     if [min(base // (4 * 2**i), widest) for i in range(len(channels))] != channels:
-        raise refusal(path, f"{name}: its channels {channels} follow no table min(base / resolution, max)", UNFIT)
+        raise refusal(path, f"{name}: its channels {channels} do not follow min(base / resolution, max)", UNFIT)
     return sizes | {"img_resolution": 4 * 2**blocks, "channel_base": base, "channel_max": widest}
 
 
@@ -240,7 +241,8 @@ def _sizes(kind: type, theirs: State, path: Path, name: str) -> dict[str, Any]:
 def _mean_w(generator: Generator) -> torch.Tensor:
     """Mean w [w_dim] over MEAN_SAMPLES latents of a fixed seed, as that code takes it."""
     z = torch.randn(MEAN_SAMPLES, generator.z_dim, generator=torch.Generator().manual_seed(0))
-    return generator.mapping(z, update_w_avg=False)[:, 0].mean(dim=0)
+    out: torch.Tensor = generator.mapping(z, update_w_avg=False)[:, 0].mean(dim=0)
+    return out
 
 
 # ---------------------------------------------------------------------------------------------------------------------

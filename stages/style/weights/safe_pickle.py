@@ -20,7 +20,7 @@ import zipfile
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from math import prod
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -28,6 +28,7 @@ TORCH_MAGIC = 0x1950A86A20F9469CFC6C  # opens the older container
 LEGACY_TORCH = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # the same, as bytes
 ZIP = b"PK\x03\x04"
 _MARK = object()
+Kind = TypeVar("Kind")
 
 
 class Damaged(ValueError):
@@ -114,7 +115,8 @@ def _set(items: Any) -> set[Any]:
 def _dtype(code: Any, *flags: Any) -> np.dtype:
     if code not in ("f8", "f4", "f2", "i8", "i4", "u1", "b1") or len(flags) > 2:
         raise Damaged("an unknown numpy type")
-    return np.dtype(code)
+    dtype: np.dtype = np.dtype(code)
+    return dtype
 
 
 def _scalar(dtype: Any, data: Any) -> Any:
@@ -159,7 +161,7 @@ def _instance(meta: Any) -> Instance:
     return Instance(_is(meta.get("class_name"), str), _is(meta.get("state"), dict))
 
 
-def _is(value: Any, kind: type) -> Any:
+def _is(value: Any, kind: type[Kind]) -> Kind:
     if not isinstance(value, kind):
         raise Damaged(f"{type(value).__name__} where {kind.__name__} belongs")
     return value
@@ -209,6 +211,7 @@ def run(stream: io.BytesIO, allowed: Allowed, storage: Callable[[Any], Storage] 
     """The value of the pickle that begins at the stream's position; the stream is left behind it.
 
     Args:
+        stream: stands at the pickle's first byte.
         allowed: the globals it may name, ``module name`` -> what answers a call.
         storage: what answers a persistent id.
 
@@ -395,7 +398,7 @@ def _legacy(data: bytes, allowed: Allowed) -> Any:
 
     opening = [run(stream, {}) for _ in range(3)]
     if opening[:2] != [TORCH_MAGIC, 1001] or _is(opening[2], dict).get("little_endian") is not True:
-        raise Damaged("no file of torch.save, or not little-endian")
+        raise Damaged("not a file of torch.save, or not little-endian")
     value = run(stream, allowed, storage)
     keys = _is(run(stream, {}), list)
     if sorted(keys) != sorted(storages):

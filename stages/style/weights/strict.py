@@ -91,8 +91,11 @@ def build(
     The large shapes are compared before anything is built: wrong arguments must not allocate what the file lacks.
 
     Args:
+        kind: class of the network.
+        arguments: of its construction.
         state: under the official names, float16, float32 or float64.
-        path, name: of the file, and of the network in it, for the message.
+        path: of the file, for the message.
+        name: of the network in it, for the message.
 
     Raises:
         TristyleError: names, shapes or types differ, or values are not finite or beyond any weight.
