@@ -1,4 +1,4 @@
-"""Scores on real or held-out people: `python -m stages.evaluate COMMAND [options]`, see `COMMANDS`; each has `--help`."""
+"""Scores on real or held-out people: `python -m stages.evaluate COMMAND [options]`; each of `COMMANDS` has `--help`."""
 
 from __future__ import annotations
 

@@ -209,18 +209,16 @@ class PartialLabelsTask(ParserTask):
         return partial_loss(logits.softmax(1), codes, allowed, half) | {"self": 0.5 * ramp * taught.mean()}
 
 
-def mixed_batches(known: Labelled, photos: Labelled, seed: int) -> Batches:
-    """Batches whose first half is of people with truth."""
-    first, second = known.batches(seed), photos.batches(seed + 1)
+def mixed_batches(*sources: Batches) -> Batches:
+    """Batches with equally many pictures of each source, in their order; what does not divide is left out."""
 
     def batches(start: int, count: int, rows: slice = slice(None)) -> dict[str, Tensor]:
-        half = count // 2
-        places = range(2 * half)[rows]
-        border = sum(place < half for place in places)
-        parts = [
-            first(start // 2, half, slice(places[:border].start, places[:border].stop, places.step)),
-            second(start // 2, half, slice(places[border:].start - half, places[border:].stop - half, places.step)),
-        ]
+        each = count // len(sources)
+        places, parts = range(len(sources) * each)[rows], []
+        for number, source in enumerate(sources):
+            own = [place - number * each for place in places if place // each == number]
+            if own:
+                parts.append(source(start // len(sources), each, slice(own[0], own[-1] + 1, places.step)))
         return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
     return batches
@@ -295,16 +293,15 @@ def partial_recipe(options: argparse.Namespace) -> tuple[ParserTask, Batches, La
     held = load_labelled(Path(options.score_images), Path(options.score_masks))[0] if options.score_images else None
     about: dict[str, object] = {"licence": "that of the photos, masks and points", "photos": len(photos)}
     if options.data is None:
-        known = paint_labelled(options.portraits, options.views, options.workers)
+        known = paint_labelled(options.portraits, options.views, options.workers).batches(options.seed)
         about |= {"portraits": options.portraits, "views": options.views}
     else:
-        people = load_truth(Path(options.data), options.most)
-        known = people.labelled().sized(STORED)
-        about |= {"data": people.source, "portraits": len(people)}
+        known, facts = true_batches(options, STORED)
+        about |= facts
 
     torch.manual_seed(options.seed)
     task = PartialLabelsTask(start_parser(options), options.lr, options.length)
-    return task, mixed_batches(known, photos, options.seed), held, about
+    return task, mixed_batches(known, photos.batches(options.seed + 1)), held, about
 
 
 def true_recipe(options: argparse.Namespace) -> tuple[ParserTask, Batches, Labelled | None, dict[str, object]]:
@@ -313,13 +310,29 @@ def true_recipe(options: argparse.Namespace) -> tuple[ParserTask, Batches, Label
     Raises:
         TristyleError: unusable folders.
     """
-    people = load_truth(Path(options.data), options.most)
+    batches, facts = true_batches(options)
     held = load_labelled(Path(options.score_images), Path(options.score_masks))[0] if options.score_images else None
 
     torch.manual_seed(options.seed)
     task = TrueLabelsTask(start_parser(options), options.lr)
-    about = {"licence": "that of the data artifact", "data": people.source, "portraits": len(people)}
-    return task, people.labelled().batches(options.seed), held, about
+    return task, batches, held, {"licence": "that of the data artifact"} | facts
+
+
+def true_batches(options: argparse.Namespace, side: int | None = None) -> tuple[Batches, dict[str, object]]:
+    """People with truth of the data artifacts, all alike often, and facts for the card.
+
+    Args:
+        options: of these `data`, `most` and `seed`.
+        side: of the pictures, px; None for that of the largest.
+
+    Raises:
+        TristyleError: no data artifact with labels.
+    """
+    people = [load_truth(Path(folder), options.most) for folder in options.data]
+    largest = side or max(some.images.shape[1] for some in people)
+    known = [some.labelled().sized(largest).batches(options.seed + n) for n, some in enumerate(people)]
+    facts: dict[str, object] = {"data": [some.source for some in people], "portraits": [len(some) for some in people]}
+    return mixed_batches(*known), facts
 
 
 def start_parser(options: argparse.Namespace) -> FaceParser:
@@ -380,8 +393,8 @@ def main(arguments: list[str] | None = None) -> None:
     weak.add_argument("--score-images", help="labelled portraits to score on")
     weak.add_argument("--score-masks", help="their label masks")
     truth = parser.add_argument_group("with people with truth, alone or instead of drawn ones beside photos")
-    truth.add_argument("--data", help="data artifact of data=rendered or data=painted")
-    truth.add_argument("--most", type=int, help="of its photos, at most the first so many")
+    truth.add_argument("--data", nargs="+", help="data artifacts of data=rendered or data=painted, drawn alike often")
+    truth.add_argument("--most", type=int, help="of the photos of each, at most the first so many")
     training = parser.add_argument_group("training")
     training.add_argument("--length", type=int, default=60_000, help="pictures seen")
     training.add_argument("--batch", type=int, default=16)

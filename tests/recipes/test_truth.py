@@ -158,14 +158,27 @@ def test_middles_of_what_is_there() -> None:
 @pytest.mark.parametrize("source", ["rendered", "painted"])
 def test_a_parser_learns_from_a_data_artifact(source: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     out = tmp_path / "parser.safetensors"
-    given = {"data": request.getfixturevalue(source), "out": out, "work": tmp_path / "work", "most": 4}
+    given = {"out": out, "work": tmp_path / "work", "most": 4, "length": 16, "batch": 4}
     command = [word for name, value in given.items() for word in (f"--{name}", str(value))]
-    face_parser.main([*command, "--length", "16", "--batch", "4"])
+    face_parser.main([*command, "--data", str(request.getfixturevalue(source))])
     card = json.loads(out.with_suffix(".json").read_text())
-    assert card["portraits"] == 4 and card["id"] == open_parser(out).id and "Data " in card["data"]
+    assert card["portraits"] == [4] and card["id"] == open_parser(out).id and "Data " in card["data"][0]
     rows = [json.loads(line) for line in (tmp_path / "work" / "log.jsonl").read_text().splitlines()]
     losses = [row["cross"] for row in rows if row["phase"] == "parser/parse"]
     assert losses[-1] < losses[0]
+
+
+def test_sources_are_drawn_alike_often() -> None:
+    def source(value: int) -> face_parser.Batches:
+        def batches(start: int, count: int, rows: slice = slice(None)) -> dict[str, torch.Tensor]:
+            return {"image": torch.tensor([value + start + k for k in range(count)][rows])}
+
+        return batches
+
+    both = face_parser.mixed_batches(source(0), source(100))
+    assert both(8, 6)["image"].tolist() == [4, 5, 6, 104, 105, 106]
+    for step in (slice(0, None, 2), slice(1, None, 2), slice(0, 2), slice(4, None)):
+        assert both(8, 7, step)["image"].tolist() == [4, 5, 6, 104, 105, 106][step]
 
 
 def test_a_reader_learns_from_photos(rendered: Path, tmp_path: Path) -> None:

@@ -8,11 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from stages.recipes.open_face_parser import mixed_batches
 
 from stages.core.tensors import to_tensor
 from stages.pair.batches import unpaired_batches
-from stages.recipes.face_parser import Labelled
+from stages.recipes.face_parser import Labelled, mixed_batches
 from stages.student.batches import pair_batches
 from stages.style.inversion.e4e import photo_batches
 from stages.style.stage import Images
@@ -88,7 +87,7 @@ def ahead() -> tuple[Batches, list[Any]]:
 
 
 def mixed() -> tuple[Batches, list[Any]]:
-    return mixed_batches(labelled(0), labelled(1), 3), []
+    return mixed_batches(labelled(0).batches(3), labelled(1).batches(4)), []
 
 
 MAKERS: list[Callable[[], tuple[Batches, list[Any]]]] = [style, encoder, pair, student, student_blurred, ahead, mixed]
