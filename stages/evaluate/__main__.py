@@ -1,4 +1,4 @@
-"""Scores on real or held-out people: `python -m stages.evaluate people|faces|parser [options]`; each has `--help`."""
+"""Scores on real or held-out people: `python -m stages.evaluate COMMAND [options]`; each of `COMMANDS` has `--help`."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ COMMANDS = {
     "people": "what a model makes of people: scores, groups, sheets",
     "faces": "how well faces of photographs are found and aligned",
     "parser": "how well face parsers do on labelled portraits",
+    "landmarks": "how near landmarks come to those of Face Mesh",
 }
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Hand the rest of the command line to the command that is named."""
     words = sys.argv[1:] if arguments is None else arguments
-    usage = "\n".join(f"  {name:8}{what}" for name, what in COMMANDS.items())
+    usage = "\n".join(f"  {name:10}{what}" for name, what in COMMANDS.items())
     if not words or words[0] in ("-h", "--help"):
         print(f"python -m stages.evaluate COMMAND [options]\n\n{usage}")
         return

@@ -127,7 +127,7 @@ class BiSeNetParser(Parser):
 
 
 class ReaderParser(Parser):
-    """The shipped face reader's 13 labels in CelebAMask-HQ's numbers; lips, jewellery and more it does not know."""
+    """A face reader's 13 labels in CelebAMask-HQ's numbers; lips, jewellery and more it does not know."""
 
     def __init__(self, reader: Reader, device: str) -> None:
         self.reader, self.id, self.device = reader, reader.id, device
@@ -151,7 +151,8 @@ def open_parser(path: Path | str | None = None, device: str = "cpu") -> Parser:
     """A frozen parser, ready to use.
 
     Args:
-        path: `.safetensors` of this repository's recipe or facexlib's `parsing_bisenet.pth`; None: the face reader.
+        path: `.safetensors` of this repository's recipes (a face parser or a face reader) or facexlib's
+            `parsing_bisenet.pth`; None: the shipped face reader.
         device: where it computes.
 
     Raises:
@@ -162,8 +163,10 @@ def open_parser(path: Path | str | None = None, device: str = "cpu") -> Parser:
     path = Path(path)
     if path.suffix != ".safetensors":
         return BiSeNetParser(_bisenet(path).to(device), f"bisenet-{sha256_file(path)[:8]}", device)
-    network = load_parser(path, device).requires_grad_(False)
-    return OwnParser(network, f"parser-{sha256_file(path)[:8]}", device)
+    network = load_network(path, device)
+    if isinstance(network, Reader):
+        return ReaderParser(load_reader(device, str(path)), device)
+    return OwnParser(load_parser(path, device).requires_grad_(False), f"parser-{sha256_file(path)[:8]}", device)
 
 
 def load_parser(path: Path, device: str = "cpu") -> FaceParser:

@@ -69,6 +69,12 @@ READER_TO_PARSER = numbers(
     "background", "skin", "l_brow", "l_eye", "nose", "mouth", "hair", "l_ear", "neck", "cloth",
     "glasses", "hat", "skin",
 )  # fmt: skip
+# And back: what a face parser's label is to the face reader. Lips are mouth, jewellery goes with what it hangs on.
+PARSER_TO_READER = numbers(
+    READER_LABELS,
+    "background", "skin", "nose", "glasses", "eye", "eye", "brow", "brow", "ear", "ear",
+    "mouth", "mouth", "mouth", "hair", "hat", "ear", "neck", "neck", "cloth",
+)  # fmt: skip
 # What facexlib's (zllrunning's) BiSeNet calls 0..18.
 BISENET_TO_PARSER = numbers(
     PARSER_LABELS,

@@ -1,7 +1,8 @@
 """What the recipes' trainings do to their pictures: geometry, backgrounds, occluders, light, colour, softness, wobble.
 
 The face reader meets generated pictures (soft, wobbly, off-colour) and other people's crops, the face parser any
-camera's. Their training pictures show none of that. Randomness comes from torch's global generator, which `fit` seeds
+camera's. Their training pictures show none of that. `wild` and `rough_camera` go further: with them networks that have
+only seen people of nobody are to read photographs. Randomness comes from torch's global generator, which `fit` seeds
 from the images seen.
 """
 
@@ -10,6 +11,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import cv2
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -20,6 +23,7 @@ from stages.networks.face_labels import READER
 MOST_SCALE, MOST_SHIFT, MOST_TURN = 0.20, 0.07, 12.0  # log scale, share of the width, degrees
 PARSER_SCALE, PARSER_SHIFT, PARSER_TURN = 0.30, 0.12, 25.0  # the same for the face parser
 OCCLUDED = 0.2  # share of the parser's pictures that something is held before
+BARRED, SHADED = 0.15, 0.05  # shares of the pictures of people of nobody with a bar before them, with dark glasses
 WOBBLE = 0.022  # bends of generated pictures, deviation as a share of the width
 
 
@@ -202,10 +206,139 @@ def camera(images: Tensor) -> Tensor:
     return soften(relight(recolour(images)), 24, 96).clamp(-1, 1)
 
 
-def augment(batch: dict[str, Tensor]) -> dict[str, Tensor]:
+# ---------------------------------------------------------------------------------------------------------------------
+# From people of nobody to photographs
+
+
+def noise(n: int, size: int, device: torch.device) -> Tensor:
+    """Coloured noise from coarse to fine, each picture's own mixture: [n, 3, size, size] in [-1, 1].
+
+    Some of its layers are squares with edges, as windows, shelves and letters have them.
+    """
+    total = (torch.rand(n, 3, 1, 1, device=device) * 2 - 1).expand(n, 3, size, size)
+    falling = torch.rand(n, 1, 1, 1, device=device) * 1.2  # how much weaker each finer layer is
+    side, step = 2, 0
+    while side <= size:
+        layer = torch.randn(n, 3, side, side, device=device)
+        grey = chance(n, 0.5, device)[:, None, None, None]
+        layer = torch.where(grey, layer[:, :1], layer) * 0.5 * torch.exp(-falling * step)
+        if torch.rand(()) < 0.3:
+            total = total + F.interpolate(layer, (size, size), mode="nearest")
+        else:
+            total = total + F.interpolate(layer, (size, size), mode="bilinear", align_corners=False)
+        side, step = 2 * side, step + 1
+    return total.clamp(-1, 1)
+
+
+def clutter(images: Tensor, labels: Tensor) -> Tensor:
+    """Busy backgrounds behind half of the people: noise, or another picture upside down."""
+    n, _, height, _ = images.shape
+    person = F.avg_pool2d((labels > 0).float()[:, None], 3, stride=1, padding=1, count_include_pad=False)
+    upside = chance(n, 0.4, images.device)[:, None, None, None]
+    behind = torch.where(upside, images.roll(1, 0).flip(2), noise(n, height, images.device))
+    chosen = chance(n, 0.5, images.device)[:, None, None, None]
+    return torch.where(chosen, images * person + behind * (1 - person), images)
+
+
+def bars(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Hold a bar before some people, as arms, microphones and straps are: background that reaches the border."""
+    n, _, height, width = images.shape
+    device = images.device
+    y = (torch.arange(height, device=device) + 0.5)[:, None] / height
+    x = (torch.arange(width, device=device) + 0.5)[None] / width
+    tip, half = torch.rand(2, n, 1, 1, device=device), 0.02 + 0.08 * torch.rand(n, 1, 1, device=device)
+    angle = torch.rand(n, 1, 1, device=device) * 2 * math.pi
+    along = (x - tip[0]) * angle.cos() + (y - tip[1]) * angle.sin()
+    across = (y - tip[1]) * angle.cos() - (x - tip[0]) * angle.sin()
+    inside = (along > 0) & (across.abs() < half) & chance(n, BARRED, device)[:, None, None]
+    return torch.where(inside[:, None], noise(n, height, device), images), labels.masked_fill(inside, 0)
+
+
+def dark_glasses(images: Tensor, labels: Tensor, eyes: Tensor, glasses: int) -> tuple[Tensor, Tensor]:
+    """Put dark glasses on some people.
+
+    Args:
+        images: [N, 3, S, S] in [-1, 1].
+        labels: int64 [N, S, S].
+        eyes: [N, 2, 2], where both eyes are, in shares of the frame; NaN for a picture that shows none.
+        glasses: the label of glasses.
+    """
+    n, _, size, _ = images.shape
+    device = images.device
+    middle, between = eyes.mean(1), eyes[:, 1] - eyes[:, 0]
+    distance = between.norm(dim=1).clamp_min(1e-3)[:, None, None]
+    along = (between / distance[:, 0])[:, :, None, None]
+    place = (torch.arange(size, device=device) + 0.5) / size
+    x, y = place[None, None] - middle[:, 0, None, None], place[None, :, None] - middle[:, 1, None, None]
+    right = (x * along[:, 0] + y * along[:, 1]) / distance
+    down = (y * along[:, 0] - x * along[:, 1]) / distance
+
+    # Two lenses, from round to square, and the bridge; in eye distances.
+    wide, high = 0.32 + 0.12 * torch.rand(2, n, 1, 1, device=device)
+    power = 2 + 4 * torch.rand(n, 1, 1, device=device)
+    lens = ((right.abs() - 0.5).abs() / wide).pow(power) + ((down - 0.05).abs() / high).pow(power) < 1
+    bridge = (right.abs() < 0.2) & (down.abs() < 0.05)
+    worn = (lens | bridge) & chance(n, SHADED, device)[:, None, None] & (labels > 0)
+    dark = -1 + 0.5 * torch.rand(n, 3, 1, 1, device=device)
+    clear = 0.3 * torch.rand(n, 1, 1, 1, device=device)
+    return torch.where(worn[:, None], dark + (images - dark) * clear, images), labels.masked_fill(worn, glasses)
+
+
+def wild(images: Tensor, labels: Tensor, eyes: Tensor, glasses: int) -> tuple[Tensor, Tensor]:
+    """What people of nobody lack before a camera: busy backgrounds, things in the way, dark glasses.
+
+    Arguments as for `dark_glasses`.
+    """
+    images, labels = dark_glasses(clutter(images, labels), labels, eyes, glasses)
+    return bars(images, labels)
+
+
+def mix_colours(images: Tensor) -> Tensor:
+    """Other sensors' colours: each channel takes a little of the others."""
+    device = images.device
+    matrix = torch.eye(3, device=device) + 0.07 * torch.randn(len(images), 3, 3, device=device)
+    return torch.einsum("nij,njhw->nihw", matrix, images)
+
+
+def shake(images: Tensor, side: int = 7) -> Tensor:
+    """Blur some pictures along a line, as a camera that moves does."""
+    n, _, height, width = images.shape
+    device = images.device
+    angle, length = torch.rand(n, 1, 1, device=device) * math.pi, torch.rand(n, 1, 1, device=device) * side / 2
+    place = torch.arange(side, device=device) - side // 2
+    along = place[None, None] * angle.cos() + place[None, :, None] * angle.sin()
+    across = place[None, :, None] * angle.cos() - place[None, None] * angle.sin()
+    line = (1 - across.abs()).clamp_min(0) * (along.abs() <= length.clamp_min(0.5))
+    line = line / line.sum(dim=(1, 2), keepdim=True)
+    weights = line.repeat_interleave(3, 0)[:, None]
+    padded = F.pad(images, [side // 2] * 4, mode="reflect").flatten(0, 1)[None]
+    moved = F.conv2d(padded, weights, groups=3 * n).view(n, 3, height, width)
+    return torch.where(chance(n, 0.15, device)[:, None, None, None], moved, images)
+
+
+def compress(images: Tensor) -> Tensor:
+    """Some pictures as a JPEG of any quality leaves them; [N, 3, H, W] in [-1, 1]."""
+    out = images.clone()
+    for row in torch.where(chance(len(images), 0.4, images.device))[0].tolist():
+        picture = ((images[row].clamp(-1, 1) + 1) * 127.5).round().byte().permute(1, 2, 0).cpu().numpy()
+        quality = int(torch.randint(12, 90, ()))
+        _, file = cv2.imencode(".jpg", np.ascontiguousarray(picture[..., ::-1]), [cv2.IMWRITE_JPEG_QUALITY, quality])
+        decoded = np.ascontiguousarray(cv2.imdecode(file, cv2.IMREAD_COLOR)[..., ::-1])
+        out[row] = torch.from_numpy(decoded).to(images.device).permute(2, 0, 1).float() / 127.5 - 1
+    return out
+
+
+def rough_camera(images: Tensor, low: int = 24, high: int = 96) -> Tensor:
+    """`camera` with other sensors, shaking hands and JPEG; the arguments are those of `soften`."""
+    images = relight(mix_colours(recolour(images)))
+    return compress(soften(shake(images), low, high)).clamp(-1, 1)
+
+
+def augment(batch: dict[str, Tensor], rough: bool = False) -> dict[str, Tensor]:
     """One random version of a batch.
 
     Args:
+        rough: towards photographs, by `wild` and `rough_camera`.
         batch: `image` [N, 3, 64, 64] in [-1, 1], `labels` int64 [N, 64, 64], `landmarks` [N, 68, 2] in shares of the
             frame, `pose` [N, 2]; whatever else there is passes through.
 
@@ -216,10 +349,16 @@ def augment(batch: dict[str, Tensor]) -> dict[str, Tensor]:
     theta, mirrored = affine(len(image), image.device)
     image, labels = warp(image, labels, theta)
     landmarks = move_landmarks(batch["landmarks"], theta, mirrored)
+    if rough:
+        eyes = torch.stack([landmarks[:, 36:42].mean(1), landmarks[:, 42:48].mean(1)], dim=1)
+        image, labels = wild(image, labels, eyes, READER["glasses"])
+        image = rough_camera(image, 16, 56)
+    else:
+        image = soften(recolour(image)).clamp(-1, 1)
     yaw = torch.where(mirrored, -batch["pose"][:, 0], batch["pose"][:, 0])
     return {
         **batch,
-        "image": soften(recolour(image)).clamp(-1, 1),
+        "image": image,
         "labels": labels,
         "landmarks": landmarks,
         "seen": ((landmarks > 0.01) & (landmarks < 0.99)).all(dim=2).float(),

@@ -19,6 +19,13 @@ itself where it is sure (Sohn et al., 2020, arXiv 2001.07685: weak view -> stron
 wherever the photos, masks and points may be. `--score-images` and `--score-masks` name labelled portraits for the
 scores; nothing is trained on them.
 
+From people with truth alone, out of a data artifact (`data=rendered` or `data=painted`):
+
+    python -m stages.recipes.face_parser --data runs/data/KEY --out parser.safetensors
+
+The pictures then pass through `augment.wild` and `augment.rough_camera`, so that the parser carries over to
+photographs. With the three options for photos too, those people take the place of `--portraits` drawn ones.
+
 A killed run resumes.
 """
 
@@ -42,15 +49,16 @@ from stages.core.settings import Train, TristyleError
 from stages.core.tracking import Tracker
 from stages.core.weights import save_network
 from stages.faces.parse import load_parser
-from stages.networks.face_labels import PARSER_HEAD, PARSER_LABELS, PARSER_MIRROR
+from stages.networks.face_labels import PARSER, PARSER_HEAD, PARSER_LABELS, PARSER_MIRROR
 from stages.networks.parser import FaceParser
-from stages.recipes.augment import camera, cut, parser_views
+from stages.recipes.augment import camera, cut, parser_views, rough_camera, wild
 from stages.recipes.card import write_card
 from stages.recipes.parser_labels import (
     CODES,
     MAYBE_HEAD,
     MEMBERS,
     MIRRORED,
+    STORED,
     SURELY_HEAD,
     Labelled,
     heldout,
@@ -59,8 +67,10 @@ from stages.recipes.parser_labels import (
     paint_labelled,
     people_of,
 )
+from stages.recipes.truth import load_truth
 from stages.training.ema import early_decay, ema_update
 from stages.training.fit import Batches, Phase, Task, Update, fit
+from stages.training.precision import compute_dtype
 
 EMA = 0.998  # decay an update
 SURE = 0.75  # share from which the averaged network is believed
@@ -139,8 +149,9 @@ class ParserTask(Task):
         return parsing_loss(self.logits(camera(plain)), labels)
 
     def logits(self, images: Tensor) -> Tensor:
-        """The parser's answer, float32 [N, 19, H, W]; computed in bfloat16 on a GPU."""
-        with torch.autocast(images.device.type, torch.bfloat16, enabled=images.is_cuda):
+        """The parser's answer, float32 [N, 19, H, W]; computed in bfloat16 where the hardware multiplies it."""
+        half = compute_dtype("auto", images.device) == torch.bfloat16
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=half):
             found: Tensor = self.parser(images.contiguous(memory_format=torch.channels_last)).float()
         return found
 
@@ -153,6 +164,25 @@ class ParserTask(Task):
         """Warm-up over 3 %, then half a cosine to zero."""
         done = images / total
         return min(done / 0.03 + 0.02, 0.5 + 0.5 * math.cos(math.pi * min(done, 1.0)), 1.0)
+
+
+class TrueLabelsTask(ParserTask):
+    """Training on codes of people with truth alone, made rough enough to read photographs with."""
+
+    def losses(self, phase: str, batch: dict[str, Tensor], update: Update) -> dict[str, Tensor]:
+        plain, codes = parser_views(batch["image"], batch["labels"], self.parser.size, MIRRORED)
+        eyes = torch.stack([middles(codes == PARSER[side]) for side in ("r_eye", "l_eye")], dim=1)
+        image, codes = wild(plain, codes, eyes, PARSER["glasses"])
+        allowed = MEMBERS.to(codes.device)[codes].permute(0, 3, 1, 2)  # [N, 19, H, W]
+        return partial_loss(self.logits(rough_camera(image)).softmax(1), codes, allowed, len(codes))
+
+
+def middles(chosen: Tensor) -> Tensor:
+    """Mean place of what is chosen, in shares of the frame: bool [N, S, S] -> [N, 2] x, y; NaN where nothing is."""
+    count = chosen.sum((1, 2))
+    place = (torch.arange(chosen.shape[-1], device=chosen.device) + 0.5) / chosen.shape[-1]
+    across, down = (chosen.sum(1) * place).sum(1), (chosen.sum(2) * place).sum(1)
+    return torch.stack([across, down], dim=1) / count[:, None]
 
 
 class PartialLabelsTask(ParserTask):
@@ -182,18 +212,16 @@ class PartialLabelsTask(ParserTask):
         return partial_loss(logits.softmax(1), codes, allowed, half) | {"self": 0.5 * ramp * taught.mean()}
 
 
-def mixed_batches(known: Labelled, photos: Labelled, seed: int) -> Batches:
-    """Batches whose first half is of people with truth."""
-    first, second = known.batches(seed), photos.batches(seed + 1)
+def mixed_batches(*sources: Batches) -> Batches:
+    """Batches with equally many pictures of each source, in their order; what does not divide is left out."""
 
     def batches(start: int, count: int, rows: slice = slice(None)) -> dict[str, Tensor]:
-        half = count // 2
-        places = range(2 * half)[rows]
-        border = sum(place < half for place in places)
-        parts = [
-            first(start // 2, half, slice(places[:border].start, places[:border].stop, places.step)),
-            second(start // 2, half, slice(places[border:].start - half, places[border:].stop - half, places.step)),
-        ]
+        each = count // len(sources)
+        places, parts = range(len(sources) * each)[rows], []
+        for number, source in enumerate(sources):
+            own = [place - number * each for place in places if place // each == number]
+            if own:
+                parts.append(source(start // len(sources), each, slice(own[0], own[-1] + 1, places.step)))
         return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
     return batches
@@ -266,12 +294,48 @@ def partial_recipe(options: argparse.Namespace) -> tuple[ParserTask, Batches, La
     """
     photos = load_photos(Path(options.photos), Path(options.persons), Path(options.meshes))
     held = load_labelled(Path(options.score_images), Path(options.score_masks))[0] if options.score_images else None
-    known = paint_labelled(options.portraits, options.views, options.workers)
+    about: dict[str, object] = {"licence": "that of the photos, masks and points", "photos": len(photos)}
+    if options.data is None:
+        known = paint_labelled(options.portraits, options.views, options.workers).batches(options.seed)
+        about |= {"portraits": options.portraits, "views": options.views}
+    else:
+        known, facts = true_batches(options, STORED)
+        about |= facts
 
     torch.manual_seed(options.seed)
     task = PartialLabelsTask(start_parser(options), options.lr, options.length)
-    about = {"licence": "that of the photos, masks and points", "photos": len(photos), "portraits": options.portraits}
-    return task, mixed_batches(known, photos, options.seed), held, about | {"views": options.views}
+    return task, mixed_batches(known, photos.batches(options.seed + 1)), held, about
+
+
+def true_recipe(options: argparse.Namespace) -> tuple[ParserTask, Batches, Labelled | None, dict[str, object]]:
+    """Task, batches, pictures for the scores and facts for the card of a training on people with truth alone.
+
+    Raises:
+        TristyleError: unusable folders.
+    """
+    batches, facts = true_batches(options)
+    held = load_labelled(Path(options.score_images), Path(options.score_masks))[0] if options.score_images else None
+
+    torch.manual_seed(options.seed)
+    task = TrueLabelsTask(start_parser(options), options.lr)
+    return task, batches, held, {"licence": "that of the data artifact"} | facts
+
+
+def true_batches(options: argparse.Namespace, side: int | None = None) -> tuple[Batches, dict[str, object]]:
+    """People with truth of the data artifacts, all alike often, and facts for the card.
+
+    Args:
+        options: of these `data`, `most` and `seed`.
+        side: of the pictures, px; None for that of the largest.
+
+    Raises:
+        TristyleError: no data artifact with labels.
+    """
+    people = [load_truth(Path(folder), options.most) for folder in options.data]
+    largest = side or max(some.images.shape[1] for some in people)
+    known = [some.labelled().sized(largest).batches(options.seed + n) for n, some in enumerate(people)]
+    facts: dict[str, object] = {"data": [some.source for some in people], "portraits": [len(some) for some in people]}
+    return mixed_batches(*known), facts
 
 
 def start_parser(options: argparse.Namespace) -> FaceParser:
@@ -288,7 +352,8 @@ def train_parser(options: argparse.Namespace) -> dict[str, object]:
     begun, work, out = time.time(), Path(options.work), Path(options.out)
     work.mkdir(parents=True, exist_ok=True)
     out.parent.mkdir(parents=True, exist_ok=True)
-    task, batches, held, about = (labelled_recipe if options.images else partial_recipe)(options)
+    recipes = {"images": labelled_recipe, "photos": partial_recipe, "data": true_recipe}
+    task, batches, held, about = next(make for name, make in recipes.items() if getattr(options, name))(options)
 
     train = Train(images=options.length, batch=options.batch, lr=options.lr, seed=options.seed)
     runtime = Runtime(options.device, options.workers, Tracker(work))
@@ -330,6 +395,9 @@ def main(arguments: list[str] | None = None) -> None:
     weak.add_argument("--views", type=int, default=4, help="pictures of each")
     weak.add_argument("--score-images", help="labelled portraits to score on")
     weak.add_argument("--score-masks", help="their label masks")
+    truth = parser.add_argument_group("with people with truth, alone or instead of drawn ones beside photos")
+    truth.add_argument("--data", nargs="+", help="data artifacts of data=rendered or data=painted, drawn alike often")
+    truth.add_argument("--most", type=int, help="of the photos of each, at most the first so many")
     training = parser.add_argument_group("training")
     training.add_argument("--length", type=int, default=60_000, help="pictures seen")
     training.add_argument("--batch", type=int, default=16)
@@ -341,8 +409,9 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     labelled = [options.images, options.masks]
     weakly = [options.photos, options.persons, options.meshes]
-    if (any(labelled), any(weakly)) not in ((all(labelled), False), (False, all(weakly))) or not any(labelled + weakly):
-        parser.error("give --images and --masks, or --photos, --persons and --meshes")
+    ways = [all(labelled) and not options.data, all(weakly), bool(options.data)]
+    if not any(ways) or any(labelled) != ways[0] or any(weakly) != ways[1] or (ways[0] and ways[1]):
+        parser.error("give --images and --masks, or --photos, --persons and --meshes, or --data")
     if (options.score_images is None) != (options.score_masks is None):
         parser.error("give --score-images and --score-masks together")
     try:

@@ -3,6 +3,10 @@
 `python -m stages.recipes.face_reader`, about 15 minutes on two free cores; a killed run resumes. With `--images`,
 `--masks`, `--start` and `--out` it fine-tunes the parsing of a reader on given head masks instead
 (`stages.recipes.finetune`).
+
+With `--data` it learns from the photos of a data artifact (`data=rendered` or `data=painted`), made rough enough to
+read photographs with. Those are not in styles: parsing, landmarks, pose and expression learn, identity and the features
+for KID do not. That serves to compare sources of people (`python -m stages.evaluate landmarks`), not to ship.
 """
 
 from __future__ import annotations
@@ -22,17 +26,18 @@ from torch import Tensor, nn
 
 from stages.core.runtime import Runtime
 from stages.core.settings import Train, TristyleError
-from stages.core.tensors import to_uint8, unit
+from stages.core.tensors import to_tensor, to_uint8, unit
 from stages.core.tracking import Tracker
 from stages.core.weights import load_network, save_network
 from stages.datasets.people import READER_HELDOUT, READER_PEOPLE, open_people
 from stages.metrics.kid import composite_grey
 from stages.networks.face_labels import READER_LABELS
-from stages.networks.face_reader import DEGREES, Reader
+from stages.networks.face_reader import DEGREES, SIZE, FaceReading, Reader
 from stages.recipes.augment import augment
 from stages.recipes.card import write_card
 from stages.recipes.people import DOMAINS, PAINTED, PHOTOS, ReaderPictures, paint_people
 from stages.recipes.reader_score import overlay, score
+from stages.recipes.truth import TruePeople, load_truth
 from stages.training.ema import early_decay, ema_update
 from stages.training.fit import Batches, Phase, Task, Update, epoch_order, fit, update_seed
 
@@ -94,15 +99,21 @@ class ReaderTask(Task):
     def losses(self, phase: str, batch: dict[str, Tensor], update: Update) -> dict[str, Tensor]:
         """The phase's losses, each a scalar, of a batch."""
         batch = augment(batch)
-        reading = self.reader(batch["image"])
+        reading, losses = self.reading_losses(batch)
+        return losses | {
+            "identity": 0.4 * contrast(reading.identity, batch["person"]),
+            "domain": 0.1 * F.cross_entropy(self.domain(reading.features), batch["domain"]),
+        }
+
+    def reading_losses(self, batch: dict[str, Tensor]) -> tuple[FaceReading, dict[str, Tensor]]:
+        """What is read of augmented pictures, and the losses that need one picture of a person alone."""
+        reading: FaceReading = self.reader(batch["image"])
         missed = (reading.landmarks - batch["landmarks"]).abs().sum(dim=2) * batch["seen"]
-        return {
+        return reading, {
             "parsing": 2 * parsing_loss(reading.parsing, batch["labels"]),
             "landmarks": 15 * missed.sum() / batch["seen"].sum(),
             "pose": F.l1_loss(reading.pose, batch["pose"]) / DEGREES * 2,
             "expression": 2 * F.l1_loss(reading.expression, batch["expression"]),
-            "identity": 0.4 * contrast(reading.identity, batch["person"]),
-            "domain": 0.1 * F.cross_entropy(self.domain(reading.features), batch["domain"]),
         }
 
     def after_update(self, images: int, batch: int) -> dict[str, float]:
@@ -119,6 +130,30 @@ class ReaderTask(Task):
         """Show what the averaged reader sees in the examples."""
         reading = self.ema.eval().read(self.examples)
         return {"reading": overlay(to_uint8(self.examples), reading, columns=6)}
+
+
+class PhotoReaderTask(ReaderTask):
+    """Training of a reader's parsing, landmarks, pose and expression on photos of people with truth."""
+
+    def losses(self, phase: str, batch: dict[str, Tensor], update: Update) -> dict[str, Tensor]:
+        return self.reading_losses(augment(batch, rough=True))[1]
+
+
+def photo_batches(people: TruePeople, seed: int) -> Batches:
+    """Batches of photos, in an endless order that is shuffled anew after every photo was seen."""
+    labels = people.reader_labels()
+
+    def batches(start: int, count: int, rows: slice = slice(None)) -> dict[str, Tensor]:
+        order = epoch_order(len(people), seed, start, count)[rows]
+        return {
+            "image": to_tensor(people.images[order]),
+            "labels": torch.from_numpy(labels[order].astype(np.int64)),
+            "landmarks": torch.from_numpy(people.landmarks[order]),
+            "pose": torch.from_numpy(people.pose[order]),
+            "expression": torch.from_numpy(people.expression[order]),
+        }
+
+    return batches
 
 
 def people_batches(people: ReaderPictures, seed: int) -> Batches:
@@ -151,6 +186,43 @@ def standardise(reader: Reader, people: ReaderPictures, count: int = 3000) -> No
     features = torch.cat(raw)
     reader.feature_mean.copy_(features.mean(0))
     reader.feature_std.copy_(features.std(0).clamp(min=1e-3))
+
+
+def train_photo_reader(options: argparse.Namespace) -> None:
+    """Load, train, save in half precision, write the card.
+
+    Raises:
+        TristyleError: no data artifact with labels.
+    """
+    begun, work, out = time.time(), Path(options.work), Path(options.out)
+    work.mkdir(parents=True, exist_ok=True)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    people = load_truth(Path(options.data), options.most, SIZE)
+    batches = photo_batches(people, options.seed)
+
+    torch.manual_seed(options.seed)
+    task = PhotoReaderTask(Reader(), options.lr, batches(0, 24)["image"])
+    train = Train(images=options.length, batch=BATCH, lr=options.lr, seed=options.seed, preview_images=12_000)
+    runtime = Runtime("cpu", options.workers, Tracker(work))
+    fit(task, batches, train=train, scratch=work, runtime=runtime, label="reader")
+    save_network(out, task.ema.eval(), half=True)
+
+    write_card(
+        out,
+        load_network(out),
+        kind="reader",
+        command="python -m stages.recipes.face_reader",
+        about={"licence": "that of the data artifact", "data": people.source, "untrained": "identity, features"},
+        recipe={
+            "photos": len(people),
+            "images_seen": options.length,
+            "batch": BATCH,
+            "lr": options.lr,
+            "seed": options.seed,
+            "minutes": round((time.time() - begun) / 60, 1),
+        },
+        heldout=None,
+    )
 
 
 def train_reader(options: argparse.Namespace) -> None:
@@ -209,12 +281,16 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--lr", type=float, default=2.5e-3)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=2, help="painting processes and training threads")
+    parser.add_argument("--data", help="photos only: data artifact of data=rendered or data=painted")
+    parser.add_argument("--most", type=int, help="photos only: of them, at most the first so many")
     parser.add_argument("--images", help="fine-tune: folder of pictures")
     parser.add_argument("--masks", help="fine-tune: folder of head masks with the pictures' names")
     parser.add_argument("--start", help="fine-tune: the reader to start from (default: the shipped one)")
     options = parser.parse_args(arguments)
     try:
-        if options.images is None:
+        if options.data is not None:
+            train_photo_reader(options)
+        elif options.images is None:
             train_reader(options)
         else:
             from stages.recipes.finetune import finetune

@@ -16,6 +16,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from stages.core.decode import ImageError
@@ -47,6 +48,15 @@ class Labelled:
         """The pictures of these indices, or where a bool [N] is set."""
         index = torch.from_numpy(chosen)
         return Labelled(self.images[index], self.labels[index])
+
+    def sized(self, side: int) -> Labelled:
+        """The same at `side` pixels a side."""
+        if self.images.shape[-1] == side:
+            return self
+        shape = (side, side)
+        pictures = [F.interpolate(part, shape, mode="bilinear", antialias=True) for part in self.images.split(256)]
+        labels = F.interpolate(self.labels[:, None], shape, mode="nearest-exact")
+        return Labelled(torch.cat(pictures), labels[:, 0])
 
     def batches(self, seed: int) -> Batches:
         """Training data in an endless order, shuffled anew after every picture was seen."""
@@ -207,9 +217,13 @@ def _filled(shape: tuple[int, ...], outline: np.ndarray) -> np.ndarray:
 
 def portrait_labels(portrait: Portrait) -> np.ndarray:
     """All that is known of a portrait, as codes: uint8 [S, S]. A beard is face; lips and mouth are one set."""
-    middle = portrait.landmarks[27:31, 0].mean()  # the bridge of the nose
+    return painted_codes(portrait.parsing, float(portrait.landmarks[27:31, 0].mean()))
+
+
+def painted_codes(parsing: np.ndarray, middle: float) -> np.ndarray:
+    """Codes of the painter's labels [S, S]; `middle` is the bridge of the nose, x in px."""
     table = [0, 1, 7, 5, 2, CODES["mouths"], 13, 9, 17, 18, 3, 14, CODES["face"]]
-    codes = np.array(table, np.uint8)[portrait.parsing]
+    codes = np.array(table, np.uint8)[parsing]
     left = np.arange(codes.shape[1])[None] > middle  # the person's left
     return np.where(left & np.isin(codes, (5, 7, 9)), codes - 1, codes)
 
@@ -225,7 +239,7 @@ def paint_labelled(people: int, views: int, workers: int) -> Labelled:
     """Photos of the face reader's own people, `views` of each, with their codes."""
     jobs = [(READER_PEOPLE + who, view) for who in range(people) for view in range(views)]
     pairs = list(in_order(_labelled, jobs, workers, ahead=16, processes=True))
-    return _stacked([image for image, _ in pairs], [codes for _, codes in pairs])
+    return stacked([image for image, _ in pairs], [codes for _, codes in pairs])
 
 
 def load_photos(photos: Path, persons: Path, meshes: Path) -> Labelled:
@@ -256,9 +270,10 @@ def load_photos(photos: Path, persons: Path, meshes: Path) -> Labelled:
         codes.append(weak_labels(person, None if known is None else xy[known] * STORED - 0.5))
     if not images:
         raise TristyleError(f"{photos}: no picture has a mask of its name in {persons}. Give person masks as PNG.")
-    return _stacked(images, codes)
+    return stacked(images, codes)
 
 
-def _stacked(images: list[np.ndarray], codes: list[np.ndarray]) -> Labelled:
+def stacked(images: list[np.ndarray], codes: list[np.ndarray]) -> Labelled:
+    """Pictures [S, S, 3] and their codes [S, S] as tensors."""
     pictures = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous()
     return Labelled(pictures, torch.from_numpy(np.stack(codes)))

@@ -87,7 +87,7 @@ def ahead() -> tuple[Batches, list[Any]]:
 
 
 def mixed() -> tuple[Batches, list[Any]]:
-    return mixed_batches(labelled(0), labelled(1), 3), []
+    return mixed_batches(labelled(0).batches(3), labelled(1).batches(4)), []
 
 
 MAKERS: list[Callable[[], tuple[Batches, list[Any]]]] = [style, encoder, pair, student, student_blurred, ahead, mixed]
