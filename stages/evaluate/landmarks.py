@@ -72,7 +72,8 @@ def errors(reader: Reader, images: np.ndarray, points: np.ndarray) -> np.ndarray
     parts = [reader.read(to_tensor(images[start : start + 64])).landmarks for start in range(0, len(images), 64)]
     read = torch.cat(parts).double().numpy()
     between = np.linalg.norm(points[:, OUTER_EYES[0]] - points[:, OUTER_EYES[1]], axis=-1)
-    return np.linalg.norm(read - points, axis=-1) / between[:, None]
+    distances: np.ndarray = np.linalg.norm(read - points, axis=-1) / between[:, None]
+    return distances
 
 
 def scores(reader: Reader, sets: dict[str, tuple[np.ndarray, np.ndarray]]) -> Iterator[dict[str, object]]:

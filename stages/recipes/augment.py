@@ -323,7 +323,7 @@ def compress(images: Tensor) -> Tensor:
         picture = ((images[row].clamp(-1, 1) + 1) * 127.5).round().byte().permute(1, 2, 0).cpu().numpy()
         quality = int(torch.randint(12, 90, ()))
         _, file = cv2.imencode(".jpg", np.ascontiguousarray(picture[..., ::-1]), [cv2.IMWRITE_JPEG_QUALITY, quality])
-        decoded = np.ascontiguousarray(cv2.imdecode(file, cv2.IMREAD_COLOR)[..., ::-1])
+        decoded = np.ascontiguousarray(np.asarray(cv2.imdecode(file, cv2.IMREAD_COLOR))[..., ::-1])
         out[row] = torch.from_numpy(decoded).to(images.device).permute(2, 0, 1).float() / 127.5 - 1
     return out
 
@@ -338,23 +338,26 @@ def augment(batch: dict[str, Tensor], rough: bool = False) -> dict[str, Tensor]:
     """One random version of a batch.
 
     Args:
-        rough: towards photographs, by `wild` and `rough_camera`.
         batch: `image` [N, 3, 64, 64] in [-1, 1], `labels` int64 [N, 64, 64], `landmarks` [N, 68, 2] in shares of the
             frame, `pose` [N, 2]; whatever else there is passes through.
+        rough: towards photographs, by `wild` and `rough_camera`.
 
     Returns:
-        the same keys, and `seen` [N, 68]: 1 for landmarks that are still within the frame.
+        The same keys, and `seen` [N, 68]: 1 for landmarks that are still within the frame.
     """
     image, labels = replace_background(batch["image"], batch["labels"])
     theta, mirrored = affine(len(image), image.device)
     image, labels = warp(image, labels, theta)
     landmarks = move_landmarks(batch["landmarks"], theta, mirrored)
+
+    # What a camera does to the picture: mildly, or as roughly as in photographs of strangers.
     if rough:
         eyes = torch.stack([landmarks[:, 36:42].mean(1), landmarks[:, 42:48].mean(1)], dim=1)
         image, labels = wild(image, labels, eyes, READER["glasses"])
         image = rough_camera(image, 16, 56)
     else:
         image = soften(recolour(image)).clamp(-1, 1)
+
     yaw = torch.where(mirrored, -batch["pose"][:, 0], batch["pose"][:, 0])
     return {
         **batch,

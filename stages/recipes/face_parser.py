@@ -170,6 +170,7 @@ class TrueLabelsTask(ParserTask):
     """Training on codes of people with truth alone, made rough enough to read photographs with."""
 
     def losses(self, phase: str, batch: dict[str, Tensor], update: Update) -> dict[str, Tensor]:
+        """Cross entropy to the true codes of roughened pictures `image` [N, 3, H, W] and `labels` [N, H, W]."""
         plain, codes = parser_views(batch["image"], batch["labels"], self.parser.size, MIRRORED)
         eyes = torch.stack([middles(codes == PARSER[side]) for side in ("r_eye", "l_eye")], dim=1)
         image, codes = wild(plain, codes, eyes, PARSER["glasses"])

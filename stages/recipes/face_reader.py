@@ -136,6 +136,7 @@ class PhotoReaderTask(ReaderTask):
     """Training of a reader's parsing, landmarks, pose and expression on photos of people with truth."""
 
     def losses(self, phase: str, batch: dict[str, Tensor], update: Update) -> dict[str, Tensor]:
+        """The reading losses of roughened photos; see `augment` for the batch."""
         return self.reading_losses(augment(batch, rough=True))[1]
 
 

@@ -223,9 +223,10 @@ def portrait_labels(portrait: Portrait) -> np.ndarray:
 def painted_codes(parsing: np.ndarray, middle: float) -> np.ndarray:
     """Codes of the painter's labels [S, S]; `middle` is the bridge of the nose, x in px."""
     table = [0, 1, 7, 5, 2, CODES["mouths"], 13, 9, 17, 18, 3, 14, CODES["face"]]
-    codes = np.array(table, np.uint8)[parsing]
+    codes: np.ndarray = np.array(table, np.uint8)[parsing]
     left = np.arange(codes.shape[1])[None] > middle  # the person's left
-    return np.where(left & np.isin(codes, (5, 7, 9)), codes - 1, codes)
+    codes[left & np.isin(codes, (5, 7, 9))] -= 1
+    return codes
 
 
 def _labelled(who: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:

@@ -55,7 +55,8 @@ class TruePeople:
         """As the face reader learns them: uint8 [N, S, S]."""
         if self.names == READER_LABELS:
             return self.parsing
-        return np.array(PARSER_TO_READER, np.uint8)[self.parser_codes()]
+        labels: np.ndarray = np.array(PARSER_TO_READER, np.uint8)[self.parser_codes()]
+        return labels
 
     def labelled(self) -> Labelled:
         """As a face parser's training data."""

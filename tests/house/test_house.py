@@ -14,15 +14,15 @@ TREES = {path.relative_to(ROOT): ast.parse(path.read_text()) for path in sorted(
 
 LONGEST_FUNCTION = 60  # lines, docstring included
 MEDIAN_FUNCTION = 8
-LONGEST_FILE = 580
+LONGEST_FILE = 600
 SOLID_BODY = 15  # a longer body has paragraphs
 MOST_FILES = 16  # in one folder
 PAINTER = "datasets/painted"  # gets no more work: the renderer takes its place
 MOST_ARROWS = 60  # between the folders of stages/
 # Lines of Python that a folder may hold. Growth is a choice: raise a number in the commit that needs it.
 BUDGET = {
-    "apply": 2400, "core": 2400, "datasets": 9300, "evaluate": 1500, "export": 2100, "faces": 2100, "metrics": 2700,
-    "networks": 3400, "pair": 3000, "pipeline": 1400, "recipes": 2000, "report": 2600, "student": 1000, "style": 7000,
+    "apply": 2400, "core": 2400, "datasets": 9300, "evaluate": 1600, "export": 2100, "faces": 2100, "metrics": 2700,
+    "networks": 3400, "pair": 3000, "pipeline": 1400, "recipes": 2200, "report": 2600, "student": 1000, "style": 7000,
     "training": 1400, "web": 200,
 }  # fmt: skip
 

@@ -74,7 +74,7 @@ class Beard:
 
     @property
     def kind(self) -> str:
-        """none | stubble | moustache | goatee | full."""
+        """None | stubble | moustache | goatee | full."""
         if self.length <= 0:
             return "stubble" if self.stubble > 0.3 else "none"
         return "full" if self.cheeks else "goatee" if self.chin else "moustache"

@@ -253,6 +253,17 @@ def _tried(names: Sequence[str], ladder: bool) -> list[Candidate]:
     return candidates if ladder else [item for item in candidates if item.share in (0.0, 1.0)]
 
 
+def _shown(points: Iterator[SweepPoint], total: int, runtime: Runtime) -> list[SweepPoint]:
+    """All points, with a line of progress while they are measured."""
+    found = []
+    with runtime.track.progress("sweep", total) as line:
+        line.start(0)
+        for point in points:
+            found.append(point)
+            line.update(len(found))
+    return found
+
+
 def run_sweep(
     source: Generator,
     transferred: Generator,
@@ -275,9 +286,9 @@ def run_sweep(
         ladder: snapshots in between, (images seen, averaged generator); may be empty: then the candidates that name
             a snapshot are left out.
         images: seen by the transferred generator.
-        real: see `StyleScorer`.
-        real_masks: see `StyleScorer`.
-        training: see `StyleScorer`.
+        real: as `StyleScorer` has it, as have `real_masks` and `training`.
+        real_masks: coverage of the real heads.
+        training: pictures that must not be copied.
         psi: truncation of the pictures.
         seed: of the first picture.
         settings: what to try.
@@ -301,12 +312,7 @@ def run_sweep(
             seen, values = round(item.share * images), scorer.measure(drawn)
             yield SweepPoint(candidate=item, images=seen, measures=values, pictures=drawn[:PICTURES])
 
-    points = []
-    with runtime.track.progress("sweep", len(candidates)) as line:
-        line.start(0)
-        for point in measured(candidates, seed):
-            points.append(point)
-            line.update(len(points))
+    points = _shown(measured(candidates, seed), len(candidates), runtime)
 
     # Those that keep enough variety are measured again, on other seeds.
     able = keeping(points, settings.coverage_min, settings.kid_ratio_max)

@@ -34,7 +34,7 @@ def score(data: Artifact, target: str, drawn: np.ndarray, source: np.ndarray, ru
     """Measures sealed in the manifest.
 
     Args:
-        data: the artifact that was trained on.
+        data: the artifact trained on.
         target: ``photo`` or a style's name.
         drawn: uint8 [N, R, R, 3], the style set.
         source: uint8 [N, R, R, 3], the same latents through the source generator.
@@ -81,7 +81,6 @@ def score(data: Artifact, target: str, drawn: np.ndarray, source: np.ndarray, ru
 
     if held is not None and min(len(real), len(drawn)) > NEIGHBOURS:
         out["precision"], out["recall"] = precision_recall(held.features, reading.features, NEIGHBOURS)
-
     # Memorisation, by two distances. Truncation draws features together and nothing is copied; a copy is near in both.
     training_images = load(data.path / name, runtime)
     training = read(reader, training_images)

@@ -89,37 +89,32 @@ def write_style_set(
 ) -> SetSummary:
     """Sample a generator into a folder; done again, it goes on with what is there.
 
-    It writes images/, source/, records.jsonl and latents.safetensors. Where the face reader is asked, it also writes
-    rejects.jsonl, rejects.png and distribution.json.
-
     Args:
-        out: the folder.
+        out: folder of images/, source/, records.jsonl, latents.safetensors and, where the reader is asked, its reports.
         fused: the generator that draws the set.
         source: draws the same latents before the transfer; None (or `fused` itself) writes no source/.
         sampling: how many, and how they are drawn and chosen.
-        data: folder of the data artifact: training pictures, held-out ones and photos.
+        data: folder of the data artifact.
         target: ``photo`` or a style's name.
         runtime: device, threads and progress.
         reader: the face reader; loaded when it is needed and not given.
         ws: latents [N, num_ws, w_dim] of inverted photos, for ``source: invert``.
         photos: their N ids.
-        edit: moves the candidates' latents (`stages.style.editing.directions.Edited`), for the source's pictures, too.
-        finish: changes the set's pictures, [n, 3, R, R] in [-1, 1] -> the same (recolouring).
+        edit: moves the candidates' latents (`stages.style.editing.directions.Edited`), for the source, too.
+        finish: recolours the set's pictures, [n, 3, R, R] in [-1, 1].
 
     Raises:
         TristyleError: ``source: invert`` without latents that fit.
     """
     candidates = _candidates(sampling, ws, photos, edit)
-
     # What is in the scratch folder belongs to one plan; another plan starts anew.
     source = None if source is fused else source
-    if sampling.reads and reader is None:
-        reader = load_reader(runtime.device)
-    plan = [asdict(sampling), target, _digest(fused), source and _digest(source), reader and reader.id,
-            list(photos or []), _hash([ws] if ws is not None else [])]  # fmt: skip
+    reader = load_reader(runtime.device) if sampling.reads and reader is None else reader
+    networks = (_digest(fused), source and _digest(source), reader and reader.id)
+    plan = [asdict(sampling), target, *networks, list(photos or []), _hash([ws] if ws is not None else [])]
     scratch = _open_scratch(out, json.loads(json.dumps(plan)))
 
-    # Draw, read and choose; then the chosen pictures are renamed into the set.
+    # Draw, read and choose; then rename the chosen pictures into the set.
     with placed(fused, runtime.device) as generator:
         paint = Painter(generator, candidates, sampling, finish)
         collection = Collection(sampling, candidates.most, data, target, reader if sampling.reads else None, runtime)
@@ -133,9 +128,8 @@ def write_style_set(
         with placed(source, runtime.device) as generator:
             _write_source(Painter(generator, candidates, sampling), decision.kept, out, runtime)
     write_bytes(out / "latents.safetensors", save(latents))
-    metrics = collection.write_reports(survey, decision, candidates, out)
     write_jsonl(out / "records.jsonl", records)
-
+    metrics = collection.write_reports(survey, decision, candidates, out)
     return _summary(out, fused.img_resolution, source is not None, records, metrics, runtime)
 
 

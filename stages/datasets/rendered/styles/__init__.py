@@ -1,0 +1,1 @@
+"""Styles with their own proportions and drawing: comic, anime, figurine, watercolour."""

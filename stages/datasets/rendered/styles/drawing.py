@@ -104,6 +104,7 @@ class Drawing:
 
     @property
     def width(self) -> int:
+        """Side of the picture, px."""
         return self.frame.width
 
     @property
@@ -112,9 +113,11 @@ class Drawing:
         return self.width / 256
 
     def on(self, *names: str) -> np.ndarray:
+        """Where these labels are: bool [W, W]."""
         return np.isin(self.labels, [LABELS[name] for name in names])
 
     def marks(self) -> np.ndarray:
+        """The landmarks that are fixed to the mesh: [68, 2] px."""
         return truth.fixed_landmarks(self.pack, self.frame.scene, self.width)
 
 
