@@ -128,8 +128,8 @@ def write_style_set(
         with placed(source, runtime.device) as generator:
             _write_source(Painter(generator, candidates, sampling), decision.kept, out, runtime)
     write_bytes(out / "latents.safetensors", save(latents))
-    write_jsonl(out / "records.jsonl", records)
     metrics = collection.write_reports(survey, decision, candidates, out)
+    write_jsonl(out / "records.jsonl", records)
     return _summary(out, fused.img_resolution, source is not None, records, metrics, runtime)
 
 
