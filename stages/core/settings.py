@@ -16,12 +16,31 @@ class ConfigError(TristyleError):
     """A configuration value out of range. `stages/pipeline` puts the full path (`style.train.lr`) before `key`."""
 
     def __init__(self, key: str, problem: str, remedy: str) -> None:
-        super().__init__(f"{key}: {problem}. {remedy}")
+        end = "" if remedy.endswith((".", "?", "!")) else "."
+        super().__init__(f"{key}: {problem}. {remedy}{end}")
         self.key, self.problem, self.remedy = key, problem, remedy
 
     def __reduce__(self) -> tuple[type[ConfigError], tuple[str, str, str]]:
         """Pickled by its parts, so that it crosses from a worker process whole."""
         return type(self), (self.key, self.problem, self.remedy)
+
+
+def check_methods(key: str, value: Any, protocol: type) -> None:
+    """Refuse an object that lacks a method of a protocol: before a stage runs, not in the middle of it.
+
+    Args:
+        key: the setting that holds it.
+        value: an object of a class that a yaml named.
+        protocol: a `typing.Protocol`; its public functions are asked for.
+
+    Raises:
+        ConfigError: names the methods that are missing.
+    """
+    asked = [name for name, member in vars(protocol).items() if callable(member) and not name.startswith("_")]
+    lacking = [name for name in asked if not callable(getattr(value, name, None))]
+    if lacking:
+        problem = f"{type(value).__name__} lacks {', '.join(lacking)}"
+        raise ConfigError(key, problem, f"Add what {protocol.__name__} in {protocol.__module__} asks for")
 
 
 def number(

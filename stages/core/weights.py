@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stages.core.files import write_bytes
-from stages.core.settings import TristyleError
+from stages.core.settings import ConfigError, TristyleError
 
 if TYPE_CHECKING:
     from torch import nn
@@ -63,6 +63,30 @@ def _digest(header: dict[str, Any], tensors: memoryview) -> str:
     return digest.hexdigest()
 
 
+def check_savable(module: nn.Module, key: str) -> None:
+    """Refuse a network that `load_network` could not build again: before a training, not after it.
+
+    Args:
+        module: what is to be saved.
+        key: the setting that it comes from, for the message.
+
+    Raises:
+        ConfigError: it does not note its constructor's arguments, or its class lies where no network is read from.
+    """
+    kind = type(module)
+    if not isinstance(getattr(module, "arguments", None), dict):
+        remedy = "Set self.arguments to the keyword arguments of its constructor, plain JSON types"
+        raise ConfigError(key, f"{kind.__name__} has no `arguments`", remedy)
+    if not kind.__module__.startswith(_packages[0]) and kind.__module__.partition(".")[0] not in _packages:
+        raise ConfigError(key, f"{kind.__module__}.{kind.__name__} cannot be loaded again", _where(kind.__module__))
+
+
+def _where(module: str) -> str:
+    """Where a network's class may lie instead."""
+    package = module.partition(".")[0]
+    return "Move the class to stages/networks/" if package == "stages" else f"Say allow=[{package}]"
+
+
 def allow_networks(packages: Sequence[str]) -> None:
     """Let weights files name classes of further packages, as the command line's `allow=[mypkg]` says."""
     _packages[1:] = packages
@@ -96,8 +120,7 @@ def load_network(path: Path | str, device: str = "cpu") -> nn.Module:
     name = notes.get("class", "")
     if not name.startswith(tuple(f"{package}." for package in _packages)):
         raise TristyleError(
-            f"{path}: names the class {name!r}, which is not a network of this project. "
-            f"If it is yours, say allow=[{name.partition('.')[0]}]."
+            f"{path}: names the class {name!r}, which is not a network of this project. If it is yours: {_where(name)}."
         )
     module_name, _, class_name = name.rpartition(".")
     try:

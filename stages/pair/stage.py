@@ -15,9 +15,9 @@ from torch import nn
 
 from stages.core.artifact import SCRATCH, Artifact
 from stages.core.runtime import Runtime
-from stages.core.settings import Train, TristyleError, number
+from stages.core.settings import Train, TristyleError, check_methods, number
 from stages.core.stage import Stage
-from stages.core.weights import load_network, save_network
+from stages.core.weights import check_savable, load_network, save_network
 from stages.networks.face_reader import Reader, load_reader, reader_file
 from stages.pair.curate import Curate
 from stages.pair.inputs import Translated, all_photos, photo_count, photo_files, stored_photos, style_name
@@ -49,6 +49,7 @@ class PairStage(Stage):
 
     def __post_init__(self) -> None:
         number("seed", self.seed, 0, integer=True)
+        check_methods("translator", self.translator, Translator)
 
     def files(self) -> dict[str, Path]:
         """The face reader, the translator's own files, and the folders of further photos and their masks."""
@@ -101,5 +102,6 @@ class PairStage(Stage):
         inputs = TrainingInputs(data, style, reader, out / SCRATCH, runtime)
         batches = self.translator.batches(inputs, self.seed)
         task = self.translator.task(stored_photos(data).size, self.train, runtime.device)
+        check_savable(self.translator.network(task), "pair.translator")
         fit(task, batches, train=self.train, scratch=inputs.scratch, runtime=runtime, label="pair")
         return self.translator.network(task)

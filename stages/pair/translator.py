@@ -88,7 +88,11 @@ class Translator(Protocol):
         ...
 
     def network(self, task: Task) -> nn.Module:
-        """What is kept of a finished training: photo in, picture out; saved as translator.safetensors."""
+        """What is kept of a training: photo in, picture out; saved as translator.safetensors.
+
+        Its class lies in `stages.networks` or in an allowed package. Its `arguments` are the keyword arguments of its
+        constructor, plain JSON types, so that it can be built again.
+        """
         ...
 
     def painter(self, network: nn.Module, device: str) -> Painter:

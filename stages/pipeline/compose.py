@@ -141,6 +141,7 @@ def _device(name: str) -> str:
             raise ConfigError("device", f"{name!r} is unknown", "Choose auto, cpu, mps, cuda or cuda:<number>")
         if together and ":" in str(name):
             raise ConfigError("device", f"{name} for every process", "Choose cuda: torchrun gives each its own")
+        _check_device(str(name))
         return str(name)
     driven = sys.platform != "linux" or any(Path(driver).exists() for driver in DRIVERS)
     if not driven and "torch" not in sys.modules:
@@ -150,6 +151,18 @@ def _device(name: str) -> str:
     if not torch.cuda.is_available():
         return "cpu"
     return "cuda" if together else f"cuda:{_job_number() % torch.cuda.device_count()}"
+
+
+def _check_device(name: str) -> None:
+    """Refuse an accelerator that this machine lacks."""
+    if name == "cpu":
+        return
+    import torch
+
+    kind, _, number = name.partition(":")
+    there = torch.backends.mps.is_available() if kind == "mps" else torch.cuda.is_available()
+    if not there or (number and int(number) >= torch.cuda.device_count()):
+        raise ConfigError("device", f"{name} is not on this machine", "Choose auto or cpu")
 
 
 def side_by_side(config: Any) -> bool:

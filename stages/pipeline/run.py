@@ -37,6 +37,7 @@ from stages.core.stage import Stage
 from stages.core.tracking import Silent, Tracker
 from stages.core.version import own_version
 from stages.pipeline.compose import Settings, check_allow, described, instantiate_stages
+from stages.pipeline.targets import source_files
 from stages.training import distributed
 
 COST = "cost"  # in the scratch folder: what each part took, for the sum that the sealing job writes down
@@ -90,18 +91,23 @@ def _opened(cfg: DictConfig) -> tuple[Settings, dict[str, Stage], dict[str, dict
     files: dict[str, dict[str, str]] = {}
     if cfg.stage == "data" and distributed.world() == 1:
         settings, stages = instantiate_stages(cfg, ("data",))
-        files["data"] = _digests(stages["data"])
+        files["data"] = _digests(stages["data"], described(cfg, "data"))
         config = _portable(described(cfg, "data"), stages["data"].files())
         if _finished(settings.out / "data" / artifact_key("data", config, {}, files["data"]), settings):
             return settings, stages, files
     settings, stages = instantiate_stages(cfg)
     last = list(stages)[-1]
     stages = {kind: stage for kind, stage in stages.items() if kind == last or _needed(kind, last, stages)}
-    return settings, stages, {kind: files.get(kind) or _digests(stage) for kind, stage in stages.items()}
+    return (
+        settings,
+        stages,
+        {kind: files.get(kind) or _digests(stage, described(cfg, kind)) for kind, stage in stages.items()},
+    )
 
 
-def _digests(stage: Stage) -> dict[str, str]:
-    return {key: hash_path(Path(path)) for key, path in stage.files().items()}
+def _digests(stage: Stage, config: dict[str, Any]) -> dict[str, str]:
+    """Digests of the files that a stage names, and of the user's own modules that it is made of."""
+    return {key: hash_path(Path(path)) for key, path in (stage.files() | source_files(config)).items()}
 
 
 def _check_out(out: Path) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import traceback
 from collections.abc import Sequence
 from difflib import get_close_matches
 from functools import lru_cache
@@ -108,6 +109,30 @@ def find_class(target: Any, key: str, allow: Sequence[str]) -> Any:
         return _imported(target)
     except (ImportError, AttributeError, ValueError) as error:
         raise ConfigError(key, f"{target!r} cannot be imported ({error})", "Check the name") from error
+    except Exception as error:  # whatever a module of the user's own may raise while it is read
+        raise ConfigError(key, f"{target!r} fails on import ({_place_of(error)})", "Correct the module") from error
+
+
+def _place_of(error: Exception) -> str:
+    """An error in one line: its type, what it says, and where."""
+    last = traceback.extract_tb(error.__traceback__)[-1:]
+    place = f", {Path(last[0].filename).name} line {last[0].lineno}" if last else ""
+    return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}{place}"
+
+
+def source_files(node: Any) -> dict[str, Path]:
+    """The modules of the user's own that settings name: `code:<module>` -> its file, for the artifact's key.
+
+    This package's own code does not enter a key; its version stands in the manifest.
+    """
+    if isinstance(node, list):
+        return {name: path for item in node for name, path in source_files(item).items()}
+    if not isinstance(node, dict):
+        return {}
+    found = {name: path for item in node.values() for name, path in source_files(item).items()}
+    module = str(node.get(TARGET, "")).rpartition(".")[0]
+    file = getattr(import_module(module), "__file__", None) if module and module.partition(".")[0] != "stages" else None
+    return found | ({f"code:{module}": Path(file)} if file else {})
 
 
 def check_names(given: dict[str, Any], target: Any, key: str) -> None:

@@ -13,10 +13,10 @@ from stages.core.artifact import SCRATCH, Artifact
 from stages.core.files import write_jsonl
 from stages.core.images import grid, write_image
 from stages.core.runtime import Runtime
-from stages.core.settings import ConfigError, Train
+from stages.core.settings import ConfigError, Train, check_methods
 from stages.core.stage import Stage
 from stages.core.tensors import to_uint8
-from stages.core.weights import save_network
+from stages.core.weights import check_savable, save_network
 from stages.metrics.heldout import HeldOut, read_heldout
 from stages.networks.face_reader import load_reader, reader_file
 from stages.networks.mobile import count_macs, count_parameters
@@ -44,6 +44,7 @@ class StudentStage(Stage):
     def __post_init__(self) -> None:
         if not isinstance(self.target, str) or not self.target:
             raise ConfigError("target", f"{self.target!r} is not a style", "Name a style of the data set, e.g. comic")
+        check_methods("model", self.model, Student)
 
     @property
     def reads(self) -> tuple[str, ...]:
@@ -87,6 +88,7 @@ class StudentStage(Stage):
 
     def _fit(self, training: StudentTraining, out: Path, runtime: Runtime) -> nn.Module:
         scratch = out / SCRATCH
+        check_savable(self.model.network(training.task), "student.model")
         fit(training.task, training.batches, train=self.train, scratch=scratch, runtime=runtime, label="student")
         return self.model.network(training.task)
 

@@ -76,6 +76,7 @@ def test_a_student_reads_what_it_says_and_goes_through_the_stage(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     torch.manual_seed(0)
+    monkeypatch.setattr("stages.core.weights._packages", ["stages.networks", "tests"])  # as allow=[tests] does
     monkeypatch.setattr(module, "load_reader", lambda: Reader((4, 4, 8, 8, 8), 4).eval())
     style = tmp_path / "style"
     for i, picture in enumerate(toys(0, 4, 32)[1]):
