@@ -14,7 +14,7 @@ import numpy as np
 from stages.core.artifact import open_artifact
 from stages.core.images import read_image
 from stages.core.settings import TristyleError
-from stages.networks.face_labels import PARSER, PARSER_LABELS, PARSER_TO_READER, READER_LABELS, numbers
+from stages.networks.face_labels import PARSER, PARSER_LABELS, PARSER_TO_READER, READER_LABELS
 from stages.recipes.parser_labels import Labelled, painted_codes, read_labels, reduce_labels, stacked
 
 EXPRESSION = ("smile", "mouth_open", "eye_open")
@@ -48,8 +48,7 @@ class TruePeople:
         if self.names == READER_LABELS:
             middles = self.landmarks[:, 27:31, 0].mean(1) * self.images.shape[2]
             return np.stack([painted_codes(one, x - 0.5) for one, x in zip(self.parsing, middles, strict=True)])
-        codes = np.array(numbers(PARSER_LABELS, *self.names), np.uint8)[self.parsing]
-        return np.stack([glazed(one) for one in codes])
+        return np.stack([glazed(one) for one in self.parsing])
 
     def reader_labels(self) -> np.ndarray:
         """As the face reader learns them: uint8 [N, S, S]."""
@@ -105,9 +104,7 @@ def label_names(config: dict[str, object], folder: Path) -> tuple[str, ...]:
     if "datasets.painted" in stage:
         return READER_LABELS
     if "datasets.rendered" in stage:
-        from stages.datasets.rendered.truth import CLASSES
-
-        return CLASSES
+        return PARSER_LABELS
     raise TristyleError(f"{folder}: its people come without labels. Give an artifact of data=rendered or data=painted.")
 
 
