@@ -27,6 +27,7 @@ from stages.core.stage import Stage
 from stages.core.tensors import to_tensor, to_uint8
 from stages.pipeline import compose as composer
 from stages.pipeline import run as runner
+from stages.pipeline.targets import source_files
 
 
 @dataclass(kw_only=True)
@@ -214,7 +215,9 @@ def held(root: Path, shared: bool) -> Iterator[None]:
     """Another holder of the fakes' pair folder."""
     cfg = config(root / "runs", stage="pair")
     inputs = {kind: open_artifact(next((root / "runs" / kind).iterdir()), kind).digest for kind in READS["pair"]}
-    key = artifact_key("pair", composer.described(cfg, "pair"), inputs, {})
+    settings = composer.described(cfg, "pair")
+    files = source_files(settings)  # the fakes are a module of the user's own
+    key = artifact_key("pair", settings, inputs, {name: hash_path(path) for name, path in files.items()})
     with locked(root / "runs" / "pair" / key, shared=shared):
         yield
 
