@@ -21,17 +21,30 @@ class Sees:
         return FaceReading(none, none, self.points[: len(images)], none, none, none, none)
 
 
-def test_an_error_is_a_share_of_the_eyes_distance() -> None:
-    rng = np.random.default_rng(0)
-    points = rng.random((5, 68, 2))
+def face(count: int) -> landmarks.Faces:
+    """Random points; the eyes are 0.4 apart, the oval is a square around the frame's middle half."""
+    points = np.random.default_rng(0).random((count, 68, 2))
     points[:, 36], points[:, 45] = [0.3, 0.4], [0.7, 0.4]
-    images = np.zeros((5, 128, 128, 3), np.uint8)
+    points[:, :17] = [0.25, 0.5]  # on the oval
+    oval = np.array([[0.25, 0.25], [0.75, 0.25], [0.75, 0.75], [0.25, 0.75]])
+    return landmarks.Faces(np.zeros((count, 128, 128, 3), np.uint8), points, np.stack([oval] * count))
+
+
+def test_an_error_is_a_share_of_the_eyes_distance() -> None:
+    known = face(5)
     for off, wanted in ((0.0, 0.0), (0.04, 0.1)):
-        (line,) = landmarks.scores(Sees(points, off), {"set": (images, points)})  # type: ignore[arg-type]
+        (line,) = landmarks.scores(Sees(known.points, off), {"set": known})  # type: ignore[arg-type]
         assert line["pictures"] == 5 and line["error"] == pytest.approx(wanted, abs=1e-4)
-        assert all(line[part] == pytest.approx(wanted, abs=1e-4) for part in landmarks.PARTS)
+        assert all(line[part] == pytest.approx(wanted, abs=1e-4) for part in [*landmarks.PARTS, "jaw_from_outline"])
         assert line["error_95"] == pytest.approx([wanted, wanted], abs=1e-4)
 
 
-def test_the_parts_are_all_landmarks() -> None:
-    assert sorted(row for rows in landmarks.PARTS.values() for row in rows) == list(range(68))
+def test_a_jaw_may_slide_along_the_outline() -> None:
+    at = np.array([[[0.25, 0.3], [0.25, 0.7], [0.5, 0.5], [0.5, 0.85], [0.15, 0.75]]])
+    assert landmarks.from_outline(at, face(1).oval)[0].tolist() == pytest.approx([0, 0, 0.25, 0.1, 0.1])
+
+
+def test_the_parts_are_all_but_the_jaw() -> None:
+    rows = np.arange(68)
+    parts = np.concatenate([rows[part] for part in landmarks.PARTS.values()])
+    assert parts.tolist() == rows[landmarks.INNER].tolist()
