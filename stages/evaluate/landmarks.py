@@ -63,7 +63,8 @@ class Faces:
     def eyes(self) -> np.ndarray:
         """Distance of the outer eye corners: [N, 1]."""
         first, second = OUTER_EYES
-        return np.linalg.norm(self.points[:, first] - self.points[:, second], axis=-1)[:, None]
+        between: np.ndarray = np.linalg.norm(self.points[:, first] - self.points[:, second], axis=-1)
+        return between[:, None]
 
 
 def faces(folder: Path, weights: Path) -> Faces:
@@ -100,9 +101,10 @@ def faces(folder: Path, weights: Path) -> Faces:
 def errors(reader: Reader, known: Faces) -> np.ndarray:
     """Error of each landmark over the distance of the outer eye corners, [N, 68]; a jaw's is that from the outline."""
     read = reader.read(to_tensor(known.images)).landmarks.double().numpy()
-    apart = np.linalg.norm(read - known.points, axis=-1)
+    apart: np.ndarray = np.linalg.norm(read - known.points, axis=-1)
     apart[:, JAW] = from_outline(read[:, JAW], known.oval)
-    return apart / known.eyes
+    apart /= known.eyes
+    return apart
 
 
 def from_outline(points: np.ndarray, outline: np.ndarray) -> np.ndarray:
