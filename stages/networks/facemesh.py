@@ -13,11 +13,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 POINTS = 468
-# The points around the face, a closed line; from the canonical model.
-OVAL = (
-    10, 338, 297, 332, 284, 251, 389, 356, 454, 323, 361, 288, 397, 365, 379, 378, 400, 377, 152, 148, 176, 149, 150,
-    136, 172, 58, 132, 93, 234, 127, 162, 21, 54, 103, 67, 109,
-)  # fmt: skip
 
 
 class MeshBlock(nn.Module):

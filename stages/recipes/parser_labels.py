@@ -25,7 +25,6 @@ from stages.core.workers import in_order
 from stages.datasets.people import READER_PEOPLE, Portrait, open_people
 from stages.datasets.pictures import read_mask, read_whole
 from stages.networks.face_labels import PARSER_FACE, PARSER_HEAD, PARSER_LABELS, PARSER_MIRROR, PARSER_MOUTH, numbers
-from stages.networks.facemesh import OVAL
 from stages.training.fit import Batches, epoch_order
 
 STORED = 192  # pixels a side that pictures are kept at: views of them are cut at `FaceParser.size`
@@ -164,6 +163,10 @@ SURELY_HEAD = (MEMBERS * (1 - _IN_HEAD)).sum(1) == 0  # [codes]
 MAYBE_HEAD = (MEMBERS * _IN_HEAD).sum(1) > 0
 
 # Face Mesh's points around things, from its canonical model. Right and left are the person's.
+OVAL = (
+    10, 338, 297, 332, 284, 251, 389, 356, 454, 323, 361, 288, 397, 365, 379, 378, 400, 377, 152, 148, 176, 149, 150,
+    136, 172, 58, 132, 93, 234, 127, 162, 21, 54, 103, 67, 109,
+)  # fmt: skip
 OUTER_LIPS = (61, 146, 91, 181, 84, 17, 314, 405, 321, 375, 291, 409, 270, 269, 267, 0, 37, 39, 40, 185)
 INNER_LIPS = (78, 95, 88, 178, 87, 14, 317, 402, 318, 324, 308, 415, 310, 311, 312, 13, 82, 81, 80, 191)
 PARTS = {
