@@ -1,6 +1,7 @@
 """People with truth out of a sealed data artifact (`data=rendered` or `data=painted`), for the recipes.
 
-A data stage names its labels its own way. Here they become the face parser's codes and the face reader's labels.
+The renderer labels its photos with the face parser's labels, the painter with the face reader's. Here both become the
+face parser's codes and the face reader's labels.
 """
 
 from __future__ import annotations
@@ -25,10 +26,12 @@ class TruePeople:
     """Photos of people with truth, S pixels a side.
 
     Attributes:
-        images: uint8 [N, S, S, 3]; parsing: uint8 [N, S, S], places in `names`.
-        names: the labels of the stage that made them.
+        images: uint8 [N, S, S, 3].
+        parsing: uint8 [N, S, S], places in `names`.
+        names: `PARSER_LABELS` or `READER_LABELS`.
         landmarks: float32 [N, 68, 2] in shares of the frame.
-        pose: float32 [N, 2] yaw, pitch in degrees; expression: float32 [N, 3] smile, mouth_open, eye_open.
+        pose: float32 [N, 2] yaw, pitch in degrees.
+        expression: float32 [N, 3] smile, mouth_open, eye_open.
         source: the stage and the artifact's digest, for cards.
     """
 
@@ -48,7 +51,8 @@ class TruePeople:
         if self.names == READER_LABELS:
             middles = self.landmarks[:, 27:31, 0].mean(1) * self.images.shape[2]
             return np.stack([painted_codes(one, x - 0.5) for one, x in zip(self.parsing, middles, strict=True)])
-        return np.stack([glazed(one) for one in self.parsing])
+        places = self.landmarks * self.images.shape[2] - 0.5
+        return np.stack([bridged(glazed(one), xy) for one, xy in zip(self.parsing, places, strict=True)])
 
     def reader_labels(self) -> np.ndarray:
         """As the face reader learns them: uint8 [N, S, S]."""
@@ -117,6 +121,20 @@ def glazed(codes: np.ndarray) -> np.ndarray:
     within = cv2.drawContours(np.zeros_like(rims), outlines, -1, 1, cv2.FILLED) > 0
     bare = np.isin(codes, [PARSER["skin"], PARSER["nose"]])
     return np.where(within & bare, PARSER["glasses"], codes).astype(np.uint8)
+
+
+def bridged(codes: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
+    """Labels [S, S] with noses that begin between the eyes, as in CelebAMask-HQ; the renderer's begin below.
+
+    Args:
+        codes: the face parser's labels.
+        landmarks: [68, 2] px; a pixel's centre is a whole number.
+    """
+    wide = 0.2 * (landmarks[35] - landmarks[31])
+    outline = np.stack([landmarks[27] - wide, landmarks[27] + wide, landmarks[35], landmarks[33], landmarks[31]])
+    nose = np.zeros_like(codes)
+    cv2.fillConvexPoly(nose, np.round(outline * 16).astype(np.int32), 1, shift=4)
+    return np.where((nose > 0) & (codes == PARSER["skin"]), PARSER["nose"], codes).astype(np.uint8)
 
 
 def shrunk(labels: np.ndarray, side: int) -> np.ndarray:

@@ -83,6 +83,15 @@ def test_glass_fills_a_rim_around_the_eye() -> None:
     assert (glazed == PARSER["glasses"]).sum() == 100 - 8 and (glazed == PARSER["l_eye"]).sum() == 8
 
 
+def test_a_nose_begins_between_the_eyes() -> None:
+    codes = np.full((40, 40), PARSER["skin"], np.uint8)
+    codes[10, 20] = PARSER["l_brow"]
+    landmarks = np.zeros((68, 2))
+    landmarks[[27, 31, 33, 35]] = [[20, 10], [15, 30], [20, 32], [25, 30]]
+    nose = truth.bridged(codes, landmarks) == PARSER["nose"]
+    assert nose[12:30, 20].all() and not nose[10, 20] and not nose[:9].any() and not nose[20, :14].any()
+
+
 def test_other_stages_have_no_labels(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("a")
     seal(tmp_path, "data", config={"_target_": "stages.datasets.folders.stage.FoldersData"}, inputs={}, metrics={})
