@@ -160,6 +160,7 @@ def _stylize(given: argparse.Namespace) -> int:
 
     from stages.apply.picture import read_photo
 
+    check_consent(first)
     photo = read_photo(first)
     stylizer = Stylizer(_options(given), given.jobs or 0)
     try:
@@ -169,6 +170,14 @@ def _stylize(given: argparse.Namespace) -> int:
         raise TristyleError(named) from None
     print(out)
     return 0
+
+
+def check_consent(source: Path) -> None:
+    """Refuse a file that `sources.csv` beside it, or in a folder above, says no to."""
+    from stages.core.consent import refusals
+
+    if reason := refusals([source]).get(source):
+        raise TristyleError(f"{source}: {reason}. Give another file, or correct that table.")
 
 
 def _options(given: argparse.Namespace) -> Options:
@@ -240,6 +249,7 @@ def _video(given: argparse.Namespace, source: Path, out: Path) -> int:
         raise TristyleError("--alpha: videos are written without transparency. Give pictures, or leave it out.")
     from stages.apply.video import stylize_video
 
+    check_consent(source)
     report = stylize_video(source, out, _options(given), given.smooth, given.jobs or 0)
     print(f"{out}: {report}")
     return 0

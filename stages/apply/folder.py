@@ -146,10 +146,13 @@ def stylize_folder(sources: Sequence[Path], out: Path, options: Options, workers
 
 def _jobs(sources: Sequence[Path], out: Path, options: Options, summary: Summary) -> Iterator[PictureJob]:
     """The pictures and where they go. What is skipped for its name is noted in `summary`."""
+    from stages.core.consent import refusals
     from stages.core.images import IMAGE_SUFFIXES
 
     taken: dict[Path, Path] = {}
-    for path, name in _found(sources, out):
+    found = list(_found(sources, out))
+    refused = refusals(path for path, _ in found)
+    for path, name in found:
         # Kinds that are not pictures.
         suffix = path.suffix.lower()
         if suffix in VIDEOS:
@@ -158,6 +161,9 @@ def _jobs(sources: Sequence[Path], out: Path, options: Options, summary: Summary
             summary.skipped[str(name)] = f"{suffix} is not read. Convert it to JPEG or PNG."
         elif suffix not in IMAGE_SUFFIXES:
             summary.others += 1
+
+        elif path in refused:
+            summary.skipped[str(name)] = f"{refused[path]}."
 
         # No two pictures may become one file.
         else:

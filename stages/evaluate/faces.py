@@ -25,6 +25,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from stages.core.consent import usable
 from stages.core.images import read_image
 from stages.faces.align import ffhq_quad, to_crop
 from stages.faces.detect import RETINAFACE, CascadeDetector, Detector, Found, RetinaDetector, SharpDetector
@@ -94,7 +95,7 @@ def hits(middles: np.ndarray, found: list[Found]) -> tuple[np.ndarray, np.ndarra
 def scenes(folder: Path, detector: Detector) -> tuple[int, int, int]:
     """How many clear faces are found, how many there are, and how many boxes lie on no face."""
     table, clear, seen, false = counted(), 0, 0, 0
-    for path in sorted(folder.iterdir()):
+    for path in usable(sorted(folder.iterdir())):
         wanted, others = table[hashlib.sha256(path.read_bytes()).hexdigest()[:8]]
         picture = read_image(path)
         found, size = detector(picture), np.array(picture.shape[1::-1])
@@ -106,10 +107,11 @@ def scenes(folder: Path, detector: Detector) -> tuple[int, int, int]:
 
 def eyes(folder: Path, every: int) -> Iterator[tuple[Path, np.ndarray]]:
     """Pictures and the centres of both eyes' masks, [2, 2] px, image left first."""
+    pictures = {path.stem: path for path in usable(sorted((folder / "image").iterdir()))}
     for mask in sorted((folder / "mask").glob("*.png"))[::every]:
         labels = np.array(Image.open(mask))
         centres = [np.argwhere(labels == label)[:, ::-1].mean(0) for label in (4, 5) if (labels == label).any()]
-        picture = next((folder / "image").glob(f"{mask.stem}.*"), None)
+        picture = pictures.get(mask.stem)
         if len(centres) == 2 and picture is not None:
             yield picture, np.array(sorted(centres, key=lambda centre: centre[0]))
 
@@ -133,8 +135,9 @@ def sets(data: Path, detectors: dict[str, Detector], every: int) -> None:
     """Print shares of found faces by set, and the cascade's by how far RetinaFace says that the head is turned."""
     with open(data / "manifest.csv", newline="") as file:
         rows = [row for row in csv.DictReader(file) if row["subset"] in SETS and not row["file"].endswith(".png")]
+    kept = set(usable(data / row["file"] for row in rows[::every]))
     found: dict[str, dict[str, list[bool]]] = defaultdict(lambda: defaultdict(list))
-    for row in rows[::every]:
+    for row in (row for row in rows[::every] if data / row["file"] in kept):
         picture = read_image(data / row["file"])
         faces = {name: detector(picture) for name, detector in detectors.items()}
         yaw = next(

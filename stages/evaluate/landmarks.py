@@ -22,6 +22,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from stages.core.consent import usable
 from stages.core.images import IMAGE_SUFFIXES, read_image
 from stages.core.settings import TristyleError
 from stages.core.tensors import to_tensor
@@ -82,7 +83,7 @@ def faces(folder: Path, weights: Path) -> Faces:
     """
     detector = RetinaDetector(find_weight(weights, SMALLER), "mobile0.25")
     mesh = MeshLandmarks(find_weight(weights, MESH))
-    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
+    paths = usable(path for path in sorted(folder.iterdir()) if path.suffix.lower() in IMAGE_SUFFIXES)
     images, points = [], []
 
     for start in range(0, len(paths), CHUNK):

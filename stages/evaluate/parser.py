@@ -16,6 +16,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from stages.core.consent import usable
 from stages.core.images import read_image
 from stages.faces.parse import Parser, open_parser
 from stages.metrics.bootstrap import draw, mean_interval
@@ -28,7 +29,8 @@ SIZE = 128
 def portraits(data: Path) -> tuple[np.ndarray, np.ndarray, list[str]]:
     """The held-out portraits, their labels and whom they show: uint8 [N, 128, 128, 3] and [N, 128, 128], N names."""
     folder = data / "parsing_gt" / "celebamask512"
-    stems = sorted(path.stem for path in (folder / "mask").iterdir())
+    masks = sorted(path.stem for path in (folder / "mask").iterdir())
+    stems = [path.stem for path in usable(folder / "image" / f"{stem}.jpg" for stem in masks)]
     people = people_of(data / "manifest.csv", stems)
     kept = [stem for stem, person in zip(stems, people, strict=True) if heldout(person)]
     names = [person for person in people if heldout(person)]

@@ -29,6 +29,7 @@ import torch
 from torch import Tensor, nn
 
 from stages.apply.model import open_model, run_padded
+from stages.core.consent import usable
 from stages.core.files import write_bytes, write_json
 from stages.core.images import encode_png, read_image
 from stages.core.tensors import mask_tensor, to_tensor, to_uint8, unit
@@ -260,7 +261,7 @@ def squeezenet(weights: Path) -> BackboneFeatures:
 
 def _some(folder: Path, size: int, detector: Detector, count: int = 14) -> np.ndarray:
     """Pictures of a folder, drawn by seed, cut to the FFHQ square where a face is found: uint8 [n, size, size, 3]."""
-    files = sorted(folder.iterdir())
+    files = usable(sorted(folder.iterdir()))
     found = []
     for i in np.random.default_rng(0).permutation(len(files))[:count]:
         picture = read_image(files[i])

@@ -17,6 +17,7 @@ import cv2
 import numpy as np
 
 from stages.core.artifact import Artifact, open_artifact
+from stages.core.consent import usable
 from stages.core.images import read_image
 from stages.core.settings import TristyleError
 from stages.datasets.people import HELDOUT_PEOPLE, open_people
@@ -117,6 +118,8 @@ def _label(portraits: Portraits, table: Path) -> None:
 def _of_table(data: Path, size: int, parser: Parser) -> Portraits:
     with open(data / "manifest.csv", newline="") as file:
         rows = [row for row in csv.DictReader(file) if row["file"].startswith(SETS) and heldout(row["person_group"])]
+    kept = set(usable(data / row["file"] for row in rows))
+    rows = [row for row in rows if data / row["file"] in kept]
     if not rows:
         raise TristyleError(f"{data}: holds out nobody in {', '.join(SETS)}. Add portraits to its manifest.csv.")
     pictures = [read_image(data / row["file"]) for row in rows]
@@ -236,7 +239,7 @@ def style_pictures(data: Path, style: str, size: int) -> np.ndarray:
     if (data / "records.jsonl").is_file() and (found := read_style(open_artifact(data, "data"), style, 1)) is not None:
         return np.stack([resized(picture, size) for picture in found.images])
     if (data / "styles" / style).is_dir():
-        files = [file for file in sorted((data / "styles" / style).iterdir()) if heldout_style(file.name)]
+        files = usable(file for file in sorted((data / "styles" / style).iterdir()) if heldout_style(file.name))
         return np.stack([resized(read_image(file), size) for file in files])
     return drawn(style, size)
 

@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from stages.core.consent import usable
 from stages.core.images import IMAGE_SUFFIXES, read_image
 from stages.core.settings import TristyleError, number
 from stages.core.tensors import to_tensor
@@ -41,7 +42,7 @@ def read_folder(folder: Path, size: int) -> Tensor:
     Raises:
         TristyleError: fewer than four pictures, or one that is not square.
     """
-    paths = sorted(path for path in folder.glob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+    paths = usable(path for path in sorted(folder.glob("*")) if path.suffix.lower() in IMAGE_SUFFIXES)
     if len(paths) <= NEIGHBOURS:
         raise TristyleError(f"{folder}: {len(paths)} pictures, {NEIGHBOURS + 1} are needed. Name a folder of pictures.")
 

@@ -24,7 +24,7 @@ from stages.core.settings import ConfigError, number
 from stages.core.stage import Stage
 from stages.networks.face_reader import load_reader, reader_file
 from stages.pair.curate import Curate
-from stages.pair.inputs import Translated, all_photos, photo_count, photo_files, stored_photos
+from stages.pair.inputs import Translated, all_photos, check_photos, photo_count, photo_files, stored_photos
 from stages.pair.score import measure_heldout
 from stages.pair.translator import Translation
 from stages.pair.write import Write, write_pairs
@@ -94,6 +94,10 @@ class CartoonPairs(Stage):
     def files(self) -> dict[str, Path]:
         """The face reader, which scores, and the folders of further photos and their masks, if any."""
         return reader_file() | photo_files(self.write.photos)
+
+    def check(self) -> None:
+        """Refuse a `sources.csv` above the further photos that cannot be obeyed."""
+        check_photos(self.write.photos)
 
     def shards(self, inputs: dict[str, Artifact]) -> int:
         """How many shards there are to write: `part=range(0,N)` launches them all."""

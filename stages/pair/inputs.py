@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from stages.core.artifact import SCRATCH, Artifact
+from stages.core.consent import tables_above
 from stages.core.images import load_images, load_masks
 from stages.core.runtime import Runtime
 from stages.core.settings import ConfigError
@@ -21,11 +22,23 @@ PHOTOS = "photos.jsonl"  # in the scratch folder: the names of the pictures in p
 
 
 def photo_files(photos: str | None) -> dict[str, Path]:
-    """The folder `pair.write.photos` and its masks, as entries of a stage's `files()`."""
+    """The folder `pair.write.photos`, its masks and the tables above it, as entries of a stage's `files()`."""
     if photos is None:
         return {}
     masks = mask_folder(Path(photos))
-    return {"write.photos": Path(photos)} | ({"write.masks": masks} if masks else {})
+    above = [file for file in tables_above(Path(photos)) if file.parent != Path(photos)]
+    said = {f"write.sources.{number}": file for number, file in enumerate(above)}
+    return {"write.photos": Path(photos)} | ({"write.masks": masks} if masks else {}) | said
+
+
+def check_photos(photos: str | None) -> None:
+    """Refuse a folder of photos whose `sources.csv` cannot be obeyed: before a training, not after it.
+
+    Raises:
+        TristyleError: names the table and its line.
+    """
+    if photos is not None:
+        pictures_below(Path(photos))
 
 
 def stored_photos(data: Artifact) -> StoredPhotos:

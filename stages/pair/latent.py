@@ -36,6 +36,7 @@ from stages.pair.inputs import (
     PairCandidates,
     Translated,
     all_photos,
+    check_photos,
     photo_count,
     photo_files,
     refuse_photos,
@@ -84,6 +85,10 @@ class LatentPairs(Stage):
     def files(self) -> dict[str, Path]:
         """The face reader, which masks and scores, the encoder, which inverts photos, and folders of further photos."""
         return reader_file() | {"encoder": data_file(SHIPPED_ENCODER)} | photo_files(self.write.photos)
+
+    def check(self) -> None:
+        """Refuse a `sources.csv` above the further photos that cannot be obeyed."""
+        check_photos(self.write.photos)
 
     def shards(self, inputs: dict[str, Artifact]) -> int:
         """How many shards there are to write: `part=range(0,N)` launches them all."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,10 +11,12 @@ from typing import Any, Protocol
 import numpy as np
 
 from stages.core.artifact import Artifact
+from stages.core.consent import usable
 from stages.core.decode import ImageError
 from stages.core.files import write_bytes
 from stages.core.images import IMAGE_SUFFIXES, load_images, load_masks
 from stages.core.settings import TristyleError
+from stages.core.walk import below
 from stages.datasets.pictures import read_square
 from stages.networks.face_reader import Reader, read_masks
 
@@ -118,7 +119,9 @@ class FolderPhotos:
         if not index.exists():
             write_bytes(index, b"".join(json.dumps(name).encode() + b"\n" for name in pictures_below(folder)))
         if not index.stat().st_size:
-            raise TristyleError(f"{folder}: holds no pictures. Put some there, or leave out pair.write.photos.")
+            raise TristyleError(
+                f"{folder}: holds no pictures that may be used. Put some there, or leave out pair.write.photos."
+            )
         self._lines = np.memmap(index, np.uint8, "r")
         self._ends = np.flatnonzero(self._lines == ord("\n"))
         self.ids: Sequence[str] = Numbered("p", len(self._ends))
@@ -167,14 +170,15 @@ def mask_folder(photos: Path) -> Path | None:
 
 
 def pictures_below(folder: Path) -> list[str]:
-    """Names of all pictures in a folder and the folders in it, relative to it, sorted; hidden ones are passed over."""
-    found = []
-    for place, folders, names in os.walk(folder, followlinks=True):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        within = Path(place).relative_to(folder)
-        shown = (name for name in names if name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith("."))
-        found += [(within / name).as_posix() for name in shown]
-    return sorted(found)
+    """Names of the pictures in a folder and the folders in it that may be used, relative to it, sorted.
+
+    Hidden ones are passed over, and what tristyle wrote.
+
+    Raises:
+        TristyleError: a `sources.csv` that cannot be understood.
+    """
+    files = {path: name for path, name in below(folder).files if name.lower().endswith(IMAGE_SUFFIXES)}
+    return sorted(files[path] for path in usable(files))
 
 
 class Numbered(Sequence[str]):

@@ -20,7 +20,7 @@ from stages.core.stage import Stage
 from stages.core.weights import check_savable, load_network, save_network
 from stages.networks.face_reader import Reader, load_reader, reader_file
 from stages.pair.curate import Curate
-from stages.pair.inputs import Translated, all_photos, photo_count, photo_files, stored_photos, style_name
+from stages.pair.inputs import Translated, all_photos, check_photos, photo_count, photo_files, stored_photos, style_name
 from stages.pair.score import measure_heldout
 from stages.pair.translator import TrainingInputs, Translator
 from stages.pair.write import Write, write_pairs
@@ -54,6 +54,10 @@ class PairStage(Stage):
     def files(self) -> dict[str, Path]:
         """The face reader, the translator's own files, and the folders of further photos and their masks."""
         return reader_file() | self.translator.files() | photo_files(self.write.photos)
+
+    def check(self) -> None:
+        """Refuse a `sources.csv` above the further photos that cannot be obeyed."""
+        check_photos(self.write.photos)
 
     def run(self, inputs: dict[str, Artifact], out: Path, runtime: Runtime) -> dict[str, Any]:
         """Train, paint, curate and measure, as far as it is not done.

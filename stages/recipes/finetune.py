@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from stages.core.consent import usable
 from stages.core.images import IMAGE_SUFFIXES, write_image
 from stages.core.runtime import Runtime
 from stages.core.settings import Train, TristyleError
@@ -48,7 +49,7 @@ def load_pairs(images: Path, masks: Path) -> tuple[np.ndarray, np.ndarray, list[
         TristyleError: no pair, or an unreadable file.
     """
     by_stem = {path.stem: path for path in sorted(masks.iterdir()) if path.suffix.lower() in IMAGE_SUFFIXES}
-    chosen = [path for path in sorted(images.iterdir()) if path.stem in by_stem]
+    chosen = usable(path for path in sorted(images.iterdir()) if path.stem in by_stem)
     if len(chosen) < 2:
         raise TristyleError(f"{images}: {len(chosen)} pictures have a mask of their name in {masks}; give at least 2.")
     size = (SIZE, SIZE)

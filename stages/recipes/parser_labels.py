@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from stages.core.consent import usable
 from stages.core.decode import ImageError
 from stages.core.settings import TristyleError
 from stages.core.workers import in_order
@@ -80,7 +81,7 @@ def load_labelled(images: Path, masks: Path, side: int = STORED) -> tuple[Labell
         TristyleError: fewer than two pairs, a picture that is not square, or a mask that is not a label mask.
     """
     by_stem = {path.stem: path for path in sorted(masks.iterdir()) if path.suffix.lower() == ".png"}
-    chosen = [path for path in sorted(images.iterdir()) if path.stem in by_stem]
+    chosen = usable(path for path in sorted(images.iterdir()) if path.stem in by_stem)
     if len(chosen) < 2:
         raise TristyleError(f"{images}: {len(chosen)} pictures have a mask of their name in {masks}; give at least 2.")
     pictures = np.empty((len(chosen), side, side, 3), np.uint8)
@@ -259,7 +260,7 @@ def load_photos(photos: Path, persons: Path, meshes: Path) -> Labelled:
         xy = stored["xy"].astype(np.float64)
 
     images, codes = [], []
-    for path in sorted(photos.iterdir()):
+    for path in usable(sorted(photos.iterdir())):
         mask = persons / f"{path.stem}.png"
         if not mask.is_file():
             continue

@@ -1,28 +1,24 @@
-"""What lies in a folder of own pictures, and under which licence and consent: the walk, and `sources.csv`.
+"""What lies in a folder of own pictures, and under which licence: the walk, and `sources.csv` for its records.
 
-`DIR/sources.csv` has a line a source: `pattern` (a path below DIR, or one with `*` and `?`, which match `/`, too), and
-any of `licence`, `licence_class`, `consent`, `author`. A path counts before a pattern, of patterns the first. What no
-line names has the licence of the configuration. Pictures whose consent is `no` are left out.
+Who may be used at all is decided in `stages.core.consent`. Of the lines of `sources.csv` that name a picture, a path
+counts before a pattern, of patterns the first. What no line names has the licence of the configuration.
 """
 
 from __future__ import annotations
 
-import csv
 import os
 from dataclasses import dataclass, fields
-from fnmatch import fnmatchcase
 from pathlib import Path
 
+from stages.core.consent import FILE, SourceTable, tables_above
 from stages.core.images import IMAGE_SUFFIXES
 from stages.core.settings import TristyleError
-
-FILE = "sources.csv"
-EXAMPLE = "pattern,licence,licence_class,consent,author"
+from stages.core.walk import ignored, text_of
 
 
 @dataclass(frozen=True)
 class PictureSource:
-    """Whence pictures come. `licence_class` is `open`, `research/non-commercial` or `unknown`."""
+    """Where pictures come from. `licence_class` is `open`, `research/non-commercial` or `unknown`."""
 
     licence: str = "unknown"
     licence_class: str = "unknown"
@@ -31,67 +27,42 @@ class PictureSource:
 
 
 class Sources:
-    """The lines of `sources.csv`, or none where there is no such file.
+    """The lines of `sources.csv` in a folder and above it.
 
     Args:
         root: the folder.
         default: what is said of pictures that no line names, and in place of empty cells.
 
     Raises:
-        TristyleError: unreadable, no `pattern` column, or a column that means nothing.
+        TristyleError: a table that cannot be understood, or two of them in the folder.
     """
 
     def __init__(self, root: Path, default: PictureSource) -> None:
-        self.default = default
-        self.paths: dict[str, PictureSource] = {}
-        self.patterns: list[tuple[str, PictureSource]] = []
-        self.used: set[str] = set()
-        file = root / FILE
-        if file.is_file():
-            self._read(file)
-
-    def _read(self, file: Path) -> None:
-        names = [field.name for field in fields(PictureSource)]
-        try:
-            rows = list(csv.reader(file.read_text(encoding="utf-8-sig").splitlines()))
-        except (OSError, UnicodeDecodeError, csv.Error) as error:
-            raise TristyleError(f"{file}: cannot be read as CSV in UTF-8 ({error}). Save it so.") from None
-
-        head = [cell.strip().lower() for cell in rows[0]] if rows else []
-        foreign = [name for name in head if name not in ("pattern", *names)]
-        if "pattern" not in head or foreign:
-            fault = f"the column {foreign[0]!r} is unknown" if foreign else "there is no column 'pattern'"
-            raise TristyleError(f"{file}: {fault}. Its first line is {EXAMPLE}, the last four as wanted.")
-
-        for number, cells in enumerate(rows[1:], 2):
-            if not any(cell.strip() for cell in cells):
-                continue
-            row = dict(zip(head, (cell.strip() for cell in cells), strict=False))
-            if len(cells) > len(head) or not row.get("pattern"):
-                fault = "more cells than columns" if len(cells) > len(head) else "no pattern"
-                raise TristyleError(f"{file}: line {number} has {fault}. Quote cells that hold a comma.")
-
-            said = {name: row.get(name) or getattr(self.default, name) for name in names}
-            pattern, source = row["pattern"].removeprefix("./"), PictureSource(**said)
-            if any(sign in pattern for sign in "*?["):
-                self.patterns.append((pattern, source))
-            else:
-                self.paths.setdefault(pattern, source)
+        files = tables_above(root)
+        own = [file for file in files if file.parent == root]
+        if len(own) > 1:
+            raise TristyleError(f"{own[1]}: a second {FILE}. Put all lines into one.")
+        self.root, self.default = root, default
+        self.tables = [SourceTable(file) for file in files]
+        self.used: set[tuple[Path, int]] = set()  # lines by file and number
 
     def of(self, path: str) -> PictureSource:
         """The source of a picture by its path below the folder, with slashes."""
-        if path in self.paths:
-            self.used.add(path)
-            return self.paths[path]
-        for pattern, source in self.patterns:
-            if fnmatchcase(path, pattern):
-                self.used.add(pattern)
-                return source
+        for table in self.tables:
+            place = (self.root if table.root == self.root else self.root.absolute()) / path
+            if not place.is_relative_to(table.root):
+                place = self.root.resolve() / path
+            if lines := table.matching(place.relative_to(table.root).as_posix()):
+                self.used.add((table.file, lines[0].number))
+                names = [field.name for field in fields(PictureSource)]
+                said = {name: lines[0].cells.get(name) or getattr(self.default, name) for name in names}
+                return PictureSource(**said)
         return self.default
 
     def idle(self) -> list[str]:
-        """Paths and patterns that named none of the pictures asked for."""
-        return [name for name in (*self.paths, *(pattern for pattern, _ in self.patterns)) if name not in self.used]
+        """The patterns of the folder's own lines that gave no picture its source."""
+        own = [(table.file, line) for table in self.tables if table.root == self.root for line in table.lines]
+        return [line.pattern for file, line in own if (file, line.number) not in self.used]
 
 
 @dataclass(frozen=True)
@@ -111,14 +82,14 @@ class Listed:
 
     @property
     def stem(self) -> str:
-        """`name` without its suffix, by which pictures, masks and twins belong together."""
-        return self.name[: len(self.name) - len(self.path.suffix)]
+        """`name` without its suffix, as text: by it pictures, masks and twins belong together."""
+        return text_of(self.name[: len(self.name) - len(self.path.suffix)])
 
 
 def listed(folder: Path) -> list[Listed]:
     """Everything in a folder and the folders in it, by name.
 
-    Names that start with a dot (.DS_Store, editors' leavings) are left alone. Links are followed within the folder;
+    Names that start with a dot and what desktops leave behind are left alone. Links are followed within the folder;
     the folder itself may be one. A folder under a picture's name is not entered.
     """
     home = folder.resolve()
@@ -127,10 +98,10 @@ def listed(folder: Path) -> list[Listed]:
         here = Path(place)
         within = here.relative_to(folder).as_posix()
         prefix = "" if within == "." else f"{within}/"
-        shown = sorted(name for name in folders if not name.startswith("."))
+        shown = sorted(name for name in folders if not ignored(name))
         closed = [name for name in shown if (here / name).is_symlink() or name.lower().endswith(IMAGE_SUFFIXES)]
         folders[:] = [name for name in shown if name not in closed]
-        entries = [*closed, *(name for name in names if not name.startswith("."))]
+        entries = [*closed, *(name for name in names if not ignored(name))]
         found += [_entry(here / name, prefix + name, home) for name in entries]
     return sorted(found, key=lambda entry: entry.name.split("/"))
 

@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from stages.core.consent import FILE, LICENCE_CLASSES, refusals, tables_above
 from stages.core.decode import shown
 from stages.core.files import data_file, sha256_file, write_jsonl
 from stages.core.images import write_image
@@ -36,7 +37,7 @@ from stages.datasets.folders.contact_sheet import contact_sheet
 from stages.datasets.folders.duplicates import BITS
 from stages.datasets.folders.ingest import FACES, IngestJob, Treatment, ingest
 from stages.datasets.folders.photo_quality import Limits
-from stages.datasets.folders.sources import FILE, Listed, PictureSource, Sources, listed
+from stages.datasets.folders.sources import Listed, PictureSource, Sources, listed
 from stages.datasets.pictures import mask_place
 
 if TYPE_CHECKING:
@@ -108,6 +109,8 @@ class FolderData(Stage):
         number("heldout", self.heldout, 0, 0.9, open_low=True)
         number("max_rejected", self.max_rejected, 0, 1)
         choice("twins", self.twins, (True, False))
+        for licence_class in (self.licence_class, *(self.only or [])):
+            choice("licence_class" if licence_class == self.licence_class else "only", licence_class, LICENCE_CLASSES)
         number("seed", self.seed, 0, integer=True)
 
         for label in self.mask_labels or []:
@@ -132,7 +135,9 @@ class FolderData(Stage):
         """What is hashed into the artifact's key: the folder with all that is in it, and the networks."""
         if self.path is None:
             raise ConfigError("data.path", "no folder is given", f"Say data.path=DIR; {LAYOUT}")
-        return {"path": Path(self.path), **self._networks()}
+        above = [file for file in tables_above(Path(self.path)) if file.parent != Path(self.path)]
+        said = {f"sources.{number}": file for number, file in enumerate(above)}
+        return {"path": Path(self.path), **said, **self._networks()}
 
     def _networks(self) -> dict[str, Path]:
         """The weights that draw masks and find faces; nothing stands for the cascade."""
@@ -198,8 +203,10 @@ class FolderData(Stage):
                 Assessed(IngestJob(file, given.get(file.stem), recipe), file.fault, broken=bool(file.fault))
                 for file in files
             ]
+            refused = refusals(file.path for file in files if not file.fault)
             for verdict in verdicts[place]:
-                verdict.reason = verdict.reason or self._unwanted(sources.of(f"{place}/{verdict.task.file.name}"))
+                unwanted = self._unwanted(sources.of(f"{place}/{verdict.task.file.name}"))
+                verdict.reason = verdict.reason or refused.get(verdict.task.file.path, "") or unwanted
 
         # One pool reads all places, so that no process waits for another place's end.
         todo = [verdict for group in verdicts.values() for verdict in group if not verdict.reason]
@@ -223,8 +230,6 @@ class FolderData(Stage):
         )
 
     def _unwanted(self, source: PictureSource) -> str:
-        if source.consent == "no":
-            return f"no consent, by {FILE}"
         if self.only is not None and source.licence_class not in self.only:
             wanted = f"licence class {source.licence_class}, and only {', '.join(self.only)} is wanted"
             return f"{wanted}. Name it in {FILE}, or set data.only"
