@@ -99,12 +99,14 @@ def _compose_and_run() -> None:
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
+    from stages.pipeline.hydra_private import guard_hydra
     from stages.pipeline.run import (
         let_the_first_speak,  # this import also registers the resolver that the yaml files use
     )
 
     typed = sys.argv
     try:
+        guard_hydra()
         sys.argv = [typed[0], *freely(typed[1:])]
         hydra.main(config_path=conf_path(), config_name="config", version_base="1.3")(_job)()
     except (HydraException, OmegaConfBaseException, TristyleError) as error:

@@ -15,12 +15,29 @@ from functools import lru_cache
 from importlib import import_module
 from pathlib import Path
 from types import UnionType
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import Any, NoReturn, Union, get_args, get_origin, get_type_hints
 
 from stages.core.settings import ConfigError, TristyleError
 from stages.pipeline.renamed import RENAMED_KEYS
 
 TARGET = "_target_"
+# Every class of this package that a yaml may name: what conf/ names, and what those classes hold. A prefix would not
+# do: a module also has what it imports, which may write files. `tests/faults/test_targets.py` compares.
+OWN_TARGETS = frozenset(f"stages.{name}" for name in (
+    "core.settings.Train", "core.tracking.Tracker", "core.tracking.WandbTracker",
+    "datasets.folders.photo_quality.Limits", "datasets.folders.stage.FolderData",
+    "datasets.painted.stage.PaintedData", "datasets.rendered.stage.RenderedData", "export.coreml.Coreml",
+    "export.litert.Litert", "export.mnn.Mnn", "export.ncnn.Ncnn", "export.onnx.Onnx", "export.stage.ExportStage",
+    "export.web.Web", "pair.cartoon_filter.CartoonPairs", "pair.cartoon_filter.Rule", "pair.curate.Curate",
+    "pair.curate.Limit", "pair.given.GivenPairs", "pair.latent.LatentPairs", "pair.stage.PairStage",
+    "pair.ugatit.TranslatorWeights", "pair.ugatit.UgatitTranslator", "pair.write.Write", "student.pix2pix.Pix2Pix",
+    "student.pix2pix.Pix2PixWeights", "student.stage.StudentStage", "style.editing.directions.Edit",
+    "style.editing.recolour.Recolour", "style.fused.FusedStyle", "style.fusion.fuse.Fusion", "style.fusion.fuse.Part",
+    "style.fusion.sweep.Sweep", "style.inversion.e4e.Encode", "style.inversion.encoder.Invert",
+    "style.sampling.candidates.Sampling", "style.sampling.distribution.Distribution",
+    "style.sampling.filters.Filters", "style.stage.Network", "style.stage.StyleStage", "style.stylegan2_ada.Ada",
+    "style.stylegan2_ada.Recipe",
+))  # fmt: skip
 MISSING = "???"  # OmegaConf's mark of a setting without a value
 
 
@@ -94,23 +111,38 @@ def _imported(target: str) -> Any:
 
 
 def find_class(target: Any, key: str, allow: Sequence[str]) -> Any:
-    """The class called `target`, imported only if its package is this one or allowed.
+    """The class called `target`, imported only if it is one of OWN_TARGETS or of a package that is allowed.
 
     Raises:
-        ConfigError: another package, or no such class.
+        ConfigError: another package, no such class, or something else than a class of that package.
     """
     target = str(target)
-    if not any(target.startswith(f"{package}.") for package in ("stages", *allow)):
-        package = target.partition(".")[0]
-        raise ConfigError(
-            key, f"{target!r} is outside this package", f"Name a class below stages., or say allow=[{package}]"
-        )
+    package = next((name for name in allow if target.startswith(f"{name}.")), None)
+    if target not in OWN_TARGETS and package is None:
+        _refuse(target, key)
     try:
-        return _imported(target)
+        found = _imported(target)
     except (ImportError, AttributeError, ValueError) as error:
         raise ConfigError(key, f"{target!r} cannot be imported ({error})", "Check the name") from error
     except Exception as error:  # whatever a module of the user's own may raise while it is read
         raise ConfigError(key, f"{target!r} fails on import ({_place_of(error)})", "Correct the module") from error
+    home = getattr(found, "__module__", "") if isinstance(found, type) else ""
+    own = isinstance(found, type) and _name(found) in OWN_TARGETS
+    if package is not None and not own and home != package and not home.startswith(f"{package}."):
+        raise ConfigError(key, f"{target!r} is not a class of {package}", "Name a class that is written there")
+    return found
+
+
+def _refuse(target: str, key: str) -> NoReturn:
+    """Refuse a class that is neither ours nor allowed, with the name that was meant where one is alike."""
+    package = target.partition(".")[0]
+    if package != "stages":
+        problem, remedy = "is outside this package", f"Name a class below stages., or say allow=[{package}]"
+    else:
+        alike = get_close_matches(target, OWN_TARGETS, n=1)
+        problem = "is not a class that a yaml may name"
+        remedy = f"Did you mean {alike[0]}?" if alike else "Name one that conf/ names, or one of your own package"
+    raise ConfigError(key, f"{target!r} {problem}", remedy)
 
 
 def _place_of(error: Exception) -> str:

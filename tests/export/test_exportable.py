@@ -15,7 +15,7 @@ from stages.core.runtime import Runtime
 from stages.core.settings import ConfigError, TristyleError
 from stages.core.tensors import TensorSpec
 from stages.core.tracking import Tracker
-from stages.core.weights import save_network
+from stages.core.weights import NETWORKS, save_network
 from stages.export.contract import (
     BACKENDS,
     ConversionSource,
@@ -65,6 +65,7 @@ def networks_of_this_file(monkeypatch: pytest.MonkeyPatch) -> None:
 
     sys.modules.setdefault("stages.networks.recoloured", sys.modules[__name__])
     monkeypatch.setattr(Recoloured, "__module__", "stages.networks.recoloured")
+    monkeypatch.setattr("stages.core.weights.NETWORKS", NETWORKS | {"stages.networks.recoloured.Recoloured"})
 
 
 def inputs_of(folder: Path, network: nn.Module) -> dict[str, Artifact]:

@@ -27,6 +27,8 @@ import numpy as np
 TORCH_MAGIC = 0x1950A86A20F9469CFC6C  # opens the older container
 LEGACY_TORCH = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # the same, as bytes
 ZIP = b"PK\x03\x04"
+MOST_OPCODES = 500_000  # five times those of the largest official file, a second's work
+LEAST_CONTAINERS, CONTAINER_BYTES = 1000, 16  # empty lists, sets and dicts: so many, and one more for so many bytes
 _MARK = object()
 Kind = TypeVar("Kind")
 
@@ -221,7 +223,11 @@ def run(stream: io.BytesIO, allowed: Allowed, storage: Callable[[Any], Storage] 
     """
     machine = _Machine(allowed, storage)
     program: Iterable[tuple[pickletools.OpcodeInfo, Any, int | None]] = pickletools.genops(stream)
-    for opcode, argument, _ in program:
+    containers = LEAST_CONTAINERS + len(stream.getbuffer()) // CONTAINER_BYTES
+    for count, (opcode, argument, _) in enumerate(program):
+        containers -= opcode.name.startswith("EMPTY_")
+        if count >= MOST_OPCODES or containers < 0:
+            raise Damaged("the pickle has more opcodes than any network needs")
         if not (
             machine.plain(opcode.name, argument) or machine.holds(opcode.name) or machine.made(opcode.name, argument)
         ):
