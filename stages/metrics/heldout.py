@@ -53,6 +53,7 @@ class HeldOut:
         photo: uint8 [N, H, W, 3].
         mask: uint8 [N, H, W], the photos' head coverage.
         twin: uint8 [N, H, W, 3], the true stylised twins; None where the data set has none.
+        painted: uint8 [N, H, W], where the twins may differ from the photos; None: on the head alone.
         style: held-out pictures of the style; None where there are none.
     """
 
@@ -62,6 +63,7 @@ class HeldOut:
     mask: np.ndarray
     twin: np.ndarray | None
     style: StylePictures | None
+    painted: np.ndarray | None = None
 
 
 def read_heldout(data: Artifact, style: str, workers: int) -> HeldOut:
@@ -80,7 +82,7 @@ def read_heldout(data: Artifact, style: str, workers: int) -> HeldOut:
         raise TristyleError(f"{data.path}: holds out no photos, so nothing can be scored. Set data.heldout above 0.")
 
     base, ids = data.path / "heldout", [Path(row["photo"]).stem for row in rows]
-    twins = [base / "twin" / style / f"{name}.png" for name in ids]
+    twins, painted = ([base / kind / style / f"{name}.png" for name in ids] for kind in ("twin", "twin_mask"))
     return HeldOut(
         ids=ids,
         people=[str(row.get("person", name)) for name, row in zip(ids, rows, strict=True)],
@@ -88,6 +90,7 @@ def read_heldout(data: Artifact, style: str, workers: int) -> HeldOut:
         mask=load_masks([base / "mask" / f"{name}.png" for name in ids], workers),
         twin=read_if_all(twins, workers),
         style=read_style(data, style, workers),
+        painted=load_masks(painted, workers) if all(path.exists() for path in painted) else None,
     )
 
 
@@ -124,6 +127,7 @@ class HeldOutView:
         part: which of them.
         photo, raw: [n, 3, H, W] in [0, 1].
         mask: [n, 1, H, W] head coverage of the photos, in [0, 1].
+        painted: likewise, what is not background: the head, and where the twin is painted.
         twin: as `photo`; None without twins.
     """
 
@@ -131,6 +135,7 @@ class HeldOutView:
     photo: Tensor
     raw: Tensor
     mask: Tensor
+    painted: Tensor
     twin: Tensor | None
 
 
@@ -187,11 +192,14 @@ def score_pictures(
 
 
 def _view(people: HeldOut, raw: RawPictures, part: slice, device: str) -> HeldOutView:
+    mask = mask_tensor(people.mask[part]).to(device)
+    painted = mask if people.painted is None else mask_tensor(people.painted[part]).to(device).maximum(mask)
     return HeldOutView(
         part=part,
         photo=_floating(people.photo, part, device),
         raw=_floating(raw, part, device),
-        mask=mask_tensor(people.mask[part]).to(device),
+        mask=mask,
+        painted=painted,
         twin=None if people.twin is None else _floating(people.twin, part, device),
     )
 
@@ -204,7 +212,7 @@ def _floating(pictures: RawPictures, part: slice, device: str) -> Tensor:
 
 
 def _errors(view: HeldOutView) -> dict[str, Tensor]:
-    found = {"background_error": background_error(view.raw, view.photo, view.mask)}
+    found = {"background_error": background_error(view.raw, view.photo, view.painted)}
     if view.twin is not None:
         for prefix, picture in (("", view.raw), ("photo_", view.photo)):
             found[f"{prefix}face_error"] = face_error(picture, view.twin, view.mask)

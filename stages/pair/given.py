@@ -62,27 +62,14 @@ class GivenPairs(Stage):
     def run(self, inputs: dict[str, Artifact], out: Path, runtime: Runtime) -> dict[str, Any]:
         """Curate and write the couples of training photos.
 
-        `identity` and `background_error` are those of the held-out twins, which go to `heldout/`: of what somebody
-        made, not of what a translator paints. An error to the twin or a KID would compare the truth with itself.
-
         Returns:
             The artifact's metrics; of a part (`runtime.part`), how many shards are done and how many there are.
 
         Raises:
             TristyleError: the data set has no couples of that style, or no pair passes the limits.
         """
-        data = inputs["data"]
-        reader = load_reader(runtime.device)
-        pairs = couples(data, self.target)
-        candidates = on_disk(data.path, [pair for pair in pairs if pair.split == "train"], not self.keep_background)
-        metrics = write_pairs(candidates, out, self.curate, self.write, reader, runtime)
-        if runtime.part is not None:
-            return metrics
-        held = [pair for pair in pairs if pair.split == "heldout"]
-        if held:
-            metrics |= _measure(on_disk(data.path, held), reader, out, runtime)
-        size = stored_photos(data).size
-        return metrics | {"heldout_pairs": float(len(held)), "reader": reader.id, "size": size}
+        pairs = couples(inputs["data"], self.target)
+        return write_couples(inputs["data"], pairs, out, self.curate, self.write, runtime, not self.keep_background)
 
     def shards(self, inputs: dict[str, Artifact]) -> int:
         """How many shards there are to write: `part=range(0,N)` launches them all."""
@@ -134,6 +121,43 @@ def on_disk(root: Path, pairs: Sequence[Couple], whole: bool = False) -> OnDisk:
     """Couples of the data artifact at `root`; with `whole` the whole frame counts as head."""
     photo, mask, raw = ([root / getattr(pair, kind) for pair in pairs] for kind in ("photo", "mask", "twin"))
     return OnDisk([pair.id for pair in pairs], photo, mask, raw, whole=whole)
+
+
+def write_couples(
+    data: Artifact,
+    pairs: Sequence[Couple],
+    out: Path,
+    curate: Curate,
+    write: Write,
+    runtime: Runtime,
+    whole: bool = False,
+) -> dict[str, Any]:
+    """Curate and write the couples of training photos; those of held-out ones go to `heldout/` and are measured.
+
+    `identity` and `background_error` are those of the held-out twins: of what somebody made, not of what a translator
+    paints. An error to the twin or a KID would compare the truth with itself.
+
+    Args:
+        data: the data artifact that holds the files.
+        pairs: the couples of both splits.
+        out: the artifact's folder.
+        curate: the limits.
+        write: how the pairs are stored.
+        runtime: the machine.
+        whole: the whole frame of a training pair counts as head.
+
+    Returns:
+        The artifact's metrics; of a part (`runtime.part`), how many shards are done and how many there are.
+    """
+    reader = load_reader(runtime.device)
+    candidates = on_disk(data.path, [pair for pair in pairs if pair.split == "train"], whole)
+    metrics = write_pairs(candidates, out, curate, write, reader, runtime)
+    if runtime.part is not None:
+        return metrics
+    held = [pair for pair in pairs if pair.split == "heldout"]
+    if held:
+        metrics |= _measure(on_disk(data.path, held), reader, out, runtime)
+    return metrics | {"heldout_pairs": float(len(held)), "reader": reader.id, "size": stored_photos(data).size}
 
 
 def _measure(held: OnDisk, reader: Reader, out: Path, runtime: Runtime) -> dict[str, float]:

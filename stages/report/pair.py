@@ -26,6 +26,10 @@ from stages.report.markup import EMPTY, figure, fit, folded, gallery, heading, n
 if TYPE_CHECKING:
     from stages.pair.curate import Curate
 
+UPPER_BOUND = (
+    "Supervised upper bound: these pairs are true twins, the same rendered person in the style. They show what the "
+    "student can reach, not what the pipeline makes of style pictures."
+)
 SHOWN = 6  # held-out people in the table of pictures
 KEPT = 14  # kept pairs on the sheet
 SIDE = 128  # px that a small picture is enlarged to
@@ -79,6 +83,7 @@ def pair_parts(pair: Artifact, data: Artifact | None, style: str) -> list[Markup
     rejects = pair.path / "rejects.png"
     shown = figure(fit(read_image(rejects), 820), "rejected pairs") if why and rejects.exists() else EMPTY
     return [
+        note(UPPER_BOUND) if str(pair.config.get("_target_", "")).endswith(".TwinPairs") else EMPTY,
         note(f"{len(kept)} of {len(rows)} pairs kept" + (f"; left out: {why}." if why else ".")),
         heading("From photo to pair", held_out_table(pair, data, style)),
         heading("Expression kept", expression_table(pair.metrics)),

@@ -76,8 +76,8 @@ def score(
 
 
 def _target(people: HeldOut, teacher: np.ndarray) -> Tensor:
-    """What the student was trained towards, [N, 3, H, W] in [0, 1]: the translator's picture on the photo's head."""
-    mask = mask_tensor(people.mask)
+    """What the student was trained towards, [N, 3, H, W] in [0, 1]: the translator's picture where it paints."""
+    mask = mask_tensor(people.mask if people.painted is None else people.painted)
     return unit(to_tensor(people.photo)) * (1 - mask) + unit(to_tensor(teacher)) * mask
 
 

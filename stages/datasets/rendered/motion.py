@@ -74,5 +74,5 @@ def moving(
     drawn = None
     if style is not None:
         pictures = [styled(person, shot.scene.view, size, style, pack, shots[0].scene.camera) for shot in shots]
-        drawn = np.stack([twin(shot.picture, picture).image for shot, picture in zip(shots, pictures, strict=True)])
+        drawn = np.stack([twin(shot, picture).image for shot, picture in zip(shots, pictures, strict=True)])
     return Motion(np.stack([shot.picture.image for shot in shots]), np.stack(flows), np.stack(heads), drawn)

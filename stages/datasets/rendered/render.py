@@ -28,6 +28,8 @@ class Picture:
 
     image: np.ndarray  # uint8 [S, S, 3] RGB
     mask: np.ndarray  # uint8 [S, S], coverage of the head without neck
+    bare: np.ndarray  # uint8 [S, S], of head, neck and shoulders down to where clothes begin
+    whole: np.ndarray  # uint8 [S, S], of the whole person
     parsing: np.ndarray  # uint8 [S, S], the face parser's 19 labels
     reader_labels: np.ndarray  # uint8 [S, S], the face reader's 13 labels
     landmarks: np.ndarray  # float32 [68, 2] iBUG order, pixels; a pixel's centre is a whole number
@@ -44,6 +46,7 @@ class Shot:
     labels: np.ndarray  # uint8 [W, W]
     light: np.ndarray  # float32 [S, S, 3], linear, before the camera
     cover: np.ndarray  # float32 [S, S]
+    empty: np.ndarray  # uint8 [S, S, 3], the same photograph without the person
 
 
 def shoot(
@@ -83,9 +86,10 @@ def shoot(
 
     labels = truth.regions(frame, covers)
     light, cover = (cv2.resize(a, (size, size), interpolation=cv2.INTER_AREA) for a in (image, cover))
-    image_ = develop(light + ground(place, size) * (1 - cover[..., None]), view, met, grain)
+    behind = ground(place, size)
+    image_ = develop(light + behind * (1 - cover[..., None]), view, met, grain)
     picture = picture_of(pack, scene, image_, labels)
-    return Shot(picture, scene, frame, labels, light, cover)
+    return Shot(picture, scene, frame, labels, light, cover, develop(behind, view, met, grain))
 
 
 def picture_of(pack: Pack, scene: Scene, image: np.ndarray, labels: np.ndarray) -> Picture:
@@ -95,6 +99,8 @@ def picture_of(pack: Pack, scene: Scene, image: np.ndarray, labels: np.ndarray) 
     return Picture(
         image=image,
         mask=truth.mask(labels, size),
+        bare=truth.mask(labels, size, truth.BARE),
+        whole=truth.mask(labels, size, truth.PERSON),
         parsing=parsing,
         reader_labels=reader_labels,
         landmarks=truth.landmarks(pack, scene, size).astype(np.float32),

@@ -24,7 +24,7 @@ from stages.core.workers import start_worker
 from stages.datasets.people import MOST_PEOPLE, person_of
 from stages.datasets.pictures import mask_place
 from stages.datasets.rendered.person import attributes, sample_person, sample_view
-from stages.datasets.rendered.render import photo
+from stages.datasets.rendered.render import shoot
 from stages.datasets.rendered.styles.drawing import STYLES
 from stages.datasets.rendered.styles.twins import styled, twin
 
@@ -56,6 +56,8 @@ class RenderedData(Stage):
         styles: names of the styles drawn (comic, anime, figurine, watercolour).
         style_count: training pictures of each style, of people who are in no photo.
         heldout: people kept for measuring: photo, mask and the true twin in every style.
+        twins: who has true twins: `heldout` people alone, `all` people in every style, or the training people in the
+            style of this name. `all` and a name write masks of where the twins are painted, too.
         heldout_style: pictures of each style kept as the real side of KID.
         seed: another seed renders other people.
 
@@ -72,6 +74,7 @@ class RenderedData(Stage):
     style_count: int = 1500
     heldout: int = 256
     heldout_style: int = 600
+    twins: str = "heldout"
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -88,6 +91,7 @@ class RenderedData(Stage):
             choice("styles", name, STYLES)
         if len(set(self.styles)) != len(self.styles):
             raise ConfigError("styles", f"{list(self.styles)} names a style twice", "Name each style once")
+        choice("twins", self.twins, ("heldout", "all", *self.styles))
 
     def files(self) -> dict[str, Path]:
         """No file is read but the pack that ships with the package."""
@@ -124,6 +128,11 @@ class RenderedData(Stage):
         views = self.views if split == "train" else 1
         return person_of(split, index // views), index % views
 
+    def twin_styles(self, split: str) -> list[str]:
+        """The styles in which a split's people have twins."""
+        named = self.styles if self.twins == "all" else [name for name in self.styles if name == self.twins]
+        return {"train": named, "heldout": self.styles}.get(split, [])
+
     def _batches(self) -> Iterator[Batch]:
         plan: list[tuple[str, str | None, int]] = [("train", None, self.count), ("heldout", None, self.heldout)]
         for name in self.styles:
@@ -137,7 +146,7 @@ class RenderedData(Stage):
         for index in range(batch.start, batch.stop):
             # one line a picture
             number_, view = self.who(batch.split, index)
-            yield {
+            row = {
                 "id": f"{index:06d}",
                 "split": batch.split,
                 "person": number_,
@@ -151,12 +160,24 @@ class RenderedData(Stage):
                 "licence": "CC0-1.0",
                 "licence_class": "open",
             }
+            twins = self.twin_styles(batch.split) if self.twins != "heldout" else []
+            yield row | ({"twins": {name: self._twin(batch.split, name, index) for name in twins}} if twins else {})
+
+    def _twin(self, split: str, style: str, index: int) -> dict[str, str]:
+        """Files of a twin: the picture, and where it is painted."""
+        folders = {"photo": twin_place(split, style), "mask": twin_place(split, style, "twin_mask")}
+        return {kind: f"{folder}/{index:06d}.png" for kind, folder in folders.items()}
 
 
 def place(split: str, style: str | None) -> str:
     """Folder of a split's pictures within the artifact."""
     folder = "photo" if style is None else f"style/{style}"
     return f"heldout/{folder}" if split.startswith("heldout") else folder
+
+
+def twin_place(split: str, style: str, kind: str = "twin") -> str:
+    """Folder of a split's twins within the artifact, or of their masks (`twin_mask`)."""
+    return f"heldout/{kind}/{style}" if split == "heldout" else f"{kind}/{style}"
 
 
 def _rendered(data: RenderedData, batches: list[Batch], out: Path, workers: int) -> Iterator[np.ndarray]:
@@ -180,20 +201,21 @@ def render_batch(settings: dict[str, Any], batch: Batch, out: Path) -> np.ndarra
         (number_, view_number), name = data.who(batch.split, index), f"{index:06d}.png"
         person, view = sample_person(number_, data.seed), sample_view(number_, view_number, data.seed)
         if batch.style is None:
-            picture = photo(person, view, data.size)
+            shot = shoot(person, view, data.size)
+            picture = shot.picture
             parsing = "heldout/parsing" if batch.split == "heldout" else "parsing"
             write_image(out / parsing / name, picture.parsing)
+            for style in data.twin_styles(batch.split):
+                true = twin(shot, styled(person, view, data.size, style))
+                write_image(out / twin_place(batch.split, style) / name, true.image)
+                if data.twins != "heldout":
+                    write_image(out / twin_place(batch.split, style, "twin_mask") / name, true.bare)
         else:
             picture = styled(person, view, data.size, batch.style)
 
         write_image(folder / name, picture.image)
         write_image(masks / name, picture.mask)
         points.append(picture.landmarks)
-
-        if batch.split == "heldout":
-            for style in data.styles:
-                true = twin(picture, styled(person, view, data.size, style))
-                write_image(out / "heldout" / "twin" / style / name, true.image)
     return np.stack(points).astype(np.float32)
 
 

@@ -25,6 +25,8 @@ TO_READER = np.array(
 )
 NOT_HEAD = ("background", "neck", "necklace", "cloth")
 HEAD = tuple(number for name, number in LABELS.items() if name not in NOT_HEAD)
+BARE = (*HEAD, LABELS["neck"], LABELS["necklace"])  # down to where clothes begin
+PERSON = (*BARE, LABELS["cloth"])
 
 
 def regions(frame: Frame, covers: list[tuple[np.ndarray, int]], filled: bool = False) -> np.ndarray:
@@ -53,10 +55,10 @@ def parsing(labels: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
     return TO_PARSER[common], TO_READER[common]
 
 
-def mask(labels: np.ndarray, size: int) -> np.ndarray:
-    """Coverage of the head (hair, hat, face, ears, what is worn there; no neck), uint8 [size, size]."""
-    head = np.isin(labels, HEAD).astype(np.float32) * 255
-    return np.rint(cv2.resize(head, (size, size), interpolation=cv2.INTER_AREA)).astype(np.uint8)
+def mask(labels: np.ndarray, size: int, among: tuple[int, ...] = HEAD) -> np.ndarray:
+    """Coverage of some regions, uint8 [size, size]: by default the head (hair, hat, face, ears, what is worn there)."""
+    inside = np.isin(labels, among).astype(np.float32) * 255
+    return np.rint(cv2.resize(inside, (size, size), interpolation=cv2.INTER_AREA)).astype(np.uint8)
 
 
 def depth(frame: Frame) -> np.ndarray:

@@ -262,10 +262,15 @@ def test_people_vary_evenly() -> None:
 @pytest.mark.parametrize("style", twins.STYLES)
 def test_a_twin_has_the_photograph_around_it_and_the_style_inside(style: str) -> None:
     who, view = sample_person(12), sample_view(12)
-    picture, drawn = photo(who, view, 64), twins.styled(who, view, 64, style)
-    true = twins.twin(picture, drawn)
-    outside = (picture.mask == 0) & (drawn.mask == 0)
-    assert np.array_equal(true.image[outside], picture.image[outside])
+    shot, drawn = shoot(who, view, 64), twins.styled(who, view, 64, style)
+    picture, true = shot.picture, twins.twin(shot, drawn)
+    outside = true.bare == 0
+    assert np.array_equal(true.image[outside], picture.image[outside]) and outside.mean() > 0.2
+    assert (true.bare >= np.maximum(picture.bare, drawn.bare)).all() and (picture.bare >= picture.mask).all()
+    collar = cv2.dilate(true.bare, np.ones((3, 3))) < cv2.erode(picture.whole, np.ones((3, 3)))
+    assert collar.any() and np.array_equal(true.image[collar], picture.image[collar])  # clothes stay
+    beyond = cv2.erode(true.bare, np.ones((3, 3))) > cv2.dilate(np.maximum(picture.whole, drawn.whole), np.ones((5, 5)))
+    assert np.array_equal(true.image[beyond], shot.empty[beyond])
     inside = cv2.erode((np.minimum(picture.mask, drawn.mask) > 250).astype(np.uint8), np.ones((5, 5))) > 0
     assert np.abs(true.image[inside].astype(float) - picture.image[inside]).mean() > 12
     assert np.minimum(picture.mask, drawn.mask).sum() > 0.75 * np.maximum(picture.mask, drawn.mask).sum()
@@ -346,6 +351,27 @@ def test_data_set_has_the_layout_of_the_contract(tmp_path: Path) -> None:
     assert len(set().union(*people.values())) == 9
 
 
+def test_twins_of_training_people_are_the_same_person_and_view(tmp_path: Path) -> None:
+    settings = {"styles": ["comic", "anime"], "views": 2}
+    _run(tmp_path / "none", **settings)
+    _run(tmp_path / "named", **settings, twins="comic")
+    _run(tmp_path / "all", **settings, twins="all")
+    none, named, every = (_files(tmp_path / name) for name in ("none", "named", "all"))
+    assert not [name for name in none if name.startswith("twin")] and b"twins" not in none["records.jsonl"]
+    assert {name.split("/")[1] for name in named if name.startswith(("twin/", "twin_mask/"))} == {"comic"}
+    assert all(every[name] == content for name, content in none.items() if name != "records.jsonl")
+
+    rows = [json.loads(line) for line in every["records.jsonl"].decode().splitlines()]
+    for row in [row for row in rows if row["split"] in ("train", "heldout")]:
+        who, view = sample_person(row["person"]), sample_view(row["person"], row["view"])
+        for style, files in row["twins"].items():
+            true = twins.twin_of(who, view, 32, style)
+            for kind, wanted in (("photo", true.image), ("mask", true.bare)):
+                stored = cv2.imdecode(np.frombuffer(every[files[kind]], np.uint8), cv2.IMREAD_UNCHANGED)
+                assert np.array_equal(stored[..., ::-1] if stored.ndim == 3 else stored, wanted)
+    assert not [row for row in rows if row["style"] and "twins" in row]
+
+
 def test_workers_do_not_change_a_byte_and_the_seed_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("stages.datasets.rendered.stage.CHUNK", 2)  # several batches a worker
     for name, workers, seed in (("one", 1, 0), ("two", 2, 0), ("other", 1, 1)):
@@ -361,7 +387,7 @@ def test_workers_do_not_change_a_byte_and_the_seed_does(tmp_path: Path, monkeypa
         ({"size": 63}, "size"), ({"size": 1024}, "size"), ({"count": 0}, "count"), ({"style_count": -1}, "style_count"),
         ({"heldout": 0}, "heldout"), ({"views": 0}, "views"), ({"count": 10**7}, "count"), ({"seed": -1}, "seed"),
         ({"styles": []}, "styles"), ({"styles": "comic"}, "styles"), ({"styles": ["oil"]}, "styles"),
-        ({"styles": ["comic", "comic"]}, "styles"),
+        ({"styles": ["comic", "comic"]}, "styles"), ({"twins": "anime"}, "twins"), ({"twins": True}, "twins"),
     ],
 )  # fmt: skip
 def test_settings_out_of_range_are_refused(settings: dict, key: str) -> None:

@@ -1,16 +1,17 @@
-"""The same person in a style: comic, anime, figurine, watercolour; and twins, a style's head on the photograph."""
+"""The same person in a style: comic, anime, figurine, watercolour; and twins, a style's person on the photograph."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
+import cv2
 import numpy as np
 
 from stages.datasets.rendered.build import Camera
 from stages.datasets.rendered.light import lights_of, place_of
 from stages.datasets.rendered.pack import Pack, load_pack
 from stages.datasets.rendered.person import Light, Person, View, attributes
-from stages.datasets.rendered.render import Picture, picture_of, shoot
+from stages.datasets.rendered.render import Picture, Shot, picture_of, shoot
 from stages.datasets.rendered.shade import draw, lit_strands, shade
 from stages.datasets.rendered.styles.cel import anime, comic
 from stages.datasets.rendered.styles.drawing import STYLES, drawn
@@ -50,13 +51,30 @@ def styled(
     return replace(picture_of(pack, scene, image, art.labels), attributes=attributes(person, view))
 
 
-def twin(photo: Picture, style: Picture) -> Picture:
-    """A photograph whose head is the style's: the photograph stays wherever neither head is."""
-    cover = np.maximum(photo.mask, style.mask).astype(np.float32)[..., None] / 255
-    mixed = style.image * cover + photo.image * (1 - cover)
-    return replace(style, image=np.clip(mixed + 0.5, 0, 255).astype(np.uint8))
+def twin(shot: Shot, style: Picture) -> Picture:
+    """A photograph whose person is the style's, from the hair down to where the clothes begin.
+
+    A style that ended at the chin would leave a seam on the neck; at the collar there is an edge anyway. The photograph
+    stays wherever neither picture is bare; where the photographed person reaches beyond the style's, their place shows.
+
+    Returns:
+        The picture with the style's truth; `bare` is where it may differ from the photograph.
+    """
+    photo = shot.picture
+    painted = _grown(np.maximum(photo.bare, style.bare))
+    person = _grown(style.whole).astype(np.float32)[..., None] / 255
+    drawn = style.image * person + shot.empty * (1 - person)
+    cover = painted.astype(np.float32)[..., None] / 255
+    mixed = drawn * cover + photo.image * (1 - cover)
+    return replace(style, image=np.clip(mixed + 0.5, 0, 255).astype(np.uint8), bare=painted)
+
+
+def _grown(cover: np.ndarray) -> np.ndarray:
+    """A cover with room for half an outline, which straddles its border: uint8 [S, S]."""
+    side = 2 * max(1, round(len(cover) / 160)) + 1
+    return cv2.dilate(cover, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (side, side)))
 
 
 def twin_of(person: Person, view: View, size: int, style: str, pack: Pack | None = None) -> Picture:
     """Both pictures of `twin` from a person and a view."""
-    return twin(shoot(person, view, size, pack).picture, styled(person, view, size, style, pack))
+    return twin(shoot(person, view, size, pack), styled(person, view, size, style, pack))
