@@ -78,13 +78,17 @@ class GivenPairs(Stage):
 
 @dataclass(frozen=True)
 class Couple:
-    """A photo and its twin, files within the data artifact; `split` is the photo's (train or heldout)."""
+    """A photo and its twin, files within the data artifact; `split` is the photo's (train or heldout).
+
+    `cover`, where there is one, says what the people in both cover (`stages.pair.inputs.Painted`).
+    """
 
     id: str
     split: str
     photo: str
     mask: str
     twin: str
+    cover: str | None = None
 
 
 def couples(data: Artifact, target: str) -> list[Couple]:
@@ -120,7 +124,8 @@ def couples(data: Artifact, target: str) -> list[Couple]:
 def on_disk(root: Path, pairs: Sequence[Couple], whole: bool = False) -> OnDisk:
     """Couples of the data artifact at `root`; with `whole` the whole frame counts as head."""
     photo, mask, raw = ([root / getattr(pair, kind) for pair in pairs] for kind in ("photo", "mask", "twin"))
-    return OnDisk([pair.id for pair in pairs], photo, mask, raw, whole=whole)
+    cover = [root / pair.cover for pair in pairs if pair.cover]
+    return OnDisk([pair.id for pair in pairs], photo, mask, raw, whole=whole, cover=cover)
 
 
 def write_couples(

@@ -96,6 +96,8 @@ class Painted:
         painted: where the translator says it painted, uint8 [n, H, W]; None where it says nothing.
         broken: place in the arrays -> why there is no such pair (its photo cannot be read).
         notes: further entries of each pair's record; none where None.
+        cover: people in photo and style picture, clothes included, and where it is painted, uint8 [n, H, W, 3]; None
+            where that is unknown.
     """
 
     photo: np.ndarray
@@ -104,6 +106,7 @@ class Painted:
     painted: np.ndarray | None = None
     broken: dict[int, str] = field(default_factory=dict)
     notes: list[dict[str, Any]] | None = None
+    cover: np.ndarray | None = None
 
 
 class PairCandidates(Protocol):
@@ -147,6 +150,7 @@ class OnDisk:
         photo, mask, raw: files, in the order of the ids.
         flipped: which style pictures show their photo mirrored; photo and mask are mirrored with them.
         whole: the whole frame counts as head.
+        cover: files of `Painted.cover`; none where it is empty.
     """
 
     ids: Sequence[str]
@@ -155,6 +159,7 @@ class OnDisk:
     raw: list[Path]
     flipped: Sequence[bool] = ()
     whole: bool = False
+    cover: Sequence[Path] = ()
 
     def __call__(self, numbers: range) -> Painted:
         """Read the pairs `numbers`."""
@@ -164,4 +169,5 @@ class OnDisk:
         if any(self.flipped):
             flip = np.asarray(self.flipped[part])
             photo[flip], mask[flip] = photo[flip, :, ::-1], mask[flip, :, ::-1]
-        return Painted(photo, raw, np.full_like(mask, 255) if self.whole else mask)
+        cover = load_images(self.cover[part]) if self.cover else None
+        return Painted(photo, raw, np.full_like(mask, 255) if self.whole else mask, cover=cover)

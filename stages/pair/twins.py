@@ -76,9 +76,9 @@ def twin_couples(data: Artifact, target: str) -> list[Couple]:
     """
     rows = [row for row in data.records() if row.get("twins") and row["split"] in ("train", "heldout")]
     found = [
-        Couple(row["id"], row["split"], row["photo"], row["twins"][target]["mask"], row["twins"][target]["photo"])
+        Couple(row["id"], row["split"], row["photo"], twin["mask"], twin["photo"], twin["cover"])
         for row in rows
-        if target in row["twins"]
+        if (twin := row["twins"].get(target))
     ]
     if any(pair.split == "train" for pair in found):
         return sorted(found, key=lambda pair: (pair.split, pair.id))

@@ -286,10 +286,11 @@ class Writing:
         if kept:
             shown["style"] = composite(raw, photo, mask, self.curate)
         pictures = {kind: encode(image, self.settings.codec, self.settings.quality) for kind, image in shown.items()}
-        return pictures | ({"mask": encode(mask)} if kept else {})
+        masks = {"mask": mask} | ({} if made.cover is None else {"cover": made.cover[place]})
+        return pictures | ({kind: encode(cover) for kind, cover in masks.items()} if kept else {})
 
     def _suffix(self, kind: str) -> str:
-        return "png" if kind == "mask" else SUFFIXES[self.settings.codec]
+        return "png" if kind in ("mask", "cover") else SUFFIXES[self.settings.codec]
 
     def _files(self, made: ScoredPair) -> dict[str, Any]:
         """Store a candidate as files; returns its record with their names."""
@@ -325,6 +326,8 @@ def _packed(made: Painted, scores: Scores) -> bytes:
     arrays = {"photo": made.photo, "raw": made.raw, "mask": made.mask, "scores": np.stack(list(scores.values()))}
     if made.painted is not None:
         arrays["painted"] = made.painted
+    if made.cover is not None:
+        arrays["cover"] = made.cover
     arrays["notes"] = np.frombuffer(json.dumps([list(made.broken.items()), made.notes]).encode(), np.uint8)
     file = io.BytesIO()
     np.savez(file, allow_pickle=False, **arrays)
@@ -334,6 +337,6 @@ def _packed(made: Painted, scores: Scores) -> bytes:
 def _unpacked(file: Path) -> tuple[Painted, Scores]:
     with np.load(file) as arrays:
         broken, notes = json.loads(bytes(arrays["notes"]))
-        painted = arrays["painted"] if "painted" in arrays else None
-        made = Painted(arrays["photo"], arrays["raw"], arrays["mask"], painted, dict(broken), notes)
+        painted, cover = (arrays[name] if name in arrays else None for name in ("painted", "cover"))
+        made = Painted(arrays["photo"], arrays["raw"], arrays["mask"], painted, dict(broken), notes, cover)
         return made, dict(zip(SCORES, arrays["scores"], strict=True))

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from stages.core.artifact import Artifact, seal
-from stages.core.images import read_image
+from stages.core.images import load_masks, read_image
 from stages.core.runtime import Runtime
 from stages.core.settings import ConfigError, TristyleError
 from stages.core.tracking import Tracker
@@ -42,11 +42,13 @@ def test_pairs_are_photo_and_true_twin_and_the_background_stays(
     assert metrics["background_error"] == metrics["train_background"] == 0
     for number in range(4):
         name = f"{number:06d}.png"
-        photo, style, mask = (read_image(tmp_path / kind / name) for kind in ("photo", "style", "mask"))
+        photo, style = (read_image(tmp_path / kind / name) for kind in ("photo", "style"))
+        mask, head = load_masks([tmp_path / "mask" / name, data.path / "mask" / name])
         assert np.array_equal(photo, read_image(data.path / "photo" / name))
         assert np.array_equal(style, read_image(data.path / "twin/comic" / name))
         assert np.array_equal(style[mask == 0], photo[mask == 0])
-        head = read_image(data.path / "mask" / name)
+        cover = read_image(tmp_path / "cover" / name)
+        assert np.array_equal(cover[..., 2], mask) and (cover[..., :2].min(axis=2) >= (mask == 0) * cover[..., 0]).all()
         assert (mask >= head).all() and mask.sum() > 1.05 * head.sum()  # and the neck
     assert np.array_equal(
         read_image(tmp_path / "heldout/000001.png"), read_image(data.path / "heldout/twin/comic/000001.png")

@@ -164,9 +164,9 @@ class RenderedData(Stage):
             yield row | ({"twins": {name: self._twin(batch.split, name, index) for name in twins}} if twins else {})
 
     def _twin(self, split: str, style: str, index: int) -> dict[str, str]:
-        """Files of a twin: the picture, and where it is painted."""
-        folders = {"photo": twin_place(split, style), "mask": twin_place(split, style, "twin_mask")}
-        return {kind: f"{folder}/{index:06d}.png" for kind, folder in folders.items()}
+        """Files of a twin: the picture, where it is painted, and what the people of photo and twin cover."""
+        kinds = {"photo": "twin", "mask": "twin_mask", "cover": "twin_cover"}
+        return {name: f"{twin_place(split, style, kind)}/{index:06d}.png" for name, kind in kinds.items()}
 
 
 def place(split: str, style: str | None) -> str:
@@ -176,7 +176,7 @@ def place(split: str, style: str | None) -> str:
 
 
 def twin_place(split: str, style: str, kind: str = "twin") -> str:
-    """Folder of a split's twins within the artifact, or of their masks (`twin_mask`)."""
+    """Folder of a split's twins within the artifact, or of their masks (`twin_mask`, `twin_cover`)."""
     return f"heldout/{kind}/{style}" if split == "heldout" else f"{kind}/{style}"
 
 
@@ -210,6 +210,8 @@ def render_batch(settings: dict[str, Any], batch: Batch, out: Path) -> np.ndarra
                 write_image(out / twin_place(batch.split, style) / name, true.image)
                 if data.twins != "heldout":
                     write_image(out / twin_place(batch.split, style, "twin_mask") / name, true.bare)
+                    cover = np.dstack([picture.whole, true.whole, true.bare])
+                    write_image(out / twin_place(batch.split, style, "twin_cover") / name, cover)
         else:
             picture = styled(person, view, data.size, batch.style)
 

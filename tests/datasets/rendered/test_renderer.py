@@ -269,6 +269,8 @@ def test_a_twin_has_the_photograph_around_it_and_the_style_inside(style: str) ->
     assert (true.bare >= np.maximum(picture.bare, drawn.bare)).all() and (picture.bare >= picture.mask).all()
     collar = cv2.dilate(true.bare, np.ones((3, 3))) < cv2.erode(picture.whole, np.ones((3, 3)))
     assert collar.any() and np.array_equal(true.image[collar], picture.image[collar])  # clothes stay
+    clothes = (picture.whole > 250) & outside
+    assert (true.whole[clothes] == picture.whole[clothes]).all() and (true.whole >= drawn.bare)[true.bare == 255].all()
     beyond = cv2.erode(true.bare, np.ones((3, 3))) > cv2.dilate(np.maximum(picture.whole, drawn.whole), np.ones((5, 5)))
     assert np.array_equal(true.image[beyond], shot.empty[beyond])
     inside = cv2.erode((np.minimum(picture.mask, drawn.mask) > 250).astype(np.uint8), np.ones((5, 5))) > 0
@@ -358,7 +360,9 @@ def test_twins_of_training_people_are_the_same_person_and_view(tmp_path: Path) -
     _run(tmp_path / "all", **settings, twins="all")
     none, named, every = (_files(tmp_path / name) for name in ("none", "named", "all"))
     assert not [name for name in none if name.startswith("twin")] and b"twins" not in none["records.jsonl"]
-    assert {name.split("/")[1] for name in named if name.startswith(("twin/", "twin_mask/"))} == {"comic"}
+    assert {name.split("/")[1] for name in named if name.startswith(("twin/", "twin_mask/", "twin_cover/"))} == {
+        "comic"
+    }
     assert all(every[name] == content for name, content in none.items() if name != "records.jsonl")
 
     rows = [json.loads(line) for line in every["records.jsonl"].decode().splitlines()]
@@ -366,8 +370,10 @@ def test_twins_of_training_people_are_the_same_person_and_view(tmp_path: Path) -
         who, view = sample_person(row["person"]), sample_view(row["person"], row["view"])
         for style, files in row["twins"].items():
             true = twins.twin_of(who, view, 32, style)
-            for kind, wanted in (("photo", true.image), ("mask", true.bare)):
+            for kind, wanted in (("photo", true.image), ("mask", true.bare), ("cover", None)):
                 stored = cv2.imdecode(np.frombuffer(every[files[kind]], np.uint8), cv2.IMREAD_UNCHANGED)
+                if wanted is None:
+                    wanted = np.dstack([photo(who, view, 32).whole, true.whole, true.bare])
                 assert np.array_equal(stored[..., ::-1] if stored.ndim == 3 else stored, wanted)
     assert not [row for row in rows if row["style"] and "twins" in row]
 

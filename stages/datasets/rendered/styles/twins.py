@@ -58,15 +58,17 @@ def twin(shot: Shot, style: Picture) -> Picture:
     stays wherever neither picture is bare; where the photographed person reaches beyond the style's, their place shows.
 
     Returns:
-        The picture with the style's truth; `bare` is where it may differ from the photograph.
+        The picture with the style's truth; `bare` is where it may differ from the photograph, `whole` covers the
+        style's person and the photograph's clothes.
     """
     photo = shot.picture
     painted = _grown(np.maximum(photo.bare, style.bare))
-    person = _grown(style.whole).astype(np.float32)[..., None] / 255
+    cover, person = (value.astype(np.float32)[..., None] / 255 for value in (painted, _grown(style.whole)))
     drawn = style.image * person + shot.empty * (1 - person)
-    cover = painted.astype(np.float32)[..., None] / 255
     mixed = drawn * cover + photo.image * (1 - cover)
-    return replace(style, image=np.clip(mixed + 0.5, 0, 255).astype(np.uint8), bare=painted)
+    whole = person[..., 0] * 255 * cover[..., 0] + photo.whole * (1 - cover[..., 0])
+    image, whole_ = (np.clip(value + 0.5, 0, 255).astype(np.uint8) for value in (mixed, whole))
+    return replace(style, image=image, bare=painted, whole=whole_)
 
 
 def _grown(cover: np.ndarray) -> np.ndarray:
