@@ -80,7 +80,8 @@ class GivenPairs(Stage):
 class Couple:
     """A photo and its twin, files within the data artifact; `split` is the photo's (train or heldout).
 
-    `cover`, where there is one, says what the people in both cover (`stages.pair.inputs.Painted`).
+    `cover`, where there is one, says what the people in both cover (`stages.pair.inputs.Painted`), and `eyes` where the
+    photo's eyes are: x and y of both, shares of the width.
     """
 
     id: str
@@ -89,6 +90,7 @@ class Couple:
     mask: str
     twin: str
     cover: str | None = None
+    eyes: list[list[float]] | None = None
 
 
 def couples(data: Artifact, target: str) -> list[Couple]:
@@ -125,7 +127,8 @@ def on_disk(root: Path, pairs: Sequence[Couple], whole: bool = False) -> OnDisk:
     """Couples of the data artifact at `root`; with `whole` the whole frame counts as head."""
     photo, mask, raw = ([root / getattr(pair, kind) for pair in pairs] for kind in ("photo", "mask", "twin"))
     cover = [root / pair.cover for pair in pairs if pair.cover]
-    return OnDisk([pair.id for pair in pairs], photo, mask, raw, whole=whole, cover=cover)
+    notes = [{"eyes": pair.eyes} if pair.eyes else {} for pair in pairs]
+    return OnDisk([pair.id for pair in pairs], photo, mask, raw, whole=whole, cover=cover, notes=notes)
 
 
 def write_couples(

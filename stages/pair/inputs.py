@@ -151,6 +151,7 @@ class OnDisk:
         flipped: which style pictures show their photo mirrored; photo and mask are mirrored with them.
         whole: the whole frame counts as head.
         cover: files of `Painted.cover`; none where it is empty.
+        notes: further entries of each pair's record; likewise.
     """
 
     ids: Sequence[str]
@@ -160,6 +161,7 @@ class OnDisk:
     flipped: Sequence[bool] = ()
     whole: bool = False
     cover: Sequence[Path] = ()
+    notes: Sequence[dict[str, Any]] = ()
 
     def __call__(self, numbers: range) -> Painted:
         """Read the pairs `numbers`."""
@@ -170,4 +172,5 @@ class OnDisk:
             flip = np.asarray(self.flipped[part])
             photo[flip], mask[flip] = photo[flip, :, ::-1], mask[flip, :, ::-1]
         cover = load_images(self.cover[part]) if self.cover else None
-        return Painted(photo, raw, np.full_like(mask, 255) if self.whole else mask, cover=cover)
+        notes = list(self.notes[part]) or None
+        return Painted(photo, raw, np.full_like(mask, 255) if self.whole else mask, cover=cover, notes=notes)

@@ -11,7 +11,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
+
 from stages.core.artifact import Artifact
+from stages.core.images import read_image
 from stages.core.runtime import Runtime
 from stages.core.settings import ConfigError, TristyleError
 from stages.core.stage import Stage
@@ -74,9 +77,22 @@ def twin_couples(data: Artifact, target: str) -> list[Couple]:
     Raises:
         TristyleError: no training person has a twin in that style; names the remedy.
     """
-    rows = [row for row in data.records() if row.get("twins") and row["split"] in ("train", "heldout")]
+    rows = [row for row in data.records() if row.get("twins")]
+    if not rows:
+        raise TristyleError(
+            f"{data.path}: holds no twins of training people. Say data=rendered data.twins=all, or choose another pair."
+        )
+    eyes = {split: _eyes(data.path / folder) for split, folder in (("train", "."), ("heldout", "heldout"))}
     found = [
-        Couple(row["id"], row["split"], row["photo"], twin["mask"], twin["photo"], twin["cover"])
+        Couple(
+            row["id"],
+            row["split"],
+            row["photo"],
+            twin["mask"],
+            twin["photo"],
+            twin["cover"],
+            eyes[row["split"]][int(row["id"])],
+        )
         for row in rows
         if (twin := row["twins"].get(target))
     ]
@@ -84,8 +100,14 @@ def twin_couples(data: Artifact, target: str) -> list[Couple]:
         return sorted(found, key=lambda pair: (pair.split, pair.id))
 
     others = sorted({name for row in rows if row["split"] == "train" for name in row["twins"]})
-    if others:
-        raise TristyleError(f"{data.path}: no twins in the style {target}. Say style.target={'|'.join(others)}.")
-    raise TristyleError(
-        f"{data.path}: holds no twins of training people. Say data=rendered data.twins=all, or choose another pair."
-    )
+    raise TristyleError(f"{data.path}: no twins in the style {target}. Say style.target={'|'.join(others)}.")
+
+
+def _eyes(folder: Path) -> list[list[list[float]]]:
+    """Both eyes of every photo of a split, [N, 2, 2] as shares of the width, from the landmarks (iBUG order)."""
+    size = read_image(next((folder / "photo").iterdir())).shape[1]
+    with np.load(folder / "landmarks.npz") as stored:
+        points = stored["photo"]
+    both = np.stack([points[:, 36:42].mean(axis=1), points[:, 42:48].mean(axis=1)], axis=1)
+    found: list[list[list[float]]] = ((both + 0.5) / size).round(4).tolist()
+    return found

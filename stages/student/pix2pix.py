@@ -27,7 +27,8 @@ from stages.core.settings import Train, number
 from stages.core.tensors import to_tensor, to_uint8
 from stages.networks.mobile import MobileStudent, blend, normalised_together
 from stages.networks.patchgan import PatchGAN
-from stages.student.batches import load_pairs, pair_batches, prepared
+from stages.student.augment import Augment
+from stages.student.batches import load_augmentation, load_pairs, pair_batches, prepared
 from stages.student.student import StudentTraining
 from stages.training.draws import Draws
 from stages.training.ema import ema_update, half_life_decay
@@ -91,6 +92,7 @@ class Pix2Pix:
         tier: size of the student, see stages.networks.mobile.TIERS.
         discriminator_width, discriminator_layers: PatchGAN.
         weights: of the loss terms.
+        augment: what pairs go through before each use; nothing by default.
         warm_up: share of the training without the adversarial terms.
         ema_images: half-life of the weight average in images; 0 keeps the raw weights.
         discriminator_lr: factor on the learning rate for the discriminator.
@@ -101,6 +103,7 @@ class Pix2Pix:
     discriminator_width: int = 24
     discriminator_layers: int = 2
     weights: Pix2PixWeights = field(default_factory=Pix2PixWeights)
+    augment: Augment = field(default_factory=Augment)
     warm_up: float = 0.55
     ema_images: int = 500
     discriminator_lr: float = 0.3
@@ -121,14 +124,15 @@ class Pix2Pix:
         """Open the kept pairs and draw the networks.
 
         Raises:
-            TristyleError: curation kept no pair.
+            TristyleError: curation kept no pair, or the pairs lack what `augment` needs.
         """
         allowance = Allowance()
         photo, style, mask = load_pairs(inputs["pair"], runtime.workers, allowance)
         shown = slice(0, SHOWN)
         task = self.task(train, {"photo": to_tensor(photo[shown]), "style": to_tensor(style[shown])})
         blurred = self.weights.edge_promotion > 0
-        batches = pair_batches(photo, style, mask, train.seed, blurred, allowance)
+        augmentation = load_augmentation(inputs["pair"], self.augment, runtime.workers, allowance)
+        batches = pair_batches(photo, style, mask, train.seed, blurred, allowance, augmentation)
         return StudentTraining(task, read_ahead(batches), photo.shape[1], {"pairs": len(photo)})
 
     def network(self, task: Task) -> nn.Module:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from stages.core.artifact import Artifact, seal
+from stages.core.files import read_jsonl
 from stages.core.images import load_masks, read_image
 from stages.core.runtime import Runtime
 from stages.core.settings import ConfigError, TristyleError
@@ -50,6 +51,10 @@ def test_pairs_are_photo_and_true_twin_and_the_background_stays(
         cover = read_image(tmp_path / "cover" / name)
         assert np.array_equal(cover[..., 2], mask) and (cover[..., :2].min(axis=2) >= (mask == 0) * cover[..., 0]).all()
         assert (mask >= head).all() and mask.sum() > 1.05 * head.sum()  # and the neck
+    eyes = [row["eyes"] for row in read_jsonl(tmp_path / "records.jsonl")]
+    with np.load(data.path / "landmarks.npz") as stored:
+        middle = stored["photo"][:, 36:48].mean(axis=1)
+    assert np.allclose(np.mean(eyes, axis=1), (middle + 0.5) / 32, atol=1e-3)
     assert np.array_equal(
         read_image(tmp_path / "heldout/000001.png"), read_image(data.path / "heldout/twin/comic/000001.png")
     )
