@@ -27,8 +27,8 @@ from stages.core.settings import Train, number
 from stages.core.tensors import to_tensor, to_uint8
 from stages.networks.mobile import MobileStudent, blend, normalised_together
 from stages.networks.patchgan import PatchGAN
-from stages.student.augment import Augment
-from stages.student.batches import load_augmentation, load_pairs, pair_batches, prepared
+from stages.student.augment import Augment, load_augmentation
+from stages.student.batches import load_pairs, pair_batches, prepared
 from stages.student.student import StudentTraining
 from stages.training.draws import Draws
 from stages.training.ema import ema_update, half_life_decay

@@ -9,10 +9,11 @@ import pytest
 import torch
 
 from stages.core.settings import ConfigError, TristyleError
-from stages.student.augment import Augment, StudentPair, augmented
+from stages.student.augment import Augment, Augmentation, load_augmentation
 from stages.student.backgrounds import place
-from stages.student.batches import Augmentation, load_augmentation, pair_batches
+from stages.student.batches import pair_batches
 from stages.student.camera import develop, draw_camera, record
+from stages.student.change import StudentPair, augmented
 from stages.student.occluders import KINDS, Occluded, capsule, occlude
 from stages.training.loading import Allowance
 from tests.tools.tiny_pairs import pair_artifact, toys
