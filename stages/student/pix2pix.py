@@ -11,6 +11,7 @@ kept (StyleGAN's practice), and pairs are flipped at random.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
@@ -25,10 +26,20 @@ from stages.core.images import grid
 from stages.core.runtime import Runtime
 from stages.core.settings import Train, number
 from stages.core.tensors import to_tensor, to_uint8
+from stages.networks.face_reader import Reader, load_reader
 from stages.networks.mobile import MobileStudent, blend, normalised_together
 from stages.networks.patchgan import PatchGAN
 from stages.student.augment import Augment, load_augmentation
 from stages.student.batches import load_pairs, pair_batches, prepared
+from stages.student.photographs import (
+    Photographs,
+    lost_identity,
+    on_grey,
+    open_photographs,
+    parted,
+    photograph_terms,
+    with_photographs,
+)
 from stages.student.student import StudentTraining
 from stages.training.draws import Draws
 from stages.training.ema import ema_update, half_life_decay
@@ -93,6 +104,7 @@ class Pix2Pix:
         discriminator_width, discriminator_layers: PatchGAN.
         weights: of the loss terms.
         augment: what pairs go through before each use; nothing by default.
+        photographs: photographs without twins that are trained on, too; none by default.
         warm_up: share of the training without the adversarial terms.
         ema_images: half-life of the weight average in images; 0 keeps the raw weights.
         discriminator_lr: factor on the learning rate for the discriminator.
@@ -104,6 +116,7 @@ class Pix2Pix:
     discriminator_layers: int = 2
     weights: Pix2PixWeights = field(default_factory=Pix2PixWeights)
     augment: Augment = field(default_factory=Augment)
+    photographs: Photographs = field(default_factory=Photographs)
     warm_up: float = 0.55
     ema_images: int = 500
     discriminator_lr: float = 0.3
@@ -117,8 +130,8 @@ class Pix2Pix:
         number("discriminator_lr", self.discriminator_lr, 0, 100, open_low=True)
 
     def files(self) -> dict[str, Path]:
-        """None."""
-        return {}
+        """The artifact of the photographs, where there are any."""
+        return self.photographs.files()
 
     def training(self, inputs: dict[str, Artifact], train: Train, runtime: Runtime) -> StudentTraining:
         """Open the kept pairs and draw the networks.
@@ -129,29 +142,46 @@ class Pix2Pix:
         allowance = Allowance()
         photo, style, mask = load_pairs(inputs["pair"], runtime.workers, allowance)
         shown = slice(0, SHOWN)
-        task = self.task(train, {"photo": to_tensor(photo[shown]), "style": to_tensor(style[shown])})
+        preview = {"photo": to_tensor(photo[shown]), "style": to_tensor(style[shown])}
+        reader = load_reader(runtime.device) if self.photographs.path and self.photographs.identity else None
+        task = self.task(train, preview, reader)
         blurred = self.weights.edge_promotion > 0
         augmentation = load_augmentation(inputs["pair"], self.augment, runtime.workers, allowance)
         batches = pair_batches(photo, style, mask, train.seed, blurred, allowance, augmentation)
-        return StudentTraining(task, read_ahead(batches), photo.shape[1], {"pairs": len(photo)})
+        metrics = {"pairs": float(len(photo))}
+        if self.photographs.path:
+            target = str(inputs["pair"].config.get("target") or "")
+            found = open_photographs(self.photographs, inputs["data"], target, photo.shape[1], allowance)
+            batches = with_photographs(batches, found, train.seed)
+            metrics["photographs"] = float(len(found.photo))
+        return StudentTraining(task, read_ahead(batches), photo.shape[1], metrics)
 
     def network(self, task: Task) -> nn.Module:
         """The averaged student."""
         assert isinstance(task, Pix2PixTask)
         return task.student_ema.eval()
 
-    def task(self, train: Train, preview: dict[str, Tensor]) -> Pix2PixTask:
-        """The training of this student; `preview` is a small batch whose outputs are drawn."""
-        return Pix2PixTask(self, train, preview)
+    def task(self, train: Train, preview: dict[str, Tensor], reader: Reader | None = None) -> Pix2PixTask:
+        """The training of this student.
+
+        Args:
+            train: length, pace and seed.
+            preview: a small batch whose outputs are drawn.
+            reader: the face reader, on the training's device, where the photographs' identity has a weight.
+        """
+        return Pix2PixTask(self, train, preview, reader)
 
 
 class Pix2PixTask(Task):
     """Student, its moving average and the discriminator.
 
-    A batch is one of `stages.student.batches.pair_batches`, with `blurred` where that has a weight.
+    A batch is one of `stages.student.batches.pair_batches`, with `blurred` where that has a weight, and with
+    photographs (`stages.student.photographs.with_photographs`) where there are any.
     """
 
-    def __init__(self, settings: Pix2Pix, train: Train, preview: dict[str, Tensor]) -> None:
+    def __init__(
+        self, settings: Pix2Pix, train: Train, preview: dict[str, Tensor], reader: Reader | None = None
+    ) -> None:
         super().__init__()
         torch.manual_seed(train.seed)
         self.settings, self.samples = settings, preview
@@ -161,17 +191,23 @@ class Pix2PixTask(Task):
         self.student_ema = MobileStudent(settings.tier).requires_grad_(False)
         self.student_ema.load_state_dict(self.student.state_dict())
         self.total = train.images
+        # a list, so that the reader is neither trained nor part of the training state
+        self._readers = [] if reader is None else [reader]
+        self.discriminators = [self.discriminator]
+        if settings.photographs.path and settings.photographs.adversarial:
+            self.heads = PatchGAN(settings.discriminator_width, settings.discriminator_layers)
+            self.discriminators.append(self.heads)
 
         # A fifth faster on CPU: the convolutions need not reorder their inputs.
         self.to(memory_format=torch.channels_last)
         self.phases = [
-            self._phase("student", self.student, train.lr),
-            self._phase("discriminator", self.discriminator, train.lr * settings.discriminator_lr),
+            self._phase("student", [self.student], train.lr),
+            self._phase("discriminator", self.discriminators, train.lr * settings.discriminator_lr),
         ]
 
     @staticmethod
-    def _phase(name: str, module: nn.Module, lr: float) -> Phase:
-        params = list(module.parameters())
+    def _phase(name: str, modules: Sequence[nn.Module], lr: float) -> Phase:
+        params = [parameter for module in modules for parameter in module.parameters()]
         return Phase(name, params, torch.optim.Adam(params, lr=lr, betas=(0.5, 0.999)))
 
     def warming(self, images: int) -> bool:
@@ -186,18 +222,23 @@ class Pix2PixTask(Task):
         """Terms of the student (eq. 4 and the additions above) or of the discriminator."""
         if phase == "discriminator":
             return self._discriminator_losses(update)
-        update.memory["pairs"] = prepared(batch)
+        pairs, unpaired = parted(batch)
+        update.memory["pairs"] = prepared(pairs)
+        update.memory["unpaired"] = {} if self.warming(update.images) else unpaired
         return self._student_losses(update.memory["pairs"], update)
 
     def moved_buffers(self, phase: str) -> list[Tensor]:
         """The student's batch statistics; the discriminator's spectral norms, which its use moves in either phase."""
-        moved = [*self.discriminator.buffers(), *(self.student.buffers() if phase == "student" else ())]
+        moved = [
+            *(value for one in self.discriminators for value in one.buffers()),
+            *(self.student.buffers() if phase == "student" else ()),
+        ]
         return [value for value in moved if value.is_floating_point()]
 
     def _discriminator_losses(self, update: Update) -> dict[str, Tensor]:
         """The discriminator's loss on the output before the student's step: one forward serves both phases."""
         if self.warming(update.images):  # it learns from the first real contest on; a zero gradient leaves it as it is
-            return {"hinge": 0.0 * torch.stack([p.sum() for p in self.discriminator.parameters()]).sum()}
+            return {"hinge": 0.0 * torch.stack([p.sum() for p in self.phases[1].params]).sum()}
         pairs, weight = update.memory["pairs"], self.settings.weights.edge_promotion
         photo = pairs["photo"]
 
@@ -208,6 +249,13 @@ class Pix2PixTask(Task):
         terms = {"hinge": patch_hinge(real, fake)}
         if weight:
             terms["edge_promotion"] = weight * F.relu(1 + blurred[0]).mean()
+
+        # heads drawn of photographs beside the style's own, each by itself
+        unpaired = update.memory["unpaired"]
+        if unpaired and self.settings.photographs.adversarial:
+            heads = torch.cat([unpaired["drawn"], update.memory["unpaired_output"].detach()])
+            both = on_grey(self.heads, heads, torch.cat([unpaired["drawn_head"], unpaired["real_head"]]))
+            terms["real_hinge"] = patch_hinge(*both.logits.chunk(2))
         return terms
 
     def _student_losses(self, pairs: dict[str, Tensor], update: Update) -> dict[str, Tensor]:
@@ -218,6 +266,11 @@ class Pix2PixTask(Task):
         maps = self._maps(photo, update.draws) if ramp * weights.equivariance else None
         # one forward for both: the norms must not treat a photo and its moved copy differently
         seen = photo if maps is None else torch.cat([photo, self._moved(photo, maps, update.draws)])
+        first, unpaired = len(seen), update.memory["unpaired"]
+        if unpaired:
+            unpaired["maps"] = self._maps(unpaired["real"], update.draws)
+            again = self._moved(unpaired["real_again"], unpaired["maps"], update.draws)
+            seen = torch.cat([seen, unpaired["real"], again])
         with normalised_together(self.student, update.together):
             layers = self.student.layers(seen)
         outputs = blend(seen, layers)
@@ -232,7 +285,7 @@ class Pix2PixTask(Task):
             "_plain_l1": F.l1_loss(output.detach(), style),
         }
         if maps is not None:
-            steady = equivariance(output, outputs[len(photo) :], maps)
+            steady = equivariance(output, outputs[len(photo) : first], maps)
             terms["equivariance"] = ramp * weights.equivariance * steady
 
         # the real pictures' features are only a target: no gradient
@@ -242,6 +295,27 @@ class Pix2PixTask(Task):
                 real = self.discriminator(photo, style)
             terms["features"] = weights.features * feature_matching(real.features, fake.features)
             terms["adversarial"] = weights.adversarial * student_hinge(fake.logits)
+        if unpaired:
+            update.memory["unpaired_output"] = outputs[first:].chunk(2)[0]
+            terms |= self._unpaired_losses(unpaired, outputs[first:], layers.alpha[first:])
+        return terms
+
+    def _unpaired_losses(self, real: dict[str, Tensor], outputs: Tensor, alphas: Tensor) -> dict[str, Tensor]:
+        """Terms of photographs without twins.
+
+        Args:
+            real: see `parted`; `maps` are the motions of the second half.
+            outputs: [2 N, 3, H, W], drawings of the photographs, and of the same by another camera in motion.
+            alphas: [2 N, 1, H, W].
+        """
+        settings, (drawn, again) = self.settings.photographs, outputs.chunk(2)
+        terms = photograph_terms(settings, real, drawn, again, alphas.chunk(2)[0])
+        for reader in self._readers:
+            lost = lost_identity(reader, real["real"], drawn, real["real_head"])
+            terms["real_identity"] = settings.identity * lost
+        if settings.adversarial:
+            fake = on_grey(self.heads, drawn, real["real_head"])
+            terms["real_adversarial"] = settings.adversarial * student_hinge(fake.logits)
         return terms
 
     @staticmethod
