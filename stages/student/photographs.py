@@ -81,7 +81,7 @@ def open_photographs(
     Args:
         settings: where they are and which may be used.
         data: the data artifact that the pairs were made of.
-        target: name of the style.
+        target: name of the style; "" for the only one that there is.
         size: side of the pairs, px.
         allowance: of memory.
 
@@ -98,7 +98,10 @@ def open_photographs(
             f"student.model.photographs.path: {settings.path} holds pictures of licence class {barred[0]}. "
             f"Make it with data.only=[{','.join(settings.only)}]."
         )
-    drawn = [row for row in data.records() if row["split"] == "style" and row["style"] == target and row.get("mask")]
+    drawn = [row for row in data.records() if row["split"] == "style" and row.get("mask")]
+    names = {row["style"] for row in drawn}
+    target = target or (names.pop() if len(names) == 1 else "")
+    drawn = [row for row in drawn if row["style"] == target]
     for found, what in ((rows, f"no photographs in {settings.path}"), (drawn, f"no {target} pictures in {data.path}")):
         if not found:
             raise TristyleError(f"student.model.photographs.path: there are {what}. Add some, or leave it null.")
