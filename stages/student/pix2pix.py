@@ -147,6 +147,8 @@ class Pix2Pix:
         preview = {"photo": to_tensor(photo[shown]), "style": to_tensor(style[shown])}
         reader = load_reader(runtime.device) if self.photographs.path and self.photographs.identity else None
         task = self.task(train, preview, reader)
+
+        # Pairs are changed first; photographs without a twin stand beside them.
         blurred = self.weights.edge_promotion > 0
         augmentation = load_augmentation(inputs["pair"], self.augment, runtime.workers, allowance)
         batches = pair_batches(photo, style, mask, train.seed, blurred, allowance, augmentation)
