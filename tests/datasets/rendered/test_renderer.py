@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -12,7 +13,7 @@ from stages.core.runtime import Runtime
 from stages.core.settings import ConfigError
 from stages.core.tracking import Tracker
 from stages.datasets.people import People
-from stages.datasets.rendered import raster, truth
+from stages.datasets.rendered import raster, stage, truth
 from stages.datasets.rendered.build import build
 from stages.datasets.rendered.light import lights_of, place_of
 from stages.datasets.rendered.motion import moving
@@ -385,6 +386,26 @@ def test_workers_do_not_change_a_byte_and_the_seed_does(tmp_path: Path, monkeypa
     one, two, other = (_files(tmp_path / name) for name in ("one", "two", "other"))
     assert one == two
     assert one["photo/000000.png"] != other["photo/000000.png"]
+
+
+def test_a_killed_run_goes_on_where_it_stood(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stage, "CHUNK", 2)
+    shots: list[int] = []
+
+    def counted(*given: Any) -> Any:
+        shots.append(1)
+        if len(shots) == 4:
+            raise KeyboardInterrupt
+        return shoot(*given)
+
+    monkeypatch.setattr(stage, "shoot", counted)
+    with pytest.raises(KeyboardInterrupt):
+        _run(tmp_path / "killed")
+    _run(tmp_path / "killed")
+    assert len(shots) == 4 + 4  # the first two of six photos are kept
+    monkeypatch.setattr(stage, "shoot", shoot)
+    _run(tmp_path / "whole")
+    assert _files(tmp_path / "killed") == _files(tmp_path / "whole")
 
 
 @pytest.mark.parametrize(
