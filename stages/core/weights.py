@@ -126,6 +126,8 @@ def load_network(path: Path | str, device: str = "cpu") -> nn.Module:
     path = Path(path)
     state, notes = _read(path)
     name = str(notes.get("class", ""))
+
+    # The header is somebody's word: nothing is built before class and arguments are known.
     try:
         kind = _class_of(name)
         if kind is None:

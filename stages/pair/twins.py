@@ -82,7 +82,8 @@ def twin_couples(data: Artifact, target: str) -> list[Couple]:
         raise TristyleError(
             f"{data.path}: holds no twins of training people. Say data=rendered data.twins=all, or choose another pair."
         )
-    eyes = {split: _eyes(data.path / folder) for split, folder in (("train", "."), ("heldout", "heldout"))}
+    first = {row["split"]: data.path / row["photo"] for row in reversed(rows)}
+    eyes = {split: _eyes(photo) for split, photo in first.items()}
     found = [
         Couple(
             row["id"],
@@ -103,10 +104,10 @@ def twin_couples(data: Artifact, target: str) -> list[Couple]:
     raise TristyleError(f"{data.path}: no twins in the style {target}. Say style.target={'|'.join(others)}.")
 
 
-def _eyes(folder: Path) -> list[list[list[float]]]:
-    """Both eyes of every photo of a split, [N, 2, 2] as shares of the width, from the landmarks (iBUG order)."""
-    size = read_image(next((folder / "photo").iterdir())).shape[1]
-    with np.load(folder / "landmarks.npz") as stored:
+def _eyes(photo: Path) -> list[list[list[float]]]:
+    """Both eyes of the photos of a photo's split, [N, 2, 2] as shares of the width, from the landmarks (iBUG order)."""
+    size = read_image(photo).shape[1]
+    with np.load(photo.parent.parent / "landmarks.npz") as stored:
         points = stored["photo"]
     both = np.stack([points[:, 36:42].mean(axis=1), points[:, 42:48].mean(axis=1)], axis=1)
     found: list[list[list[float]]] = ((both + 0.5) / size).round(4).tolist()

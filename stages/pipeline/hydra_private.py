@@ -86,6 +86,8 @@ def check_hydra(cfg: Any, words: Sequence[str]) -> None:
                 raise ConfigError(
                     key, f"{value!r} is not a plugin that is known", "Say allow=[<its package>], or remove it"
                 )
+
+        # Logging builds classes by names of its own, and may write to any file.
         if not key.startswith(("hydra.job_logging.", "hydra.hydra_logging.")):
             continue
         name = key.rpartition(".")[2]
@@ -100,6 +102,7 @@ def check_hydra(cfg: Any, words: Sequence[str]) -> None:
             and "sys.std" not in value
         ):
             raise ConfigError(key, f"{value!r} is not a log that is written here", "Leave hydra's logging as it is")
+
     if (node.get("job") or {}).get("env_set") and not any("hydra.job.env_set" in word for word in words):
         raise ConfigError("hydra.job.env_set", "a yaml sets the environment", "Set it on the command line")
 
