@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from stages.core.artifact import Artifact, open_artifact
+from stages.core.consent import usable
 from stages.core.settings import ConfigError, TristyleError, number
 from stages.core.shards import Pictures
 from stages.metrics.identity import crop, head_boxes
@@ -92,6 +93,8 @@ def open_photographs(
     assert settings.path is not None
     source = open_artifact(settings.path, "data")
     rows = [row for row in source.records() if row["split"] == "train" and row.get("photo") and row.get("mask")]
+    willing = set(usable(source.path / row["photo"] for row in rows))
+    rows = [row for row in rows if source.path / row["photo"] in willing]
     barred = sorted({str(row.get("licence_class")) for row in rows} - set(settings.only))
     if barred:
         raise TristyleError(

@@ -30,6 +30,7 @@ READERS = {
     "evaluate/faces.py sets", "evaluate/landmarks.py faces", "evaluate/parser.py portraits",
     "evaluate/people.py _some", "evaluate/portraits.py _of_table", "evaluate/portraits.py style_pictures",
     "metrics/__main__.py read_folder", "pair/photo_sets.py pictures_below", "recipes/finetune.py load_pairs",
+    "student/photographs.py open_photographs",
     "recipes/parser_labels.py load_labelled", "recipes/parser_labels.py load_photos", "apply/cli.py check_consent",
 }  # fmt: skip
 # Those that list what tristyle made or ships, or no pictures.

@@ -145,4 +145,6 @@ def test_what_may_not_be_trained_on_is_refused_in_one_line(tmp_path: Path) -> No
     for wrong in ({"only": []}, {"identity": -1.0}):
         with pytest.raises(ConfigError):
             Photographs(**wrong)  # type: ignore[arg-type]
+    (tmp_path / "sources.csv").write_text("pattern,consent\nresearch/photo/000003.png,no\n")
+    assert len(open_photographs(allowed, own, STYLE, SIZE, Allowance()).photo) == 4
     assert Photographs().files() == {} and list(allowed.files()) == ["model.photographs.path"]
