@@ -17,7 +17,7 @@ setup: .venv/ready
 	touch $@
 
 demo: setup
-	$(BIN)/tristyle experiment=painted-64
+	$(BIN)/tristyle experiment=rendered-64
 
 test: setup
 	$(BIN)/python -m pytest

@@ -18,7 +18,7 @@ from stages.training import distributed
 HELP = """\
 tristyle: photographs and a handful of style pictures in, a real-time portrait stylizer out.
 
-  tristyle                              run the whole chain with experiment=painted-64
+  tristyle                              run the whole chain with experiment=rendered-64
   tristyle stage=STAGE                  run one stage: data | style | pair | student | export
   tristyle -m pair=mask,plain           run the variants one after another, compare them on a page
   tristyle -m stage=pair part=0,1 launch=joblib    write shards of pairs side by side

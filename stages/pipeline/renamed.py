@@ -23,6 +23,11 @@ RENAMED_KEYS: dict[str, str] = {
     "style/recipe=paper512": "style/recipe=published style.preset=paper512",
     "style/recipe=paper1024": "style/recipe=published style.preset=paper1024",
     "style/recipe=stylegan2": "style/recipe=published style.preset=stylegan2",
+    # data: people are rendered in three dimensions, no longer painted
+    "data=painted": "data=rendered",
+    "experiment=painted-64": "experiment=rendered-64",
+    "experiment=painted-128": "experiment=rendered-128",
+    "experiment=painted-256": "experiment=rendered-256",
     # student
     "student.student": "student.model",
     "student.seed": "student.train.seed",

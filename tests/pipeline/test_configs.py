@@ -50,7 +50,7 @@ def fill(cfg, folder: Path):
 
 def test_there_is_something_to_test() -> None:
     assert {group for group, _ in VARIANTS} >= {*KINDS, "tracker", "experiment"}
-    assert "painted-64" in EXPERIMENTS
+    assert "rendered-64" in EXPERIMENTS
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -92,7 +92,7 @@ def test_user_config_dir_adds_a_variant(tmp_path: Path) -> None:
 
 
 def test_default_is_the_demo() -> None:
-    assert composed() == composed("experiment=painted-64", "stage=all")
+    assert composed() == composed("experiment=rendered-64", "stage=all")
 
 
 START = """

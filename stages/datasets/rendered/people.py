@@ -13,7 +13,7 @@ from stages.datasets.people import SENSOR_NOISE, Motion, Portrait
 from stages.datasets.rendered.motion import moving
 from stages.datasets.rendered.person import Person, View, attributes, sample_person, sample_view
 from stages.datasets.rendered.render import SIZES, Picture, photo
-from stages.datasets.rendered.styles.drawing import STYLES
+from stages.datasets.rendered.styles import STYLES
 from stages.datasets.rendered.styles.twins import styled
 
 

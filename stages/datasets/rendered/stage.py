@@ -25,9 +25,7 @@ from stages.core.workers import start_worker
 from stages.datasets.people import MOST_PEOPLE, person_of
 from stages.datasets.pictures import mask_place
 from stages.datasets.rendered.person import attributes, sample_person, sample_view
-from stages.datasets.rendered.render import shoot
-from stages.datasets.rendered.styles.drawing import STYLES
-from stages.datasets.rendered.styles.twins import styled, twin
+from stages.datasets.rendered.styles import STYLES
 
 if TYPE_CHECKING:
     from stages.core.artifact import Artifact
@@ -69,10 +67,10 @@ class RenderedData(Stage):
     reads: ClassVar[tuple[str, ...]] = ()
 
     size: int = 64
-    count: int = 3000
+    count: int = 2400
     views: int = 1
     styles: list[str] = field(default_factory=lambda: ["comic"])
-    style_count: int = 1500
+    style_count: int = 1200
     heldout: int = 256
     heldout_style: int = 600
     twins: str = "heldout"
@@ -195,6 +193,10 @@ def _rendered(data: RenderedData, batches: list[Batch], out: Path, workers: int)
 
 def render_batch(settings: dict[str, Any], batch: Batch, out: Path) -> np.ndarray:
     """Render one batch's files under `out`, unless a killed run has; its landmarks [N, 68, 2] float32, pixels."""
+    # numba takes half a second, which a command that renders nothing does not pay
+    from stages.datasets.rendered.render import shoot
+    from stages.datasets.rendered.styles.twins import styled, twin
+
     data, points = RenderedData(**settings), []
     # Written last: where it stands, all the batch's pictures do.
     finished = out / SCRATCH / f"{batch.split}_{batch.style}_{batch.start:06d}.npz"

@@ -1,1 +1,3 @@
-"""Styles with their own proportions and drawing: comic, anime, figurine, watercolour."""
+"""Styles with their own proportions and drawing."""
+
+STYLES = ("comic", "anime", "figurine", "watercolour")

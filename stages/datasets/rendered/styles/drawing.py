@@ -81,11 +81,6 @@ PROPORTIONS = {
     "figurine": Proportions(eye=1.45, nose=0.72, mouth=0.95, jaw=0.02, head=0.12),
     "watercolour": Proportions(eye=1.12, nose=0.97, jaw=0.04, expression=1.05),
 }
-
-
-STYLES = tuple(PROPORTIONS)
-
-
 GATHER = {"comic": 2.2, "anime": 4.0, "figurine": 3.0, "watercolour": 1.3}
 
 

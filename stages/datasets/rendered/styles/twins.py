@@ -13,8 +13,9 @@ from stages.datasets.rendered.pack import Pack, load_pack
 from stages.datasets.rendered.person import Light, Person, View, attributes
 from stages.datasets.rendered.render import Picture, Shot, picture_of, shoot
 from stages.datasets.rendered.shade import draw, lit_strands, shade
+from stages.datasets.rendered.styles import STYLES
 from stages.datasets.rendered.styles.cel import anime, comic
-from stages.datasets.rendered.styles.drawing import STYLES, drawn
+from stages.datasets.rendered.styles.drawing import drawn
 from stages.datasets.rendered.styles.toy import figurine
 from stages.datasets.rendered.styles.wash import watercolour
 
