@@ -50,8 +50,8 @@ def arguments() -> argparse.ArgumentParser:
     add(
         "--model",
         type=Path,
-        help="a .onnx file, the folder of an export, or a shipped model: faces (photographs) or painted (the painter's "
-        "people); default: the last one in runs/export, else faces",
+        help="a .onnx file, the folder of an export, or a shipped model: faces (photographs) or rendered (the "
+        "renderer's people); default: the last one in runs/export, else faces",
     )
 
     # How it is stylised.

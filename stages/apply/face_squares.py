@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     import numpy as np
 
 # Where the centres of the eyes, the tip of the nose and the corners of the mouth lie in the square, as shares of its
-# side: the mean of the painted portraits, made symmetrical.
-FIVE_POINTS = ((0.3935, 0.448), (0.6065, 0.448), (0.5, 0.587), (0.4095, 0.674), (0.5905, 0.674))
+# side: the mean of the rendered portraits, made symmetrical.
+FIVE_POINTS = ((0.3864, 0.4755), (0.6136, 0.4755), (0.5, 0.6048), (0.4095, 0.7115), (0.5905, 0.7115))
 
 Finder = Callable[["np.ndarray"], "list[Face]"]
 

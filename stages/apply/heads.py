@@ -1,7 +1,7 @@
 """The faces of a photo, each through the student at the scale it was trained at, pasted back softly.
 
-The network sees the square that it saw in training. A wider one (1.25 sides) lowers the head's error to painted
-people's twins by 1 % and trebles what leaks into the background. Back in the photo a painting fades out toward the
+The network sees the square that it saw in training. A wider one (1.25 sides) hardly lowers the head's
+error and trebles what leaks into the background. Back in the photo a painting fades out toward the
 square's edge, and between two faces each pixel belongs to the nearer one. A model without a matte also paints what is
 behind the head; there its colours are drawn to the photo's.
 """

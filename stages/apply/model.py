@@ -12,7 +12,8 @@ if TYPE_CHECKING:
 
 STEP = 8  # px: sides are multiples of this unless the model notes another number
 SMALLEST = 32  # px a side
-SHIPPED = {"faces": "faces.onnx", "painted": "student.onnx"}  # by name; the first one is the default
+SHIPPED = {"faces": "faces.onnx", "rendered": "student.onnx"}  # by name; the first one is the default
+RENAMED = {"painted": "rendered"}
 OTHER_KINDS = {
     ".mnn": "a model for MNN",
     ".param": "a model for ncnn",
@@ -31,7 +32,7 @@ def model_path(given: Path | None) -> Path:
 
     Args:
         given: a file, the folder of an export, or a name of SHIPPED where no file is called so: `faces` is for
-            photographs of people, `painted` for the painter's pictures. None: the last export in ./runs, else the
+            photographs of people, `rendered` for the renderer's people. None: the last export in ./runs, else the
             first shipped model.
 
     Raises:
@@ -46,6 +47,8 @@ def model_path(given: Path | None) -> Path:
         path = finished[-1].parent if finished else data_file(next(iter(SHIPPED.values())))
     elif str(path) in SHIPPED and not path.exists():
         path = data_file(SHIPPED[str(path)])
+    elif str(path) in RENAMED and not path.exists():
+        raise TristyleError(f"--model {path}: is called {RENAMED[str(path)]} now. Write --model {RENAMED[str(path)]}.")
     if path.is_dir():
         path = _exported(path)
 

@@ -38,7 +38,7 @@ def arguments() -> argparse.ArgumentParser:
         type=Path,
         nargs="+",
         metavar="MODEL",
-        help=".onnx files, folders of exports, faces, painted; default: the last in runs/export, else both of these",
+        help=".onnx files, folders of exports, faces, rendered; default: the last in runs/export, else both of these",
     )
     return parser
 

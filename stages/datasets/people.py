@@ -1,7 +1,7 @@
 """People with truth: the seam behind which portraits are made, and who is who in every data set.
 
 Whoever needs people whose head, landmarks, attributes, stylised twin or motion are known exactly asks `open_people`.
-Today a 2-D painter answers (`stages.datasets.painted`). Another source takes its place by the protocol `People`.
+Today a renderer answers (`stages.datasets.rendered`). Another source takes its place by the protocol `People`.
 
 A person is a number. The ranges below keep apart who is trained on, who lends a style its faces, and who only scores.
 """
@@ -57,7 +57,8 @@ class Portrait:
     Attributes:
         image: uint8 RGB [H, W, 3].
         mask: uint8 [H, W], coverage of the head (hair, hat, face, ears, beard, glasses), 255 = head.
-        parsing: uint8 [H, W], the 13 face labels.
+        parsing: uint8 [H, W], the face parser's 19 labels (`stages.networks.face_labels.PARSER_LABELS`).
+        beard: bool [H, W], where a beard hides what the labels call skin.
         landmarks: float32 [68, 2] in iBUG order, pixels; a pixel's centre is a whole number.
         attributes: what records.jsonl says of it. Angles are in degrees; `glasses`, `beard` and `hat` are kinds.
     """
@@ -65,6 +66,7 @@ class Portrait:
     image: NDArray[np.uint8]
     mask: NDArray[np.uint8]
     parsing: NDArray[np.uint8]
+    beard: NDArray[np.bool_]
     landmarks: NDArray[np.float32]
     attributes: dict[str, float | int | str]
 
@@ -126,7 +128,7 @@ class People(Protocol):
     def moving(
         self, person: int, size: int, frames: int = 8, style: str | None = None, noise: float = SENSOR_NOISE
     ) -> Motion:
-        """A person in view 0 under a moving camera.
+        """A person who moves from view 0 on, or is seen by a moving camera.
 
         Args:
             person: number of the person; it also draws the motion.
@@ -144,6 +146,6 @@ class People(Protocol):
 
 def open_people(seed: int = 0) -> People:
     """The embedded source of people. Another seed is another population."""
-    from stages.datasets.painted.people import PaintedPeople
+    from stages.datasets.rendered.people import RenderedPeople  # numba takes half a second
 
-    return PaintedPeople(seed)
+    return RenderedPeople(seed)

@@ -19,7 +19,7 @@ itself where it is sure (Sohn et al., 2020, arXiv 2001.07685: weak view -> stron
 wherever the photos, masks and points may be. `--score-images` and `--score-masks` name labelled portraits for the
 scores; nothing is trained on them.
 
-From people with truth alone, out of a data artifact (`data=rendered` or `data=painted`):
+From people with truth alone, out of a data artifact (`data=rendered`):
 
     python -m stages.recipes.face_parser --data runs/data/KEY --out parser.safetensors
 
@@ -64,8 +64,8 @@ from stages.recipes.parser_labels import (
     heldout,
     load_labelled,
     load_photos,
-    paint_labelled,
     people_of,
+    render_labelled,
 )
 from stages.recipes.truth import load_truth
 from stages.training.ema import early_decay, ema_update
@@ -297,7 +297,7 @@ def partial_recipe(options: argparse.Namespace) -> tuple[ParserTask, Batches, La
     held = load_labelled(Path(options.score_images), Path(options.score_masks))[0] if options.score_images else None
     about: dict[str, object] = {"licence": "that of the photos, masks and points", "photos": len(photos)}
     if options.data is None:
-        known = paint_labelled(options.portraits, options.views, options.workers).batches(options.seed)
+        known = render_labelled(options.portraits, options.views, options.workers).batches(options.seed)
         about |= {"portraits": options.portraits, "views": options.views}
     else:
         known, facts = true_batches(options, STORED)
@@ -397,7 +397,7 @@ def main(arguments: list[str] | None = None) -> None:
     weak.add_argument("--score-images", help="labelled portraits to score on")
     weak.add_argument("--score-masks", help="their label masks")
     truth = parser.add_argument_group("with people with truth, alone or instead of drawn ones beside photos")
-    truth.add_argument("--data", nargs="+", help="data artifacts of data=rendered or data=painted, drawn alike often")
+    truth.add_argument("--data", nargs="+", help="data artifacts of data=rendered, drawn alike often")
     truth.add_argument("--most", type=int, help="of the photos of each, at most the first so many")
     training = parser.add_argument_group("training")
     training.add_argument("--length", type=int, default=60_000, help="pictures seen")

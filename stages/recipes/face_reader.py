@@ -1,10 +1,10 @@
 """The face reader's recipe: makes its own people, trains, scores and writes the card.
 
-`python -m stages.recipes.face_reader`, about 15 minutes on two free cores; a killed run resumes. With `--images`,
+`python -m stages.recipes.face_reader`, about 20 minutes on two free cores; a killed run resumes. With `--images`,
 `--masks`, `--start` and `--out` it fine-tunes the parsing of a reader on given head masks instead
 (`stages.recipes.finetune`).
 
-With `--data` it learns from the photos of a data artifact (`data=rendered` or `data=painted`), made rough enough to
+With `--data` it learns from the photos of a data artifact (`data=rendered`), made rough enough to
 read photographs with. Those are not in styles: parsing, landmarks, pose and expression learn, identity and the features
 for KID do not. That serves to compare sources of people (`python -m stages.evaluate landmarks`), not to ship.
 """
@@ -35,7 +35,7 @@ from stages.networks.face_labels import READER_LABELS
 from stages.networks.face_reader import DEGREES, SIZE, FaceReading, Reader
 from stages.recipes.augment import augment
 from stages.recipes.card import write_card
-from stages.recipes.people import DOMAINS, PAINTED, PHOTOS, ReaderPictures, paint_people
+from stages.recipes.people import DOMAINS, PHOTOS, VIEWS, ReaderPictures, render_people
 from stages.recipes.reader_score import overlay, score
 from stages.recipes.truth import TruePeople, load_truth
 from stages.training.ema import early_decay, ema_update
@@ -76,7 +76,7 @@ def contrast(identity: Tensor, person: Tensor, temperature: float = TEMPERATURE)
 
 
 class ReaderTask(Task):
-    """Training of a reader on painted people: every head at once, on one augmented batch.
+    """Training of a reader on people with truth: every head at once, on one augmented batch.
 
     Args:
         reader: the network to train; `self.ema` holds the weights for use.
@@ -168,8 +168,8 @@ def people_batches(people: ReaderPictures, seed: int) -> Batches:
         pictures: list[int] = []
         for person in who:
             first = draw.choice(PHOTOS, 2, replace=False)
-            second = PHOTOS + draw.choice(PAINTED - PHOTOS, 2, replace=False)
-            pictures.extend(person * PAINTED + np.concatenate([first, second]))
+            second = PHOTOS + draw.choice(VIEWS - PHOTOS, 2, replace=False)
+            pictures.extend(person * VIEWS + np.concatenate([first, second]))
         return people.batch(np.array(pictures)[rows])
 
     return batches
@@ -178,7 +178,7 @@ def people_batches(people: ReaderPictures, seed: int) -> Batches:
 @torch.no_grad()
 def standardise(reader: Reader, people: ReaderPictures, count: int = 3000) -> None:
     """Set the features' mean and deviation from heads on grey, drawn evenly over the people and domains."""
-    rows = np.linspace(0, len(people) * PAINTED - 1, min(count, len(people) * PAINTED)).astype(int)
+    rows = np.linspace(0, len(people) * VIEWS - 1, min(count, len(people) * VIEWS)).astype(int)
     raw = []
     for part in np.array_split(rows, max(1, len(rows) // 64)):
         images = people.batch(part)["image"]
@@ -227,14 +227,14 @@ def train_photo_reader(options: argparse.Namespace) -> None:
 
 
 def train_reader(options: argparse.Namespace) -> None:
-    """Paint, train, standardise, save in half precision, score what was saved, write the card."""
+    """Render, train, standardise, save in half precision, score what was saved, write the card."""
     begun, work = time.time(), Path(options.work)
     work.mkdir(parents=True, exist_ok=True)
-    people = paint_people(work, READER_PEOPLE, options.people, options.workers)
-    held = paint_people(work, READER_HELDOUT, options.heldout, options.workers)
+    people = render_people(work, READER_PEOPLE, options.people, options.workers)
+    held = render_people(work, READER_HELDOUT, options.heldout, options.workers)
 
     torch.manual_seed(options.seed)
-    task = ReaderTask(Reader(), options.lr, held.batch(np.arange(3 * PAINTED))["image"])
+    task = ReaderTask(Reader(), options.lr, held.batch(np.arange(3 * VIEWS))["image"])
     train = Train(images=options.length, batch=BATCH, lr=options.lr, seed=options.seed, preview_images=12_000)
     runtime = Runtime("cpu", options.workers, Tracker(work))
     fit(task, people_batches(people, options.seed), train=train, scratch=work, runtime=runtime, label="reader")
@@ -258,7 +258,7 @@ def train_reader(options: argparse.Namespace) -> None:
         recipe={
             "source": open_people().id,
             "people": options.people,
-            "pictures_a_person": PAINTED,
+            "pictures_a_person": VIEWS,
             "images_seen": options.length,
             "batch": BATCH,
             "lr": options.lr,
@@ -275,14 +275,14 @@ def main(arguments: list[str] | None = None) -> None:
     """Command line: see `--help`."""
     parser = argparse.ArgumentParser(prog="python -m stages.recipes.face_reader", description=__doc__)
     parser.add_argument("--out", default="data/reader.safetensors", help="weights to write; the card lies beside them")
-    parser.add_argument("--work", default="runs/reader", help="folder for painted people, log and training state")
-    parser.add_argument("--people", type=int, default=1200, help="people painted for training")
+    parser.add_argument("--work", default="runs/reader", help="folder for rendered people, log and training state")
+    parser.add_argument("--people", type=int, default=1200, help="people rendered for training")
     parser.add_argument("--heldout", type=int, default=200, help="other people, for the scores")
     parser.add_argument("--length", type=int, default=32_000, help="pictures seen in training")
     parser.add_argument("--lr", type=float, default=2.5e-3)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--workers", type=int, default=2, help="painting processes and training threads")
-    parser.add_argument("--data", help="photos only: data artifact of data=rendered or data=painted")
+    parser.add_argument("--workers", type=int, default=2, help="rendering processes and training threads")
+    parser.add_argument("--data", help="photos only: data artifact of data=rendered")
     parser.add_argument("--most", type=int, help="photos only: of them, at most the first so many")
     parser.add_argument("--images", help="fine-tune: folder of pictures")
     parser.add_argument("--masks", help="fine-tune: folder of head masks with the pictures' names")

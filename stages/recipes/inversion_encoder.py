@@ -1,6 +1,6 @@
 """The recipe of the shipped inversion encoder, and how it compares with optimisation.
 
-`python -m stages.recipes.inversion_encoder` paints its photos, trains (`stages.style.inversion.e4e`), scores and writes
+`python -m stages.recipes.inversion_encoder` renders photos, trains (`stages.style.inversion.e4e`), scores and writes
 the card, about 20 minutes on one free core; a killed run resumes. With `--compare N` it sets the shipped encoder beside
 W+ optimisation.
 """
@@ -36,7 +36,7 @@ from stages.style.inversion.e4e import Encode, train_encoder
 from stages.style.inversion.optimise import Project, decode, perceptual_distance, pixel_distance, project, refinement
 
 
-def paint_photos(first: int, count: int) -> np.ndarray:
+def render_photos(first: int, count: int) -> np.ndarray:
     """Photos uint8 [count, 64, 64, 3] of the embedded people `first`, `first` + 1, ..., each in one view."""
     people = open_people()
     return np.stack([people.photo(who, 0, 64).image for who in range(first, first + count)])
@@ -119,12 +119,12 @@ def print_table(table: dict[str, dict[str, float]]) -> None:
 
 
 def recipe(options: argparse.Namespace) -> None:
-    """Paint, train, save in half precision, score what was saved, write the card."""
+    """Render, train, save in half precision, score what was saved, write the card."""
     begun, work, out = time.time(), Path(options.work), Path(options.out)
     work.mkdir(parents=True, exist_ok=True)
     cache = work / f"photos_{options.people}.npy"
     if not cache.exists():
-        np.save(cache, paint_photos(TRAIN_PEOPLE, options.people))
+        np.save(cache, render_photos(TRAIN_PEOPLE, options.people))
 
     generator, reader = _base(), load_reader()
     settings = Encode(
@@ -137,7 +137,7 @@ def recipe(options: argparse.Namespace) -> None:
     save_network(out, encoder, half=True)
     stored = load_encoder(generator, out)
     assert stored is not None
-    photos = to_tensor(paint_photos(HELDOUT_PEOPLE, options.heldout))
+    photos = to_tensor(render_photos(HELDOUT_PEOPLE, options.heldout))
     with torch.no_grad():
         scores = likeness(reader, decode(generator, stored(photos)), photos)
     write_card(
@@ -170,8 +170,8 @@ def main(arguments: list[str] | None = None) -> None:
     """Command line: see `--help`."""
     parser = argparse.ArgumentParser(prog="python -m stages.recipes.inversion_encoder", description=__doc__)
     parser.add_argument("--out", default=f"data/{SHIPPED_ENCODER}", help="weights to write; the card lies beside them")
-    parser.add_argument("--work", default="runs/encoder", help="folder for painted photos, log and training state")
-    parser.add_argument("--people", type=int, default=6000, help="people painted for training")
+    parser.add_argument("--work", default="runs/encoder", help="folder for rendered photos, log and training state")
+    parser.add_argument("--people", type=int, default=6000, help="people rendered for training")
     parser.add_argument("--heldout", type=int, default=256, help="other people, for the scores")
     parser.add_argument("--images", type=int, default=30_000, help="photos seen in training")
     parser.add_argument("--lr", type=float, default=1e-3)
@@ -191,7 +191,7 @@ def main(arguments: list[str] | None = None) -> None:
             raise TristyleError(
                 f"{options.out}: made for another generator. Run python -m stages.recipes.inversion_encoder."
             )
-        photos = paint_photos(options.first, options.compare)
+        photos = render_photos(options.first, options.compare)
         table, sheet = compare(generator, encoder, photos, load_reader())
         write_image(Path(options.work) / "compare.png", sheet)
         print_table(table)

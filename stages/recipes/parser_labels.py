@@ -1,7 +1,7 @@
 """Pictures that a face parser is trained on, and what is known of each pixel.
 
 A pixel's code is a label of CelebAMask-HQ (0 to 18), or a number from 19 on that stands for a set: one of its labels.
-Label masks give labels, and people with truth give nearly all of them. Of a photo we know the person, by a soft mask,
+Label masks give labels, and so do people with truth. Of a photo we know the person, by a soft mask,
 and 468 points of the face. So what is outside the person is background, what of it lies above the nose is head,
 and so on.
 """
@@ -23,9 +23,9 @@ from stages.core.consent import usable
 from stages.core.decode import ImageError
 from stages.core.settings import TristyleError
 from stages.core.workers import in_order
-from stages.datasets.people import READER_PEOPLE, Portrait, open_people
+from stages.datasets.people import READER_PEOPLE, open_people
 from stages.datasets.pictures import read_mask, read_whole
-from stages.networks.face_labels import PARSER_FACE, PARSER_HEAD, PARSER_LABELS, PARSER_MIRROR, PARSER_MOUTH, numbers
+from stages.networks.face_labels import PARSER, PARSER_FACE, PARSER_HEAD, PARSER_LABELS, PARSER_MIRROR, numbers
 from stages.training.fit import Batches, epoch_order
 
 STORED = 192  # pixels a side that pictures are kept at: views of them are cut at `FaceParser.size`
@@ -145,7 +145,6 @@ _SETS: dict[str, tuple[int, ...]] = {
     "person": tuple(range(1, 19)),
     "head": tuple(PARSER_HEAD),
     "face": PARSER_FACE,  # within the face's oval: skin, nose, glasses, a fringe, a brim
-    "mouths": PARSER_MOUTH,  # the painter's mouth, lips and all
     # Points do not show glasses, or hair, before them.
     "l_eye": numbers(PARSER_LABELS, "l_eye", "glasses"),
     "r_eye": numbers(PARSER_LABELS, "r_eye", "glasses"),
@@ -216,28 +215,47 @@ def _filled(shape: tuple[int, ...], outline: np.ndarray) -> np.ndarray:
     return mask
 
 
-def portrait_labels(portrait: Portrait) -> np.ndarray:
-    """All that is known of a portrait, as codes: uint8 [S, S]. A beard is face; lips and mouth are one set."""
-    return painted_codes(portrait.parsing, float(portrait.landmarks[27:31, 0].mean()))
+def true_labels(parsing: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
+    """Labels of people with truth as CelebAMask-HQ draws them: glass is glasses, noses begin between the eyes.
+
+    Args:
+        parsing: uint8 [S, S], the face parser's labels.
+        landmarks: [68, 2] px; a pixel's centre is a whole number.
+
+    Returns:
+        uint8 [S, S]
+    """
+    return bridged(glazed(parsing), landmarks)
 
 
-def painted_codes(parsing: np.ndarray, middle: float) -> np.ndarray:
-    """Codes of the painter's labels [S, S]; `middle` is the bridge of the nose, x in px."""
-    table = [0, 1, 7, 5, 2, CODES["mouths"], 13, 9, 17, 18, 3, 14, CODES["face"]]
-    codes: np.ndarray = np.array(table, np.uint8)[parsing]
-    left = np.arange(codes.shape[1])[None] > middle  # the person's left
-    codes[left & np.isin(codes, (5, 7, 9))] -= 1
-    return codes
+def glazed(codes: np.ndarray) -> np.ndarray:
+    """Labels [S, S] with glasses of glass: skin and nose within a rim are glasses; eyes stay."""
+    rims = (codes == PARSER["glasses"]).astype(np.uint8)
+    if not rims.any():
+        return codes
+    outlines, _ = cv2.findContours(rims, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+    within = cv2.drawContours(np.zeros_like(rims), outlines, -1, 1, cv2.FILLED) > 0
+    bare = np.isin(codes, [PARSER["skin"], PARSER["nose"]])
+    return np.where(within & bare, PARSER["glasses"], codes).astype(np.uint8)
+
+
+def bridged(codes: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
+    """Labels [S, S] with noses that begin between the eyes; the renderer's begin below. For `landmarks` see above."""
+    wide = 0.2 * (landmarks[35] - landmarks[31])
+    outline = np.stack([landmarks[27] - wide, landmarks[27] + wide, landmarks[35], landmarks[33], landmarks[31]])
+    nose = np.zeros_like(codes)
+    cv2.fillConvexPoly(nose, np.round(outline * 16).astype(np.int32), 1, shift=4)
+    return np.where((nose > 0) & (codes == PARSER["skin"]), PARSER["nose"], codes).astype(np.uint8)
 
 
 def _labelled(who: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
     """The photo of a person in a view, and its codes."""
     cv2.setNumThreads(1)
     portrait = open_people().photo(*who, STORED)
-    return portrait.image, portrait_labels(portrait)
+    return portrait.image, true_labels(portrait.parsing, portrait.landmarks)
 
 
-def paint_labelled(people: int, views: int, workers: int) -> Labelled:
+def render_labelled(people: int, views: int, workers: int) -> Labelled:
     """Photos of the face reader's own people, `views` of each, with their codes."""
     jobs = [(READER_PEOPLE + who, view) for who in range(people) for view in range(views)]
     pairs = list(in_order(_labelled, jobs, workers, ahead=16, processes=True))

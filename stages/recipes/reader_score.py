@@ -1,4 +1,4 @@
-"""What a face reader scores on held-out painted people, and pictures with its readings drawn in."""
+"""What a face reader scores on held-out people with truth, and pictures with its readings drawn in."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from stages.metrics.identity import same_person_auc
 from stages.metrics.pixel import head_iou
 from stages.networks.face_labels import READER_LABELS
 from stages.networks.face_reader import FaceReading, Reader
-from stages.recipes.people import DOMAINS, PAINTED, ReaderPictures
+from stages.recipes.people import DOMAINS, VIEWS, ReaderPictures
 
 COLOURS = np.array([
     (0, 0, 0), (255, 205, 160), (120, 60, 20), (60, 120, 255), (255, 150, 90), (220, 30, 60), (110, 60, 160),
@@ -43,7 +43,7 @@ def score(reader: Reader, people: ReaderPictures) -> dict[str, object]:
     yaw and pitch: mean absolute error in degrees; expression: mean absolute error; *_auc: same-person area under the
     curve of pictures of different views, photo against photo and photo against each style.
     """
-    everything = people.batch(np.arange(len(people) * PAINTED))
+    everything = people.batch(np.arange(len(people) * VIEWS))
     reading = reader.read(everything["image"])
     scores: dict[str, object] = {}
     for number, name in enumerate(DOMAINS):
@@ -57,9 +57,9 @@ def score(reader: Reader, people: ReaderPictures) -> dict[str, object]:
     mask = people.head_mask(np.flatnonzero(photos.numpy()))
     scores["photo, blurred"] = _domain_scores(soft, truth, mask, torch.ones(len(mask), dtype=torch.bool))
 
-    by_person = reading.identity.view(len(people), PAINTED, -1)
+    by_person = reading.identity.view(len(people), VIEWS, -1)
     ids = torch.arange(len(people))
-    domain = everything["domain"].view(len(people), PAINTED)[0]
+    domain = everything["domain"].view(len(people), VIEWS)[0]
     scores["identity photo-photo auc"] = round(same_person_auc(by_person[:, 0], by_person[:, 1], ids, ids), 4)
     for number, name in enumerate(DOMAINS[1:], start=1):
         columns = torch.where(domain == number)[0]

@@ -358,7 +358,7 @@ async function start() {
   const sample = new Image();
   sample.src = 'sample.jpg';
   await sample.decode();
-  page.photoName.textContent = 'photo, painted by a program';
+  page.photoName.textContent = 'photo of nobody, rendered';
   picture = natural(sample);
   present(picture, picture);
   await chooseModel();

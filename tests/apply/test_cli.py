@@ -175,9 +175,11 @@ def test_a_model_that_is_misspelled_is_guessed(tmp_path: Path, monkeypatch: pyte
 
     monkeypatch.chdir(tmp_path)
     (tmp_path / "comic.onnx").touch()
-    for given, meant in (("face", "faces"), ("paintd", "painted"), ("commic.onnx", "comic.onnx")):
+    for given, meant in (("face", "faces"), ("renderd", "rendered"), ("commic.onnx", "comic.onnx")):
         with pytest.raises(TristyleError, match=rf"^{given}: no such model\. Did you mean {meant}\? Give --model"):
             apply.model_path(Path(given))
+    with pytest.raises(TristyleError, match=r"^--model painted: is called rendered now\. Write --model rendered\.$"):
+        apply.model_path(Path("painted"))
     with pytest.raises(TristyleError, match=r"^zebra: no such model\. Give --model"):
         apply.model_path(Path("zebra"))
 
@@ -216,8 +218,8 @@ def test_shipped_models_have_names_and_a_file_of_that_name_comes_first(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    faces, painted = (apply.model_path(Path(name)) for name in ("faces", "painted"))
-    assert (faces.name, painted.name) == ("faces.onnx", "student.onnx")
+    faces, rendered = (apply.model_path(Path(name)) for name in ("faces", "rendered"))
+    assert (faces.name, rendered.name) == ("faces.onnx", "student.onnx")
     assert apply.model_path(None) == faces  # no run here: photographs are what people bring
-    (tmp_path / "painted").touch()
-    assert apply.model_path(Path("painted")) == Path("painted")
+    (tmp_path / "rendered").touch()
+    assert apply.model_path(Path("rendered")) == Path("rendered")

@@ -11,12 +11,12 @@ import pytest
 from stages.apply.face_squares import FIVE_POINTS, Face, face_of_points, open_finder
 from stages.apply.heads import match_rim, paint_heads
 from stages.core.settings import TristyleError
-from stages.datasets.painted.paint import paint, sample_person, sample_view
 from stages.faces.weights import VARIABLE
 
 pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 from stages.apply.model import open_model  # noqa: E402
+from tests.tools.portraits import portrait  # noqa: E402
 from tests.tools.tiny_student import tiny_model  # noqa: E402
 
 
@@ -25,17 +25,13 @@ def session(tmp_path_factory: pytest.TempPathFactory):
     return open_model(tiny_model(tmp_path_factory.mktemp("model") / "student.onnx"), 1)
 
 
-def portrait(number: int, side: int):
-    return paint(sample_person(number, 5), sample_view(number, 0, 5), side)
-
-
 def five(landmarks: np.ndarray) -> np.ndarray:
     eyes = [landmarks[low : low + 6].mean(0) for low in (36, 42)]
     return np.stack([*eyes, landmarks[30], landmarks[48], landmarks[54]])
 
 
-def test_the_five_points_are_those_of_the_painted_portraits() -> None:
-    mean = np.mean([five(portrait(number, 64).landmarks) + 0.5 for number in range(24)], axis=0) / 64
+def test_the_five_points_are_those_of_the_rendered_portraits() -> None:
+    mean = np.mean([five(portrait(number).landmarks) + 0.5 for number in range(24)], axis=0) / 64
     mirrored = mean[[1, 0, 2, 4, 3]] * [-1, 1] + [1, 0]
     assert np.abs((mean + mirrored) / 2 - FIVE_POINTS).max() < 0.01
 

@@ -18,6 +18,7 @@ from stages.core.files import sha256_file
 pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 av = pytest.importorskip("av")
+from tests.tools.portraits import portrait  # noqa: E402
 from tests.tools.tiny_student import half_bright, tiny_model, write_clip  # noqa: E402
 
 
@@ -93,10 +94,8 @@ def test_a_video_is_turned_as_its_player_would(model: Path, tmp_path: Path) -> N
 
 
 def test_faces_are_followed_and_the_rest_is_left(tmp_path: Path, model: Path) -> None:
-    from stages.datasets.painted.paint import paint, sample_person, sample_view
-
-    portrait = paint(sample_person(14, 5), sample_view(14, 0, 5), 128).image
-    frames = [np.roll(np.pad(portrait, ((16, 16), (96, 96), (0, 0)), mode="edge"), 2 * step, 1) for step in range(6)]
+    picture = portrait(3, 128).image
+    frames = [np.roll(np.pad(picture, ((16, 16), (96, 96), (0, 0)), mode="edge"), 2 * step, 1) for step in range(6)]
     source = write_clip(tmp_path / "clip.mp4", frames, sound=None)
     main([str(source), "-o", str(tmp_path / "out.mp4"), "--model", str(model), "--faces", "always"])
     _, before = decoded(source)

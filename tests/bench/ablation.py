@@ -7,7 +7,7 @@ PAIRS is a pair artifact (its translator is then the teacher that clarity is mea
 `style` uint8 [N, S, S, 3] and `mask` uint8 [N, S, S] (the true twins are the target then). Arms run as processes of
 their own, `--jobs` at a time; each leaves `<arm>-<seed>/student.safetensors` and `arm.json`, and is not run again.
 
-Scored on painted people of no data set: photos of people from 900,000 on, KID to style pictures of people from
+Scored on rendered people of no data set: photos of people from 900,000 on, KID to style pictures of people from
 2,900,000 on. The declared score of an arm is the mean of three shares of the base arm's value: the face error to the
 true twin, KID, and the distance of edge clarity from its target, 1 + |ln edge_clarity_ratio|. A term stays in the tree
 when the score gains at least 3 % over the seeds' mean. KID in it is `kid_blind`, by readers of random weights:
@@ -44,8 +44,7 @@ from stages.core.settings import Train
 from stages.core.tensors import mask_tensor, to_tensor, to_uint8, unit
 from stages.core.tracking import Silent
 from stages.core.weights import load_network, save_network
-from stages.datasets.painted.paint import paint, twin
-from stages.datasets.painted.person import sample_person, sample_view
+from stages.datasets.people import open_people
 from stages.metrics.heldout import HeldOut, StylePictures
 from stages.metrics.kid import composite_grey, mmd2_cubic
 from stages.networks.face_reader import Reader, load_reader
@@ -181,21 +180,20 @@ class Tried(Pix2PixTask):
 # ------------------------------------------------------------------------------------------------- people and pairs
 
 
-def _paint_some(job: tuple[str, int, int, int, str]) -> dict[str, np.ndarray]:
+def _render_some(job: tuple[str, int, int, int, str]) -> dict[str, np.ndarray]:
     """One run of people: photos, twins and masks, or style pictures and masks."""
     kind, first, count, size, style = job
     cv2.setNumThreads(1)
-    rows = []
+    source, rows = open_people(), []
     for number in range(first, first + count):
-        who, view = sample_person(number), sample_view(number, 0)
-        shown = paint(who, view, size, "photo" if kind == "people" else style)
+        shown = source.photo(number, 0, size) if kind == "people" else source.styled(number, 0, style, size)
         row = {"photo" if kind == "people" else "style": shown.image, "mask": shown.mask}
-        rows.append(row | ({"twin": twin(who, view, size, style).image} if kind == "people" else {}))
+        rows.append(row | ({"twin": source.twin(number, 0, style, size).image} if kind == "people" else {}))
     return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
 
 
 def people(size: int, count: int, style: str, cache: Path, jobs: int) -> HeldOut:
-    """Validation people, painted once and kept in `cache`."""
+    """Validation people, rendered once and kept in `cache`."""
     path = cache / f"people-{style}-{size}-{count}.npz"
     if not path.exists():
         step = 16
@@ -203,7 +201,7 @@ def people(size: int, count: int, style: str, cache: Path, jobs: int) -> HeldOut
         firsts += [("style", STYLE_PEOPLE + at) for at in range(0, 2 * count, step)]
         context = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(jobs, context) as pool:
-            parts = list(pool.map(_paint_some, [(kind, first, step, size, style) for kind, first in firsts]))
+            parts = list(pool.map(_render_some, [(kind, first, step, size, style) for kind, first in firsts]))
         shown = {name: [part[name] for part in parts if "photo" in part] for name in ("photo", "twin", "mask")}
         drawn = [part for part in parts if "style" in part]
         arrays = {name: np.concatenate(values)[:count] for name, values in shown.items()}

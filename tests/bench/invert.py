@@ -2,7 +2,7 @@
 
     python -m tests.bench.invert --transferred runs/style/KEY/transferred.safetensors      # about a minute
 
-Held-out painted photos are inverted by the shipped encoder, alone and with 50 steps of refinement, and by the source,
+Held-out rendered photos are inverted by the shipped encoder, alone and with 50 steps of refinement, and by the source,
 the transferred and the fused generator drawn again. Printed: the correlation of yaw, pitch and smile between photos
 and drawings, as the face reader sees them, and its identity cosine; also with random latents, for scale. How near the
 reconstructions come to the photos is `python -m stages.recipes.inversion_encoder --compare 64`.
@@ -23,7 +23,7 @@ from stages.datasets.people import HELDOUT_PEOPLE
 from stages.networks.face_reader import load_reader
 from stages.networks.latents import latents, load_encoder
 from stages.networks.stylegan2 import Generator
-from stages.recipes.inversion_encoder import likeness, paint_photos
+from stages.recipes.inversion_encoder import likeness, render_photos
 from stages.style.fusion.fuse import Fusion, fuse
 from stages.style.inversion.optimise import decode, project, refinement
 
@@ -54,7 +54,7 @@ def main(arguments: list[str] | None = None) -> None:
     drawers = {"source": source, "transferred": transferred, "fused": fuse(source, transferred, fusion)}
     encoder = load_encoder(source, options.encoder)
     assert encoder is not None, "the encoder was made for another generator"
-    photos = paint_photos(options.first, options.photos)
+    photos = render_photos(options.first, options.photos)
     images = to_tensor(photos)
     with torch.no_grad():
         encoded = encoder(images)

@@ -1,4 +1,4 @@
-"""What every source of people with truth keeps, held to the painter and to a toy of thirty lines."""
+"""What every source of people with truth keeps, held to the renderer and to a toy of thirty lines."""
 
 from dataclasses import dataclass
 
@@ -45,17 +45,24 @@ class Discs:
         inside = np.hypot(x - middle, y - size / 2) < size / 4
         image = np.where(inside[..., None], shade, behind).astype(np.uint8)
         points = np.full((68, 2), (middle, size / 2), np.float32)
-        return Portrait(image, inside * np.uint8(255), inside.astype(np.uint8), points, self.attributes(person, view))
+        return Portrait(
+            image,
+            inside * np.uint8(255),
+            inside.astype(np.uint8),
+            inside & False,
+            points,
+            self.attributes(person, view),
+        )
 
     def styled(self, person: int, view: int, style: str, size: int) -> Portrait:
         self._check(size, style)
         photo = self.photo(person, view, size)
-        return Portrait(255 - photo.image, photo.mask, photo.parsing, photo.landmarks, photo.attributes)
+        return Portrait(255 - photo.image, photo.mask, photo.parsing, photo.beard, photo.landmarks, photo.attributes)
 
     def twin(self, person: int, view: int, style: str, size: int) -> Portrait:
         photo, drawn = self.photo(person, view, size), self.styled(person, view, style, size)
         image = np.where(photo.mask[..., None] > 0, drawn.image, photo.image)
-        return Portrait(image, photo.mask, photo.parsing, photo.landmarks, photo.attributes)
+        return Portrait(image, photo.mask, photo.parsing, photo.beard, photo.landmarks, photo.attributes)
 
     def moving(
         self, person: int, size: int, frames: int = 8, style: str | None = None, noise: float = SENSOR_NOISE
@@ -75,16 +82,19 @@ class Discs:
         }
 
 
-SOURCES = [pytest.param(Discs(), id="toy"), pytest.param(open_people(), id="painter")]
+SOURCES = [pytest.param(Discs(), id="toy"), pytest.param(open_people(), id="renderer")]
 
 
 @pytest.mark.parametrize("people", SOURCES)
 def test_a_portrait_has_its_truth_and_depends_on_its_arguments_alone(people: People) -> None:
     photo = people.photo(7, 0, SIZE)
-    assert photo.image.shape == (SIZE, SIZE, 3) and photo.mask.shape == photo.parsing.shape == (SIZE, SIZE)
-    assert photo.image.dtype == photo.mask.dtype == photo.parsing.dtype == np.uint8
+    assert photo.image.shape == (SIZE, SIZE, 3) and photo.mask.shape == photo.parsing.shape == photo.beard.shape == (
+        SIZE,
+        SIZE,
+    )
+    assert photo.image.dtype == photo.mask.dtype == photo.parsing.dtype == np.uint8 and photo.beard.dtype == bool
     assert photo.landmarks.shape == (68, 2) and photo.landmarks.dtype == np.float32
-    assert photo.mask.max() == 255 and photo.mask[0, 0] == 0 and photo.parsing.max() < 13
+    assert photo.mask.max() == 255 and photo.mask[0, 0] == 0 and photo.parsing.max() < 19
     x, y = photo.landmarks.mean(0).round().astype(int)
     assert photo.mask[y, x] > 127
     assert photo.attributes == people.attributes(7, 0)

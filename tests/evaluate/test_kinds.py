@@ -7,10 +7,7 @@ import numpy as np
 import pytest
 
 from stages.core.artifact import seal
-from stages.core.runtime import Runtime
 from stages.core.settings import TristyleError
-from stages.core.tracking import Tracker
-from stages.datasets.painted.stage import PaintedData
 from stages.evaluate import portraits as module
 from stages.evaluate.__main__ import main
 from stages.evaluate.kinds import FRONTAL, kinds, sources
@@ -18,6 +15,7 @@ from stages.evaluate.portraits import Portraits
 from stages.evaluate.tables import failures, typical
 from stages.networks.face_labels import PARSER
 from stages.networks.face_reader import load_reader
+from tests.tools.portraits import rendered_data
 
 SIZE, FIVE = 64, ((24, 24), (40, 24), (32, 34), (26, 42), (38, 42))
 
@@ -89,13 +87,12 @@ def test_a_table_names_kinds_by_digest(tmp_path: Path) -> None:
         module._label(given, table)
 
 
-def test_a_painted_data_set_is_evaluated_whole(shared: Path, tmp_path: Path) -> None:
+def test_a_rendered_data_set_is_evaluated_whole(shared: Path, tmp_path: Path) -> None:
     weights = shared / "data" / "weights"
     if not (weights / "mobilefacenet_068.ckpt").is_file() or not (weights / "facemesh.pth").is_file():
         pytest.skip("no weights of recogniser and Face Mesh")
-    data = PaintedData(count=1, style_count=1, heldout=6, heldout_style=4)
     out = tmp_path / "data"
-    metrics = data.run({}, out, Runtime("cpu", 1, Tracker(tmp_path)))
+    metrics = rendered_data(out, count=1, heldout=6, heldout_style=4)
     seal(out, "data", config={}, inputs={}, metrics=metrics)
     words = ["people", "--data", str(out), "--weights", str(weights), "--model", "same=photo", "--size", "64"]
     main([*words, "-o", str(tmp_path / "scores")])

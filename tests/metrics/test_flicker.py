@@ -1,4 +1,4 @@
-"""Flicker of videos whose motion is known, and the painted motion itself."""
+"""Flicker of videos whose motion is known, the rendered one's among them."""
 
 from __future__ import annotations
 
@@ -6,12 +6,11 @@ import cv2
 import numpy as np
 import pytest
 
-from stages.datasets.painted.motion import film, flow_between, moving, paths
-from stages.datasets.painted.paint import paint
-from stages.datasets.painted.person import sample_person, sample_view
+from stages.datasets.people import open_people
 from stages.metrics.flicker import change, flicker, inside, warp
+from tests.tools.portraits import portrait
 
-PERSON = 900_000
+PERSON = 900_005  # who moves by most of a pixel a frame
 
 
 def shifted(picture: np.ndarray, across: float, down: float) -> np.ndarray:
@@ -22,7 +21,7 @@ def shifted(picture: np.ndarray, across: float, down: float) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def picture() -> np.ndarray:
-    return paint(sample_person(PERSON), sample_view(PERSON, 0), 64, "comic").image
+    return portrait(PERSON, 64, "comic").image
 
 
 def test_by_hand() -> None:
@@ -69,30 +68,9 @@ def test_what_is_no_video_is_refused(picture: np.ndarray) -> None:
         flicker([picture, picture], [picture, picture[:32]], [flow])
 
 
-def test_maps_and_flows_agree() -> None:
-    """A point of the first frame, followed through the maps, is where the flows say."""
-    maps = paths(3, 6, 64)
-    assert np.allclose(maps[0], [[1, 0, 0], [0, 1, 0]])
-    for before, after in zip(maps[:-1], maps[1:], strict=True):
-        flow = flow_between(before, after, 64)
-        for x, y in ((10, 20), (50, 33)):
-            first = after[:, :2] @ [x, y] + after[:, 2]
-            was = np.array([x, y]) + flow[y, x]
-            assert np.allclose(before[:, :2] @ was + before[:, 2], first, atol=1e-3)
-        assert 0.05 < np.abs(flow).max() < 4
-
-
-def test_a_large_picture_at_rest_is_itself_averaged() -> None:
-    large = np.random.default_rng(0).integers(0, 256, (128, 128, 3), dtype=np.uint8)
-    still = np.broadcast_to(np.eye(2, 3), (2, 2, 3))
-    shots = film(large, still, 32, cv2.BORDER_REFLECT_101)
-    wanted = cv2.resize(large, (32, 32), interpolation=cv2.INTER_AREA)
-    assert np.array_equal(shots[0], wanted) and np.array_equal(shots[1], wanted)
-
-
-def test_painted_motion_is_what_its_flow_says() -> None:
+def test_rendered_motion_is_what_its_flow_says() -> None:
     """The frames follow the flow up to their noise; the true twins hardly flicker, frame-wise errors do."""
-    clean = moving(PERSON, 64, 5, "comic", noise=0.0)
+    clean = open_people().moving(PERSON, 64, 5, "comic", noise=0.0)
     assert clean.frames.shape == (5, 64, 64, 3) and clean.flows.shape == (4, 64, 64, 2)
     assert clean.twins is not None and clean.heads.any(axis=(1, 2)).all()
     heads, flows = list(clean.heads[1:]), list(clean.flows)
@@ -102,11 +80,11 @@ def test_painted_motion_is_what_its_flow_says() -> None:
         steps = zip(clean.frames[:-1], clean.frames[1:], flows, heads, strict=True)
         return float(np.mean([change(a, b, flow)[head].mean() for a, b, flow, head in steps]))
 
-    assert unexplained(flows) < 0.15 * unexplained(still)
+    assert unexplained(flows) < 0.25 * unexplained(still)
     truth = flicker(list(clean.frames), list(clean.twins), flows, heads)
-    random = np.random.default_rng(0)
-    wild = [np.clip(twin + random.normal(0, 8), 0, 255).astype(np.uint8) for twin in clean.twins.astype(float)]
-    assert truth < 0.003 < 5 * truth < flicker(list(clean.frames), wild, flows, heads)
-    noisy = moving(PERSON, 64, 5)
+    wild = [np.clip(twin.astype(int) + 10 * (-1) ** t, 0, 255).astype(np.uint8) for t, twin in enumerate(clean.twins)]
+    assert truth < 0.5 * flicker(list(clean.frames), list(clean.twins), still, heads)
+    assert truth < 0.01 < 5 * truth < flicker(list(clean.frames), wild, flows, heads)
+    noisy = open_people().moving(PERSON, 64, 5)
     assert (noisy.frames.astype(int) - clean.frames).std() == pytest.approx(0.005 * 255, rel=0.2)
-    assert np.array_equal(noisy.frames, moving(PERSON, 64, 5).frames)
+    assert np.array_equal(noisy.frames, open_people().moving(PERSON, 64, 5).frames)

@@ -13,16 +13,17 @@ from stages.core.files import sha256_file
 from stages.core.images import read_image
 from stages.core.settings import TristyleError
 from stages.core.weights import save_network
-from stages.datasets.painted import paint as painter
 from stages.faces.parse import BiSeNetParser, Parser, bisenet, one_piece, open_parser
 from stages.metrics.pixel import head_iou
-from stages.networks.face_labels import PARSER_HEAD, PARSER_LABELS, PARSER_MIRROR, READER_HEAD
+from stages.networks.face_labels import PARSER_HEAD, PARSER_LABELS, PARSER_MIRROR
 from stages.networks.parser import FaceParser
 from stages.networks.patchgan import PatchGAN
 from stages.recipes.parser_labels import read_labels, reduce_labels
+from tests.tools.portraits import portrait
+from tests.tools.weights import awaits_weights
 
-PAINTED = [painter.paint(painter.sample_person(n), painter.sample_view(n, 0), 64) for n in range(700, 708)]
-PICTURES = np.stack([painting.image for painting in PAINTED])
+PEOPLE = [portrait(number) for number in range(700, 708)]
+PICTURES = np.stack([one.image for one in PEOPLE])
 # facexlib's order, written down from its authors' table and not from the module under test.
 BISENET = (
     "background skin l_brow r_brow l_eye r_eye glasses l_ear r_ear earring nose mouth u_lip l_lip neck necklace cloth "
@@ -89,15 +90,16 @@ def test_every_parser_answers_at_the_pictures_size(own: Path) -> None:
     assert open_parser(own).id == f"parser-{sha256_file(own)[:8]}"
 
 
+@awaits_weights
 def test_the_reader_speaks_celebamask() -> None:
     labels, head = open_parser(None).labels(PICTURES), open_parser(None).head(PICTURES)
-    truth = np.stack([np.isin(painting.parsing, READER_HEAD) for painting in PAINTED])
+    truth = np.stack([np.isin(one.parsing, PARSER_HEAD) for one in PEOPLE])
     masks = [torch.from_numpy(mask)[:, None].float() for mask in (head / 255.0, truth)]
     assert head_iou(*masks).mean() > 0.9
     for left, right in ((4, 5), (6, 7)):  # the person's left is on the right of the picture
         x = [np.nonzero(labels == label)[2].mean() for label in (left, right)]
         assert x[0] > 32 > x[1]
-    hair = np.stack([painting.parsing == painter.LABELS["hair"] for painting in PAINTED])
+    hair = np.stack([one.parsing == PARSER_LABELS.index("hair") for one in PEOPLE])
     assert ((labels == PARSER_LABELS.index("hair")) & hair).sum() > 0.75 * hair.sum()
 
 

@@ -12,15 +12,13 @@ from stages.core.images import read_image
 from stages.core.runtime import Runtime
 from stages.core.settings import ConfigError
 from stages.core.tracking import Silent
-from stages.datasets.painted.paint import paint
-from stages.datasets.painted.person import sample_person, sample_view
-from stages.datasets.painted.stage import PaintedData
 from stages.pair.cartoon_filter import CartoonPairs, Rule, _stepped, draw
+from tests.tools.portraits import portrait, rendered_data
 
 
 @pytest.fixture(scope="module")
 def photo() -> np.ndarray:
-    return paint(sample_person(3, 0), sample_view(3, 0, 0), 128, "photo").image
+    return portrait(3, 128).image
 
 
 def test_flat_paper_stays_flat_and_gets_no_ink() -> None:
@@ -70,9 +68,8 @@ def test_settings_are_refused_by_name() -> None:
 
 def test_pairs_keep_the_background_and_are_the_rules(tmp_path) -> None:
     runtime = Runtime("cpu", 1, Silent())
-    settings = PaintedData(size=64, count=4, style_count=3, heldout=2, heldout_style=2)
     data = tmp_path / "data"
-    metrics = settings.run({}, data, runtime)
+    metrics = rendered_data(data, count=4, style_count=3, heldout=2, heldout_style=2)
     artifact = seal(data, "data", config={}, inputs={}, metrics=metrics, code={}, cost={})
     stage, out = CartoonPairs(target="comic"), tmp_path / "pair"
     found = stage.run({"data": artifact}, out, runtime)

@@ -12,7 +12,6 @@ from PIL import Image
 from stages.core.images import write_image
 from stages.core.settings import TristyleError
 from stages.core.tensors import mask_tensor
-from stages.datasets.people import open_people
 from stages.faces.parse import open_parser
 from stages.metrics.pixel import head_iou
 from stages.networks.face_labels import PARSER_HEAD, PARSER_LABELS, PARSER_MIRROR
@@ -22,9 +21,10 @@ from stages.recipes import face_parser as recipe
 from stages.recipes import parser_labels as data
 from stages.recipes.parser_labels import CODES, MEMBERS, MIRRORED
 from stages.training.fit import Update
+from tests.tools.portraits import portrait
 
-PORTRAITS = [open_people().photo(n, 0, 64) for n in range(700, 708)]
-LARGE = [open_people().photo(n, 0, 192) for n in range(900, 904)]
+PORTRAITS = [portrait(number) for number in range(700, 708)]
+LARGE = [portrait(number, 192) for number in range(900, 904)]
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -92,10 +92,9 @@ def test_who_is_held_out(tmp_path: Path) -> None:
 def test_the_recipe_trains_and_scores_what_it_saved(tmp_path: Path) -> None:
     for name in ("image", "mask"):
         (tmp_path / name).mkdir()
-    to_celeb = np.array([0, 1, 6, 4, 2, 10, 13, 8, 17, 18, 3, 14, 1], np.uint8)
-    for n, portrait in enumerate(PORTRAITS):
-        write_image(tmp_path / "image" / f"p{n}.png", portrait.image)
-        cv2.imwrite(str(tmp_path / "mask" / f"p{n}.png"), to_celeb[portrait.parsing])
+    for n, one in enumerate(PORTRAITS):
+        write_image(tmp_path / "image" / f"p{n}.png", one.image)
+        cv2.imwrite(str(tmp_path / "mask" / f"p{n}.png"), one.parsing)
     people = [*(name for name in map(str, range(99)) if data.heldout(name))][:1] + ["trained on"]
     assert not data.heldout("trained on")
     table = "".join(f"image/p{n}.png,{people[n > 1]}\n" for n in range(8))  # two pictures of the one, six of the other
@@ -185,10 +184,10 @@ def test_sets_of_a_mirrored_picture() -> None:
         assert bool(data.MAYBE_HEAD[code]) == bool(labels & set(PARSER_HEAD))
 
 
-def test_painted_people_are_told_in_full() -> None:
-    codes = np.stack([data.portrait_labels(portrait) for portrait in LARGE])
+def test_people_with_truth_have_all_labels() -> None:
+    codes = np.stack([data.true_labels(one.parsing, one.landmarks) for one in LARGE])
     surely = data.SURELY_HEAD[torch.from_numpy(codes).long()].float()[:, None]
-    masks = mask_tensor(np.stack([portrait.mask for portrait in LARGE]))
+    masks = mask_tensor(np.stack([one.mask for one in LARGE]))
     assert head_iou(surely, masks).min() > 0.97
     for left, right in ((4, 5), (6, 7)):
         x = [np.nonzero(codes == label)[2].mean() for label in (left, right)]
@@ -215,8 +214,8 @@ def test_the_loss_asks_for_the_set_alone() -> None:
 def test_the_averaged_network_teaches_late_and_within_the_set() -> None:
     torch.manual_seed(0)
     task = recipe.PartialLabelsTask(FaceParser((8, 8, 8, 8, 8), (1, 1, 1, 1, 1), 8), 1e-3, 100)
-    images = torch.from_numpy(np.stack([portrait.image for portrait in LARGE])).permute(0, 3, 1, 2)
-    codes = torch.from_numpy(np.stack([data.portrait_labels(portrait) for portrait in LARGE]))
+    images = torch.from_numpy(np.stack([one.image for one in LARGE])).permute(0, 3, 1, 2)
+    codes = torch.from_numpy(np.stack([data.true_labels(one.parsing, one.landmarks) for one in LARGE]))
     batch = {"image": images, "labels": codes}
     assert task.ema.split.bias is not None
     task.ema.split.bias.data[13] = 30.0  # sure of hair, wherever that is allowed

@@ -1,4 +1,4 @@
-"""The face reader: its parts against known answers, its training on a few painted people, and the shipped weights."""
+"""The face reader: its parts against known answers, its training on a few rendered people, and the shipped weights."""
 
 import argparse
 import importlib.util
@@ -24,6 +24,7 @@ from stages.recipes import face_reader as train
 from stages.recipes import reader_score as score
 from stages.recipes.finetune import finetune
 from stages.training.fit import Update, fit
+from tests.tools.weights import awaits_weights
 
 SMALL = {"widths": [8, 12, 12, 16], "lateral": 8}
 
@@ -31,7 +32,7 @@ SMALL = {"widths": [8, 12, 12, 16], "lateral": 8}
 @pytest.fixture(scope="module")
 def few(tmp_path_factory: pytest.TempPathFactory) -> people.ReaderPictures:
     """Six held-out people, all views."""
-    return people.paint_people(tmp_path_factory.mktemp("people"), READER_HELDOUT, 6, workers=1)
+    return people.render_people(tmp_path_factory.mktemp("people"), READER_HELDOUT, 6, workers=1)
 
 
 # parts
@@ -133,15 +134,13 @@ def test_training_resumes_bit_equal(few: people.ReaderPictures, tmp_path: Path) 
     assert all(torch.equal(whole[name], parts[name]) for name in whole)
 
 
-def test_painting_is_cached_and_repeatable(few: people.ReaderPictures, tmp_path: Path) -> None:
-    again = people.paint_people(tmp_path, READER_HELDOUT, 2, workers=1)
+def test_rendering_is_cached_and_repeatable(few: people.ReaderPictures, tmp_path: Path) -> None:
+    again = people.render_people(tmp_path, READER_HELDOUT, 2, workers=1)
     written = list(tmp_path.iterdir())
     stamp = written[0].stat().st_mtime_ns
-    cached = people.paint_people(tmp_path, READER_HELDOUT, 2, workers=1)
+    cached = people.render_people(tmp_path, READER_HELDOUT, 2, workers=1)
     assert len(written) == 1 and written[0].stat().st_mtime_ns == stamp
-    assert np.array_equal(again.images, cached.images) and np.array_equal(
-        again.images, few.images[: 2 * people.PAINTED]
-    )
+    assert np.array_equal(again.images, cached.images) and np.array_equal(again.images, few.images[: 2 * people.VIEWS])
     assert np.isfinite(few.pose).all() and (few.landmarks > -0.2).all() and (few.landmarks < 1.2).all()
 
 
@@ -187,6 +186,7 @@ def test_the_shipped_reader_matches_its_card() -> None:
     assert not any(value.requires_grad for value in reader.parameters())
 
 
+@awaits_weights
 def test_the_shipped_reader_reads_held_out_people(few: people.ReaderPictures) -> None:
     scores = score.score(load_reader(), few)
     for name in people.DOMAINS:
@@ -210,7 +210,7 @@ def test_any_size_is_read(few: people.ReaderPictures, shape: tuple[int, ...]) ->
 
 
 def test_features_are_well_scaled_for_kid(few: people.ReaderPictures) -> None:
-    rows = np.arange(len(few) * people.PAINTED)
+    rows = np.arange(len(few) * people.VIEWS)
     grey = few.batch(rows)["image"] * few.head_mask(rows)
     features = load_reader().features(grey)
     assert 0.3 < float((features * features).mean()) < 3

@@ -1,6 +1,6 @@
 """The recipes for real photographs, tiny and whole: base, transfers to many and to few pictures, pairs, student, file.
 
-Painted portraits stand in for photographs; what they are does not matter to the commands.
+Rendered portraits stand in for photographs; what they are does not matter to the commands.
 """
 
 from __future__ import annotations
@@ -17,12 +17,10 @@ import pytest
 from stages.apply.cli import main as stylize
 from stages.core.artifact import KINDS, open_artifact
 from stages.core.images import read_image, write_image
-from stages.core.runtime import Runtime
-from stages.core.tracking import Tracker
-from stages.datasets.painted.stage import PaintedData
 from stages.pipeline import cli
 from stages.style.weights.convert import main as formats
 from tests.tools.foreign_weights import official_file
+from tests.tools.portraits import rendered_data
 
 TINY = [
     "workers=1", "device=cpu", "data.faces=square", "data.size=64", "style.train.images=16", "style.sampling.count=16",
@@ -42,9 +40,8 @@ def tristyle(*arguments: str) -> None:
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """DIR of the recipes' comments: photo/, mask/, a style of many pictures and one of few."""
     folder = tmp_path_factory.mktemp("pictures")
-    data = PaintedData(count=24, styles=["comic", "clay"], style_count=16, heldout=1, heldout_style=1)
-    data.run({}, folder, Runtime("cpu", 1, Tracker(folder)))
-    for picture in sorted((folder / "style" / "clay").glob("*.png"))[8:]:
+    rendered_data(folder, count=24, styles=["comic", "figurine"], style_count=16)
+    for picture in sorted((folder / "style" / "figurine").glob("*.png"))[8:]:
         picture.unlink()
     return folder
 
@@ -67,12 +64,12 @@ def test_base_transfers_pairs_student_and_file(size: str, pictures: Path, tmp_pa
     base = only(tmp_path, "style", target="photo")
     begin = f"style.start={base}"
     tristyle(*common, begin, "style.target=comic")
-    tristyle(*common, begin, "style.target=clay", "style/recipe=few-shot", "stage=style")
+    tristyle(*common, begin, "style.target=figurine", "style/recipe=few-shot", "stage=style")
     assert len(list((tmp_path / "data").glob("[!.]*"))) == 1
     for kind in KINDS[2:]:
         (place,) = (tmp_path / kind).iterdir()
         assert open_artifact(place, kind).metrics
-    few = only(tmp_path, "style", target="clay")
+    few = only(tmp_path, "style", target="figurine")
     lineage = json.loads((few / "lineage.json").read_text())
     assert "photo" in json.dumps(lineage), "the style does not know that it came from the photos"
     tristyle(
@@ -97,7 +94,7 @@ def test_the_readmes_commands_run_with_an_official_file(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     shutil.copytree(pictures / "photo", tmp_path / "faces" / "photo")
-    shutil.copytree(pictures / "style" / "clay", tmp_path / "faces" / "style" / "ink")
+    shutil.copytree(pictures / "style" / "figurine", tmp_path / "faces" / "style" / "ink")
     official_file(tmp_path / "ffhq256.pkl", protocol=3, size=32)
     write_image(tmp_path / "selfie.jpg", read_image(next((pictures / "photo").glob("*.png"))))
     for program, *arguments in ffhq_section(root):

@@ -7,37 +7,21 @@ import numpy as np
 import pytest
 import torch
 
-from stages.core.artifact import Artifact, seal
-from stages.core.runtime import Runtime
+from stages.core.artifact import seal
 from stages.core.settings import TristyleError
-from stages.core.tracking import Tracker
-from stages.datasets.painted.stage import PaintedData
-from stages.datasets.rendered.stage import RenderedData
 from stages.faces.parse import open_parser
 from stages.networks.face_labels import PARSER, PARSER_LABELS, PARSER_TO_READER, READER, READER_LABELS, READER_TO_PARSER
 from stages.recipes import augment, face_parser, face_reader, truth
-from stages.recipes.parser_labels import CODES, Labelled
-
-FEW = {"size": 64, "count": 6, "style_count": 1, "heldout": 1, "heldout_style": 1}
-
-
-def sealed(stage: PaintedData | RenderedData, out: Path) -> Artifact:
-    """The stage's artifact, made in this process."""
-    out.mkdir()
-    metrics = stage.run({}, out, Runtime("cpu", 1, Tracker(out)))
-    (out / "log.jsonl").unlink(missing_ok=True)
-    target = f"{type(stage).__module__}.{type(stage).__name__}"
-    return seal(out, "data", config={"_target_": target, **FEW}, inputs={}, metrics=metrics)
+from stages.recipes.parser_labels import Labelled, bridged, glazed
+from tests.tools.portraits import rendered_data
 
 
 @pytest.fixture(scope="module")
 def rendered(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return sealed(RenderedData(**FEW), tmp_path_factory.mktemp("r") / "data").path  # type: ignore[arg-type]
-
-
-@pytest.fixture(scope="module")
-def painted(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return sealed(PaintedData(**FEW), tmp_path_factory.mktemp("p") / "data").path  # type: ignore[arg-type]
+    out = tmp_path_factory.mktemp("r") / "data"
+    metrics = rendered_data(out, count=6)
+    config = {"_target_": "stages.datasets.rendered.stage.RenderedData", "count": 6}
+    return seal(out, "data", config=config, inputs={}, metrics=metrics).path
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -59,11 +43,9 @@ def test_rendered_people_speak_both_networks_labels(rendered: Path) -> None:
     assert sides[0] > sides[1]
 
 
-def test_painted_people_keep_their_labels(painted: Path) -> None:
-    people = truth.load_truth(painted, most=4)
-    assert len(people) == 4 and np.array_equal(people.reader_labels(), people.parsing)
-    assert CODES["mouths"] in people.parser_codes()
-    half = truth.load_truth(painted, size=32)
+def test_people_are_loaded_at_a_size_and_up_to_a_number(rendered: Path) -> None:
+    people, half = truth.load_truth(rendered, most=4), truth.load_truth(rendered, size=32)
+    assert len(people) == 4 and people.parsing.shape == (4, 64, 64)
     assert half.images.shape == (6, 32, 32, 3) and np.allclose(half.landmarks[:4], people.landmarks)
 
 
@@ -79,8 +61,8 @@ def test_glass_fills_a_rim_around_the_eye() -> None:
     codes[5:15, 5:15] = PARSER["glasses"]
     codes[6:14, 6:14] = PARSER["skin"]
     codes[9:11, 8:12] = PARSER["l_eye"]
-    glazed = truth.glazed(codes)
-    assert (glazed == PARSER["glasses"]).sum() == 100 - 8 and (glazed == PARSER["l_eye"]).sum() == 8
+    glass = glazed(codes)
+    assert (glass == PARSER["glasses"]).sum() == 100 - 8 and (glass == PARSER["l_eye"]).sum() == 8
 
 
 def test_a_nose_begins_between_the_eyes() -> None:
@@ -88,7 +70,7 @@ def test_a_nose_begins_between_the_eyes() -> None:
     codes[10, 20] = PARSER["l_brow"]
     landmarks = np.zeros((68, 2))
     landmarks[[27, 31, 33, 35]] = [[20, 10], [15, 30], [20, 32], [25, 30]]
-    nose = truth.bridged(codes, landmarks) == PARSER["nose"]
+    nose = bridged(codes, landmarks) == PARSER["nose"]
     assert nose[12:30, 20].all() and not nose[10, 20] and not nose[:9].any() and not nose[20, :14].any()
 
 
@@ -164,12 +146,11 @@ def test_middles_of_what_is_there() -> None:
 # Trainings
 
 
-@pytest.mark.parametrize("source", ["rendered", "painted"])
-def test_a_parser_learns_from_a_data_artifact(source: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+def test_a_parser_learns_from_a_data_artifact(rendered: Path, tmp_path: Path) -> None:
     out = tmp_path / "parser.safetensors"
     given = {"out": out, "work": tmp_path / "work", "most": 4, "length": 16, "batch": 4}
     command = [word for name, value in given.items() for word in (f"--{name}", str(value))]
-    face_parser.main([*command, "--data", str(request.getfixturevalue(source))])
+    face_parser.main([*command, "--data", str(rendered)])
     card = json.loads(out.with_suffix(".json").read_text())
     assert card["portraits"] == [4] and card["id"] == open_parser(out).id and "Data " in card["data"][0]
     rows = [json.loads(line) for line in (tmp_path / "work" / "log.jsonl").read_text().splitlines()]

@@ -40,7 +40,7 @@ def tiny() -> Generator:
 
 @pytest.fixture(scope="module")
 def base() -> Generator:
-    """The shipped generator of painted photos."""
+    """The shipped generator of photos."""
     return load_network(data_file("base64_generator.safetensors"))
 
 

@@ -23,7 +23,7 @@ from stages.networks.encoder import Encoder, LatentDiscriminator, compose
 from stages.networks.face_reader import Reader, load_reader
 from stages.networks.latents import generator_id, load_encoder
 from stages.networks.stylegan2 import Generator
-from stages.recipes.inversion_encoder import likeness, paint_photos
+from stages.recipes.inversion_encoder import likeness, render_photos
 from stages.style.inversion.e4e import POOL, Encode, Encoding, begin_with, photo_batches, train_encoder
 from stages.style.inversion.encoder import Invert, invert_photos
 from stages.style.inversion.optimise import (
@@ -39,6 +39,7 @@ from stages.style.inversion.optimise import (
     w_statistics,
 )
 from stages.training.fit import Update
+from tests.tools.weights import awaits_weights
 
 SIZE = 16
 
@@ -377,13 +378,14 @@ def test_bad_inversions_are_refused(changes) -> None:
         Invert(**changes)
 
 
+@awaits_weights
 def test_the_shipped_encoder_is_its_cards_and_inverts_people_it_never_saw(reader, tmp_path) -> None:
     path = data_file("encoder64.safetensors")
     card = json.loads(path.with_suffix(".json").read_text())
     assert sha256_file(path) == card["sha256"] and path.stat().st_size == card["bytes"] <= 3_000_000
     generator = load_network(data_file("base64_generator.safetensors"))
     assert isinstance(generator, Generator) and card["generator"] == generator_id(generator)
-    photos = paint_photos(5_000_000, 16)
+    photos = render_photos(5_000_000, 16)
     ws = invert_photos(generator, photos, Invert(), runtime(tmp_path), tmp_path)
     with torch.no_grad():
         found = likeness(reader, decode(generator, ws), to_tensor(photos))

@@ -1,8 +1,9 @@
 """A moving picture of the page at work: `python -m tests.tools.film_page -o data/page.gif [--model MODEL ...]`.
 
-A fake camera plays painted people who turn their heads and smile; the page stylises them in headless Chromium, and its
+A fake camera plays rendered people who turn their heads and smile; the page stylises them in headless Chromium, and its
 own rendering is filmed in real time, so that the frame rate on it is the one of this machine (beside a film camera).
-The kind of file follows its ending: .gif, .webp or .png (animated).
+The kind of file follows its ending: .gif, .webp or .png (animated). With `--sample` only the person is written whom the
+page shows first (a .jpg).
 """
 
 from __future__ import annotations
@@ -18,11 +19,13 @@ import numpy as np
 from PIL import Image
 
 from stages.apply import serve
-from stages.datasets.painted.paint import paint, sample_person, sample_view
 from stages.datasets.people import HELDOUT_PEOPLE
+from stages.datasets.rendered.person import sample_person, sample_view
+from stages.datasets.rendered.render import Shot, shoot
 from tests.tools.chromium import Chromium, find_chromium, write_camera
 
-PEOPLE = (918, 914, 923)  # of the held-out painted people: no network was trained on them
+PEOPLE = (918, 914, 923)  # of the held-out people: no network was trained on them
+SAMPLE, SAMPLE_SIDE = 7, 512  # likewise; px
 SIDE = 480  # px of the camera's frames
 CAMERA_RATE, FILM_RATE = 24, 8  # frames a second
 SECONDS = 1  # a person
@@ -30,17 +33,18 @@ VIEW = (800, 660)  # CSS px; the film ends below the buttons
 
 
 def performance(person: int, frames: int) -> list[np.ndarray]:
-    """One painted person looking around and smiling, uint8 [SIDE, SIDE, 3]; ends as it began."""
+    """One person looking around and smiling, uint8 [SIDE, SIDE, 3]; ends as it began."""
     identity, view = sample_person(person), sample_view(person, 0)
-    shots = []
+    shots: list[Shot] = []
     for angle in np.linspace(0, 2 * np.pi, frames, endpoint=False):
         swing, nod = float(np.sin(angle)), float(np.cos(angle))
-        moved = replace(view, yaw=15 * swing, pitch=3 * nod, roll=2.5 * swing, gaze=(0.12 * swing, 0.0), noise=0.0)
-        moved = replace(
-            moved, smile=0.35 - 0.45 * nod, mouth_open=0.12 - 0.12 * nod, brow_raise=-0.3 * nod, eye_open=1.0
-        )
-        shots.append(paint(identity, moved, SIDE).image)
-    return shots
+        smile, brows = 0.35 - 0.35 * nod, max(0.0, -0.4 * nod)
+        units = {"mouthSmile": smile, "cheekSquint": smile / 2, "browOuterUp": brows}
+        units = {name + side: weight for name, weight in units.items() for side in ("Left", "Right")}
+        moved = replace(view, yaw=15 * swing, pitch=3 * nod, roll=2.5 * swing, gaze=(4 * swing, 0.0))
+        moved = replace(moved, units=units | {"jawOpen": 0.08 - 0.08 * nod})
+        shots.append(shoot(identity, moved, SIDE, camera=shots[0].scene.camera if shots else None, grain=0.0))
+    return [shot.picture.image for shot in shots]
 
 
 def record(models: list[Path] | None, camera: Path, dark: bool) -> tuple[list[tuple[float, bytes]], int]:
@@ -92,19 +96,25 @@ def write_film(path: Path, frames: list[Image.Image]) -> None:
 
 
 def main() -> None:
-    """Paint the camera's people, film the page, write the file."""
+    """Render the camera's people, film the page, write the file."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("-o", "--out", type=Path, required=True, help=".gif, .webp or .png")
+    parser.add_argument("-o", "--out", type=Path, required=True, help=".gif, .webp or .png; .jpg with --sample")
     parser.add_argument("--model", type=Path, nargs="+", help="as for `stylize serve`")
     parser.add_argument("--dark", action="store_true", help="in dark colours")
+    parser.add_argument("--sample", action="store_true", help="write the person whom the page shows first")
     options = parser.parse_args()
 
+    if options.sample:
+        person = HELDOUT_PEOPLE + SAMPLE
+        picture = shoot(sample_person(person), sample_view(person, 0), SAMPLE_SIDE).picture.image
+        Image.fromarray(picture).save(options.out, quality=90)
+        return
     if options.out.suffix not in (".gif", ".webp", ".png"):
         raise SystemExit(f"film_page: {options.out}: unknown kind of film. End -o in .gif, .webp or .png.")
     if find_chromium() is None:
         raise SystemExit("film_page: no Chromium is installed. Install Debian's package chromium.")
 
-    # The camera plays painted people; the browser films the page.
+    # The camera plays rendered people; the browser films the page.
     people = [HELDOUT_PEOPLE + number for number in PEOPLE]
     played = [frame for person in people for frame in performance(person, SECONDS * CAMERA_RATE)]
     with tempfile.TemporaryDirectory() as folder:

@@ -1,6 +1,6 @@
 """Toy pairs for the student's tests: a disc with two eyes before a gradient, and its "style" with larger eyes, flat.
 
-Drawn here and not by the painter, so that recorded values outlive its changes.
+Drawn here and not by the renderer, so that recorded values outlive its changes.
 """
 
 from __future__ import annotations

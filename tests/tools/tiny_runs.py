@@ -77,7 +77,7 @@ def _log(out: Path, phases: dict[str, dict[str, float]], images: int = 4000) -> 
 
 
 def data(root: Path, people: int = 12, held: int = 10) -> Artifact:
-    """A painted-like data set: one style, twins of the held-out people."""
+    """A data set: one style, twins of the held-out people."""
     out = root / "data" / "d"
     rows: list[dict[str, Any]] = []
     for split, count, seed in (
@@ -106,12 +106,12 @@ def data(root: Path, people: int = 12, held: int = 10) -> Artifact:
                     "photo": f"{place}/{name}.png",
                     "style": "comic" if "style" in split else None,
                     "attributes": {"yaw": float(index)},
-                    "source": "painted",
+                    "source": "toy",
                     "licence": "Apache-2.0",
                     "licence_class": "open",
                 }
             )
-    config = {"_target_": "stages.datasets.painted.stage.PaintedData", "size": SIZE, "count": people}
+    config = {"_target_": "stages.datasets.rendered.stage.RenderedData", "size": SIZE, "count": people}
     return _finish(out, "data", {}, config, {"count": people, "size": SIZE}, rows)
 
 

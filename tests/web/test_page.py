@@ -22,9 +22,9 @@ from stages import apply  # noqa: E402
 from stages.apply import serve  # noqa: E402
 from stages.core.files import sha256_file  # noqa: E402
 from stages.core.images import write_image  # noqa: E402
-from stages.datasets.painted.paint import paint, sample_person, sample_view  # noqa: E402
 from stages.web import write_site  # noqa: E402
 from tests.tools.chromium import Chromium, find_chromium, write_camera  # noqa: E402
+from tests.tools.portraits import portrait  # noqa: E402
 
 pytestmark = [pytest.mark.all, pytest.mark.skipif(find_chromium() is None, reason="no Chromium is installed")]
 
@@ -32,13 +32,13 @@ PERSON = 5_000_007
 FLAT = (220, 140, 90)  # a colour that reaches the page exactly
 
 
-def painted(height: int, width: int) -> np.ndarray:
-    """A painted portrait in the middle of a flat wall."""
+def person(height: int, width: int) -> np.ndarray:
+    """A portrait in the middle of a flat wall."""
     side = min(height, width)
     wall = np.full((height, width, 3), FLAT, np.uint8)
     top, left = (height - side) // 2, (width - side) // 2
-    portrait = Image.fromarray(paint(sample_person(PERSON), sample_view(PERSON, 0), min(side, 512)).image)
-    wall[top : top + side, left : left + side] = np.asarray(portrait.resize((side, side)))
+    picture = Image.fromarray(portrait(PERSON, min(side, 512)).image)
+    wall[top : top + side, left : left + side] = np.asarray(picture.resize((side, side)))
     wall[: side // 4] = FLAT
     return wall
 
@@ -84,7 +84,7 @@ class running:
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chromium]:
-    camera = write_camera(tmp_path_factory.mktemp("camera") / "camera.y4m", [painted(240, 320)] * 4)
+    camera = write_camera(tmp_path_factory.mktemp("camera") / "camera.y4m", [person(240, 320)] * 4)
     with Chromium(camera) as opened:
         yield opened
 
@@ -169,7 +169,7 @@ def test_the_camera_is_drawn_as_onnxruntime_computes_it(page: Chromium, session,
 def test_a_picture_of_the_models_size_is_what_onnxruntime_computes(
     page: Chromium, session, trained: int, tmp_path: Path
 ) -> None:
-    photo = painted(trained, trained + 40)
+    photo = person(trained, trained + 40)
     write_image(tmp_path / "small.png", photo)
     give(page, tmp_path / "small.png")
     page.until("photoName.textContent === 'small.png' && styled.width > styled.height")
@@ -181,7 +181,7 @@ def test_a_picture_of_the_models_size_is_what_onnxruntime_computes(
 def test_a_larger_picture_keeps_its_size_and_its_unpainted_detail(
     page: Chromium, session, trained: int, tmp_path: Path
 ) -> None:
-    photo = painted(4 * trained, 5 * trained)
+    photo = person(4 * trained, 5 * trained)
     photo[:, : trained // 2] = np.random.default_rng(0).integers(0, 255, (4 * trained, trained // 2, 3))
     write_image(tmp_path / "large.png", photo)
     give(page, tmp_path / "large.png")
@@ -236,7 +236,7 @@ def test_another_model_can_be_chosen(page: Chromium) -> None:
 def test_a_picture_that_lies_on_its_side_is_turned(page: Chromium, tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6  # stored lying, to be turned by 90 degrees
-    Image.fromarray(painted(240, 320)).save(tmp_path / "turned.jpg", exif=exif)
+    Image.fromarray(person(240, 320)).save(tmp_path / "turned.jpg", exif=exif)
     give(page, tmp_path / "turned.jpg")
     page.until("photoName.textContent === 'turned.jpg' && styled.width === 240 && styled.height === 320")
 
@@ -301,7 +301,7 @@ def test_the_page_can_send_nothing_elsewhere(page: Chromium) -> None:
 def test_without_a_camera_a_sentence_says_what_to_do(
     address: str, tmp_path: Path, allow: bool, camera: bool, said: str
 ) -> None:
-    film = write_camera(tmp_path / "camera.y4m", [painted(64, 64)]) if camera else None
+    film = write_camera(tmp_path / "camera.y4m", [person(64, 64)]) if camera else None
     with Chromium(film, allow) as browser:
         open_page(browser, address)
         browser.run("camera.click()")

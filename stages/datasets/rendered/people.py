@@ -60,7 +60,7 @@ class RenderedPeople:
         cover = picture.mask.astype(np.float32)[..., None] / 255
         mixed = drawn.image * cover + picture.image * (1 - cover)
         image = np.clip(mixed + 0.5, 0, 255).astype(np.uint8)
-        return Portrait(image, picture.mask, drawn.reader_labels, drawn.landmarks, drawn.attributes)
+        return Portrait(image, picture.mask, drawn.parsing, drawn.beard, drawn.landmarks, drawn.attributes)
 
     def moving(
         self, person: int, size: int, frames: int = 8, style: str | None = None, noise: float = SENSOR_NOISE
@@ -74,4 +74,4 @@ class RenderedPeople:
 
 
 def _portrait(picture: Picture) -> Portrait:
-    return Portrait(picture.image, picture.mask, picture.reader_labels, picture.landmarks, picture.attributes)
+    return Portrait(picture.image, picture.mask, picture.parsing, picture.beard, picture.landmarks, picture.attributes)

@@ -31,7 +31,7 @@ class Picture:
     bare: np.ndarray  # uint8 [S, S], of head, neck and shoulders down to where clothes begin
     whole: np.ndarray  # uint8 [S, S], of the whole person
     parsing: np.ndarray  # uint8 [S, S], the face parser's 19 labels
-    reader_labels: np.ndarray  # uint8 [S, S], the face reader's 13 labels
+    beard: np.ndarray  # bool [S, S], skin (by its label) that a beard hides
     landmarks: np.ndarray  # float32 [68, 2] iBUG order, pixels; a pixel's centre is a whole number
     attributes: dict[str, float | int | str]
 
@@ -67,7 +67,7 @@ def shoot(
         ValueError: a size that cannot be rendered.
     """
     if not SIZES[0] <= size <= SIZES[1]:
-        raise ValueError(f"{size} px is outside {SIZES[0]}..{SIZES[1]}")
+        raise ValueError(f"size {size} px is outside {SIZES[0]}..{SIZES[1]}")
     pack = pack or load_pack()
     place = place_of(view)
     lights = lights_of(view, place)
@@ -95,14 +95,14 @@ def shoot(
 def picture_of(pack: Pack, scene: Scene, image: np.ndarray, labels: np.ndarray) -> Picture:
     """An image uint8 [S, S, 3] with the truth that its scene and its samples' regions [W, W] hold."""
     size = len(image)
-    parsing, reader_labels = truth.parsing(labels, size)
+    parsing, beard = truth.parsing(labels, size)
     return Picture(
         image=image,
         mask=truth.mask(labels, size),
         bare=truth.mask(labels, size, truth.BARE),
         whole=truth.mask(labels, size, truth.PERSON),
         parsing=parsing,
-        reader_labels=reader_labels,
+        beard=beard,
         landmarks=truth.landmarks(pack, scene, size).astype(np.float32),
         attributes=attributes(scene.person, scene.view),
     )

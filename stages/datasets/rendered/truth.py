@@ -10,19 +10,15 @@ from stages.datasets.rendered.pack import Pack
 from stages.datasets.rendered.raster import FAR, strand_depth, vote
 from stages.datasets.rendered.shade import Frame
 from stages.datasets.rendered.texture import scalp
-from stages.networks.face_labels import PARSER, READER
+from stages.networks.face_labels import PARSER
 
 CLASSES = (
     "background", "skin", "l_brow", "r_brow", "l_eye", "r_eye", "glasses", "l_ear", "r_ear", "earring", "nose", "mouth",
     "u_lip", "l_lip", "neck", "necklace", "cloth", "hair", "hat", "beard",
 )  # fmt: skip
 LABELS = {name: number for number, name in enumerate(CLASSES)}  # of samples; the pack's own order
-# What pictures are labelled with: the face parser's 19, where a beard is skin, or the face reader's 13.
+# What pictures are labelled with: the face parser's 19, where a beard is skin.
 TO_PARSER = np.array([PARSER[{"beard": "skin"}.get(name, name)] for name in CLASSES], np.uint8)
-_READER_NAMES = {"earring": "ear", "necklace": "neck", "u_lip": "mouth", "l_lip": "mouth"}
-TO_READER = np.array(
-    [READER[_READER_NAMES.get(name, name.removeprefix("l_").removeprefix("r_"))] for name in CLASSES], np.uint8
-)
 NOT_HEAD = ("background", "neck", "necklace", "cloth")
 HEAD = tuple(number for name, number in LABELS.items() if name not in NOT_HEAD)
 BARE = (*HEAD, LABELS["neck"], LABELS["necklace"])  # down to where clothes begin
@@ -47,12 +43,12 @@ def regions(frame: Frame, covers: list[tuple[np.ndarray, int]], filled: bool = F
 
 
 def parsing(labels: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Regions of samples [W, W] -> labels of pixels, uint8 [size, size]: the parser's 19 and the reader's 13.
+    """Regions of samples [W, W] -> the parser's 19 labels of pixels, uint8 [size, size], and which are beard, bool.
 
     A pixel has the commonest region of its samples.
     """
     common = vote(labels, labels.shape[0] // size)
-    return TO_PARSER[common], TO_READER[common]
+    return TO_PARSER[common], common == LABELS["beard"]
 
 
 def mask(labels: np.ndarray, size: int, among: tuple[int, ...] = HEAD) -> np.ndarray:

@@ -1,1 +1,0 @@
-"""People who are painted by program, with the truth about every pixel."""
