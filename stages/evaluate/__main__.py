@@ -12,6 +12,7 @@ COMMANDS = {
     "faces": "how well faces of photographs are found and aligned",
     "parser": "how well face parsers do on labelled portraits",
     "landmarks": "how near landmarks come to those of Face Mesh",
+    "realism": "whether other networks read rendered portraits like photographs",
 }
 
 

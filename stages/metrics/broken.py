@@ -12,9 +12,7 @@ Both Gaussians have covariances shrunk towards a multiple of the identity (Chen 
 hundred pictures do for 272 features. All limits are those of pictures that the statistics did not see (five folds),
 set so that of the real ones a chosen share, `alarm`, is called broken in all.
 
-Fitted to 400 painted photos, it calls broken 2 % of 200 others; of the shipped base's pictures 0 % at psi 0.7 (seeds 0
-to 99), 1 % at 0.8, 5 % at 1 (one-eyed and eyeless ones, mostly), and at psi 0.8 with weights off by 0.15, 0.3, 0.6 and
-1 deviation 2, 4, 88 and 100 %. It sees heads that fall apart, not small flaws, such as eyes that glasses hide.
+It sees heads that fall apart, not small flaws, such as eyes that glasses hide.
 
 What is not real is not all broken: a head half-way between photo and style is far from either set. Fit the gate to both
 where fused generators are judged; their common Gaussian spans the way from one to the other.

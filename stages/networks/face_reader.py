@@ -1,7 +1,7 @@
 """The face reader: one small network that reads a portrait, photo or painted style alike.
 
 It supplies head masks wherever none are given, identity, pose coverage, and the features for KID. Trained by
-`python -m stages.recipes.face_reader` on painted people only and shipped as `data/reader.safetensors` with its card.
+`python -m stages.recipes.face_reader` on rendered people only and shipped as `data/reader.safetensors` with its card.
 
 An own design of known parts: residual encoder (He et al., 2016) with top-down lateral sums (feature pyramid: Lin et
 al., 2017, figure 3); landmarks as expectations over heat maps (Sun et al., 2018, eq. 1-2); identity from features

@@ -71,8 +71,8 @@ class StyleStage(Stage):
     """Data -> style set.
 
     Args:
-        start: ``base`` (the shipped generator of painted photos, 64, 128 or 256 px), ``scratch``, the folder of a style
-            artifact, or a weights file: an official `.pkl`, rosinality's `.pt` or our `.safetensors`.
+        start: ``base`` (the shipped generator of rendered photos, 64, 128 or 256 px), ``scratch``, the folder of a
+            style artifact, or a weights file: an official `.pkl`, rosinality's `.pt` or our `.safetensors`.
         resume: go on with the training of the artifact `start` as if it had not stopped: optimisers, ADA's p, path
             length mean and images seen; `train.images` counts from that training's beginning.
         keep_state: leave the state that `resume` needs in the artifact (three to four times the networks' size).

@@ -112,4 +112,7 @@ def test_a_folder_without_portraits_is_refused(tmp_path: Path, capsys: pytest.Ca
     assert stop.value.code == 2 and "has neither records.jsonl nor manifest.csv. Give" in line
     with pytest.raises(SystemExit):
         main(["person"])
-    assert "'person' is not a command. Choose one of: people, faces, parser, landmarks." in capsys.readouterr().err
+    assert (
+        "'person' is not a command. Choose one of: people, faces, parser, landmarks, realism."
+        in capsys.readouterr().err
+    )

@@ -24,8 +24,8 @@ from stages.datasets.rendered.person import sample_person, sample_view
 from stages.datasets.rendered.render import Shot, shoot
 from tests.tools.chromium import Chromium, find_chromium, write_camera
 
-PEOPLE = (918, 914, 923)  # of the held-out people: no network was trained on them
-SAMPLE, SAMPLE_SIDE = 7, 512  # likewise; px
+PEOPLE = (5, 11, 9)  # of the held-out people: no network was trained on them
+SAMPLE, SAMPLE_SIDE = 5, 512  # likewise; px
 SIDE = 480  # px of the camera's frames
 CAMERA_RATE, FILM_RATE = 24, 8  # frames a second
 SECONDS = 1  # a person

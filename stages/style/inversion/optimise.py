@@ -94,7 +94,7 @@ def refinement(steps: int, seed: int = 0) -> Project:
     """Settings for few steps from an encoder's latents: no noise to leave them by, no warm-up, and a short memory.
 
     Adam's usual memory of a thousand squared gradients and of ten gradients is longer than the way: with 0.8 and 0.8
-    the same 50 steps end a fifth lower (loss 0.042 and 0.033 on 8 painted photos kept for choosing). Its first step
+    the same 50 steps end a fifth lower (loss 0.042 and 0.033 on 8 photos kept for choosing). Its first step
     moves every number by the whole learning rate: fewer than 50 steps take a lower one, or would end above the start.
     """
     lr = 0.15 * min(1.0, sqrt(steps / 50))
