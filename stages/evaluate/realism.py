@@ -20,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
+from stages.core.consent import usable
 from stages.core.images import IMAGE_SUFFIXES, read_image
 from stages.core.settings import TristyleError
 from stages.datasets.people import HELDOUT_PEOPLE, open_people
@@ -107,9 +108,8 @@ def photographs(folder: Path, most: int) -> Iterator[np.ndarray]:
     Raises:
         TristyleError: there is none.
     """
-    paths = (
-        sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES) if folder.is_dir() else []
-    )
+    listed = sorted(folder.iterdir()) if folder.is_dir() else []
+    paths = usable(path for path in listed if path.suffix.lower() in IMAGE_SUFFIXES)
     if not paths:
         raise TristyleError(f"{folder}: holds no pictures. Name another folder by --data.")
     for place in np.unique(np.linspace(0, len(paths) - 1, min(most, len(paths))).astype(int)):

@@ -26,7 +26,7 @@ TARGET = "_target_"
 OWN_TARGETS = frozenset(f"stages.{name}" for name in (
     "core.settings.Train", "core.tracking.Tracker", "core.tracking.WandbTracker",
     "datasets.folders.photo_quality.Limits", "datasets.folders.stage.FolderData",
-    "datasets.painted.stage.PaintedData", "datasets.rendered.stage.RenderedData", "export.coreml.Coreml",
+    "datasets.rendered.stage.RenderedData", "export.coreml.Coreml",
     "export.litert.Litert", "export.mnn.Mnn", "export.ncnn.Ncnn", "export.onnx.Onnx", "export.stage.ExportStage",
     "export.web.Web", "pair.cartoon_filter.CartoonPairs", "pair.cartoon_filter.Rule", "pair.curate.Curate",
     "pair.curate.Limit", "pair.given.GivenPairs", "pair.latent.LatentPairs", "pair.stage.PairStage",

@@ -29,6 +29,7 @@ READERS = {
     "apply/folder.py _jobs", "datasets/folders/stage.py _read", "evaluate/faces.py eyes", "evaluate/faces.py scenes",
     "evaluate/faces.py sets", "evaluate/landmarks.py faces", "evaluate/parser.py portraits",
     "evaluate/people.py _some", "evaluate/portraits.py _of_table", "evaluate/portraits.py style_pictures",
+    "evaluate/realism.py photographs",
     "metrics/__main__.py read_folder", "pair/photo_sets.py pictures_below", "recipes/finetune.py load_pairs",
     "student/photographs.py open_photographs",
     "recipes/parser_labels.py load_labelled", "recipes/parser_labels.py load_photos", "apply/cli.py check_consent",
@@ -36,7 +37,7 @@ READERS = {
 # Those that list what tristyle made or ships, or no pictures.
 OWN = {
     "apply/folder.py", "apply/model.py", "apply/serve.py", "apply/video.py", "core/artifact.py", "core/consent.py",
-    "core/walk.py", "datasets/folders/cache.py", "datasets/painted/people.py", "style/augmentation_leak.py",
+    "core/walk.py", "datasets/folders/cache.py", "style/augmentation_leak.py",
     "datasets/folders/sources.py", "datasets/rendered/people.py",
     "export/stage.py", "export/web.py", "metrics/heldout.py", "pipeline/cli.py", "pipeline/run.py", "report/export.py",
     "report/index.py", "report/notebook.py", "report/pair.py", "report/plane.py", "report/write.py",
