@@ -13,7 +13,7 @@ from stages.core.runtime import Runtime
 from stages.core.settings import ConfigError
 from stages.core.tracking import Tracker
 from stages.datasets.people import People
-from stages.datasets.rendered import raster, stage, truth
+from stages.datasets.rendered import raster, render, stage, truth
 from stages.datasets.rendered.build import build
 from stages.datasets.rendered.light import lights_of, place_of
 from stages.datasets.rendered.motion import moving
@@ -399,12 +399,12 @@ def test_a_killed_run_goes_on_where_it_stood(tmp_path: Path, monkeypatch: pytest
             raise KeyboardInterrupt
         return shoot(*given)
 
-    monkeypatch.setattr(stage, "shoot", counted)
+    monkeypatch.setattr(render, "shoot", counted)
     with pytest.raises(KeyboardInterrupt):
         _run(tmp_path / "killed")
     _run(tmp_path / "killed")
     assert len(shots) == 4 + 4  # the first two of six photos are kept
-    monkeypatch.setattr(stage, "shoot", shoot)
+    monkeypatch.setattr(render, "shoot", shoot)
     _run(tmp_path / "whole")
     assert _files(tmp_path / "killed") == _files(tmp_path / "whole")
 
