@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 
 from stages.core.artifact import Artifact
 from stages.core.tensors import mask_tensor, to_tensor, to_uint8, unit
-from stages.datasets.people import HELDOUT_PEOPLE, open_people
+from stages.datasets.people import HELDOUT_PEOPLE, Motion, open_people
 from stages.metrics.clarity import clarity_ratios
 from stages.metrics.flicker import flicker
 from stages.metrics.heldout import BATCH, HeldOut, HeldOutView, heldout_kid, ratio_of_means, read_if_all, score_pictures
@@ -104,6 +105,13 @@ def _clarity(own: np.ndarray, wanted: np.ndarray, heads: np.ndarray) -> dict[str
     return clarity_ratios(own, wanted, heads) | frame
 
 
+@lru_cache(maxsize=1)
+def films(size: int, first: int) -> list[Motion]:
+    """The embedded people in motion, rendered once for all students of a sweep."""
+    people = open_people()
+    return [people.moving(person, size, FRAMES) for person in range(first, first + MOVING)]
+
+
 def steadiness(student: nn.Module, size: int, device: str, first: int = HELDOUT_PEOPLE) -> dict[str, float]:
     """Flicker of a student's heads on motion with known flow; {} at a size that the embedded people do not reach.
 
@@ -115,12 +123,11 @@ def steadiness(student: nn.Module, size: int, device: str, first: int = HELDOUT_
         device: where the student is.
         first: number of the first person.
     """
-    people = open_people()
-    if not people.sizes[0] <= size <= people.sizes[1]:
+    low, high = open_people().sizes
+    if not low <= size <= high:
         return {}
     values = []
-    for person in range(first, first + MOVING):
-        film = people.moving(person, size, FRAMES)
+    for film in films(size, first):
         shown = to_uint8(apply_student(student, film.frames, device))
         values.append(flicker(list(film.frames), list(shown), list(film.flows), list(film.heads[1:])))
     return {"flicker": float(np.mean(values))}
