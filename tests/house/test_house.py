@@ -21,7 +21,7 @@ MOST_ARROWS = 60  # between the folders of stages/
 # Lines of Python that a folder may hold. Growth is a choice: raise a number in the commit that needs it.
 BUDGET = {
     "apply": 2400, "core": 2500, "datasets": 7000, "evaluate": 1800, "export": 2100, "faces": 2100, "metrics": 2700,
-    "networks": 3400, "pair": 3200, "pipeline": 1500, "recipes": 2200, "report": 2600, "student": 1800, "style": 7000,
+    "networks": 3400, "pair": 3200, "pipeline": 1500, "recipes": 2200, "report": 2600, "student": 1850, "style": 7000,
     "training": 1400, "web": 200,
 }  # fmt: skip
 
