@@ -113,7 +113,9 @@ def stylize_folder(sources: Sequence[Path], out: Path, options: Options, workers
         _sweep(out)
 
         # What an earlier run made of which picture.
-        made = {row["out"]: row["key"] for row in read_jsonl(out / INDEX) if {"out", "key"} <= row.keys()}
+        rows = read_jsonl(out / INDEX, lenient=True)
+        whole = [row for row in rows if isinstance(row.get("out"), str) and isinstance(row.get("key"), str)]
+        made = {row["out"]: row["key"] for row in whole}
         jobs = [replace(job, made=made.get(str(job.out.relative_to(out)), "")) for job in jobs]
 
         # Each answer is recorded as it comes, so that a stopped run can be continued.

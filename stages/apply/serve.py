@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import errno
-import json
 import sys
 from contextlib import suppress
 from dataclasses import replace
@@ -18,6 +17,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+from stages.core.files import read_json
 from stages.core.settings import TristyleError
 from stages.web import ISOLATION, File, Model, site
 
@@ -90,8 +90,8 @@ def _described(path: Path) -> Model:
 def _tier(path: Path) -> str:
     """The tier that the card beside a model names; "" where there is no such card."""
     for card in (path.with_suffix(".json"), path.parent / "card.json"):
-        with suppress(OSError, ValueError, KeyError, TypeError):
-            return str(json.loads(card.read_text())["tier"])
+        with suppress(OSError, TristyleError):
+            return str(read_json(card, {"tier": str})["tier"])
     return ""
 
 

@@ -19,8 +19,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stages.core.files import read_jsonl, sha256_file, write_json
+from stages.core.files import Kinds, read_json, read_jsonl, sha256_file, write_json
 from stages.core.settings import TristyleError
+from stages.core.walk import ignored
 from stages.core.workers import in_order
 
 SCHEMA = 2  # 1: names of settings before RENAMED_KEYS (stages/pipeline/renamed.py)
@@ -105,8 +106,8 @@ def _listing(path: Path) -> list[Path]:
     """Every file of the artifact but hidden ones and the manifest itself, sorted by name."""
     found = []
     for folder, folders, names in os.walk(path):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        found += [Path(folder, name) for name in names if not name.startswith(".")]
+        folders[:] = sorted(name for name in folders if not ignored(name))
+        found += [Path(folder, name) for name in names if not ignored(name)]
     return sorted(file for file in found if file != path / "manifest.json")
 
 
@@ -165,14 +166,14 @@ def open_artifact(path: Path | str, kind: str, verify: bool = True) -> Artifact:
 
     # A manifest that can be read, of this kind and schema.
     try:
-        manifest = json.loads((path / "manifest.json").read_bytes())
-        found, schema, files = manifest["kind"], manifest["schema"], manifest["files"]
+        manifest = read_json(path / "manifest.json", {"kind": str, "schema": int}, f"{remedy}.")
+        found, schema = manifest["kind"], manifest["schema"]
     except FileNotFoundError:
         raise ArtifactError(
             f"{path}: no finished {kind} artifact (manifest.json is missing). Run stage={kind} first."
         ) from None
-    except (ValueError, KeyError, TypeError):
-        raise ArtifactError(f"{path / 'manifest.json'}: damaged. {remedy}.") from None
+    except TristyleError as error:
+        raise ArtifactError(str(error)) from None
     if found != kind:
         raise ArtifactError(
             f"{path}: holds a {found} artifact where {kind} is needed. Name a folder made by stage={kind}."
@@ -183,7 +184,8 @@ def open_artifact(path: Path | str, kind: str, verify: bool = True) -> Artifact:
             f"{remedy}."
         )
 
-    # Every file as it was sealed; what came later is not looked at.
+    # Every file as it was sealed, and no other beside them.
+    files = _checked(manifest, path, f"{remedy}.")
     if verify:
         for name in files:
             if not (path / name).is_file():
@@ -192,9 +194,24 @@ def open_artifact(path: Path | str, kind: str, verify: bool = True) -> Artifact:
         for name, entry in files.items():
             if actual[name] != entry:
                 raise ArtifactError(f"{path / name}: changed since the artifact was sealed. {remedy}.")
+        known = {path / name for name in files}
+        if added := [file for file in _listing(path) if file not in known]:
+            raise ArtifactError(f"{added[0]}: added since the artifact was sealed. Move it elsewhere.")
         if hash_json({name: entry["sha256"] for name, entry in files.items()}) != manifest["digest"]:
             raise ArtifactError(f"{path / 'manifest.json'}: its digest does not fit its files. {remedy}.")
     return Artifact(path, manifest)
+
+
+def _checked(manifest: dict[str, Any], path: Path, remedy: str) -> dict[str, dict[str, Any]]:
+    """The files of a manifest, after a look at the shape of all that is asked of it."""
+    need: dict[str, Kinds] = {"digest": str, "config": dict, "metrics": dict, "inputs": dict, "files": dict}
+    wrong = [key for key, kinds in need.items() if not isinstance(manifest.get(key), kinds)]
+    files: dict[str, dict[str, Any]] = manifest["files"] if not wrong else {}
+    inside = all(not Path(name).is_absolute() and ".." not in Path(name).parts and "\0" not in name for name in files)
+    whole = all(isinstance(entry, dict) and isinstance(entry.get("sha256"), str) for entry in files.values())
+    if wrong or not inside or not whole:
+        raise ArtifactError(f"{path / 'manifest.json'}: damaged ({wrong[0] if wrong else 'files'!r}). {remedy}")
+    return files
 
 
 @contextmanager

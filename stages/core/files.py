@@ -10,10 +10,15 @@ import hashlib
 import itertools
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
+from stages.core.settings import TristyleError
+
+COPY = "Copy it again, or make it anew."
+DEEPEST = 64  # levels of a JSON value
+Kinds = type | tuple[type, ...]
 _written = itertools.count()
 
 
@@ -64,22 +69,105 @@ def write_jsonl(path: Path | str, rows: Iterable[dict[str, Any]]) -> None:
 
 
 def append_jsonl(path: Path | str, row: dict[str, Any]) -> None:
-    """Append one JSON line. A line is written in one call, so that a killed process leaves at most one torn line."""
-    with open(path, "ab") as file:
+    """Append one JSON line, on the disk when this returns; what a killed writer left of the last line is cut off."""
+    with open(path, "ab+") as file:
+        end = file.seek(0, os.SEEK_END)
+        if end and (torn := _torn(file, end)):
+            file.truncate(end - torn)
         file.write((json.dumps(row) + "\n").encode())
+        file.flush()
 
 
-def read_jsonl(path: Path | str) -> list[dict[str, Any]]:
-    """All complete lines of a jsonl file; a torn last line (killed writer) is left out. [] when there is no file."""
+def _torn(file: BinaryIO, end: int) -> int:
+    """How many bytes follow the last end of a line."""
+    size = 0
+    while size < end:
+        step = min(4096, end - size)
+        file.seek(end - size - step)
+        part = file.read(step)
+        if (at := part.rfind(b"\n")) >= 0:
+            return size + step - at - 1
+        size += step
+    return size
+
+
+def parse_json(data: bytes | str, name: Path | str, need: Mapping[str, Kinds] | None = None, remedy: str = COPY) -> Any:
+    """A JSON value, its depth and shape checked.
+
+    Args:
+        data: the text.
+        name: of the file, for the message.
+        need: keys that must be there, with their types; None takes any value.
+        remedy: second sentence of the message.
+
+    Raises:
+        TristyleError: not JSON, nested too deep, or of another shape.
+    """
+    try:
+        value = json.loads(data)
+        if _deep(value):
+            raise RecursionError
+    except (ValueError, RecursionError) as error:
+        reason = "nested too deep" if isinstance(error, RecursionError) else "not JSON"
+        raise TristyleError(f"{name}: damaged ({reason}). {remedy}") from None
+    if need is not None and not isinstance(value, dict):
+        raise TristyleError(f"{name}: damaged (not an object). {remedy}")
+    for key, kinds in (need or {}).items():
+        if not isinstance(value.get(key), kinds):
+            raise TristyleError(f"{name}: damaged ({key!r} is missing or of another type). {remedy}")
+    return value
+
+
+def _deep(value: Any) -> bool:
+    """Whether a value is nested over DEEPEST levels."""
+    level = [value]
+    for _ in range(DEEPEST):
+        nested = [item for item in level if isinstance(item, (dict, list))]
+        level = [part for item in nested for part in (item.values() if isinstance(item, dict) else item)]
+        if not level:
+            return False
+    return True
+
+
+def read_json(path: Path | str, need: Mapping[str, Kinds] | None = None, remedy: str = COPY) -> Any:
+    """The value of a JSON file; the one reader of such files, see `parse_json`.
+
+    Raises:
+        FileNotFoundError: there is none.
+        TristyleError: it cannot be read, or as of `parse_json`.
+    """
+    try:
+        data = Path(path).read_bytes()
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise TristyleError(f"{path}: cannot be read ({error.strerror}). Check its permissions.") from None
+    return parse_json(data, path, need, remedy)
+
+
+def read_jsonl(path: Path | str, lenient: bool = False) -> list[dict[str, Any]]:
+    """All complete lines of a jsonl file; a torn last line (killed writer) is left out. [] when there is no file.
+
+    Args:
+        path: the file.
+        lenient: leave out every line that is damaged, as in a file that is only remembered by.
+
+    Raises:
+        TristyleError: a line before the last is not an object.
+    """
     path = Path(path)
     if not path.exists():
         return []
-    rows = []
-    for line in path.read_bytes().split(b"\n"):
-        try:
-            rows.append(json.loads(line))
-        except ValueError:
+    rows: list[dict[str, Any]] = []
+    lines = path.read_bytes().split(b"\n")
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
             continue
+        try:
+            rows.append(parse_json(line, f"{path} line {number}", {}, "Make it anew, or restore it."))
+        except TristyleError:
+            if not lenient and number < len(lines):
+                raise
     return rows
 
 
