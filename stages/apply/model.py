@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -47,7 +48,7 @@ def model_path(given: Path | None) -> Path:
     if path is None:
         finished = sorted(Path("runs/export").glob("*/manifest.json"), key=_created)
         path = finished[-1].parent if finished else data_file(next(iter(SHIPPED.values())))
-    elif str(path) in SHIPPED and not path.exists():
+    elif str(path) in SHIPPED and not path.is_file() and not (path.is_dir() and _holds_model(path)):
         path = data_file(SHIPPED[str(path)])
     if path.is_dir():
         path = _exported(path)
@@ -62,6 +63,16 @@ def model_path(given: Path | None) -> Path:
     if given is None:
         raise TristyleError("no model is shipped with this version. Name one: --model runs/export/<key>")
     raise TristyleError(f"{path}: no such model. {_meant(path)}Give --model a .onnx file or the folder of an export.")
+
+
+def _holds_model(folder: Path) -> bool:
+    """Whether a folder called like a shipped model is an export; else that name is meant and not the folder."""
+    if not any(folder.glob("student*.onnx")):
+        return False
+    print(
+        f"stylize: {folder}: the folder of that name is used. For the shipped model run it elsewhere.", file=sys.stderr
+    )
+    return True
 
 
 def _created(manifest: Path) -> str:

@@ -21,13 +21,16 @@ from typing import Any
 
 from stages.core.files import Kinds, read_json, read_jsonl, sha256_file, write_json
 from stages.core.settings import TristyleError
-from stages.core.walk import ignored
+from stages.core.walk import below, ignored, text_of
 from stages.core.workers import in_order
 
 SCHEMA = 2  # 1: names of settings before RENAMED_KEYS (stages/pipeline/renamed.py)
 KINDS = ("data", "style", "pair", "student", "export")
 SCRATCH = ".scratch"  # checkpoints; not sealed, removed when the stage is done
 LOCK = ".lock"
+SOURCES = "sources.csv"
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".apng", ".jpe", ".jfif", ".dib")
+STARTS = (b"\x89PNG", b"\xff\xd8\xff", b"RIFF", b"GIF8", b"BM", b"II*\0", b"MM\0*")
 
 
 class ArtifactError(TristyleError):
@@ -72,14 +75,45 @@ def hash_json(value: Any) -> str:
 
 
 def hash_path(path: Path) -> str:
-    """Digest of a file, or of all files below a folder (relative names and contents)."""
-    if path.is_file():
-        return sha256_file(path)
-    # os.walk and not rglob: a linked photo/ folder counts with what is in it. Pipes and dangling links are not files.
-    walked = (Path(folder, name) for folder, _, names in os.walk(path, followlinks=True) for name in names)
-    files = sorted(file for file in walked if file.is_file())
-    hashes = _each(_sha256_if_readable, files)
-    return hash_json([[str(file.relative_to(path)), value] for file, value in zip(files, hashes, strict=True)])
+    """Digest of a file, or of all files below a folder (relative names and contents), see `below`."""
+    return sha256_file(path) if path.is_file() else _hash_files(path, below(path).files)
+
+
+def hash_pictures(path: Path, places: Sequence[str] | None = None) -> str:
+    """Digest of the pictures below a folder and of what is said of them; nothing else there changes it.
+
+    Args:
+        path: the folder.
+        places: folders in it that count; None for all.
+    """
+
+    def counts(file: Path, name: str) -> bool:
+        if name.lower() == SOURCES:
+            return True
+        place = name.partition("/")[0]
+        return (places is None or "/" in name and place in places) and may_be_picture(file)
+
+    return _hash_files(path, [(file, name) for file, name in below(path).files if counts(file, name)])
+
+
+def may_be_picture(file: Path) -> bool:
+    """Whether a file has a picture's suffix, or begins as one."""
+    if file.suffix.lower() in SUFFIXES:
+        return True
+    try:
+        if not file.is_file():
+            return False
+        with open(file, "rb") as opened:
+            return opened.read(12).startswith(STARTS)
+    except OSError:
+        return True  # its reader says what is wrong with it
+
+
+def _hash_files(path: Path, found: Sequence[tuple[Path, str]]) -> str:
+    """Digest of names, as text, and contents. Pipes and dangling links are not files."""
+    files = sorted((Path(text_of(name)), file) for file, name in found if file.is_file())
+    hashes = _each(_sha256_if_readable, [file for _, file in files])
+    return hash_json([[str(name), value] for (name, _), value in zip(files, hashes, strict=True)])
 
 
 def _each(function: Callable[[Path], Any], files: Sequence[Path]) -> list[Any]:

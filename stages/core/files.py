@@ -11,12 +11,14 @@ import itertools
 import json
 import os
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from stages.core.settings import TristyleError
 
 COPY = "Copy it again, or make it anew."
+LONGEST_NAME = 255  # bytes
 DEEPEST = 64  # levels of a JSON value
 Kinds = type | tuple[type, ...]
 _written = itertools.count()
@@ -35,16 +37,21 @@ def write_bytes(
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = temporary_path(path, only_writer)
+    temporary, needed = temporary_path(path, only_writer), 0
     try:
         with open(temporary, "wb") as file:
-            file.writelines([data] if isinstance(data, bytes) else data)
+            for part in [data] if isinstance(data, bytes) else data:
+                needed += len(part)
+                file.write(part)
             if sync:
                 file.flush()
                 os.fsync(file.fileno())
         os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
+    except BaseException as error:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            error.filename, error.needed = str(path), needed  # type: ignore[attr-defined]
         raise
 
 
@@ -55,7 +62,10 @@ def temporary_path(path: Path, only_writer: bool = False) -> Path:
     `only_writer` it follows from `path` alone: what a killed writer left is overwritten by the next.
     """
     writer = "" if only_writer else f".{next(_written)}.{os.getpid()}"
-    return path.with_name(f".{path.name}{writer}.tmp")
+    name = path.name
+    if len(os.fsencode(name)) > LONGEST_NAME - 40:  # a file system takes 255 bytes; the hidden name has more than this
+        name = f"{hashlib.sha256(os.fsencode(name)).hexdigest()[:32]}{path.suffix[:16]}"
+    return path.with_name(f".{name}{writer}.tmp")
 
 
 def write_json(path: Path | str, value: Any) -> None:
@@ -70,12 +80,15 @@ def write_jsonl(path: Path | str, rows: Iterable[dict[str, Any]]) -> None:
 
 def append_jsonl(path: Path | str, row: dict[str, Any]) -> None:
     """Append one JSON line, on the disk when this returns; what a killed writer left of the last line is cut off."""
-    with open(path, "ab+") as file:
-        end = file.seek(0, os.SEEK_END)
-        if end and (torn := _torn(file, end)):
-            file.truncate(end - torn)
-        file.write((json.dumps(row) + "\n").encode())
-        file.flush()
+    try:
+        with open(path, "ab+") as file:
+            end = file.seek(0, os.SEEK_END)
+            if end and (torn := _torn(file, end)):
+                file.truncate(end - torn)
+            file.write((json.dumps(row) + "\n").encode())
+    except OSError as error:
+        error.filename = str(path)
+        raise
 
 
 def _torn(file: BinaryIO, end: int) -> int:
