@@ -122,6 +122,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.server.waiting.pop(self.connection, None)
         if self.headers.get("Content-Length", "0") != "0" or "Transfer-Encoding" in self.headers:
             self.close_connection = True  # what follows is no request
+
+        # Who may ask, then what for.
         if refusal := self._refusal():
             self.send_error(refusal)
             return

@@ -38,6 +38,8 @@ def write_bytes(
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary, needed = temporary_path(path, only_writer), 0
+
+    # A failed write leaves no temporary file, and its error names the file that was meant.
     try:
         with open(temporary, "wb") as file:
             for part in [data] if isinstance(data, bytes) else data:

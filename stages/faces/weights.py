@@ -124,7 +124,8 @@ def _verify(path: Path, size: int, changed: int) -> None:
     if sha256_file(path) != wanted:
         raise TristyleError(
             f"{path}: not the file it should be (SHA-256 {wanted[:16]}... is wanted). "
-            f"Copy the file again, or remove it and run: python -m stages.faces.weights {path.parent} --download {path.name}"
+            "Copy the file again, or remove it and run: "
+            f"python -m stages.faces.weights {path.parent} --download {path.name}"
         )
 
 
