@@ -155,11 +155,15 @@ def open_model(path: Path, threads: int = 0) -> Any:
         raise TristyleError(f"{path}: not a readable ONNX model ({reason}). Export it again.") from None
 
     # Only a network of one photo can be used here.
-    inputs = session.get_inputs()
+    session.disable_fallback()  # it would print, and try the same once more
+    try:
+        inputs = session.get_inputs()
+        _check_notes(session, path)
+    except UnicodeDecodeError:
+        raise TristyleError(f"{path}: its names or notes are not UTF-8. Export it again.") from None
     shape = inputs[0].shape if inputs else []
     if len(inputs) != 1 or len(shape) != 4 or shape[1] != 3:
         raise TristyleError(f"{path}: takes {shape}, not [1, 3, height, width]. Give a model made by stage=export.")
-    _check_notes(session, path)
     return session
 
 

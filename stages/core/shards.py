@@ -276,6 +276,9 @@ class Pictures:
             data = read_at(path, start, size if size >= 0 else os.path.getsize(path))
         except FileNotFoundError:
             raise TristyleError(f"{path}: no such file. Run the stage that wrote it again.") from None
+        except (OSError, OverflowError, MemoryError) as error:
+            reason = getattr(error, "strerror", None) or "its record asks for too much"
+            raise TristyleError(f"{path}: cannot be read ({reason}). Run the stage that wrote it again.") from None
         image = decode(data, self.colour)
         if image is None:
             raise TristyleError(f"{path}: lacks a whole picture at byte {start}. Copy it again.")
@@ -306,8 +309,17 @@ def _checked_place(row: dict[str, Any], kind: str, where: str) -> tuple[str, int
     """`place` of a record that may be damaged."""
     try:
         name, start, size = place(row, kind)
+        usual = max(map(len, os.fsencode(name).split(b"/"))) < 256 and len(name) < 1024  # half a letter is in no name
         inside = isinstance(name, str) and not Path(name).is_absolute() and ".." not in Path(name).parts
-        if not inside or "\0" in name or type(start) is not int or type(size) is not int or start < 0 or size < -1:
+        if (
+            not usual
+            or not inside
+            or "\0" in name
+            or type(start) is not int
+            or type(size) is not int
+            or start < 0
+            or size < -1
+        ):
             raise ValueError
     except (KeyError, TypeError, ValueError, AttributeError, StopIteration):
         raise TristyleError(f"{where} is not the record of a pair. {AGAIN}") from None
