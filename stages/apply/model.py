@@ -148,20 +148,21 @@ def open_model(path: Path, threads: int = 0) -> Any:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
     options.intra_op_num_threads = threads
-    try:
-        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    try:  # without the fallback, which would print and try the same once more
+        session = onnxruntime.InferenceSession(
+            str(path), options, providers=["CPUExecutionProvider"], enable_fallback=0
+        )
     except Exception as error:  # onnxruntime's exceptions share no public base class
         reason = str(error).splitlines()[0]
         raise TristyleError(f"{path}: not a readable ONNX model ({reason}). Export it again.") from None
 
     # Only a network of one photo can be used here.
-    session.disable_fallback()  # it would print, and try the same once more
     try:
         inputs = session.get_inputs()
+        shape = inputs[0].shape if inputs else []
         _check_notes(session, path)
     except UnicodeDecodeError:
         raise TristyleError(f"{path}: its names or notes are not UTF-8. Export it again.") from None
-    shape = inputs[0].shape if inputs else []
     if len(inputs) != 1 or len(shape) != 4 or shape[1] != 3:
         raise TristyleError(f"{path}: takes {shape}, not [1, 3, height, width]. Give a model made by stage=export.")
     return session
