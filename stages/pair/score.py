@@ -107,7 +107,7 @@ def compare(first: Artifact, second: Artifact) -> dict[str, Interval]:
 
     kids = [pair.path / "heldout" / "resampled.json" for pair in (first, second)]
     if all(path.exists() for path in kids):
-        before, after = (read_json(path, {"people": list, "kid": list, "value": float}) for path in kids)
+        before, after = (read_json(path, {"people": object, "kid": list, "value": (int, float)}) for path in kids)
         if (before["people"], before["seed"]) != (after["people"], after["seed"]):
             raise TristyleError(f"{kids[0]} and {kids[1]}: hold different resamples. Run stage=pair again.")
         change = np.array(after["kid"], np.float64) - np.array(before["kid"], np.float64)

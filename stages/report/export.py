@@ -16,6 +16,7 @@ from markupsafe import Markup
 
 from stages.core.artifact import Artifact
 from stages.core.files import read_json
+from stages.core.settings import TristyleError
 from stages.export.contract import BACKENDS, PRECISIONS
 from stages.report.markup import EMPTY, heading, join, note, table, tag
 
@@ -155,7 +156,7 @@ def _elsewhere(row: Mapping[str, Any], folder: Path) -> Iterator[list[str]]:
                     place = join([str(device["name"]), tag("span", where, class_="why")])
                     tier, _, precision = _names(row)
                     yield [tier, place, precision, "", "", "", *(ms if name == known else "" for known in TIMES)]
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, TristyleError):
             continue  # not what the page saves
 
 
