@@ -279,7 +279,11 @@ def locked(path: Path, shared: bool = False) -> Iterator[None]:
             raise ArtifactError(
                 f"{path}: in use by process {owner}. Wait for it, or stop it, then run again."
             ) from None
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
+        try:
+            file.truncate(0)
+            file.write(str(os.getpid()))
+            file.flush()
+        except OSError as error:
+            error.filename = str(path)
+            raise
         yield

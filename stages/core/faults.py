@@ -59,7 +59,8 @@ def _disk(error: OSError) -> str | None:
     """An error of the file system."""
     place = str(error.filename) if error.filename is not None else "the disk"
     need = getattr(error, "needed", None)
-    asked = f"; {need / 1e6:.1f} MB are needed" if need else ""
+    size = f"{need / 1e6:.1f} MB" if need and need >= 100_000 else f"{need} bytes"
+    asked = f"; {size} are needed" if need else ""
     reason = f"({error.strerror}{asked})"
     if error.errno in FULL:
         return f"{place}: cannot be written {reason}. Make room, then run again; what is done is kept."

@@ -52,7 +52,7 @@ def write_bytes(
     except BaseException as error:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
-        if isinstance(error, OSError):
+        if isinstance(error, OSError) and error.errno is not None:
             error.filename, error.needed = str(path), needed  # type: ignore[attr-defined]
         raise
 
@@ -89,7 +89,8 @@ def append_jsonl(path: Path | str, row: dict[str, Any]) -> None:
                 file.truncate(end - torn)
             file.write((json.dumps(row) + "\n").encode())
     except OSError as error:
-        error.filename = str(path)
+        if error.errno is not None:
+            error.filename = str(path)
         raise
 
 
