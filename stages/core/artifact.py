@@ -280,9 +280,8 @@ def locked(path: Path, shared: bool = False) -> Iterator[None]:
                 f"{path}: in use by process {owner}. Wait for it, or stop it, then run again."
             ) from None
         try:
-            file.truncate(0)
-            file.write(str(os.getpid()))
-            file.flush()
+            os.ftruncate(file.fileno(), 0)
+            os.pwrite(file.fileno(), str(os.getpid()).encode(), 0)
         except OSError as error:
             error.filename = str(path)
             raise

@@ -309,6 +309,8 @@ def _checked_place(row: dict[str, Any], kind: str, where: str) -> tuple[str, int
     """`place` of a record that may be damaged."""
     try:
         name, start, size = place(row, kind)
+
+        # A name below the artifact, as a file system takes it, and bytes that can be asked for.
         usual = max(map(len, os.fsencode(name).split(b"/"))) < 256 and len(name) < 1024  # half a letter is in no name
         inside = isinstance(name, str) and not Path(name).is_absolute() and ".." not in Path(name).parts
         if (
