@@ -20,6 +20,7 @@ from stages.apply.folder import SKIPPED, VIDEOS, WRITTEN
 from stages.apply.mark import VIDEO_SUFFIXES, verify, write_marked
 from stages.apply.model import SMALLEST, model_path
 from stages.apply.stylizer import FACES, Options, Stylizer
+from stages.core.faults import end, settle_streams
 from stages.core.settings import TristyleError
 
 LARGEST = 4096  # px: --size
@@ -106,30 +107,35 @@ def parser_for(words: list[str]) -> tuple[argparse.ArgumentParser, list[str]]:
 
 def main(argv: list[str] | None = None) -> None:
     """Entry point of the console script `stylize`. Mistakes end with one line on stderr and exit code 2."""
-    # The version and the server need no parser of pictures.
+    settle_streams()
     words = sys.argv[1:] if argv is None else argv
+    try:
+        code = _command(words)
+    except (Exception, KeyboardInterrupt) as error:
+        raise SystemExit(end("stylize", error)) from None
+    if code:
+        raise SystemExit(code)
+
+
+def _command(words: list[str]) -> int:
+    """Run a command line; the exit code."""
+    # The version and the server need no parser of pictures.
     if words == ["--version"]:
         from stages.core.version import own_version
 
         print(f"tristyle {own_version()}")
-        return
+        return 0
     if words[:1] == ["serve"]:
         from stages.apply import serve
 
-        return serve.main(words[1:])
+        serve.main(words[1:])
+        return 0
 
     parser, rest = parser_for(words)
     given = parser.parse_args(rest)
-    try:
-        code = verify(given.file) if words[:1] == ["verify"] else _stylize(given)
-    except TristyleError as error:
-        print(f"stylize: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
-    except KeyboardInterrupt:
-        print("\nstylize: stopped. Nothing half-written is left; run it again to continue.", file=sys.stderr)
-        raise SystemExit(130) from None
-    if code:
-        raise SystemExit(code)
+    code = verify(given.file) if words[:1] == ["verify"] else _stylize(given)
+    sys.stdout.flush()  # a closed pipe shows here, and not when Python has ended
+    return code
 
 
 def _stylize(given: argparse.Namespace) -> int:

@@ -146,6 +146,8 @@ def read_mark(path: Path) -> Mark | None:
 def _is_video(path: Path) -> bool:
     """Whether a file starts like MP4 or MOV. Raises TristyleError where it cannot be read."""
     try:
+        if path.exists() and not path.is_file():
+            raise TristyleError(f"{path}: not a regular file. Give a picture or a video.")
         with open(path, "rb") as file:
             return file.read(12)[4:8] in (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip")
     except FileNotFoundError:

@@ -6,7 +6,6 @@ checks it in a browser.
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from stages.core.files import parse_json
 from stages.export.contract import ConversionSource, Run, Signature, check_takes_a_photo
 from stages.export.onnx import Onnx, OnnxRun, open_session
 from stages.web import Model, write_site
@@ -68,4 +68,4 @@ def _tier(weights: Path) -> str:
     from safetensors import safe_open
 
     with safe_open(weights, "np") as file:
-        return str(json.loads(file.metadata()["arguments"]).get("tier", ""))
+        return str(parse_json(file.metadata()["arguments"], weights, {}).get("tier", ""))

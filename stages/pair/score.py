@@ -6,7 +6,6 @@ to `heldout/resampled.json`. With both files two runs are compared person by per
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +13,7 @@ import torch
 from torch import Tensor
 
 from stages.core.artifact import Artifact
-from stages.core.files import read_jsonl, write_json, write_jsonl
+from stages.core.files import read_json, read_jsonl, write_json, write_jsonl
 from stages.core.images import write_image
 from stages.core.runtime import Runtime
 from stages.core.settings import TristyleError
@@ -108,7 +107,7 @@ def compare(first: Artifact, second: Artifact) -> dict[str, Interval]:
 
     kids = [pair.path / "heldout" / "resampled.json" for pair in (first, second)]
     if all(path.exists() for path in kids):
-        before, after = (json.loads(path.read_bytes()) for path in kids)
+        before, after = (read_json(path, {"people": object, "kid": list, "value": (int, float)}) for path in kids)
         if (before["people"], before["seed"]) != (after["people"], after["seed"]):
             raise TristyleError(f"{kids[0]} and {kids[1]}: hold different resamples. Run stage=pair again.")
         change = np.array(after["kid"], np.float64) - np.array(before["kid"], np.float64)

@@ -20,7 +20,16 @@ from stages.core.stage import Stage
 from stages.core.weights import check_savable, load_network, save_network
 from stages.networks.face_reader import Reader, load_reader, reader_file
 from stages.pair.curate import Curate
-from stages.pair.inputs import Translated, all_photos, check_photos, photo_count, photo_files, stored_photos, style_name
+from stages.pair.inputs import (
+    Translated,
+    all_photos,
+    check_photos,
+    photo_count,
+    photo_digest,
+    photo_files,
+    stored_photos,
+    style_name,
+)
 from stages.pair.score import measure_heldout
 from stages.pair.translator import TrainingInputs, Translator
 from stages.pair.write import Write, write_pairs
@@ -54,6 +63,10 @@ class PairStage(Stage):
     def files(self) -> dict[str, Path]:
         """The face reader, the translator's own files, and the folders of further photos and their masks."""
         return reader_file() | self.translator.files() | photo_files(self.write.photos)
+
+    def digest(self, key: str, path: Path) -> str:
+        """Of further photos only the pictures count."""
+        return photo_digest(key, path)
 
     def check(self) -> None:
         """Refuse a `sources.csv` above the further photos that cannot be obeyed."""

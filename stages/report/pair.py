@@ -6,7 +6,6 @@ it was made from; what a run did not make is left out.
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ import numpy as np
 from markupsafe import Markup
 
 from stages.core.artifact import Artifact
+from stages.core.files import read_json
 from stages.core.images import read_image
 from stages.core.settings import TristyleError
 from stages.core.shards import Pictures, place
@@ -177,7 +177,7 @@ def score_charts(pair: Artifact) -> Markup:
     """Every score of curation over all candidates: kept, left out for this score, left out for another; its limit."""
     rows = pair.records()
     path = pair.path / "limits.json"
-    limits = json.loads(path.read_bytes())["limits"] if path.exists() else {}
+    limits = read_json(path, {"limits": dict})["limits"] if path.exists() else {}
     charts = []
     for key, name in SCORES.items():
         parts: dict[str, list[float]] = {"kept": [], "left out for this": [], "left out for another": []}

@@ -12,6 +12,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from stages.core.files import write_bytes
@@ -28,6 +29,11 @@ KINDS = {
     ".txt": "text/plain; charset=utf-8",
     ".onnx": "application/octet-stream",
 }
+# As in index.html; `stylize serve` sends it as a header, too, where it also holds for workers and error pages.
+POLICY = (
+    "default-src 'none'; script-src 'self' 'wasm-unsafe-eval'; worker-src 'self'; style-src 'self'; "
+    "img-src 'self' data: blob:; media-src 'self' blob:; connect-src 'self'; form-action 'none'; base-uri 'none'"
+)
 RUNTIME = "onnxruntime-web 1.30.0"
 ISOLATION = {
     "Cross-Origin-Opener-Policy": "same-origin",
@@ -62,7 +68,11 @@ class File:
     packed: bool = False
 
     def unpacked(self) -> bytes:
-        """The bytes that a browser gets in the end."""
+        """The bytes that a browser gets in the end; unpacked once, however many ask."""
+        return self._whole
+
+    @cached_property
+    def _whole(self) -> bytes:
         return gzip.decompress(self.data) if self.packed else self.data
 
 
