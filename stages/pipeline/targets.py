@@ -30,14 +30,15 @@ OWN_TARGETS = frozenset(f"stages.{name}" for name in (
     "export.litert.Litert", "export.mnn.Mnn", "export.ncnn.Ncnn", "export.onnx.Onnx", "export.stage.ExportStage",
     "export.web.Web", "pair.cartoon_filter.CartoonPairs", "pair.cartoon_filter.Rule", "pair.curate.Curate",
     "pair.curate.Limit", "pair.given.GivenPairs", "pair.latent.LatentPairs", "pair.stage.PairStage",
+    "pair.tps.stage.AlignedPairs", "pair.tps.translator.TpsTranslator", "pair.tps.translator.TpsWeights",
     "pair.twins.TwinPairs", "pair.ugatit.TranslatorWeights", "pair.ugatit.UgatitTranslator", "pair.write.Write",
-    "student.augment.Augment", "student.photographs.Photographs", "student.pix2pix.Pix2Pix",
-    "student.pix2pix.Pix2PixWeights", "student.stage.StudentStage", "style.editing.directions.Edit",
-    "style.editing.recolour.Recolour", "style.fused.FusedStyle", "style.fusion.fuse.Fusion", "style.fusion.fuse.Part",
-    "style.fusion.sweep.Sweep", "style.inversion.e4e.Encode", "style.inversion.encoder.Invert",
-    "style.sampling.candidates.Sampling", "style.sampling.distribution.Distribution",
-    "style.sampling.filters.Filters", "style.stage.Network", "style.stage.StyleStage", "style.stylegan2_ada.Ada",
-    "style.stylegan2_ada.Recipe",
+    "student.adopted.AdoptedTranslator", "student.augment.Augment", "student.photographs.Photographs",
+    "student.pix2pix.Pix2Pix", "student.pix2pix.Pix2PixWeights", "student.stage.StudentStage",
+    "style.editing.directions.Edit", "style.editing.recolour.Recolour", "style.fused.FusedStyle",
+    "style.fusion.fuse.Fusion", "style.fusion.fuse.Part", "style.fusion.sweep.Sweep", "style.inversion.e4e.Encode",
+    "style.inversion.encoder.Invert", "style.sampling.candidates.Sampling",
+    "style.sampling.distribution.Distribution", "style.sampling.filters.Filters", "style.stage.Network",
+    "style.stage.StyleStage", "style.stylegan2_ada.Ada", "style.stylegan2_ada.Recipe",
 ))  # fmt: skip
 MISSING = "???"  # OmegaConf's mark of a setting without a value
 

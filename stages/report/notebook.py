@@ -154,6 +154,14 @@ def scores(pair: Artifact) -> Any:
     return frame(drawn or page.note("No scores."), 60 + 240 * -(-drawn.count("<svg") // 3))
 
 
+def alignment(pair: Artifact) -> Any:
+    """What `pair=tps` aligned; None, with a line, for other pairs."""
+    if not (pair.path / "alignment.png").exists():
+        print("These pairs were not aligned; `tristyle experiment=tps-64` makes such.")
+        return None
+    return frame(report_pair.alignment(pair), 820)
+
+
 def expression(pair: Artifact) -> Any:
     """How much of pose and expression the raw translations keep."""
     drawn = report_pair.expression_table(pair.metrics)

@@ -22,7 +22,7 @@ MOST_ARROWS = 60  # between the folders of stages/
 # Lines of Python that a folder may hold. Growth is a choice: raise a number in the commit that needs it.
 BUDGET = {
     "apply": 2800, "core": 3100, "datasets": 9300, "evaluate": 1600, "export": 2100, "faces": 2100, "metrics": 2700,
-    "networks": 3400, "pair": 3200, "pipeline": 1500, "recipes": 2200, "report": 2600, "student": 1800, "style": 7000,
+    "networks": 3800, "pair": 4500, "pipeline": 1500, "recipes": 2200, "report": 2600, "student": 1900, "style": 7000,
     "training": 1400, "web": 200,
 }  # fmt: skip
 

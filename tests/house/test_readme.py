@@ -30,7 +30,7 @@ HEADERS = sorted((ROOT / "conf").rglob("*.yaml"))
 PROGRAMS = ("tristyle", "stylize", "python", "torchrun", "make")
 OTHERS = {".", "wandb", "pip", "git", "export", "pre-commit", ".ci/run"}
 ROOTS = r"(?:conf|data|stages|tests|notebooks|\.ci|\.github)"
-PLACES = r"(\.path|\.start|\.parents|\.photos|\.parser|\.recogniser)$"  # settings that name the reader's own files
+PLACES = r"(\.path|\.start|\.parents|\.photos|\.parser|\.recogniser|\.landmarks)$"  # settings that name one's own files
 
 
 @dataclass(frozen=True)
