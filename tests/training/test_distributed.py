@@ -143,7 +143,7 @@ def join(rank: int, port: int, folder: Path) -> None:
     with distributed.alone():
         assert distributed.world() == 1 and distributed.rank() == 0
     stage = student_stage()
-    inputs = {kind: open_artifact(folder / kind, kind) for kind in ("data", "pair")}
+    inputs = {kind: open_artifact(folder / "sealed" / kind, kind) for kind in ("data", "pair")}
     track = Silent() if rank else Tracker(folder / "stage")
     (stage.join if rank else stage.run)(inputs, folder / "stage", Runtime("cpu", 1, track))
 
@@ -153,8 +153,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where two processes have left their states and logs."""
     path = tmp_path_factory.mktemp("two")
     (path / "stage").mkdir()
-    data_artifact(path / "data", 32)
-    pair_artifact(path / "pair", 32)
+    data_artifact(path / "sealed" / "data", 32)  # the toys log beside it
+    pair_artifact(path / "sealed" / "pair", 32)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -232,7 +232,7 @@ def test_a_batch_that_does_not_divide_is_refused_by_every_process(folder: Path) 
 
 
 def test_the_second_process_joins_a_stage_and_writes_nothing(folder: Path, tmp_path: Path) -> None:
-    inputs = {kind: open_artifact(folder / kind, kind) for kind in ("data", "pair")}
+    inputs = {kind: open_artifact(folder / "sealed" / kind, kind) for kind in ("data", "pair")}
     student_stage().join(inputs, tmp_path, Runtime("cpu", 1, Silent()))
     state = load_checkpoint(tmp_path / SCRATCH / "student.ckpt")  # this one is alone, so it keeps its state
     assert state is not None and [entry.name for entry in tmp_path.iterdir()] == [SCRATCH]
