@@ -57,12 +57,14 @@ class Answer:
         key: of the output that was made.
         kept: whether the output was there before.
         reason: why the picture was skipped; "" = it was not.
+        untouched: whether the photo was left as it is, since no face was found.
     """
 
     job: PictureJob
     key: str = ""
     kept: bool = False
     reason: str = ""
+    untouched: bool = False
 
 
 @dataclass
@@ -72,6 +74,7 @@ class Summary:
     Attributes:
         painted: pictures painted.
         kept: outputs kept from an earlier run.
+        untouched: photos without a face, left as they are.
         skipped: name -> reason, of what could not be used.
         others: files that are not pictures.
         seconds: how long it took.
@@ -79,6 +82,7 @@ class Summary:
 
     painted: int = 0
     kept: int = 0
+    untouched: int = 0
     skipped: dict[str, str] = field(default_factory=dict)
     others: int = 0
     seconds: float = 0.0
@@ -129,7 +133,8 @@ def stylize_folder(sources: Sequence[Path], out: Path, options: Options, workers
             elif answer.kept:
                 summary.kept += 1
             else:
-                summary.painted += 1
+                summary.painted += not answer.untouched
+                summary.untouched += answer.untouched
                 row = {"out": str(answer.job.out.relative_to(out)), "of": answer.job.name, "key": answer.key}
                 append_jsonl(out / INDEX, row)
             progress.update(number, skipped=len(summary.skipped))
@@ -267,7 +272,8 @@ def _paint(options: Options, digest: str, job: PictureJob) -> Answer:
         if job.out.exists() and job.out.samefile(job.source):
             return Answer(job, reason="its output would be the picture itself. Choose another folder for -o.")
         stylizer = _stylizer(options, digest)
-        data = encode_marked(stylizer(read_photo(job.source)), job.out.suffix.lower(), stylizer.digest)
+        picture = stylizer(read_photo(job.source))
+        data = encode_marked(picture, job.out.suffix.lower(), stylizer.mark)
     except TristyleError as error:
         return Answer(job, reason=str(error).removeprefix(f"{job.source}: "))
     except MemoryError:
@@ -282,4 +288,4 @@ def _paint(options: Options, digest: str, job: PictureJob) -> Answer:
         if error.errno not in (*FULL, errno.EROFS):  # this name or place alone
             return Answer(job, reason=f"its output cannot be written ({error.strerror}). Rename it.")
         raise TristyleError(f"{job.out}: cannot be written ({error.strerror}). Make room, then run again.") from None
-    return Answer(job, key)
+    return Answer(job, key, untouched=stylizer.untouched)

@@ -131,11 +131,11 @@ def _exported(folder: Path) -> Path:
     raise TristyleError(f"{folder}: has no student.onnx in it. Give --model the folder of an export, or a .onnx file.")
 
 
-def open_model(path: Path, threads: int = 0) -> Any:
-    """Open a model as an onnxruntime session on the CPU.
+def open_session(path: Path, threads: int = 0) -> Any:
+    """Open any ONNX file as an onnxruntime session on the CPU.
 
     Args:
-        path: an ONNX file.
+        path: the file.
         threads: 0: as many as there are cores.
 
     Raises:
@@ -156,15 +156,10 @@ def open_model(path: Path, threads: int = 0) -> Any:
         reason = str(error).splitlines()[0]
         raise TristyleError(f"{path}: not a readable ONNX model ({reason}). Export it again.") from None
 
-    # Only a network of one photo can be used here.
     try:
-        inputs = session.get_inputs()
-        shape = inputs[0].shape if inputs else []
         _check_notes(session, path)
     except UnicodeDecodeError:
         raise TristyleError(f"{path}: its names or notes are not UTF-8. Export it again.") from None
-    if len(inputs) != 1 or len(shape) != 4 or shape[1] != 3:
-        raise TristyleError(f"{path}: takes {shape}, not [1, 3, height, width]. Give a model made by stage=export.")
     return session
 
 
@@ -176,6 +171,36 @@ def _check_notes(session: Any, path: Path) -> None:
         number = int(noted) if noted.isascii() and noted.isdigit() and len(noted) < 8 else -1
         if noted and not least <= number <= most:
             raise TristyleError(f"{path}: notes {name} {noted[:20]!r}; {least} to {most} is possible. Export it again.")
+
+
+def open_model(path: Path, threads: int = 0) -> Any:
+    """Open a model of one photo. Arguments and errors as `open_session`; another model is refused, too."""
+    session = open_session(path, threads)
+    try:
+        inputs = session.get_inputs()
+        shape = inputs[0].shape if inputs else []
+    except UnicodeDecodeError:
+        raise TristyleError(f"{path}: its names or notes are not UTF-8. Export it again.") from None
+    if len(inputs) != 1 or len(shape) != 4 or shape[1] != 3:
+        raise TristyleError(f"{path}: takes {shape}, not [1, 3, height, width]. Give a model made by stage=export.")
+    return session
+
+
+def fixed_side(session: Any) -> int | None:
+    """The only side in px that the model takes; None where height and width are free."""
+    side = session.get_inputs()[0].shape[2]
+    return side if isinstance(side, int) else None
+
+
+def draws_faces_only(session: Any) -> bool:
+    """Whether the model draws a face whatever it sees, so that a photo without one must be left as it is."""
+    return bool(session.get_modelmeta().custom_metadata_map.get("tristyle.faces") == "only")
+
+
+def faces_beside(path: Path) -> Path | None:
+    """The model beside a student's file that draws faces from scratch; None where there is none."""
+    beside = path.with_name(path.name.replace("student", "faces", 1))
+    return beside if beside != path and beside.is_file() else None
 
 
 def trained_size(session: Any) -> int | None:

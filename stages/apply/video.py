@@ -60,7 +60,8 @@ def stylize_video(source: Path, out: Path, options: Options, smooth: float, thre
 
         # Whether to paint faces or whole frames is decided once, or the video would switch between both.
         stylizer = Stylizer(options, threads)
-        if stylizer.find and options.faces == "auto" and not _shows_faces(av, source, stylizer):
+        whole = options.faces == "auto" and not stylizer.faces_only
+        if stylizer.find and whole and not _shows_faces(av, source, stylizer):
             stylizer.find = None
 
         stylize = FrameStylizer(stylizer, smooth)
@@ -75,7 +76,7 @@ def stylize_video(source: Path, out: Path, options: Options, smooth: float, thre
             if not writer.count:
                 raise TristyleError(f"{source}: has no frames that can be decoded. {READ}.")
             if options.faces == "always" and not stylize.faces:
-                raise TristyleError(f"{source}: no face found. Leave --faces out: the whole frame is painted then.")
+                raise TristyleError(f"{source}: no face found. Leave --faces out, or give a model of whole frames.")
             writer.finish(stylizer.digest)
         progress.total = writer.count
         progress.close()
@@ -84,6 +85,8 @@ def stylize_video(source: Path, out: Path, options: Options, smooth: float, thre
     report = f"{writer.count} frames"
     if writer.lost:
         report += f", left out: {writer.lost} of {len(writer.sounds) + writer.lost} sounds, which cannot be decoded"
+    if stylizer.find and not stylize.faces:
+        report += ", no face found, so all were left as they are"
     if not math.isnan(after):
         report += f", flicker {after:.2f} of 255"
         report += f" ({before:.2f} without smoothing)" if smooth else ""

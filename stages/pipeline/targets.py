@@ -32,13 +32,15 @@ OWN_TARGETS = frozenset(f"stages.{name}" for name in (
     "pair.curate.Limit", "pair.given.GivenPairs", "pair.latent.LatentPairs", "pair.stage.PairStage",
     "pair.tps.stage.AlignedPairs", "pair.tps.translator.TpsTranslator", "pair.tps.translator.TpsWeights",
     "pair.twins.TwinPairs", "pair.ugatit.TranslatorWeights", "pair.ugatit.UgatitTranslator", "pair.write.Write",
-    "student.adopted.AdoptedTranslator", "student.augment.Augment", "student.photographs.Photographs",
-    "student.pix2pix.Pix2Pix", "student.pix2pix.Pix2PixWeights", "student.stage.StudentStage",
-    "style.editing.directions.Edit", "style.editing.recolour.Recolour", "style.fused.FusedStyle",
-    "style.fusion.fuse.Fusion", "style.fusion.fuse.Part", "style.fusion.sweep.Sweep", "style.inversion.e4e.Encode",
-    "style.inversion.encoder.Invert", "style.sampling.candidates.Sampling",
-    "style.sampling.distribution.Distribution", "style.sampling.filters.Filters", "style.stage.Network",
-    "style.stage.StyleStage", "style.stylegan2_ada.Ada", "style.stylegan2_ada.Recipe",
+    "student.adopted.AdoptedTranslator", "student.augment.Augment", "student.blaze.Blaze",
+    "student.blaze.BlazeWeights", "student.blaze_fewshot.BlazeFewShot", "student.blaze_fewshot.FewShotWeights",
+    "student.photographs.Photographs", "student.pix2pix.Pix2Pix", "student.pix2pix.Pix2PixWeights",
+    "student.stage.StudentStage", "style.editing.directions.Edit", "style.editing.recolour.Recolour",
+    "style.few_pictures.FewPictures", "style.fused.FusedStyle", "style.fusion.fuse.Fusion", "style.fusion.fuse.Part",
+    "style.fusion.sweep.Sweep", "style.inversion.e4e.Encode", "style.inversion.encoder.Invert",
+    "style.sampling.candidates.Sampling", "style.sampling.distribution.Distribution",
+    "style.sampling.filters.Filters", "style.stage.Network", "style.stage.StyleStage", "style.stylegan2_ada.Ada",
+    "style.stylegan2_ada.Recipe",
 ))  # fmt: skip
 MISSING = "???"  # OmegaConf's mark of a setting without a value
 

@@ -55,6 +55,10 @@ class StudentStage(Stage):
         """The face reader, which scores, and the student's own files."""
         return reader_file() | self.model.files()
 
+    def check(self) -> None:
+        """Raises TristyleError: the student lacks something that it needs, where it can say so."""
+        getattr(self.model, "check", lambda: None)()
+
     def run(self, inputs: dict[str, Artifact], out: Path, runtime: Runtime) -> dict[str, Any]:
         """Train, write and score; returns the artifact's metrics.
 
@@ -65,7 +69,7 @@ class StudentStage(Stage):
         training = self.model.training(inputs, self.train, runtime)
         finish = Finish.of(inputs, self.target, runtime)
         student = self._fit(training, out, runtime)
-        return finish(student, out) | training.metrics | {"size": training.size}
+        return finish(student, out) | training.metrics | training.finish(out) | {"size": training.size}
 
     def join(self, inputs: dict[str, Artifact], out: Path, runtime: Runtime) -> None:
         """The training alone, which writes nothing: for all processes of a torchrun but the first."""

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from stages.core.files import write_bytes
 
@@ -51,12 +52,16 @@ class Model:
         name: what the chooser shows.
         size: side in px it was trained at.
         style: name of its style, "" when it is not known.
+        fixed: it takes squares of that size only.
+        faces: ONNX file of its generator alone, which draws faces from scratch; None where there is none.
     """
 
     path: Path
     name: str
     size: int
     style: str = ""
+    fixed: bool = False
+    faces: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -93,12 +98,16 @@ def site(models: Sequence[Model]) -> dict[str, File]:
     # The models, addressed by content: two files named student.onnx do not clash.
     entries = []
     for model in models:
-        data = model.path.read_bytes()
-        digest = hashlib.sha256(data).hexdigest()
-        address = f"models/{digest[:12]}.onnx"
-        files[address] = File(data, KINDS[".onnx"])
-        entry = {"name": model.name, "style": model.style, "size": model.size}
-        entries.append({**entry, "file": address, "bytes": len(data), "sha256": digest})
+        entry: dict[str, Any] = {"name": model.name, "style": model.style, "size": model.size}
+        networks = {"file": model.path} | ({"faces": model.faces} if model.faces else {})
+        for key, place in networks.items():
+            data = place.read_bytes()
+            digest = hashlib.sha256(data).hexdigest()
+            entry[key] = f"models/{digest[:12]}.onnx"
+            files[entry[key]] = File(data, KINDS[".onnx"])
+            if key == "file":
+                entry |= {"bytes": len(data), "sha256": digest}
+        entries.append(entry | ({"fixed": True} if model.fixed else {}))
 
     listed = json.dumps({"runtime": RUNTIME, "models": entries}, indent=1) + "\n"
     files["models.json"] = File(listed.encode(), KINDS[".json"])

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from stages.apply.face_squares import FIVE_POINTS, Face, face_of_points, open_finder
+from stages.apply.face_squares import Face, face_of_points, open_finder
 from stages.apply.heads import match_rim, paint_heads
 from stages.core.settings import TristyleError
 from stages.datasets.painted.paint import paint, sample_person, sample_view
@@ -17,6 +17,7 @@ from stages.faces.weights import VARIABLE
 pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 from stages.apply.model import open_model  # noqa: E402
+from stages.faces.align import FIVE_POINTS
 from tests.tools.tiny_student import tiny_model  # noqa: E402
 
 
