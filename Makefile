@@ -1,10 +1,11 @@
 # make demo: everything, on a fresh machine, in one command.   make test: set up and run the tests.
+# make soak: some 20,000 mutated files, SEED=n for others.
 # make test-all: the tests, then those of the runtimes, the page in Chromium and the notebooks (what .ci/run calls).
 PYTHON ?= python3
 BIN := .venv/bin
 RUNTIMES := mnn ncnn litert coreml
 
-.PHONY: setup demo test test-all lint bench clean lock runtimes locks
+.PHONY: setup demo test test-all soak lint bench clean lock runtimes locks
 
 setup: .venv/ready
 
@@ -24,6 +25,9 @@ test: setup
 
 test-all: test runtimes
 	$(BIN)/python -m pytest -m all
+
+soak: setup
+	SOAK=1100 SEED=$${SEED:-1} $(BIN)/python -m pytest tests/faults/test_fuzz.py
 
 lint: setup
 	$(BIN)/ruff check && $(BIN)/ruff format --check && $(BIN)/mypy && $(BIN)/lint-imports && $(BIN)/deptry .

@@ -2,6 +2,7 @@
 
     stylize photo.jpg -o out.png        stylize pictures/ -o out/        stylize clip.mp4 -o out.mp4
     stylize verify out.png              what a file says of its origin
+    stylize faces -o sheet.png          faces of nobody, drawn from scratch, see `stages.apply.from_scratch`
     stylize serve                       a page that runs the student on the camera, see `stages.apply.serve`
     stylize --version
 
@@ -20,12 +21,14 @@ from stages.apply.folder import SKIPPED, VIDEOS, WRITTEN
 from stages.apply.mark import VIDEO_SUFFIXES, verify, write_marked
 from stages.apply.model import SMALLEST, model_path
 from stages.apply.stylizer import FACES, Options, Stylizer
+from stages.core.faults import end, settle_streams
 from stages.core.settings import TristyleError
 
 LARGEST = 4096  # px: --size
 LISTED = 10  # skipped pictures that are listed on the screen
 HELP = """
 stylize verify FILE...  reports what files say of their origin; exit code 0 when all say synthetic, else 1.
+stylize faces           draws faces from scratch with a model that can; `stylize faces --help`.
 stylize serve           starts a page on this machine that runs the model in the browser, on the camera or on pictures.
 stylize --version       prints the version.
 
@@ -94,7 +97,11 @@ def verify_arguments() -> argparse.ArgumentParser:
 
 
 def parser_for(words: list[str]) -> tuple[argparse.ArgumentParser, list[str]]:
-    """The parser that a command line is for, and the words left for it: `serve`, `verify` or plain `stylize`."""
+    """The parser that a command line is for, and the words left for it: of `serve`, `faces`, `verify`, or plain."""
+    if words[:1] == ["faces"]:
+        from stages.apply import from_scratch
+
+        return from_scratch.arguments(), words[1:]
     if words[:1] == ["serve"]:
         from stages.apply import serve
 
@@ -106,30 +113,47 @@ def parser_for(words: list[str]) -> tuple[argparse.ArgumentParser, list[str]]:
 
 def main(argv: list[str] | None = None) -> None:
     """Entry point of the console script `stylize`. Mistakes end with one line on stderr and exit code 2."""
-    # The version and the server need no parser of pictures.
+    settle_streams()
     words = sys.argv[1:] if argv is None else argv
+    try:
+        code = _command(words)
+    except (Exception, KeyboardInterrupt) as error:
+        raise SystemExit(end("stylize", error)) from None
+    if code:
+        raise SystemExit(code)
+
+
+def _command(words: list[str]) -> int:
+    """Run a command line; the exit code."""
+    # The version and the server need no parser of pictures.
     if words == ["--version"]:
         from stages.core.version import own_version
 
         print(f"tristyle {own_version()}")
-        return
+        return 0
     if words[:1] == ["serve"]:
         from stages.apply import serve
 
-        return serve.main(words[1:])
+        serve.main(words[1:])
+        return 0
 
     parser, rest = parser_for(words)
     given = parser.parse_args(rest)
-    try:
-        code = verify(given.file) if words[:1] == ["verify"] else _stylize(given)
-    except TristyleError as error:
-        print(f"stylize: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
-    except KeyboardInterrupt:
-        print("\nstylize: stopped. Nothing half-written is left; run it again to continue.", file=sys.stderr)
-        raise SystemExit(130) from None
-    if code:
-        raise SystemExit(code)
+    code = _run(words[:1], given)
+    sys.stdout.flush()  # a closed pipe shows here, and not when Python has ended
+    return code
+
+
+def _run(word: list[str], given: argparse.Namespace) -> int:
+    """Do what the first word of the command line asks for; the exit code."""
+    if word == ["verify"]:
+        return verify(given.file)
+    if word == ["faces"]:
+        from stages.apply import from_scratch
+
+        print(from_scratch.draw_sheet(given.model, given.count, given.seed, given.out))
+        return 0
+    return _stylize(given)
 
 
 def _stylize(given: argparse.Namespace) -> int:
@@ -164,10 +188,12 @@ def _stylize(given: argparse.Namespace) -> int:
     photo = read_photo(first)
     stylizer = Stylizer(_options(given), given.jobs or 0)
     try:
-        write_marked(out, stylizer(photo), stylizer.digest)
+        write_marked(out, stylizer(photo), stylizer.mark)
     except TristyleError as error:
         named = str(error) if str(error).startswith(f"{out}: ") else f"{first}: {error}"
         raise TristyleError(named) from None
+    if stylizer.untouched:
+        print(f"stylize: {first}: no face found, so the photo was left as it is", file=sys.stderr)
     print(out)
     return 0
 
@@ -227,13 +253,14 @@ def _folder(given: argparse.Namespace) -> int:
     parts = [f"{done.painted} stylised{rate}"]
     parts += [f"{done.kept} there already"] * bool(done.kept)
     parts += [f"{done.others} other files left alone"] * bool(done.others)
+    parts += [f"{done.untouched} without a face left as they are"] * bool(done.untouched)
     parts += [f"{len(done.skipped)} skipped, see {out / SKIPPED}"] * bool(done.skipped)
     for name, reason in sorted(done.skipped.items())[:LISTED]:
         print(f"stylize: skipped {name}: {reason}", file=sys.stderr)
     print(f"{out}: {', '.join(parts)}")
     if not done.skipped:
         return 0
-    return 3 if done.painted or done.kept else 2
+    return 3 if done.painted or done.kept or done.untouched else 2
 
 
 def _cores() -> int:

@@ -6,7 +6,6 @@ else the frontal cascade. Both give five points for each face, and the square fo
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,10 +15,6 @@ from stages.faces.detect import open_detector
 
 if TYPE_CHECKING:
     import numpy as np
-
-# Where the centres of the eyes, the tip of the nose and the corners of the mouth lie in the square, as shares of its
-# side: the mean of the rendered portraits, made symmetrical.
-FIVE_POINTS = ((0.3864, 0.4755), (0.6136, 0.4755), (0.5, 0.6048), (0.4095, 0.7115), (0.5905, 0.7115))
 
 Finder = Callable[["np.ndarray"], "list[Face]"]
 
@@ -55,19 +50,11 @@ def open_finder(weights: Path | None = None) -> Finder:
 
 
 def face_of_points(points: np.ndarray) -> Face:
-    """The square that fits five points best.
-
-    Rotation, scale and shift by least squares (Umeyama, 1991); as complex numbers t -> a t + b with
-    a = sum conj(t - t0) (p - p0) / sum |t - t0|^2.
+    """The square that fits five points best, see `portrait_square`.
 
     Args:
         points: [5, 2] in px: eyes, tip of the nose, corners of the mouth, image left first.
     """
-    import numpy as np
+    from stages.faces.align import portrait_square  # NumPy comes with it, which --help does not wait for
 
-    template = np.array(FIVE_POINTS) @ (1, 1j)
-    seen = np.asarray(points, np.float64) @ (1, 1j)
-    centred = template - template.mean()
-    a = complex((centred.conj() * (seen - seen.mean())).sum() / (np.abs(centred) ** 2).sum())
-    centre = seen.mean() + a * ((0.5 + 0.5j) - template.mean())
-    return Face(float(centre.real), float(centre.imag), abs(a), math.atan2(a.imag, a.real))
+    return Face(*portrait_square(points))

@@ -7,8 +7,8 @@ cannot be used is skipped and listed in `skipped.txt`.
 
 from __future__ import annotations
 
+import errno
 import hashlib
-import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -18,7 +18,9 @@ from pathlib import Path
 
 from stages.apply.mark import encode_marked
 from stages.apply.stylizer import Options, Stylizer
+from stages.core.faults import FULL
 from stages.core.settings import TristyleError
+from stages.core.walk import below
 
 INDEX = ".stylize.jsonl"
 SKIPPED = "skipped.txt"
@@ -55,12 +57,14 @@ class Answer:
         key: of the output that was made.
         kept: whether the output was there before.
         reason: why the picture was skipped; "" = it was not.
+        untouched: whether the photo was left as it is, since no face was found.
     """
 
     job: PictureJob
     key: str = ""
     kept: bool = False
     reason: str = ""
+    untouched: bool = False
 
 
 @dataclass
@@ -70,6 +74,7 @@ class Summary:
     Attributes:
         painted: pictures painted.
         kept: outputs kept from an earlier run.
+        untouched: photos without a face, left as they are.
         skipped: name -> reason, of what could not be used.
         others: files that are not pictures.
         seconds: how long it took.
@@ -77,6 +82,7 @@ class Summary:
 
     painted: int = 0
     kept: int = 0
+    untouched: int = 0
     skipped: dict[str, str] = field(default_factory=dict)
     others: int = 0
     seconds: float = 0.0
@@ -113,7 +119,9 @@ def stylize_folder(sources: Sequence[Path], out: Path, options: Options, workers
         _sweep(out)
 
         # What an earlier run made of which picture.
-        made = {row["out"]: row["key"] for row in read_jsonl(out / INDEX) if {"out", "key"} <= row.keys()}
+        rows = read_jsonl(out / INDEX, lenient=True)
+        whole = [row for row in rows if isinstance(row.get("out"), str) and isinstance(row.get("key"), str)]
+        made = {row["out"]: row["key"] for row in whole}
         jobs = [replace(job, made=made.get(str(job.out.relative_to(out)), "")) for job in jobs]
 
         # Each answer is recorded as it comes, so that a stopped run can be continued.
@@ -125,7 +133,8 @@ def stylize_folder(sources: Sequence[Path], out: Path, options: Options, workers
             elif answer.kept:
                 summary.kept += 1
             else:
-                summary.painted += 1
+                summary.painted += not answer.untouched
+                summary.untouched += answer.untouched
                 row = {"out": str(answer.job.out.relative_to(out)), "of": answer.job.name, "key": answer.key}
                 append_jsonl(out / INDEX, row)
             progress.update(number, skipped=len(summary.skipped))
@@ -134,7 +143,7 @@ def stylize_folder(sources: Sequence[Path], out: Path, options: Options, workers
 
         lines = [f"{name}: {reason}\n" for name, reason in sorted(summary.skipped.items())]
         if lines:
-            write_bytes(out / SKIPPED, "".join(lines).encode())
+            write_bytes(out / SKIPPED, "".join(lines).encode(errors="backslashreplace"))
         else:
             (out / SKIPPED).unlink(missing_ok=True)
     return summary
@@ -150,8 +159,9 @@ def _jobs(sources: Sequence[Path], out: Path, options: Options, summary: Summary
     from stages.core.images import IMAGE_SUFFIXES
 
     taken: dict[Path, Path] = {}
-    found = list(_found(sources, out))
-    refused = refusals(path for path, _ in found)
+    found = list(_found(sources, out, summary.skipped))
+    free = {Path(name) for _, name in found if _target(Path(name), options.alpha) == Path(name)}
+    refused, home = refusals(path for path, _ in found), out.resolve()
     for path, name in found:
         # Kinds that are not pictures.
         suffix = path.suffix.lower()
@@ -168,29 +178,30 @@ def _jobs(sources: Sequence[Path], out: Path, options: Options, summary: Summary
         # No two pictures may become one file.
         else:
             target = out / _target(name, options.alpha)
-            if target in taken:  # a.bmp beside a.png: it becomes a.bmp.png
+            other = target.relative_to(out) != name and target.relative_to(out) in free
+            if target in taken or other:  # a.bmp beside a.png, which keeps its name: it becomes a.bmp.png
                 target = target.with_name(name.name + target.suffix)
+            if not target.parent.resolve().is_relative_to(home):
+                summary.skipped[str(name)] = "its output would lie outside -o, behind a link. Remove the link."
+                continue
             if target in taken:
                 raise TristyleError(f"{path}: would become {target}, as {taken[target]} would. Give them one by one.")
             taken[target] = path
             yield PictureJob(path, target, str(name))
 
 
-def _found(sources: Sequence[Path], out: Path) -> Iterator[tuple[Path, Path]]:
+def _found(sources: Sequence[Path], out: Path, skipped: dict[str, str]) -> Iterator[tuple[Path, Path]]:
     """Files and their names below the given folder, in order; nothing hidden, and nothing of the outputs."""
     outputs = out.resolve()
     for source in sources:
         if not source.is_dir():
             yield source, Path(source.name)
             continue
-        for folder, folders, files in os.walk(source):
-            here = Path(folder)
-            folders[:] = sorted(
-                name for name in folders if not name.startswith(".") and (here / name).resolve() != outputs
-            )
-            for name in sorted(files):
-                if not name.startswith("."):
-                    yield here / name, (here / name).relative_to(source)
+        found = below(source, [outputs])
+        for path, name in found.files:
+            yield path, Path(name)
+        for _, name in found.closed:
+            skipped[name] = "a folder that cannot be entered, or a link to one around it. Give it by itself."
 
 
 def _target(name: Path, alpha: bool) -> Path:
@@ -250,6 +261,8 @@ def _paint(options: Options, digest: str, job: PictureJob) -> Answer:
     try:
         # The key holds all that decides about the output. What cannot be opened is reported by `read_photo`.
         content = hashlib.sha256(options.key(digest).encode())
+        if not job.source.is_file():  # a pipe would block
+            return Answer(job, reason="not a regular file. Give a picture.")
         with suppress(OSError), open(job.source, "rb") as file:
             content.update(hashlib.file_digest(file, "sha256").digest())
         key = content.hexdigest()
@@ -259,14 +272,20 @@ def _paint(options: Options, digest: str, job: PictureJob) -> Answer:
         if job.out.exists() and job.out.samefile(job.source):
             return Answer(job, reason="its output would be the picture itself. Choose another folder for -o.")
         stylizer = _stylizer(options, digest)
-        data = encode_marked(stylizer(read_photo(job.source)), job.out.suffix.lower(), stylizer.digest)
+        picture = stylizer(read_photo(job.source))
+        data = encode_marked(picture, job.out.suffix.lower(), stylizer.mark)
     except TristyleError as error:
         return Answer(job, reason=str(error).removeprefix(f"{job.source}: "))
     except MemoryError:
         return Answer(job, reason="too large for the memory left. Shrink it, or run with fewer --jobs.")
+    except Exception as error:  # one file's fault never ends a folder's run
+        said = (str(error).splitlines() or [""])[0][:160]
+        return Answer(job, reason=f"a fault of tristyle ({type(error).__name__}: {said}). Please report it.")
 
     try:
         write_bytes(job.out, data)
     except OSError as error:
+        if error.errno not in (*FULL, errno.EROFS):  # this name or place alone
+            return Answer(job, reason=f"its output cannot be written ({error.strerror}). Rename it.")
         raise TristyleError(f"{job.out}: cannot be written ({error.strerror}). Make room, then run again.") from None
-    return Answer(job, key)
+    return Answer(job, key, untouched=stylizer.untouched)

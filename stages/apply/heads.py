@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from stages.apply.face_squares import Face
-from stages.apply.model import run_padded, step_of, trained_size
+from stages.apply.model import fixed_side, run_padded, step_of, trained_size
 from stages.apply.picture import lay
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def paint_heads(
     import numpy as np
 
     # Each face changes the photo as it was, not what another face made of it.
-    wanted = size or trained_size(session) or UNKNOWN_SIZE
+    wanted = fixed_side(session) or size or trained_size(session) or UNKNOWN_SIZE
     out = photo.astype(np.float32)
     matte = np.zeros(photo.shape[:2], np.float32)
     for index, face in enumerate(faces):

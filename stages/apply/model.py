@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+import time
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +15,7 @@ if TYPE_CHECKING:
 
 STEP = 8  # px: sides are multiples of this unless the model notes another number
 SMALLEST = 32  # px a side
+NOTED = {"tristyle.size": (SMALLEST, 4096), "tristyle.multiple_of": (1, 256)}  # in the model's notes
 SHIPPED = {"faces": "faces.onnx", "rendered": "student.onnx"}  # by name; the first one is the default
 RENAMED = {"painted": "rendered"}
 OTHER_KINDS = {
@@ -43,9 +47,9 @@ def model_path(given: Path | None) -> Path:
     # Which file or folder is meant.
     path = given
     if path is None:
-        finished = sorted(Path("runs/export").glob("*/manifest.json"), key=lambda manifest: manifest.stat().st_mtime)
+        finished = sorted(Path("runs/export").glob("*/manifest.json"), key=_created)
         path = finished[-1].parent if finished else data_file(next(iter(SHIPPED.values())))
-    elif str(path) in SHIPPED and not path.exists():
+    elif str(path) in SHIPPED and not path.is_file() and not (path.is_dir() and _holds_model(path)):
         path = data_file(SHIPPED[str(path)])
     elif str(path) in RENAMED and not path.exists():
         raise TristyleError(f"--model {path}: is called {RENAMED[str(path)]} now. Write --model {RENAMED[str(path)]}.")
@@ -57,10 +61,54 @@ def model_path(given: Path | None) -> Path:
         kind = OTHER_KINDS.get(path.suffix)
         if kind:
             raise TristyleError(f"{path}: {kind}; stylize runs ONNX. Give the student.onnx of the same export.")
+        _verify(path)
         return path
     if given is None:
         raise TristyleError("no model is shipped with this version. Name one: --model runs/export/<key>")
     raise TristyleError(f"{path}: no such model. {_meant(path)}Give --model a .onnx file or the folder of an export.")
+
+
+def _holds_model(folder: Path) -> bool:
+    """Whether a folder called like a shipped model is an export; else that name is meant and not the folder."""
+    if not any(folder.glob("student*.onnx")):
+        return False
+    print(
+        f"stylize: {folder}: the folder of that name is used. For the shipped model run it elsewhere.", file=sys.stderr
+    )
+    return True
+
+
+def _created(manifest: Path) -> str:
+    """When an export was finished, by its manifest; a copy may have lost its file's time."""
+    from stages.core.files import read_json
+
+    try:
+        return str(read_json(manifest, {"created": str})["created"])
+    except (OSError, TristyleError):
+        return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(manifest.stat().st_mtime))
+
+
+def _verify(path: Path) -> None:
+    """Compare a model with the digest that its export's manifest, or the card beside it, has of it.
+
+    Raises:
+        TristyleError: they differ, or the manifest or card is damaged.
+    """
+    from stages.core.files import read_json, sha256_file
+
+    wanted = {}
+    manifest = path.parent / "manifest.json"
+    if manifest.is_file() and manifest.stat().st_size:
+        files = read_json(manifest, {"files": dict})["files"]
+        wanted = {name: entry.get("sha256") for name, entry in files.items() if isinstance(entry, dict)}
+    for card in (path.with_suffix(".json"), path.parent / "card.json"):
+        with suppress(FileNotFoundError):
+            noted = read_json(card, {})
+            rows = noted["files"] if isinstance(noted.get("files"), list) else [noted]
+            said = {row.get("file"): row.get("sha256") for row in rows if isinstance(row, dict)}
+            wanted = {**said, **wanted}
+    if wanted.get(path.name) not in (None, sha256_file(path)):
+        raise TristyleError(f"{path}: changed since it was exported. Export it again, or copy it again.")
 
 
 def _meant(path: Path) -> str:
@@ -86,11 +134,11 @@ def _exported(folder: Path) -> Path:
     raise TristyleError(f"{folder}: has no student.onnx in it. Give --model the folder of an export, or a .onnx file.")
 
 
-def open_model(path: Path, threads: int = 0) -> Any:
-    """Open a model as an onnxruntime session on the CPU.
+def open_session(path: Path, threads: int = 0) -> Any:
+    """Open any ONNX file as an onnxruntime session on the CPU.
 
     Args:
-        path: an ONNX file.
+        path: the file.
         threads: 0: as many as there are cores.
 
     Raises:
@@ -103,18 +151,59 @@ def open_model(path: Path, threads: int = 0) -> Any:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
     options.intra_op_num_threads = threads
-    try:
-        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    try:  # without the fallback, which would print and try the same once more
+        session = onnxruntime.InferenceSession(
+            str(path), options, providers=["CPUExecutionProvider"], enable_fallback=0
+        )
     except Exception as error:  # onnxruntime's exceptions share no public base class
         reason = str(error).splitlines()[0]
         raise TristyleError(f"{path}: not a readable ONNX model ({reason}). Export it again.") from None
 
-    # Only a network of one photo can be used here.
-    inputs = session.get_inputs()
-    shape = inputs[0].shape if inputs else []
+    try:
+        _check_notes(session, path)
+    except UnicodeDecodeError:
+        raise TristyleError(f"{path}: its names or notes are not UTF-8. Export it again.") from None
+    return session
+
+
+def _check_notes(session: Any, path: Path) -> None:
+    """Refuse a model whose notes would have it run at any size. Raises TristyleError."""
+    notes = session.get_modelmeta().custom_metadata_map
+    for name, (least, most) in NOTED.items():
+        noted = notes.get(name, "")
+        number = int(noted) if noted.isascii() and noted.isdigit() and len(noted) < 8 else -1
+        if noted and not least <= number <= most:
+            raise TristyleError(f"{path}: notes {name} {noted[:20]!r}; {least} to {most} is possible. Export it again.")
+
+
+def open_model(path: Path, threads: int = 0) -> Any:
+    """Open a model of one photo. Arguments and errors as `open_session`; another model is refused, too."""
+    session = open_session(path, threads)
+    try:
+        inputs = session.get_inputs()
+        shape = inputs[0].shape if inputs else []
+    except UnicodeDecodeError:
+        raise TristyleError(f"{path}: its names or notes are not UTF-8. Export it again.") from None
     if len(inputs) != 1 or len(shape) != 4 or shape[1] != 3:
         raise TristyleError(f"{path}: takes {shape}, not [1, 3, height, width]. Give a model made by stage=export.")
     return session
+
+
+def fixed_side(session: Any) -> int | None:
+    """The only side in px that the model takes; None where height and width are free."""
+    side = session.get_inputs()[0].shape[2]
+    return side if isinstance(side, int) else None
+
+
+def draws_faces_only(session: Any) -> bool:
+    """Whether the model draws a face whatever it sees, so that a photo without one must be left as it is."""
+    return bool(session.get_modelmeta().custom_metadata_map.get("tristyle.faces") == "only")
+
+
+def faces_beside(path: Path) -> Path | None:
+    """The model beside a student's file that draws faces from scratch; None where there is none."""
+    beside = path.with_name(path.name.replace("student", "faces", 1))
+    return beside if beside != path and beside.is_file() else None
 
 
 def trained_size(session: Any) -> int | None:
@@ -128,9 +217,9 @@ def step_of(session: Any) -> int:
 
 
 def _noted(session: Any, name: str) -> int | None:
-    """A whole number above 0 of the model's metadata."""
+    """A whole number of the model's metadata, which `open_model` has checked."""
     noted = session.get_modelmeta().custom_metadata_map.get(name, "")
-    return int(noted) if noted.isdigit() and int(noted) > 0 else None
+    return int(noted) if noted else None
 
 
 def run_padded(session: Any, photo: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -166,6 +255,11 @@ def run_padded(session: Any, photo: np.ndarray) -> tuple[np.ndarray, np.ndarray]
         raise TristyleError(f"the model cannot run on {width}x{height} pixels ({reason}). Export it again.") from None
     if results[0].shape != values.shape:
         raise TristyleError(f"the model answers {list(results[0].shape)}, which is not a picture. Export it again.")
+
+    if len(results) > 1 and results[1].shape != (1, 1, *values.shape[2:]):
+        raise TristyleError(f"the model's matte is {list(results[1].shape)}, not its picture's. Export it again.")
+    if not all(np.isfinite(result).all() for result in results[:2]):
+        raise TristyleError("the model answers numbers that are not finite. Train it again, or export it again.")
 
     output = ((results[0][0].astype(np.float32).transpose(1, 2, 0) + 1) * 127.5)[:height, :width]
     if len(results) == 1:

@@ -9,21 +9,28 @@ from __future__ import annotations
 
 import argparse
 import errno
-import json
+import socket
 import sys
+import threading
+import time
 from contextlib import suppress
 from dataclasses import replace
+from email.message import Message
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
+from stages.core.files import read_json
 from stages.core.settings import TristyleError
-from stages.web import ISOLATION, File, Model, site
+from stages.web import ISOLATION, POLICY, File, Model, site
 
 HOST = "127.0.0.1"
 PORT = 8000
 SIZE = 256  # px, for a model that does not note what it was trained at
+PATIENCE = 10.0  # seconds for a request to come, and for a browser to take a part of an answer
+MOST_THREADS = 64
 PRECISIONS = ("fp16", "int8")  # as in the file names of an export; float32 files have none in theirs
 
 
@@ -78,34 +85,56 @@ def page_models(given: list[Path] | None) -> list[Model]:
 
 def _described(path: Path) -> Model:
     """A model with the name and size that its metadata and its card give."""
-    from stages.apply.model import open_model
+    from stages.apply.model import faces_beside, fixed_side, open_model
 
-    notes = open_model(path).get_modelmeta().custom_metadata_map
+    session = open_model(path)
+    notes = session.get_modelmeta().custom_metadata_map
     size, style = notes.get("tristyle.size", ""), notes.get("tristyle.style", "")
     precision = next((name for name in PRECISIONS if f".{name}." in path.name), "")
     name = ", ".join(part for part in (style, _tier(path), precision) if part)
-    return Model(path, name or path.stem, int(size) if size.isdigit() else SIZE, style)
+    side, faces = fixed_side(session), faces_beside(path)
+    taken = side or (int(size) if size.isdigit() else SIZE)
+    return Model(path, name or path.stem, taken, style, side is not None, faces)
 
 
 def _tier(path: Path) -> str:
     """The tier that the card beside a model names; "" where there is no such card."""
     for card in (path.with_suffix(".json"), path.parent / "card.json"):
-        with suppress(OSError, ValueError, KeyError, TypeError):
-            return str(json.loads(card.read_text())["tier"])
+        with suppress(OSError, TristyleError):
+            return str(read_json(card, {"tier": str})["tier"])
     return ""
 
 
 class _Handler(BaseHTTPRequestHandler):
-    """Answers GET and HEAD from `files`."""
+    """Answers GET and HEAD from `files`, to pages of this server alone."""
 
     protocol_version = "HTTP/1.1"
     server_version = "tristyle"
     sys_version = ""
+    timeout = PATIENCE
+    server: _Server
     files: dict[str, File]
+
+    def handle_one_request(self) -> None:
+        """One request, all of which has to come within PATIENCE."""
+        self.server.waiting[self.connection] = time.monotonic()
+        super().handle_one_request()
 
     def do_GET(self) -> None:
         """One file of the site, gzipped where it is kept so and the browser takes it; else 404."""
-        name = unquote(urlsplit(self.path).path).removeprefix("/") or "index.html"
+        self.server.waiting.pop(self.connection, None)
+        if self.headers.get("Content-Length", "0") != "0" or "Transfer-Encoding" in self.headers:
+            self.close_connection = True  # what follows is no request
+
+        # Who may ask, then what for.
+        if refusal := self._refusal():
+            self.send_error(refusal)
+            return
+        try:
+            name = unquote(urlsplit(self.path).path).removeprefix("/") or "index.html"
+        except ValueError:
+            self.send_error(HTTPStatus.BAD_REQUEST)
+            return
         file = self.files.get(name)
         if file is None:
             self._answer(HTTPStatus.NOT_FOUND, File(b"Not here. The page is at /\n", "text/plain; charset=utf-8"))
@@ -114,6 +143,27 @@ class _Handler(BaseHTTPRequestHandler):
 
     do_HEAD = do_GET
 
+    def _refusal(self) -> HTTPStatus | None:
+        """Why a request is not answered: asked by another name (DNS rebinding), or by another site's page."""
+        port = self.server.server_address[1]
+        names = {f"{name}:{port}" for name in (HOST, "localhost")} | ({HOST, "localhost"} if port == 80 else set())
+        hosts = self.headers.get_all("Host") or []
+        if len(hosts) != 1 or hosts[0].strip().lower() not in names:
+            return HTTPStatus.MISDIRECTED_REQUEST
+        origins = self.headers.get_all("Origin") or []
+        if any(origin.strip().lower() not in {f"http://{name}" for name in names} for origin in origins):
+            return HTTPStatus.FORBIDDEN
+        return None
+
+    def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
+        """A plain line in place of a page, with all headers."""
+        self.close_connection = True
+        if not hasattr(self, "headers"):  # the request's first line was not one
+            self.headers = Message()
+            self.request_version = self.protocol_version
+        phrase = HTTPStatus(code).phrase
+        self._answer(HTTPStatus(code), File(f"{phrase}. The page is at /\n".encode(), "text/plain; charset=utf-8"))
+
     def _answer(self, status: HTTPStatus, file: File) -> None:
         """Send a file with all headers; gzipped where it is kept so and the browser takes it."""
         packed = file.packed and "gzip" in self.headers.get("Accept-Encoding", "")
@@ -121,6 +171,9 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_response(status)
         headers = {"Content-Type": file.kind, "Content-Length": str(len(data)), "Cache-Control": "no-cache"}
         headers |= {"X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer", **ISOLATION}
+        headers |= {"Content-Security-Policy": f"{POLICY}; frame-ancestors 'none'", "X-Frame-Options": "DENY"}
+        if self.close_connection:
+            headers["Connection"] = "close"
         if file.packed:
             headers["Vary"] = "Accept-Encoding"
         if packed:
@@ -140,10 +193,44 @@ class _Server(ThreadingHTTPServer):
     daemon_threads = True
     allow_reuse_address = sys.platform != "win32"  # on Windows that would share a port with another program
 
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.waiting: dict[socket.socket, float] = {}  # connection -> since when it owes a request
+        self._free = threading.BoundedSemaphore(MOST_THREADS)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Answer in a thread of its own; where there are MOST_THREADS, hang up."""
+        if not self._free.acquire(blocking=False):
+            self.service_actions()
+            self.shutdown_request(request)
+            return
+        try:
+            super().process_request(request, client_address)
+        except BaseException:
+            self._free.release()
+            raise
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        """As inherited; the place is free again at the end."""
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self.waiting.pop(request, None)
+            self._free.release()
+
+    def service_actions(self) -> None:
+        """Hang up on who has owed a request for longer than PATIENCE, however slowly its bytes come."""
+        late = time.monotonic() - PATIENCE
+        for connection, since in list(self.waiting.items()):
+            if since < late:
+                with suppress(OSError):
+                    connection.shutdown(socket.SHUT_RDWR)
+
     def handle_error(self, request: object, client_address: object) -> None:
-        """Pass over a browser that hangs up; report all else."""
-        if not isinstance(sys.exception(), ConnectionError):
-            super().handle_error(request, client_address)  # type: ignore[arg-type]
+        """Pass over a browser that hangs up; all else is one line."""
+        error = sys.exception()
+        if not isinstance(error, (ConnectionError, TimeoutError)):
+            print(f"stylize serve: a request failed ({type(error).__name__}). The page goes on.", file=sys.stderr)
 
 
 def open_server(port: int, models: list[Model]) -> ThreadingHTTPServer:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from stages.apply.face_squares import Face, Finder, open_finder
 from stages.apply.heads import paint_heads
-from stages.apply.model import open_model
+from stages.apply.model import draws_faces_only, fixed_side, open_model
 from stages.apply.picture import cut_out, paint_whole
 from stages.core.settings import TristyleError
 
@@ -59,6 +59,8 @@ class Stylizer:
         digest: hex sha256 of the model file.
         session: see `open_model`.
         find: see `open_finder`; None where no faces are wanted.
+        faces_only: the model draws faces; a photo without one stays as it is.
+        untouched: whether the last photo was left as it is.
     """
 
     def __init__(self, options: Options, threads: int = 0) -> None:
@@ -66,13 +68,20 @@ class Stylizer:
 
         Raises:
             TristyleError: the model, the face weights or a package is missing or unusable; or cut-outs are wanted of a
-                model without a matte.
+                model without a matte; or whole frames or another size of a model that draws faces of one size.
         """
         from stages.core.files import sha256_file
 
         self.options = options
         self.session: Any = open_model(options.model, threads)
         self.digest = sha256_file(options.model)
+        self.untouched = False
+        self.faces_only = draws_faces_only(self.session)
+        side = fixed_side(self.session)
+        if side is not None and options.size not in (None, side):
+            raise TristyleError(f"--size {options.size}: {options.model} takes {side} px only. Leave --size out.")
+        if self.faces_only and options.faces == "never":
+            raise TristyleError(f"--faces never: {options.model} draws faces only. Leave --faces out.")
         self.find: Finder | None = None if options.faces == "never" else open_finder(options.weights)
         if options.alpha and len(self.session.get_outputs()) < 2:
             raise TristyleError(f"{options.model}: paints the whole frame and has no matte. Leave --alpha out.")
@@ -80,14 +89,25 @@ class Stylizer:
     def __call__(self, photo: np.ndarray) -> np.ndarray:
         """Stylise one photo: uint8 [H, W, 3] -> uint8 [H, W, 3], [H, W, 4] with `options.alpha`.
 
+        A model that draws faces only leaves a photo without one as it is, and `untouched` says so.
+
         Raises:
             TristyleError: no face was found where faces alone are wanted.
         """
         faces = self.find(photo) if self.find else None
-        if not faces and self.options.faces == "always":
-            raise TristyleError("no face found. Crop it closer, or leave --faces out: the whole frame is painted then")
+        self.untouched = self.faces_only and not faces
+        if self.untouched and self.options.faces == "auto" and not self.options.alpha:
+            return photo
+        if not faces and (self.options.faces == "always" or self.untouched):
+            left = "the photo stays as it is then" if self.faces_only else "the whole frame is painted then"
+            raise TristyleError(f"no face found. Crop it closer, or leave --faces out: {left}")
         image, matte = self.paint(photo, faces or None)
         return cut_out(image, matte) if self.options.alpha else image
+
+    @property
+    def mark(self) -> str | None:
+        """The digest that marks what was made of the last photo; None where the photo was left as it is."""
+        return None if self.untouched else self.digest
 
     def paint(
         self, photo: np.ndarray, faces: Sequence[Face] | None = None, strengths: Sequence[float] | None = None

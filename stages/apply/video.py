@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -20,12 +20,18 @@ from stages.apply.mark import SOURCE_TYPE, mark_video
 from stages.apply.steadiness import Steady, Watcher
 from stages.apply.stylizer import Options, Stylizer
 from stages.apply.tracks import Tracks
+from stages.core import colour
+from stages.core.decode import MAX_PIXELS, shown
 from stages.core.settings import TristyleError
 
-COPIED = ("aac", "mp3", "ac3", "eac3", "alac", "opus")  # codecs of sound that players of MP4 take
+# Codecs of sound that are copied; all others are coded anew as AAC.
+COPIED = {"mp4": ("aac", "mp3", "ac3", "eac3", "alac", "opus"), "mov": ("aac", "mp3", "ac3", "eac3", "alac")}
+UNTAGGED_HD = (1280, 577)  # px: from this width or height on, players take colours without a tag for BT.709
+BT601, RGB = 5, 0  # codes of matrices (ITU-T H.273)
 ENCODERS = {"libx264": {"crf": "18", "preset": "medium"}, "mpeg4": {"qscale": "3"}}
 PEEKS = 8  # key frames looked at to see whether a video shows faces
 GLANCES = 40  # frames decoded for that, at most
+WEBP_FRAMES = 16  # full pictures of MAX_PIXELS that an animated WebP may hold: it is read into memory
 READ = "Give an MP4, MOV, MKV, WebM or AVI file"
 
 
@@ -54,13 +60,14 @@ def stylize_video(source: Path, out: Path, options: Options, smooth: float, thre
 
         # Whether to paint faces or whole frames is decided once, or the video would switch between both.
         stylizer = Stylizer(options, threads)
-        if stylizer.find and options.faces == "auto" and not _shows_faces(av, source, stylizer):
+        whole = options.faces == "auto" and not stylizer.faces_only
+        if stylizer.find and whole and not _shows_faces(av, source, stylizer):
             stylizer.find = None
 
         stylize = FrameStylizer(stylizer, smooth)
         progress = Progress("stylize", _expected(reader, stream), "frames")
         with _Writer(av, out, reader, stream) as writer:
-            for frame in _frames(av, reader, stream, writer):
+            for frame in _frames(av, source, reader, stream, writer):
                 writer.write(stylize(_upright(frame)), frame)
                 progress.total = max(progress.total, writer.count)
                 progress.update(writer.count)
@@ -69,13 +76,17 @@ def stylize_video(source: Path, out: Path, options: Options, smooth: float, thre
             if not writer.count:
                 raise TristyleError(f"{source}: has no frames that can be decoded. {READ}.")
             if options.faces == "always" and not stylize.faces:
-                raise TristyleError(f"{source}: no face found. Leave --faces out: the whole frame is painted then.")
+                raise TristyleError(f"{source}: no face found. Leave --faces out, or give a model of whole frames.")
             writer.finish(stylizer.digest)
         progress.total = writer.count
         progress.close()
 
     before, after = stylize.flicker()
     report = f"{writer.count} frames"
+    if writer.lost:
+        report += f", left out: {writer.lost} of {len(writer.sounds) + writer.lost} sounds, which cannot be decoded"
+    if stylizer.find and not stylize.faces:
+        report += ", no face found, so all were left as they are"
     if not math.isnan(after):
         report += f", flicker {after:.2f} of 255"
         report += f" ({before:.2f} without smoothing)" if smooth else ""
@@ -142,12 +153,35 @@ class FrameStylizer:
 @contextmanager
 def _opened(av: Any, source: Path) -> Iterator[Any]:
     """The opened video for a block. Raises TristyleError where it is not one."""
-    try:
-        container = av.open(str(source), metadata_errors="ignore")
-    except (av.error.FFmpegError, OSError, ValueError) as error:
-        raise TristyleError(f"{source}: not a video that can be read ({_reason(error)}). {READ}.") from None
-    with container:
+    # An open file and not its name, which may hold anything: `file:`, `%d`, bytes that are not UTF-8.
+    with ExitStack() as opened:
+        try:
+            file = opened.enter_context(_file(source))
+            container = opened.enter_context(av.open(file, metadata_errors="ignore"))
+        except (av.error.FFmpegError, OSError, ValueError, LookupError) as error:
+            raise TristyleError(f"{shown(source)}: not a video that can be read ({_reason(error)}). {READ}.") from None
         yield container
+
+
+def _file(source: Path) -> Any:
+    """The open file; of an animated WebP, which FFmpeg does not read, the same frames as an APNG in memory."""
+    if not source.is_file():
+        raise TristyleError(f"{shown(source)}: not a regular file. {READ}.")
+    with open(source, "rb") as file:
+        webp = file.read(12)[8:] == b"WEBP"
+    if not webp:
+        return open(source, "rb")
+    import io
+
+    from PIL import Image
+
+    made = io.BytesIO()
+    with Image.open(source, formats=("WEBP",)) as opened:
+        if opened.width * opened.height * getattr(opened, "n_frames", 1) > MAX_PIXELS * WEBP_FRAMES:
+            raise TristyleError(f"{shown(source)}: too many frames for a WebP. Convert it to MP4.")
+        opened.save(made, "PNG", save_all=True)
+    made.seek(0)
+    return made
 
 
 def _pictures(container: Any, source: Path) -> Any:
@@ -167,14 +201,19 @@ def _expected(container: Any, stream: Any) -> int:
     return round(seconds * float(stream.average_rate or 0))
 
 
-def _frames(av: Any, container: Any, stream: Any, writer: _Writer) -> Iterator[Any]:
+def _frames(av: Any, source: Path, container: Any, stream: Any, writer: _Writer) -> Iterator[Any]:
     """Decoded frames in order; sound on the way goes to the writer. A damaged packet is left out."""
     for packet in container.demux(stream, *writer.sounds):
         if packet.stream is not stream:
             writer.sound(packet)
             continue
-        with suppress(av.error.InvalidDataError):
-            yield from packet.decode()
+        try:
+            decoded = packet.decode()
+        except av.error.InvalidDataError:
+            continue
+        except (av.error.FFmpegError, LookupError, ValueError) as error:
+            raise TristyleError(f"{shown(source)}: cannot be decoded ({_reason(error)}). {READ}.") from None
+        yield from decoded
 
 
 def _shows_faces(av: Any, source: Path, stylizer: Stylizer) -> bool:
@@ -197,10 +236,65 @@ def _shows_faces(av: Any, source: Path, stylizer: Stylizer) -> bool:
 
 def _upright(frame: Any) -> np.ndarray:
     """A frame as uint8 RGB [H, W, 3], turned as its player would, with even sides (what H.264 takes)."""
-    image = frame.to_ndarray(format="rgb24")
-    turned = np.rot90(image, round(frame.rotation / 90)) if frame.rotation else image
+    turned = _displayed(_colours(frame), frame)
     height, width = turned.shape[:2]
     return np.ascontiguousarray(turned[: height // 2 * 2, : width // 2 * 2])
+
+
+def _colours(frame: Any) -> np.ndarray:
+    """A frame as stored -> uint8 sRGB [H, W, 3], as players show it: what is transparent on white."""
+    trc, primaries = int(frame.color_trc), int(frame.color_primaries)
+    if frame.format.name == "pal8" or any(part.is_alpha for part in frame.format.components):
+        rgba = frame.to_ndarray(format="rgba").astype(np.uint16)
+        pixels, alpha = rgba[..., :3], rgba[..., 3:]
+        return np.asarray(((pixels * alpha + 255 * (255 - alpha) + 127) // 255).astype(np.uint8))
+
+    # Phones' HDR: more than 8 bits on the way, then tone-mapped.
+    if trc in (colour.PQ, colour.HLG):
+        if primaries not in colour.PRIMARIES:
+            primaries = colour.BT2020
+        deep = frame.to_ndarray(format="rgb48le", **_matrix(frame))
+        return colour.to_srgb(deep, primaries, trc)
+    if primaries in (colour.BT2020, 11, 12):  # a wide gamut with the usual curve
+        return colour.to_srgb(frame.to_ndarray(format="rgb24", **_matrix(frame)), primaries, colour.SRGB)
+    return np.asarray(frame.to_ndarray(format="rgb24", **_matrix(frame)))
+
+
+def _matrix(frame: Any) -> dict[str, Any]:
+    """How YUV becomes RGB where the frame does not say so: as players guess it, by its size."""
+    if not frame.format.name.startswith("yuv") or int(frame.colorspace) not in (2, 3):
+        return {}
+    hd = frame.width >= UNTAGGED_HD[0] or frame.height >= UNTAGGED_HD[1]
+    return {"src_colorspace": "ITU709" if hd else "ITU601"}
+
+
+def _display_matrix(frame: Any) -> tuple[int, int, int, int] | None:
+    """a, b, c, d of what a player applies: x' = a x + c y, y' = b x + d y; None where there is none.
+
+    Only whole turns and flips count.
+    """
+    for data in (frame.side_data[index] for index in range(len(frame.side_data))):
+        if "DISPLAYMATRIX" in str(data.type):
+            a, b, _, c, d = (round(int(value) / 65536) for value in np.frombuffer(bytes(data), "<i4")[:5])
+            return (a, b, c, d) if sorted(map(abs, (a, b, c, d))) == [0, 0, 1, 1] and abs(a) == abs(d) else None
+    return None
+
+
+def _displayed(image: np.ndarray, frame: Any) -> np.ndarray:
+    """A frame's pixels [H, W, 3] turned and mirrored as its player would; selfies are mirrored."""
+    matrix = _display_matrix(frame)
+    if matrix is None:
+        return np.rot90(image, round(frame.rotation / 90)) if frame.rotation else image
+    a, b, c, d = matrix
+    if not a:
+        image, a, d = image.swapaxes(0, 1), c, b
+    return image[:: d or 1, :: a or 1]
+
+
+def _sideways(frame: Any) -> bool:
+    """Whether a player swaps width and height."""
+    matrix = _display_matrix(frame)
+    return not matrix[0] if matrix else bool(round(frame.rotation / 90) % 2)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -214,7 +308,9 @@ class _Writer:
         self.av, self.out, self.stream = av, out, stream
         self.count, self.last = 0, -1
         self.temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
-        self.sounds = list(reader.streams.audio)
+        self.kind = "mov" if out.suffix.lower() == ".mov" else "mp4"
+        self.sounds = [sound for sound in reader.streams.audio if sound.codec_context is not None]
+        self.lost = len(reader.streams.audio) - len(self.sounds)
         self._tracks: dict[int, tuple[Any, Any]] = {}  # index of a sound -> its output, its resampler
         self._video: Any = None
         self._container: Any = None
@@ -237,9 +333,8 @@ class _Writer:
 
         with self._named_errors():
             self.out.parent.mkdir(parents=True, exist_ok=True)
-            kind = "mov" if self.out.suffix.lower() == ".mov" else "mp4"
             options = {"movflags": "+faststart"}
-            self._container = self.av.open(str(self.temporary), "w", format=kind, options=options)
+            self._container = self.av.open(f"file:{self.temporary}", "w", format=self.kind, options=options)
             self._container.metadata["comment"] = f"Synthetic: {SOURCE_TYPE}"
             self._video = self._new_video()
             for sound in self.sounds:
@@ -265,7 +360,7 @@ class _Writer:
 
     def _new_sound(self, sound: Any) -> tuple[Any, Any]:
         """The output's stream for a sound, and its resampler; None where the sound is copied."""
-        if sound.codec_context.name in COPIED:
+        if sound.codec_context.name in COPIED[self.kind]:
             return self._container.add_stream_from_template(sound), None
         rate = sound.codec_context.sample_rate or 44100
         made = self._container.add_stream("aac", rate=rate)
@@ -278,7 +373,7 @@ class _Writer:
             self._video.height, self._video.width = image.shape[:2]
             ratio = self.stream.sample_aspect_ratio
             if ratio:
-                turned = round(frame.rotation / 90) % 2
+                turned = _sideways(frame)
                 self._video.codec_context.sample_aspect_ratio = 1 / ratio if turned else ratio
         elif (self._video.height, self._video.width) != image.shape[:2]:
             import cv2
@@ -313,7 +408,7 @@ class _Writer:
                     self._container.mux(packet)
             return
 
-        with suppress(self.av.error.InvalidDataError):
+        with suppress(self.av.error.FFmpegError, LookupError):
             for frame in packet.decode():
                 with self._named_errors():
                     for part in resampler.resample(frame):

@@ -19,14 +19,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stages.core.files import read_jsonl, sha256_file, write_json
+from stages.core.files import Kinds, read_json, read_jsonl, sha256_file, write_json
 from stages.core.settings import TristyleError
+from stages.core.walk import below, ignored, text_of
 from stages.core.workers import in_order
 
 SCHEMA = 2  # 1: names of settings before RENAMED_KEYS (stages/pipeline/renamed.py)
 KINDS = ("data", "style", "pair", "student", "export")
 SCRATCH = ".scratch"  # checkpoints; not sealed, removed when the stage is done
 LOCK = ".lock"
+SOURCES = "sources.csv"
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".apng", ".jpe", ".jfif", ".dib")
+STARTS = (b"\x89PNG", b"\xff\xd8\xff", b"RIFF", b"GIF8", b"BM", b"II*\0", b"MM\0*")
 
 
 class ArtifactError(TristyleError):
@@ -71,14 +75,45 @@ def hash_json(value: Any) -> str:
 
 
 def hash_path(path: Path) -> str:
-    """Digest of a file, or of all files below a folder (relative names and contents)."""
-    if path.is_file():
-        return sha256_file(path)
-    # os.walk and not rglob: a linked photo/ folder counts with what is in it. Pipes and dangling links are not files.
-    walked = (Path(folder, name) for folder, _, names in os.walk(path, followlinks=True) for name in names)
-    files = sorted(file for file in walked if file.is_file())
-    hashes = _each(_sha256_if_readable, files)
-    return hash_json([[str(file.relative_to(path)), value] for file, value in zip(files, hashes, strict=True)])
+    """Digest of a file, or of all files below a folder (relative names and contents), see `below`."""
+    return sha256_file(path) if path.is_file() else _hash_files(path, below(path).files)
+
+
+def hash_pictures(path: Path, places: Sequence[str] | None = None) -> str:
+    """Digest of the pictures below a folder and of what is said of them; nothing else there changes it.
+
+    Args:
+        path: the folder.
+        places: folders in it that count; None for all.
+    """
+
+    def counts(file: Path, name: str) -> bool:
+        if name.lower() == SOURCES:
+            return True
+        place = name.partition("/")[0]
+        return (places is None or "/" in name and place in places) and may_be_picture(file)
+
+    return _hash_files(path, [(file, name) for file, name in below(path).files if counts(file, name)])
+
+
+def may_be_picture(file: Path) -> bool:
+    """Whether a file has a picture's suffix, or begins as one."""
+    if file.suffix.lower() in SUFFIXES:
+        return True
+    try:
+        if not file.is_file():
+            return False
+        with open(file, "rb") as opened:
+            return opened.read(12).startswith(STARTS)
+    except OSError:
+        return True  # its reader says what is wrong with it
+
+
+def _hash_files(path: Path, found: Sequence[tuple[Path, str]]) -> str:
+    """Digest of names, as text, and contents. Pipes and dangling links are not files."""
+    files = sorted((Path(text_of(name)), file) for file, name in found if file.is_file())
+    hashes = _each(_sha256_if_readable, [file for _, file in files])
+    return hash_json([[str(name), value] for (name, _), value in zip(files, hashes, strict=True)])
 
 
 def _each(function: Callable[[Path], Any], files: Sequence[Path]) -> list[Any]:
@@ -105,8 +140,8 @@ def _listing(path: Path) -> list[Path]:
     """Every file of the artifact but hidden ones and the manifest itself, sorted by name."""
     found = []
     for folder, folders, names in os.walk(path):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        found += [Path(folder, name) for name in names if not name.startswith(".")]
+        folders[:] = sorted(name for name in folders if not ignored(name))
+        found += [Path(folder, name) for name in names if not ignored(name)]
     return sorted(file for file in found if file != path / "manifest.json")
 
 
@@ -165,14 +200,14 @@ def open_artifact(path: Path | str, kind: str, verify: bool = True) -> Artifact:
 
     # A manifest that can be read, of this kind and schema.
     try:
-        manifest = json.loads((path / "manifest.json").read_bytes())
-        found, schema, files = manifest["kind"], manifest["schema"], manifest["files"]
+        manifest = read_json(path / "manifest.json", {"kind": str, "schema": int}, f"{remedy}.")
+        found, schema = manifest["kind"], manifest["schema"]
     except FileNotFoundError:
         raise ArtifactError(
             f"{path}: no finished {kind} artifact (manifest.json is missing). Run stage={kind} first."
         ) from None
-    except (ValueError, KeyError, TypeError):
-        raise ArtifactError(f"{path / 'manifest.json'}: damaged. {remedy}.") from None
+    except TristyleError as error:
+        raise ArtifactError(str(error)) from None
     if found != kind:
         raise ArtifactError(
             f"{path}: holds a {found} artifact where {kind} is needed. Name a folder made by stage={kind}."
@@ -183,7 +218,8 @@ def open_artifact(path: Path | str, kind: str, verify: bool = True) -> Artifact:
             f"{remedy}."
         )
 
-    # Every file as it was sealed; what came later is not looked at.
+    # Every file as it was sealed, and no other beside them.
+    files = _checked(manifest, path, f"{remedy}.")
     if verify:
         for name in files:
             if not (path / name).is_file():
@@ -192,9 +228,24 @@ def open_artifact(path: Path | str, kind: str, verify: bool = True) -> Artifact:
         for name, entry in files.items():
             if actual[name] != entry:
                 raise ArtifactError(f"{path / name}: changed since the artifact was sealed. {remedy}.")
+        known = {path / name for name in files}
+        if added := [file for file in _listing(path) if file not in known]:
+            raise ArtifactError(f"{added[0]}: added since the artifact was sealed. Move it elsewhere.")
         if hash_json({name: entry["sha256"] for name, entry in files.items()}) != manifest["digest"]:
             raise ArtifactError(f"{path / 'manifest.json'}: its digest does not fit its files. {remedy}.")
     return Artifact(path, manifest)
+
+
+def _checked(manifest: dict[str, Any], path: Path, remedy: str) -> dict[str, dict[str, Any]]:
+    """The files of a manifest, after a look at the shape of all that is asked of it."""
+    need: dict[str, Kinds] = {"digest": str, "config": dict, "metrics": dict, "inputs": dict, "files": dict}
+    wrong = [key for key, kinds in need.items() if not isinstance(manifest.get(key), kinds)]
+    files: dict[str, dict[str, Any]] = manifest["files"] if not wrong else {}
+    inside = all(not Path(name).is_absolute() and ".." not in Path(name).parts and "\0" not in name for name in files)
+    whole = all(isinstance(entry, dict) and isinstance(entry.get("sha256"), str) for entry in files.values())
+    if wrong or not inside or not whole:
+        raise ArtifactError(f"{path / 'manifest.json'}: damaged ({wrong[0] if wrong else 'files'!r}). {remedy}")
+    return files
 
 
 @contextmanager
@@ -228,7 +279,10 @@ def locked(path: Path, shared: bool = False) -> Iterator[None]:
             raise ArtifactError(
                 f"{path}: in use by process {owner}. Wait for it, or stop it, then run again."
             ) from None
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
+        try:
+            os.ftruncate(file.fileno(), 0)
+            os.pwrite(file.fileno(), str(os.getpid()).encode(), 0)
+        except OSError as error:
+            error.filename = str(path)
+            raise
         yield

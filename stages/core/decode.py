@@ -20,9 +20,12 @@ from typing import Any
 
 import numpy as np
 
+from stages.core import colour
 from stages.core.settings import TristyleError
 
 MAX_PIXELS = 64_000_000  # refused by the header, before anything is decoded
+MAX_SCANS = 100  # of a JPEG; encoders write up to 12, and a file of 95 bytes a scan can hold thousands
+MAX_SCANNED = 2_000_000_000  # pixels times scans: some seconds
 MAX_BYTES = 512 * 1024**2  # of a file; 64 million pixels of 16 bits are 384 million bytes
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF")
 WHITE = (255, 255, 255)
@@ -40,6 +43,7 @@ _STARTS = (b"\x89PNG", b"\xff\xd8", b"RIFF", b"GIF8", b"BM")
 _END = b"\xff\xd9"  # JPEG's end marker
 _PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
 _DEEP = ("I", "I;16", "I;16B", "I;16L", "I;16N", "F")
+_MARKER = re.compile(rb"\xff[\x02-\xcf\xd8-\xfe]")  # of JPEG, but those that stand alone within a scan
 _opening = threading.Lock()
 
 
@@ -146,6 +150,10 @@ def _sized(data: bytes, path: Path, formats: Sequence[str]) -> Any:
     if width * height > MAX_PIXELS:
         most = MAX_PIXELS // 1_000_000
         raise ImageError(f"{shown(path)}: {width}x{height} pixels; at most {most} million are read. Shrink it.")
+    if opened.format in ("JPEG", "MPO") and (scans := _scans(data)) > min(
+        MAX_SCANS, max(12, MAX_SCANNED // (width * height))
+    ):
+        raise ImageError(f"{shown(path)}: a JPEG of {scans} scans, far more than a camera writes. Save it anew.")
     return opened
 
 
@@ -207,10 +215,12 @@ def _decoded(data: bytes, opened: Any, path: Path, background: Sequence[int]) ->
     transform, fault = _transform(profile, _profiled(opened.mode)) if profile else (None, "")
     if fault:
         notes.append(fault)
-    turn = _orientation(opened, data)
+    turn = _orientation(opened, data) if kind != "TIFF" else 1  # Pillow turns a TIFF while it loads it
 
     # OpenCV decodes what needs no care; Pillow the rest.
+    meant = _meant(data) if kind == "PNG" else None
     plain = opened.mode in ("RGB", "L") and "transparency" not in opened.info and frames == 1 and transform is None
+    plain = plain and meant is None
     pixels = _fast(data) if plain and whole and kind in ("JPEG", "PNG") else None
     if pixels is None:
         try:
@@ -219,7 +229,9 @@ def _decoded(data: bytes, opened: Any, path: Path, background: Sequence[int]) ->
             if whole or not (opened := _completed(data)):
                 raise
             notes.append("its last bytes are missing; all of the picture is there")
-        pixels = _pixels(opened, transform, background)
+        pixels = (
+            _pixels(data, opened, transform, background) if meant is None else _shown(data, opened, meant, background)
+        )
     return DecodedImage(np.ascontiguousarray(_turned(pixels, turn)), tuple(notes), frames)
 
 
@@ -255,6 +267,18 @@ def _has_end(data: bytes) -> bool:
     return False
 
 
+def _scans(data: bytes) -> int:
+    """How many scans a JPEG has up to its end."""
+    place, count = 2, 0
+    while found := _MARKER.search(data, place):
+        marker, place = found.group()[1], found.end()
+        if marker == 0xD9:
+            break
+        count += marker == 0xDA
+        place += 0 if marker == 0xD8 else int.from_bytes(data[place : place + 2], "big")
+    return count
+
+
 def _completed(data: bytes) -> Any:
     """A loaded JPEG that lacks its end marker alone, else None: bytes put after its last one must not change a pixel.
 
@@ -287,23 +311,67 @@ def _refined(data: bytes) -> bool:
     return len(last) == 64 * components or not progressive and len({name for name, _ in last}) == components
 
 
-def _pixels(opened: Any, transform: Any, background: Sequence[int]) -> np.ndarray:
+def _pixels(data: bytes, opened: Any, transform: Any, background: Sequence[int]) -> np.ndarray:
     """A loaded picture of any of Pillow's modes -> uint8 sRGB [H, W, 3] as stored, not turned."""
     if opened.mode in _DEEP:
-        grey = np.asarray(opened).astype(np.float32)
-        scale = 255.0 if opened.mode == "F" and grey.max(initial=0.0) <= 1.0 else 255.0 / 65535.0
-        return np.repeat(np.clip(np.rint(grey * scale), 0, 255).astype(np.uint8)[..., None], 3, axis=2)
+        stored = np.asarray(opened)
+        grey = np.repeat(_grey(stored, opened)[..., None], 3, axis=2)
+        hidden = opened.info.get("transparency") if opened.format == "PNG" else None
+        return grey if hidden is None else _laid(grey, np.where(stored[..., None] == hidden, 0, 255), background)
     clear = opened.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in opened.info
-    alpha = np.asarray(opened.convert("RGBA"))[..., 3:] if clear else None
+    alpha = _alpha(data, opened) if clear else None
     colours = opened.convert(_profiled(opened.mode))
     if transform is not None:
         colours = transform.apply(colours)
     pixels = np.array(colours.convert("RGB"))
-    if alpha is None:
-        return pixels
+    return pixels if alpha is None else _laid(pixels, alpha, background)
+
+
+def _alpha(data: bytes, opened: Any) -> np.ndarray:
+    """How much of each pixel of a loaded picture is covered, uint8 [H, W, 1].
+
+    A PNG names one colour as transparent at its own depth; Pillow compares it with the 8 bits that it made of it.
+    """
+    depth = data[24] if opened.format == "PNG" else 8
+    hidden = opened.info.get("transparency")
+    if opened.mode == "L" and depth in (2, 4) and isinstance(hidden, int):
+        return np.where(np.asarray(opened)[..., None] == hidden * 255 // (2**depth - 1), 0, 255).astype(np.uint8)
+    if opened.mode == "RGB" and depth == 16 and isinstance(hidden, tuple):
+        import cv2
+
+        stored = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_ANYDEPTH | cv2.IMREAD_COLOR)
+        if stored is not None and stored.dtype == np.uint16:
+            return np.where((stored[..., ::-1] == hidden).all(axis=2, keepdims=True), 0, 255).astype(np.uint8)
+    return np.asarray(opened.convert("RGBA"))[..., 3:]
+
+
+def _laid(pixels: np.ndarray, alpha: np.ndarray, background: Sequence[int]) -> np.ndarray:
+    """uint8 [H, W, 3] with coverage [H, W, 1] of 0..255 on one colour."""
     covered = alpha.astype(np.uint32)
     ground = np.asarray(background, np.uint32)
     return ((pixels * covered + ground * (255 - covered) + 127) // 255).astype(np.uint8)
+
+
+def _grey(stored: np.ndarray, opened: Any) -> np.ndarray:
+    """Grey of more than 8 bits -> uint8 [H, W]. Raises ValueError where nothing says which value is white."""
+    tags = getattr(opened, "tag_v2", {})
+    bits, sample = (tags.get(tag, (default,)) for tag, default in ((258, 16), (339, 1)))
+    depth, kind = bits[0] if isinstance(bits, tuple) else bits, sample[0] if isinstance(sample, tuple) else sample
+    least, most = float(stored.min()), float(stored.max())
+
+    # Which value is white.
+    if opened.mode == "F":
+        if not (np.isfinite(stored).all() and least >= 0 and (most <= 1 or 16 <= most <= 255)):
+            raise ValueError(
+                f"its numbers go from {least:.3g} to {most:.3g}, which may mean anything; save 8 or 16 bits"
+            )
+        white = 1.0 if most <= 1 else 255.0
+    elif opened.format == "TIFF" and (depth > 16 or kind != 1):
+        raise ValueError("it holds numbers of 32 bits or with a sign, which may mean anything; save 8 or 16 bits")
+    else:
+        white = float((1 << depth) - 1) if opened.format == "TIFF" else 65535.0
+    grey: np.ndarray = np.clip(np.rint(stored.astype(np.float32) * (255.0 / white)), 0, 255).astype(np.uint8)
+    return np.asarray(255 - grey) if tags.get(262) == 0 else grey  # 0: the least value is white
 
 
 def _orientation(opened: Any, data: bytes) -> int:
@@ -326,6 +394,73 @@ def _turned(pixels: np.ndarray, turn: int) -> np.ndarray:
 
 
 # --------------------------------------------------------------------------------------------------------- colour
+
+
+def _chunks(data: bytes) -> dict[bytes, bytes]:
+    """What stands before the pixels of a PNG, by its name; the first of each."""
+    found: dict[bytes, bytes] = {}
+    place = 8
+    while place + 8 <= len(data):
+        size, name = int.from_bytes(data[place : place + 4], "big"), data[place + 4 : place + 8]
+        if name == b"IDAT":
+            break
+        found.setdefault(name, data[place + 8 : place + 8 + size])
+        place += size + 12
+    return found
+
+
+def _meant(data: bytes) -> tuple[int | tuple[float, ...], int | float, bool] | None:
+    """A PNG's primaries, transfer and whether its range is limited, where they are said and are not sRGB's.
+
+    cICP counts before a profile, that before sRGB, and that before gAMA and cHRM (PNG, third edition, 4.3).
+    """
+    chunks = _chunks(data)
+    if len(said := chunks.get(b"cICP", b"")) == 4:
+        primaries, transfer, matrix, full = said
+        if matrix != 0 or not colour.known(primaries, transfer):
+            raise ValueError(f"its colours are coded as {primaries}, {transfer}, {matrix}, which is not read here")
+        same = primaries in (1, 2) and transfer in colour.LIKE_SRGB and full
+        return None if same else (primaries, colour.SRGB if transfer in colour.LIKE_SRGB else transfer, not full)
+    if b"iCCP" in chunks or b"sRGB" in chunks or len(chunks.get(b"gAMA", b"")) != 4:
+        return None
+
+    gamma = int.from_bytes(chunks[b"gAMA"], "big") / 100_000
+    numbers = chunks.get(b"cHRM", b"")
+    stated = [int.from_bytes(numbers[at : at + 4], "big") / 100_000 for at in range(0, 32, 4)]
+    white_first = (*stated[2:], *stated[:2])
+    usual = colour.PRIMARIES[colour.BT709]
+    wide = (
+        len(numbers) == 32 and all(stated) and max(abs(a - b) for a, b in zip(white_first, usual, strict=True)) > 0.01
+    )
+    if not 0.1 <= gamma <= 10 or (abs(gamma - 0.45455) < 0.02 and not wide):
+        return None
+    return white_first if wide else colour.BT709, (1 / gamma if abs(gamma - 0.45455) >= 0.02 else colour.SRGB), False
+
+
+def _shown(data: bytes, opened: Any, meant: tuple[Any, Any, bool], background: Sequence[int]) -> np.ndarray:
+    """A loaded PNG whose colours are not sRGB's -> uint8 sRGB [H, W, 3]."""
+    import cv2
+
+    primaries, transfer, limited = meant
+    stored = None
+    if data[24] == 16:
+        read = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_ANYDEPTH | cv2.IMREAD_COLOR)
+        stored = None if read is None else np.ascontiguousarray(read[..., ::-1])
+    if stored is None:
+        stored = np.array(opened.convert("RGB"))
+    if limited:
+        top = 255 if stored.dtype == np.uint8 else 65535
+        low, high = top * 16 / 255, top * 235 / 255
+        stored = np.clip((stored - low) * (top / (high - low)), 0, top).round().astype(stored.dtype)
+
+    pixels = colour.to_srgb(stored, primaries, transfer)
+    clear = opened.mode in ("RGBA", "LA", "PA") or "transparency" in opened.info
+    if not clear:
+        return pixels
+    if opened.mode in _DEEP:
+        hidden = np.asarray(opened)[..., None] == opened.info["transparency"]
+        return _laid(pixels, np.where(hidden, 0, 255), background)
+    return _laid(pixels, _alpha(data, opened), background)
 
 
 def _profiled(mode: str) -> str:

@@ -7,7 +7,6 @@ A shard's bytes follow from its samples alone: no time and no owner enters. It a
 
 from __future__ import annotations
 
-import json
 import os
 import tarfile
 from array import array
@@ -18,13 +17,14 @@ from typing import Any
 
 import numpy as np
 
-from stages.core.files import temporary_path, write_bytes
+from stages.core.files import parse_json, temporary_path, write_bytes
 from stages.core.images import encode_png
 from stages.core.settings import TristyleError
 
 BLOCK = tarfile.BLOCKSIZE  # a member's header, and what its bytes are padded to
 SUFFIXES = {"png": "png", "jpeg": "jpg", "webp": "webp"}  # codec -> suffix
 
+AGAIN = "Run stage=pair again."
 Places = dict[str, tuple[int, int]]  # a sample's member, e.g. photo.png -> where its bytes begin, and how many
 
 
@@ -276,6 +276,9 @@ class Pictures:
             data = read_at(path, start, size if size >= 0 else os.path.getsize(path))
         except FileNotFoundError:
             raise TristyleError(f"{path}: no such file. Run the stage that wrote it again.") from None
+        except (OSError, OverflowError, MemoryError) as error:
+            reason = getattr(error, "strerror", None) or "its record asks for too much"
+            raise TristyleError(f"{path}: cannot be read ({reason}). Run the stage that wrote it again.") from None
         image = decode(data, self.colour)
         if image is None:
             raise TristyleError(f"{path}: lacks a whole picture at byte {start}. Copy it again.")
@@ -293,12 +296,36 @@ def pictures(artifact: Path, kinds: Sequence[str], workers: int = 1, kept: bool 
     """
     found = [Pictures(artifact, kind != "mask", workers) for kind in kinds]
     with open(artifact / "records.jsonl", "rb") as file:
-        for row in map(json.loads, file):
+        for number, line in enumerate(file, 1):
+            row = parse_json(line, artifact / "records.jsonl", {}, AGAIN)
             if row.get("kept", True) != kept or row.get("unreadable"):
                 continue
             for kind, into in zip(kinds, found, strict=True):
-                into.add(*place(row, kind))
+                into.add(*_checked_place(row, kind, f"{artifact / 'records.jsonl'}: line {number}"))
     return found
+
+
+def _checked_place(row: dict[str, Any], kind: str, where: str) -> tuple[str, int, int]:
+    """`place` of a record that may be damaged."""
+    try:
+        name, start, size = place(row, kind)
+
+        # A name below the artifact, as a file system takes it, and bytes that can be asked for.
+        usual = max(map(len, os.fsencode(name).split(b"/"))) < 256 and len(name) < 1024  # half a letter is in no name
+        inside = isinstance(name, str) and not Path(name).is_absolute() and ".." not in Path(name).parts
+        if (
+            not usual
+            or not inside
+            or "\0" in name
+            or type(start) is not int
+            or type(size) is not int
+            or start < 0
+            or size < -1
+        ):
+            raise ValueError
+    except (KeyError, TypeError, ValueError, AttributeError, StopIteration):
+        raise TristyleError(f"{where} is not the record of a pair. {AGAIN}") from None
+    return name, start, size
 
 
 def place(row: dict[str, Any], kind: str) -> tuple[str, int, int]:

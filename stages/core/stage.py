@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stages.core.artifact import Artifact
+from stages.core.artifact import Artifact, hash_path
 
 if TYPE_CHECKING:
     from stages.core.runtime import Runtime
@@ -26,6 +26,10 @@ class Stage(ABC):
     def files(self) -> dict[str, Path]:
         """Setting -> file or folder that it names. They must exist, and their contents enter the artifact's key."""
         return {}
+
+    def digest(self, key: str, path: Path) -> str:
+        """What of a file or folder of `files` enters the artifact's key; by default all that lies there."""
+        return hash_path(path)
 
     def check(self) -> None:  # noqa: B027 - an optional method
         """Raise TristyleError when something that the stage needs is not installed. Called before any stage runs."""

@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 # The classes that a weights file may name, beside those of packages that the user allows. A prefix would not do: a
 # module also has what it imports. `tests/faults/test_weights.py` compares with the classes that note arguments.
 NETWORKS = frozenset(f"stages.networks.{name}" for name in (
-    "encoder.Encoder", "encoder.LatentDiscriminator", "face_reader.Reader", "mobile.MobileStudent", "parser.FaceParser",
+    "aligned.LightTranslator", "aligned.PatchDiscriminator", "aligned.ResnetTranslator", "blaze.BlazeEncoder",
+    "blaze.BlazeFaces", "blaze.BlazeGenerator", "blaze.BlazeStylizer", "encoder.Encoder",
+    "encoder.LatentDiscriminator", "face_reader.Reader", "mobile.MobileStudent", "parser.FaceParser",
     "patchgan.PatchGAN", "stylegan2.Discriminator", "stylegan2.Generator", "ugatit.CamDiscriminator",
     "ugatit.ResnetGenerator",
 ))  # fmt: skip

@@ -38,6 +38,8 @@ class Exportable(Protocol):
         multiple_of: height and width of its pictures are multiples of this, in px.
         inputs: what it takes, in order. Pictures of one call share their height and width.
         outputs: what it gives, in order. The first one is what its clarity is measured on.
+
+    A network that takes and gives pictures of one size only has a further attribute `side`, in px.
     """
 
     arguments: dict[str, Any]
@@ -58,17 +60,19 @@ class Signature:
         inputs: in order.
         outputs: in order; the first ones of the network's.
         multiple_of: px, see `Exportable`.
+        side: the only side in px of its pictures; None where height and width are free.
     """
 
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     multiple_of: int = STEP
+    side: int | None = None
 
     @classmethod
     def of(cls, network: Exportable, alpha: bool = True) -> Signature:
         """The signature of a network's file, without the output named `alpha` where `alpha` is False."""
         outputs = tuple(output for output in network.outputs if alpha or output.name != "alpha")
-        return cls(network.inputs, outputs, network.multiple_of)
+        return cls(network.inputs, outputs, network.multiple_of, getattr(network, "side", None))
 
     @property
     def input_names(self) -> list[str]:
@@ -81,7 +85,9 @@ class Signature:
         return [spec.name for spec in self.outputs]
 
     def shapes(self, height: int, width: int) -> list[tuple[int, ...]]:
-        """Shape of each input for pictures of height x width px."""
+        """Shape of each input for pictures of height x width px, or of the only side."""
+        if self.side is not None:
+            height = width = self.side
         return [spec.shape(height, width) for spec in self.inputs]
 
     @property
@@ -127,6 +133,7 @@ class ConversionSource:
         size: side in px the network was trained at, S.
         signature: inputs and outputs of the file.
         style: name of the style.
+        faces: ONNX file of the generator alone, which draws faces from scratch; None where the student has none.
     """
 
     onnx: Path
@@ -135,6 +142,7 @@ class ConversionSource:
     size: int
     signature: Signature
     style: str = ""
+    faces: Path | None = None
 
     def as_json(self) -> dict[str, Any]:
         """Plain types, which `from_json` reads in another process."""
@@ -144,13 +152,14 @@ class ConversionSource:
     def from_json(cls, values: Mapping[str, Any]) -> ConversionSource:
         """The source that `as_json` wrote."""
         paths = {name: Path(values[name]) for name in ("onnx", "network", "calibration")}
+        paths |= {"faces": Path(values["faces"])} if values["faces"] else {}
         return cls(**{**values, **paths, "signature": signature_from_json(values["signature"])})
 
 
 def signature_from_json(values: Mapping[str, Any]) -> Signature:
     """The signature that `dataclasses.asdict` made plain."""
     inputs, outputs = (tuple(TensorSpec(**spec) for spec in values[name]) for name in ("inputs", "outputs"))
-    return Signature(inputs, outputs, values["multiple_of"])
+    return Signature(inputs, outputs, values["multiple_of"], values["side"])
 
 
 class Run(Protocol):

@@ -116,8 +116,9 @@ class OnnxRun:
 def export_onnx(network: Exportable, path: Path, notes: dict[str, str], signature: Signature | None = None) -> None:
     """Write a network as ONNX, fp32.
 
-    Height and width are dynamic multiples of `network.multiple_of` from 32 to 4096 px. BatchNorm is folded. The
-    exporter's own metadata is removed, because it carries stack traces with the paths of this machine.
+    Height and width are dynamic multiples of `network.multiple_of` from 32 to 4096 px, or the only side that the
+    network takes. BatchNorm is folded. The exporter's own metadata is removed, because it carries stack traces with the
+    paths of this machine.
 
     Args:
         network: in eval mode.
@@ -159,6 +160,8 @@ def export_onnx(network: Exportable, path: Path, notes: dict[str, str], signatur
 
 def free_sides(signature: Signature) -> tuple[dict[int, Any], ...]:
     """For each input, the axes that stay free for torch.export: height and width of pictures, nothing of vectors."""
+    if signature.side is not None:
+        return tuple({} for _ in signature.inputs)
     step = signature.multiple_of
     least, most = -(-SMALLEST // step), LARGEST // step
     sides = {2: step * torch.export.Dim("rows", min=least, max=most)}
@@ -168,6 +171,8 @@ def free_sides(signature: Signature) -> tuple[dict[int, Any], ...]:
 
 def name_sides(model: Any, signature: Signature) -> None:
     """Call the free axes of an ONNX model's pictures `height` and `width`, in place."""
+    if signature.side is not None:
+        return
     pictures = {spec.name for spec in (*signature.inputs, *signature.outputs) if spec.spatial}
     for value in [*model.graph.input, *model.graph.output]:
         if value.name in pictures:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, ClassVar, cast
@@ -87,17 +88,55 @@ class ExportStage(Stage):
         self._check_side(signature)
 
         source = self._source(network, signature, weights, inputs, out / SCRATCH)
-        samples = check_samples(inputs["data"], self.photos, signature, self.runtime.side)
-        truth = expected(network, samples, signature)
-        rows = [self._row(source, precision, out, samples, truth) for precision in self.runtime.precisions]
+        if (path := inputs["student"].path / "faces.safetensors").exists():
+            alone = check_exportable(load_network(path), path)
+            drawing = self._source(alone, Signature.of(alone), path, inputs, out / SCRATCH / "faces")
+            source = replace(source, faces=drawing.onnx)
+        rows = self._rows(network, source, self.runtime.precisions, inputs["data"], out)
+
+        described, measures = card(rows, self.runtime, source, inputs, network), metrics(rows)
+        if source.faces and self.runtime.name != "web":  # the page has them in its folder
+            described["faces"] = self._faces(alone, drawing, inputs["data"], out)
+            measures |= metrics(described["faces"]["files"], "faces_")
 
         write_jsonl(out / "records.jsonl", rows)
-        write_json(out / "card.json", card(rows, self.runtime, source, inputs, network))
-        return metrics(rows)
+        write_json(out / "card.json", described)
+        return measures
+
+    def _rows(
+        self, network: Exportable, source: ConversionSource, precisions: list[str], data: Artifact, out: Path
+    ) -> list[dict[str, Any]]:
+        """Convert, check and time a network's files."""
+        samples = check_samples(data, self.photos, source.signature, self.runtime.side)
+        truth = expected(network, samples, source.signature)
+        return [self._row(source, precision, out, samples, truth) for precision in precisions]
+
+    def _faces(self, network: Exportable, source: ConversionSource, data: Artifact, out: Path) -> dict[str, Any]:
+        """Export the generator alone, which draws faces from scratch, as `faces...` beside the student's files.
+
+        int8 is left out: no photo says which values a latent takes.
+
+        Returns:
+            The card's entry.
+        """
+        scratch = out / SCRATCH / "faces"
+        precisions = [name for name in self.runtime.precisions if name != "int8"] or ["fp32"]
+        rows = self._rows(network, source, precisions, data, scratch)
+        for row in rows:
+            name = str(row["file"]).replace("student", "faces", 1)
+            os.replace(scratch / row["file"], out / name)
+            row["file"] = name
+
+        signature = source.signature
+        ports = {"inputs": signature.inputs, "outputs": signature.outputs}
+        described = {key: [port(spec, source, self.runtime.side) for spec in specs] for key, specs in ports.items()}
+        return {"parameters": count_parameters(cast(nn.Module, network)), "files": rows} | described
 
     def _check_side(self, signature: Signature) -> None:
         """Refuse a runtime's fixed size that the network does not take."""
-        side, step = self.runtime.side, signature.multiple_of
+        side, step, only = self.runtime.side, signature.multiple_of, signature.side
+        if side is not None and only not in (None, side):
+            raise ConfigError("runtime.side", f"the network takes {only} px only, not {side}", f"Give {only}")
         if side is not None and side % step:
             raise ConfigError(
                 "runtime.side", f"{side} is not a multiple of {step}, as the network needs", f"Give {step * 16}"
@@ -112,6 +151,8 @@ class ExportStage(Stage):
         trained = int(inputs["student"].metrics["size"])
         style = str(inputs["student"].config.get("target", ""))
         notes = {"tristyle.size": str(trained), "tristyle.style": style}
+        if not getattr(network, "whole_frames", True):
+            notes["tristyle.faces"] = "only"
         if signature.multiple_of != contract.STEP:  # what a reader assumes
             notes["tristyle.multiple_of"] = str(signature.multiple_of)
         export_onnx(network, scratch / "source.onnx", notes, signature)
@@ -140,7 +181,9 @@ class ExportStage(Stage):
         files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
         row: dict[str, Any] = {"runtime": self.runtime.name, "precision": precision, "file": path.name}
         row |= {"bytes": sum(file.stat().st_size for file in files), "sha256": hash_path(path)}
-        row |= dict.fromkeys(MEASURES) | {time_key(side, threads): None for side, threads in TIMED}
+        only = source.signature.side
+        timed = TIMED if only is None else ((only, 1), (only, 2))
+        row |= dict.fromkeys(MEASURES) | {time_key(side, threads): None for side, threads in timed}
         if not self.runtime.runs_here:
             return row
 
@@ -152,7 +195,7 @@ class ExportStage(Stage):
 
         for threads in (1, 2):
             with closing(self.runtime.open(path, source.signature, threads)) as run:
-                for side in (side for side, many in TIMED if many == threads and self.runtime.side in (None, side)):
+                for side in (side for side, many in timed if many == threads and self.runtime.side in (None, side)):
                     drawn = drawn_inputs(source.signature, side)
                     row[time_key(side, threads)] = milliseconds(run, drawn, threads, self.repeats)
         return row
@@ -181,15 +224,21 @@ def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def metrics(rows: list[dict[str, Any]]) -> dict[str, float]:
-    """The artifact's measures: the first precision's, and of every other how far it is from torch."""
+def metrics(rows: list[dict[str, Any]], prefix: str = "") -> dict[str, float]:
+    """The artifact's measures: the first precision's, and of every other how far it is from torch.
+
+    Args:
+        rows: a network's lines of the records.
+        prefix: of the names.
+    """
     first = rows[0]
+    sides = [int(name.split("_")[1]) for name in first if name.startswith("ms_") and name.endswith("_1")]
     found = {name: first[name] for name in ("max_error", "psnr", "edge_clarity", "bytes")}
-    found |= {"cpu_ms_256": first["ms_256_1"], "cpu_ms_512": first["ms_512_1"]}
+    found |= {f"cpu_ms_{side}": first[time_key(side, 1)] for side in sides}
     for row in rows[1:]:
         found |= {f"{row['precision']}_{name}": row[name] for name in ("psnr", "edge_clarity", "bytes")}
-        found[f"{row['precision']}_cpu_ms_512"] = row["ms_512_1"]
-    return {name: value for name, value in found.items() if value is not None}
+        found[f"{row['precision']}_cpu_ms_{sides[-1]}"] = row[time_key(sides[-1], 1)]
+    return {f"{prefix}{name}": value for name, value in found.items() if value is not None}
 
 
 # ----------------------------------------------------------------------------------------------------------- samples
@@ -234,6 +283,7 @@ def check_samples(data: Artifact, count: int, signature: Signature, side: int | 
     """
     photos, step = split_photos(data, "heldout", count), signature.multiple_of
     height, width = (max(-(-SMALLEST // step) * step, length // step * step) for length in photos.shape[2:])
+    side = signature.side or side
     sizes = [(height, width), (height + 2 * step, width + 5 * step)] if side is None else [(side, side)]
     found: list[Tensor] = []
     for size in sizes:
@@ -264,7 +314,7 @@ def card(
         "tier": network.arguments.get("tier", ""),
         "arguments": network.arguments,
         "parameters": count_parameters(module),
-        "macs_256": count_macs(Traced(network, signature), 256, zeros),
+        f"macs_{signature.side or 256}": count_macs(Traced(network, signature), 256, zeros),
         "runtime": {"name": runtime.name, "made_with": {"torch": version("torch")} | runtime.versions()},
         "file": first["file"],
         "sha256": first["sha256"],
@@ -310,6 +360,7 @@ def port(spec: TensorSpec, source: ConversionSource, side: int | None) -> dict[s
     if not spec.spatial:
         return entry | {"layout": "NC", "shape": [1, spec.channels]}
 
+    side = source.signature.side or side
     lengths: dict[str, Any] = {"multiple_of": source.signature.multiple_of, "min": SMALLEST, "max": LARGEST}
     if side is not None:
         lengths = {"only": side}

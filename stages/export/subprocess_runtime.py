@@ -32,6 +32,7 @@ from typing import IO, Any, ClassVar
 import numpy as np
 
 from stages.core.artifact import SCRATCH
+from stages.core.files import parse_json
 from stages.core.settings import ConfigError, TristyleError
 from stages.export.contract import ConversionSource, Signature, check_precisions, signature_from_json, timed
 
@@ -187,7 +188,7 @@ class ChildRuntime:
 
             if done.returncode:
                 raise TristyleError(f"export={self.name}: {what} {_end(done.returncode, log)}. {self._remedy()}")
-        return dict(json.loads(done.stdout))
+        return dict(parse_json(done.stdout, f"export={self.name}", {}))
 
 
 class ChildRun:
@@ -239,7 +240,7 @@ class ChildRun:
 
     def _answer(self) -> dict[str, Any]:
         """The head of the child's next answer. Raises TristyleError where it is an error."""
-        answer = dict(json.loads(self._frame()))
+        answer = dict(parse_json(self._frame(), "the runtime", {}))
         if "error" in answer:
             raise TristyleError(f"{self.path}: {answer['error']}")
         return answer

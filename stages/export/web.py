@@ -6,7 +6,6 @@ checks it in a browser.
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from stages.core.files import parse_json, read_json
 from stages.export.contract import ConversionSource, Run, Signature, check_takes_a_photo
 from stages.export.onnx import Onnx, OnnxRun, open_session
 from stages.web import Model, write_site
@@ -47,12 +47,14 @@ class Web(Onnx):
             model = super().convert(source, precision, Path(scratch))
             shown = [source.style, _tier(source.network), "" if precision == "fp32" else precision]
             name = ", ".join(part for part in shown if part)
-            write_site(folder, [Model(model, name, source.size, source.style)])
+            fixed = source.signature.side is not None
+            write_site(folder, [Model(model, name, source.size, source.style, fixed, source.faces)])
         return folder
 
     def open(self, path: Path, signature: Signature, threads: int) -> Run:
         """Open the page's model in onnxruntime, without times."""
-        return _Untimed(open_session(next((path / "models").glob("*.onnx")), threads), signature)
+        listed = read_json(path / "models.json", {"models": list})["models"]
+        return _Untimed(open_session(path / listed[0]["file"], threads), signature)
 
 
 class _Untimed(OnnxRun):
@@ -68,4 +70,4 @@ def _tier(weights: Path) -> str:
     from safetensors import safe_open
 
     with safe_open(weights, "np") as file:
-        return str(json.loads(file.metadata()["arguments"]).get("tier", ""))
+        return str(parse_json(file.metadata()["arguments"], weights, {}).get("tier", ""))

@@ -12,6 +12,35 @@ import math
 
 import numpy as np
 
+# Where the centres of the eyes, the tip of the nose and the corners of the mouth lie in a portrait that this project
+# renders, as shares of its side: the mean of many, made symmetrical.
+FIVE_POINTS = ((0.3864, 0.4755), (0.6136, 0.4755), (0.5, 0.6048), (0.4095, 0.7115), (0.5905, 0.7115))
+
+
+def portrait_square(points: np.ndarray) -> tuple[float, float, float, float]:
+    """The square in which five points lie as in a portrait of this project: centre x and y, side (px), tilt (radians).
+
+    Rotation, scale and shift by least squares (Umeyama, 1991); as complex numbers t -> a t + b with
+    a = sum conj(t - t0) (p - p0) / sum |t - t0|^2.
+
+    Args:
+        points: [5, 2] in px: eyes, tip of the nose, corners of the mouth, image left first.
+    """
+    template = np.array(FIVE_POINTS) @ (1, 1j)
+    seen = np.asarray(points, np.float64) @ (1, 1j)
+    centred = template - template.mean()
+    a = complex((centred.conj() * (seen - seen.mean())).sum() / (np.abs(centred) ** 2).sum())
+    centre = seen.mean() + a * ((0.5 + 0.5j) - template.mean())
+    return float(centre.real), float(centre.imag), abs(a), math.atan2(a.imag, a.real)
+
+
+def portrait_quad(points: np.ndarray) -> np.ndarray:
+    """Corners of `portrait_square`, as those of `ffhq_quad`: float64 [4, 2] in px. Arguments as there."""
+    x, y, side, tilt = portrait_square(points)
+    across = np.array([math.cos(tilt), math.sin(tilt)]) * side / 2
+    down, centre = np.array([-across[1], across[0]]), np.array([x, y])
+    return np.stack([centre - across - down, centre - across + down, centre + across + down, centre + across - down])
+
 
 def five_of_68(landmarks: np.ndarray) -> np.ndarray:
     """Centres of the eyes, tip of the nose and corners of the mouth of 68 landmarks: [..., 68, 2] -> [..., 5, 2]."""

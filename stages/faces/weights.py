@@ -15,15 +15,16 @@ from __future__ import annotations
 import argparse
 import hashlib
 import http.client
-import json
 import os
 import sys
 import urllib.request
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from stages.core.files import read_json
 from stages.core.settings import TristyleError
 
 VARIABLE = "TRISTYLE_WEIGHTS"
@@ -99,8 +100,8 @@ def find_weight(folder: Path | str | None, name: str) -> Path:
     """
     where = weights_folder(folder)
     if where is not None and (where / name).is_file():
-        if WEIGHTS[name].sha256 is None:
-            _note(where / name)
+        stat = (where / name).stat()
+        _verify(where / name, stat.st_size, stat.st_mtime_ns)
         return where / name
     weight = WEIGHTS[name]
     place = f"into {where}" if where else f"into a folder and name that with faces.weights=FOLDER or {VARIABLE}"
@@ -108,6 +109,24 @@ def find_weight(folder: Path | str | None, name: str) -> Path:
         f"{where / name if where else name}: no such file ({weight.what}). Put it {place}: {weight.address} "
         f"({_digest(weight)}); or run: python -m stages.faces.weights {where or 'FOLDER'} --download {name}"
     )
+
+
+@lru_cache(maxsize=64)
+def _verify(path: Path, size: int, changed: int) -> None:
+    """Compare a file with the digest that is pinned, or was noted when it was first used; once for each content.
+
+    Raises:
+        TristyleError: it is another file.
+    """
+    from stages.core.files import sha256_file
+
+    wanted = WEIGHTS[path.name].sha256 or _note(path)
+    if sha256_file(path) != wanted:
+        raise TristyleError(
+            f"{path}: not the file it should be (SHA-256 {wanted[:16]}... is wanted). "
+            "Copy the file again, or remove it and run: "
+            f"python -m stages.faces.weights {path.parent} --download {path.name}"
+        )
 
 
 def read_weight(path: Path, remedy: str) -> Any:
@@ -138,10 +157,9 @@ def _digest(weight: Weight) -> str:
 
 def _notes(folder: Path) -> dict[str, str]:
     try:
-        notes = json.loads((folder / NOTES).read_text())
-    except (OSError, ValueError):
+        return dict(read_json(folder / NOTES, {}))
+    except (OSError, TristyleError):
         return {}
-    return notes if isinstance(notes, dict) else {}
 
 
 def _note(path: Path) -> str:

@@ -1,9 +1,10 @@
-"""Networks of general pictures as feature extractors, from weights that the user has; none are shipped.
+"""Networks of general pictures as feature extractors, from weights that the user has; one small one is shipped.
 
 * `inception`: torchvision's `inception_v3`, 2048 features after the last pooling, as FID and KID take them.
 * `vgg16`: torchvision's `vgg16`, 4096 features after the second fully connected layer's ReLU, as improved precision and
   recall take them (Kynkaanniemi et al., 2019, section 3).
 * LPIPS (Zhang et al., 2018, eq. 1) of a torchvision backbone and the public linear heads.
+* The same distance with every channel weighing alike, of any of those backbones, or of the shipped SqueezeNet 1.0.
 
 torchvision's Inception is not the network of the published FIDs. That one is an older training of 1008 classes: it
 averages pools without their padding, takes a maximum in the last block's pooling branch, and reduces pictures without
@@ -21,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stages.core.files import sha256_file
+from stages.core.files import data_file, sha256_file
 from stages.core.settings import TristyleError, choice
 from stages.metrics.features import FeatureExtractor, squared_distances
 from stages.networks.face_reader import load_reader
@@ -35,7 +36,9 @@ LPIPS_TAPS: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
     "vgg16": ((64, 128, 256, 512, 512), (3, 8, 15, 22, 29)),
     "alexnet": ((64, 192, 384, 256, 256), (1, 4, 7, 9, 11)),
     "squeezenet1_1": ((64, 128, 256, 384, 384, 512, 512), (1, 4, 7, 9, 10, 11, 12)),
+    "squeezenet1_0": ((96, 128, 256, 384, 512), (1, 4, 7, 9, 10)),
 }
+SHIPPED = "squeezenet"  # the name of data/perceptual.safetensors in settings
 EXTRACTORS = ("reader", "inception", "vgg16")
 State = dict[str, Tensor]
 
@@ -276,3 +279,52 @@ def load_lpips(heads: Path | str, backbone: Path | str, device: str = "cpu") -> 
     _fill(layers, wanted, backbone, f"{kind}, the backbone of {Path(heads).name}", device)
     name = f"lpips-{kind}-{sha256_file(heads)[:8]}-{sha256_file(backbone)[:8]}"
     return Lpips(layers, taps, [weight.to(device) for weight in weights], name)
+
+
+def perceptual_file(source: str = SHIPPED) -> Path:
+    """The file of a perceptual network: the shipped one, or the path itself."""
+    return data_file("perceptual.safetensors") if source == SHIPPED else Path(source)
+
+
+def load_perceptual(source: str = SHIPPED, device: str = "cpu", taps: int | None = None) -> Lpips:
+    """LPIPS without learned heads: the distance of a backbone's activations, every channel alike.
+
+    Args:
+        source: `squeezenet`, the shipped one, or the path of torchvision's vgg16, alexnet, squeezenet1_0 or 1_1.
+        device: where it runs.
+        taps: how many of its tapped layers count, from the first; None for all.
+
+    Returns:
+        id ``perceptual-<backbone>-<sha256, 8 digits>``.
+
+    Raises:
+        TristyleError: the file is missing, damaged, or of another network.
+    """
+    import torchvision
+
+    file = perceptual_file(source)
+    state = read_state(file)
+    kind = _backbone_of(state)
+    if kind is None:
+        known = ", ".join(LPIPS_TAPS)
+        raise TristyleError(f"{file}: none of the known backbones. Give torchvision's weights of one of: {known}.")
+    widths, places = (column[:taps] for column in LPIPS_TAPS[kind])
+    with torch.device("meta"):
+        layers = getattr(torchvision.models, kind)(weights=None).features[: places[-1] + 1]
+    wanted = {
+        name.removeprefix("features."): value
+        for name, value in state.items()
+        if name.startswith("features.") and int(name.split(".")[1]) <= places[-1]
+    }
+    _fill(layers, wanted, file, kind, device)
+    heads = [torch.ones(width, device=device) for width in widths]
+    return Lpips(layers, places, heads, f"perceptual-{kind}-{sha256_file(file)[:8]}")
+
+
+def _backbone_of(state: State) -> str | None:
+    """Which of `LPIPS_TAPS` weights belong to, by the shape of their first layer and what follows it."""
+    first = tuple(state["features.0.weight"].shape) if "features.0.weight" in state else ()
+    if first == (64, 3, 3, 3):
+        return "squeezenet1_1" if "features.3.squeeze.weight" in state else "vgg16"
+    others: dict[tuple[int, ...], str] = {(64, 3, 11, 11): "alexnet", (96, 3, 7, 7): "squeezenet1_0"}
+    return others.get(first)

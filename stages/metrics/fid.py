@@ -118,6 +118,18 @@ def frechet_between(real: Moments, fake: Moments) -> float:
     return float(shift + spread) - 2 * trace_of_root(real.covariance, fake.covariance)
 
 
+def art_fid(content: float, frechet: float) -> float:
+    """Art-FID (Wright and Ommer, GCPR 2022, arXiv 2207.12280, eq. 3): (1 + content) (1 + style), >= 1, lower is better.
+
+    It rests on two networks: name both beside the number.
+
+    Args:
+        content: mean perceptual distance between pictures and what was made of them; published with LPIPS.
+        frechet: Frechet distance of what was made to pictures of the style; published with Inception.
+    """
+    return (1 + content) * (1 + frechet)
+
+
 def frechet_distance(real: Tensor, fake: Tensor) -> float:
     """Frechet distance of two sets of features [N, d] and [M, d], N, M >= 2; lower is better.
 

@@ -21,6 +21,19 @@ def landmark_error(landmarks: Tensor, truth: Tensor) -> Tensor:
     return out
 
 
+def mean_landmark_distance(errors: Tensor, extractor: str) -> dict[str, float | str]:
+    """MLD of arXiv 2211.15549, and who read the landmarks.
+
+    Args:
+        errors: `landmark_error` of each picture, what was made against its photo, [N].
+        extractor: id of whoever read the landmarks, or `truth`.
+
+    Returns:
+        `mld`, their mean, and `mld_extractor`.
+    """
+    return {"mld": float(errors.mean()), "mld_extractor": extractor}
+
+
 def expression_difference(expression: Tensor, truth: Tensor) -> Tensor:
     """Mean absolute difference per picture in smile, mouth_open and eye_open: [N, 3] and [N, 3] -> [N]."""
     return (expression - truth).abs().mean(dim=1)

@@ -16,8 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stages.networks.random_rows import WHOLE, RandomRows
-from stages.networks.resample import downsample2d, grid_sample, setup_filter, upsample2d
+from stages.networks.ops.random_rows import WHOLE, RandomRows
+from stages.networks.ops.resample import downsample2d, grid_sample, setup_filter, upsample2d
 
 # Daubechies' least asymmetric wavelets, decomposition lowpass (unit norm).
 SYM2 = (-0.12940952255092145, 0.22414386804185735, 0.836516303737469, 0.48296291314469025)

@@ -81,3 +81,22 @@ BISENET_TO_PARSER = numbers(
     "background", "skin", "l_brow", "r_brow", "l_eye", "r_eye", "glasses", "l_ear", "r_ear", "earring",
     "nose", "mouth", "u_lip", "l_lip", "neck", "necklace", "cloth", "hair", "hat",
 )  # fmt: skip
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Landmarks
+
+
+def _mirror_order() -> list[int]:
+    """Where each of the 68 landmarks of a mirrored face comes from (iBUG 300-W order: left eye becomes right eye)."""
+    pairs = [(k, 16 - k) for k in range(17)] + [(17 + k, 26 - k) for k in range(10)]
+    pairs += [(k, k) for k in range(27, 31)] + [(31 + k, 35 - k) for k in range(5)]
+    pairs += [(36, 45), (37, 44), (38, 43), (39, 42), (40, 47), (41, 46)]
+    pairs += [(48 + k, 54 - k) for k in range(7)] + [(55 + k, 59 - k) for k in range(5)]
+    pairs += [(60 + k, 64 - k) for k in range(5)] + [(65 + k, 67 - k) for k in range(3)]
+    order = list(range(68))
+    for a, b in pairs:
+        order[a], order[b] = b, a
+    return order
+
+
+LANDMARK_MIRROR = _mirror_order()  # of 68 landmarks, iBUG 300-W order

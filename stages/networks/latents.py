@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from stages.core.files import data_file
 from stages.core.settings import TristyleError
@@ -20,7 +20,9 @@ from stages.core.weights import load_network
 from stages.networks.encoder import Encoder
 from stages.networks.stylegan2 import Generator
 
+BASES = {size: f"base{size}_generator.safetensors" for size in (64, 128)}  # the shipped generators, by px
 SHIPPED_ENCODER = "encoder64.safetensors"
+STD_SAMPLES = 10_000  # latents behind the spread of w
 
 
 def latents(z_dim: int, seeds: Sequence[int]) -> Tensor:
@@ -35,6 +37,16 @@ def decode(generator: Generator, ws: Tensor) -> np.ndarray:
     return to_uint8(generator.synthesis(ws, noise_mode="const"))
 
 
+@torch.no_grad()
+def w_statistics(generator: Generator, seed: int = 0, samples: int = STD_SAMPLES) -> tuple[Tensor, float]:
+    """Mean of w [w_dim] and its spread, the root mean squared distance of w from that mean, over sampled z."""
+    z = torch.randn(samples, generator.z_dim, generator=torch.Generator().manual_seed(seed))
+    mapping = generator.mapping
+    w = mapping(z.to(mapping.w_avg.device), update_w_avg=False)[:, 0]
+    mean = w.mean(dim=0)
+    return mean, float((w - mean).square().sum(dim=1).mean().sqrt())
+
+
 def load_generator(path: Path, device: str = "cpu") -> Generator:
     """The generator in a weights file of a style artifact, in eval mode.
 
@@ -47,7 +59,7 @@ def load_generator(path: Path, device: str = "cpu") -> Generator:
     return network
 
 
-def generator_id(generator: Generator) -> str:
+def generator_id(generator: nn.Module) -> str:
     """Digest of a generator's weights in half precision, so that it survives being stored: 16 hex digits."""
     digest = hashlib.sha256()
     for name, value in sorted(generator.state_dict().items()):

@@ -174,15 +174,23 @@ class MobileStudent(nn.Module):
             self.paint.weight.copy_(self.paint.weight[::4].repeat_interleave(4, dim=0))
             nn.init.zeros_(self.paint.bias)  # type: ignore[arg-type]
 
-    def layers(self, photo: Tensor) -> Layers:
-        """Compute colour and alpha of a photo [N, 3, H, W] in [-1, 1], before blending."""
+    def encode(self, photo: Tensor) -> list[Tensor]:
+        """[N, 3, H, W] in [-1, 1] -> [N, half, H/2, W/2] and all that lies deeper: [N, quarter, H/4, W/4]."""
         half = self.down2(photo)  # [N, half, H/2, W/2]
         quarter = self.down4(half)  # [N, quarter, H/4, W/4]
         x = self.blocks(self.down8(quarter))  # [N, eighth, H/8, W/8]
-        x = self.up4(double(self.shrink4(x)) + quarter)  # [N, quarter, H/4, W/4]
+        return [half, self.up4(double(self.shrink4(x)) + quarter)]
+
+    def decode(self, features: Sequence[Tensor]) -> Layers:
+        """The maps of `encode` -> colour and alpha."""
+        half, x = features
         x = self.up2(double(self.shrink2(x)) + half)  # [N, half, H/2, W/2]
         x = F.pixel_shuffle(self.paint(x), 2)  # [N, 4, H, W]
         return Layers(torch.tanh(x[:, :3]), torch.sigmoid(x[:, 3:]))
+
+    def layers(self, photo: Tensor) -> Layers:
+        """Compute colour and alpha of a photo [N, 3, H, W] in [-1, 1], before blending."""
+        return self.decode(self.encode(photo))
 
     def forward(self, photo: Tensor) -> Tensor:
         """Stylise a photo [N, 3, H, W] in [-1, 1]; shape and range stay."""

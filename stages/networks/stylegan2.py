@@ -25,8 +25,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stages.networks.random_rows import WHOLE, RandomRows
-from stages.networks.resample import conv2d_resample, setup_filter, upsample2d
+from stages.networks.ops.random_rows import WHOLE, RandomRows
+from stages.networks.ops.resample import conv2d_resample, setup_filter, upsample2d
 
 FIR_TAPS = (1.0, 3.0, 3.0, 1.0)
 LRELU_SLOPE = 0.2

@@ -49,20 +49,52 @@ def fit(source: Tensor, target: Tensor, smoothing: float = 0.0) -> Spline:
         shapes = f"{tuple(source.shape)} and {tuple(target.shape)}"
         raise ValueError(f"a spline needs two sets of at least three points [N, K, 2], not {shapes}")
 
-    # The system of the module's text.
-    s, t = source.double(), target.double()
+    s, k = source.double(), source.shape[1]
+    solution = _solved(s, target.double(), smoothing)
+    return Spline(s, solution[:, :k], solution[:, k:])
+
+
+def _solved(s: Tensor, t: Tensor, smoothing: float) -> Tensor:
+    """Solution [N, K + 3, D] of the system of the module's text for points [N, K, 2] and right sides [N, K, D]."""
     n, k = s.shape[:2]
     kernel = _kernel(s, s)
     if smoothing:
         kernel = kernel + smoothing * torch.eye(k, dtype=s.dtype, device=s.device)
     p = torch.cat([s.new_ones(n, k, 1), s], dim=2)
     system = torch.cat([torch.cat([kernel, p], 2), torch.cat([p.mT, s.new_zeros(n, 3, 3)], 2)], 1)
-    solution, singular = torch.linalg.solve_ex(system, torch.cat([t, t.new_zeros(n, 3, 2)], 1))
+    solution, singular = torch.linalg.solve_ex(system, torch.cat([t, t.new_zeros(n, 3, t.shape[2])], 1))
     if not _solvable(s.detach(), smoothing > 0) or bool(singular.any()) or not bool(solution.isfinite().all()):
         raise ValueError(
             "the points of a spline coincide or lie on one line; give a smoothing above 0, or other points"
         )
-    return Spline(s, solution[:, :k], solution[:, k:])
+    found: Tensor = solution
+    return found
+
+
+def basis(source: Tensor, query: Tensor, smoothing: float = 0.0) -> Tensor:
+    """What the spline from `source` needs of a query, whatever its target.
+
+    With B = basis(s, q) and any t, evaluate(fit(s, t), q) = B @ t.
+
+    Of a picture whose points do not move it is computed once, and every spline from it is one product.
+
+    Args:
+        source: points [N, K, 2].
+        query: where the spline is asked, [P, 2].
+        smoothing: as in `fit`.
+
+    Returns:
+        float64 [N, P, K].
+
+    Raises:
+        ValueError: as `fit` does.
+    """
+    s, k = source.double(), source.shape[1]
+    q = query.double().expand(len(s), -1, -1)
+    unit = torch.eye(k, dtype=s.dtype, device=s.device).expand(len(s), -1, -1)
+    solution = _solved(s, unit, smoothing)
+    found: Tensor = _kernel(q, s) @ solution[:, :k] + q @ solution[:, k + 1 :] + solution[:, k : k + 1]
+    return found
 
 
 def evaluate(spline: Spline, query: Tensor) -> Tensor:
@@ -83,19 +115,48 @@ def sampling_grid(spline: Spline, height: int, width: int, reduce: int = 1, dtyp
             that the border is interpolated like the rest.
         dtype: of evaluation and result; float32 suffices for pictures (None: float64).
     """
-    rows, columns = -(-height // reduce), -(-width // reduce)
     like = spline.centres if dtype is None else spline.centres.to(dtype)
+    points = cell_centres(height, width, reduce, like)
+    coarse: Tensor = evaluate(spline, points.flatten(0, 1).expand(len(like), -1, -1)).unflatten(1, points.shape[:2])
+    return coarse if reduce == 1 else refined(coarse, reduce)[:, :height, :width]
+
+
+def cell_centres(height: int, width: int, reduce: int, like: Tensor) -> Tensor:
+    """Every `reduce`-th pixel's place, and one row and column beyond each border where `reduce` is above 1.
+
+    Args:
+        height: of the frame, px.
+        width: of the frame, px.
+        reduce: pixels from one place to the next.
+        like: a tensor whose type and device the result has.
+
+    Returns:
+        [rows, columns, 2] in the normalised frame.
+    """
+    rows, columns = -(-height // reduce), -(-width // reduce)
     margin = 0 if reduce == 1 else 1
     y, x = (
         (torch.arange(-margin, count + margin, device=like.device, dtype=like.dtype) + 0.5) * (2 * reduce / side) - 1
         for count, side in ((rows, height), (columns, width))
     )
-    points = torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1)  # [rows, columns, 2]
-    coarse: Tensor = evaluate(spline, points.flatten(0, 1).expand(len(like), -1, -1)).unflatten(1, points.shape[:2])
-    if reduce == 1:
-        return coarse
-    fine = F.interpolate(coarse.permute(0, 3, 1, 2), scale_factor=float(reduce), mode="bilinear", align_corners=False)
-    return fine[:, :, reduce : reduce + height, reduce : reduce + width].permute(0, 2, 3, 1)
+    return torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1)
+
+
+def refined(coarse: Tensor, factor: int) -> Tensor:
+    """A grid with a margin of one cell, [N, h + 2, w + 2, 2] -> without it and finer: [N, factor h, factor w, 2]."""
+    if factor == 1:
+        return coarse[:, 1:-1, 1:-1]
+    fine = F.interpolate(coarse.permute(0, 3, 1, 2), scale_factor=float(factor), mode="bilinear", align_corners=False)
+    return fine[:, :, factor:-factor, factor:-factor].permute(0, 2, 3, 1)
+
+
+def sample(images: Tensor, grid: Tensor) -> Tensor:
+    """Pictures or maps [N, C, H, W] where a grid [N, h, w, 2] says, bilinearly, the border repeated; differentiable.
+
+    In float32 at least: half precision would move things by pixels.
+    """
+    seen = F.grid_sample(images.float(), grid, mode="bilinear", padding_mode="border", align_corners=False)
+    return seen.to(images.dtype)
 
 
 def warp(images: Tensor, spline: Spline, reduce: int = 1) -> Tensor:

@@ -11,7 +11,7 @@ State-dict names are those of the authors' PyTorch code, so its weights load as 
     tanh(head + artanh x) with a small initial head, so that a short training starts from the picture and not from grey;
   * the two normalisations share their passes over the feature map, and the blend of eq. 2 becomes one multiply-add per
     value: the same numbers to rounding, in any memory format, without ``torch.var``'s cost. Together with the padded
-    convolutions of `stages/networks/fused_norms.py` half of the memory of a training iteration;
+    convolutions of `stages/networks/ops/fused_norms.py` half of the memory of a training iteration;
   * spectral normalisation is written out (buffers under the names of the hook based version), one power iteration per
     forward pass in training mode, and divides what the convolution gives instead of its weight;
   * the discriminator's width can be capped (``max_width``): most of its 53 M parameters sit in the last two layers;
@@ -27,7 +27,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stages.networks.fused_norms import LayerInstanceNorm, reflect_conv, row_order, rows, spectral_conv
+from stages.networks.ops.fused_norms import LayerInstanceNorm, reflect_conv, row_order, rows, spectral_conv
 
 CONTRAST = 0.97  # of the input within the painted content: keeps its inverse tanh finite
 START = 0.005  # greatest initial weight of the content head beside a mask head: it begins as the input

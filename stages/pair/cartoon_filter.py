@@ -24,7 +24,15 @@ from stages.core.settings import ConfigError, number
 from stages.core.stage import Stage
 from stages.networks.face_reader import load_reader, reader_file
 from stages.pair.curate import Curate
-from stages.pair.inputs import Translated, all_photos, check_photos, photo_count, photo_files, stored_photos
+from stages.pair.inputs import (
+    Translated,
+    all_photos,
+    check_photos,
+    photo_count,
+    photo_digest,
+    photo_files,
+    stored_photos,
+)
 from stages.pair.score import measure_heldout
 from stages.pair.translator import Translation
 from stages.pair.write import Write, write_pairs
@@ -94,6 +102,10 @@ class CartoonPairs(Stage):
     def files(self) -> dict[str, Path]:
         """The face reader, which scores, and the folders of further photos and their masks, if any."""
         return reader_file() | photo_files(self.write.photos)
+
+    def digest(self, key: str, path: Path) -> str:
+        """Of further photos only the pictures count."""
+        return photo_digest(key, path)
 
     def check(self) -> None:
         """Refuse a `sources.csv` above the further photos that cannot be obeyed."""

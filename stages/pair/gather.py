@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import heapq
-import json
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -13,6 +12,7 @@ import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from stages.core.files import parse_json
 from stages.core.shards import Pictures, encode, place, put
 from stages.pair.curate import SCORES, Limits, beyond
 
@@ -41,7 +41,7 @@ def gather(out: Path, lists: Iterable[Path], limits: Limits) -> dict[str, Any]:
         for file in lists:
             with file.open("rb") as opened:
                 for line in opened:
-                    row = json.loads(line)
+                    row = parse_json(line, file, {"kept": bool})
                     seen.update(["all", *["kept"] * row["kept"], *["unreadable"] * ("unreadable" in row)])
                     for name in SCORES:
                         if row[name] is not None:

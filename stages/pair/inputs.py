@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from stages.core.artifact import SCRATCH, Artifact
+from stages.core.artifact import SCRATCH, Artifact, hash_path, hash_pictures
 from stages.core.consent import tables_above
 from stages.core.images import load_images, load_masks
 from stages.core.runtime import Runtime
@@ -29,6 +29,11 @@ def photo_files(photos: str | None) -> dict[str, Path]:
     above = [file for file in tables_above(Path(photos)) if file.parent != Path(photos)]
     said = {f"write.sources.{number}": file for number, file in enumerate(above)}
     return {"write.photos": Path(photos)} | ({"write.masks": masks} if masks else {}) | said
+
+
+def photo_digest(key: str, path: Path) -> str:
+    """The digest of an entry of `files()`: of `photo_files` only pictures and their tables count."""
+    return hash_pictures(path) if key in ("write.photos", "write.masks") else hash_path(path)
 
 
 def check_photos(photos: str | None) -> None:

@@ -38,6 +38,7 @@ from stages.pair.inputs import (
     all_photos,
     check_photos,
     photo_count,
+    photo_digest,
     photo_files,
     refuse_photos,
     stored_photos,
@@ -85,6 +86,10 @@ class LatentPairs(Stage):
     def files(self) -> dict[str, Path]:
         """The face reader, which masks and scores, the encoder, which inverts photos, and folders of further photos."""
         return reader_file() | {"encoder": data_file(SHIPPED_ENCODER)} | photo_files(self.write.photos)
+
+    def digest(self, key: str, path: Path) -> str:
+        """Of further photos only the pictures count."""
+        return photo_digest(key, path)
 
     def check(self) -> None:
         """Refuse a `sources.csv` above the further photos that cannot be obeyed."""

@@ -13,7 +13,7 @@ import numpy as np
 from stages.core.artifact import Artifact
 from stages.core.consent import usable
 from stages.core.decode import ImageError
-from stages.core.files import write_bytes
+from stages.core.files import parse_json, write_bytes
 from stages.core.images import IMAGE_SUFFIXES, load_images, load_masks
 from stages.core.settings import TristyleError
 from stages.core.walk import below
@@ -152,7 +152,7 @@ class FolderPhotos:
     def name(self, number: int) -> str:
         """Of a picture's file, relative to the folder."""
         start = int(self._ends[number - 1]) + 1 if number else 0
-        name: str = json.loads(bytes(self._lines[start : self._ends[number]]))
+        name = str(parse_json(bytes(self._lines[start : self._ends[number]]), "the list of photos"))
         return name
 
     def _mask(self, name: str) -> Path | None:

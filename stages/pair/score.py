@@ -6,23 +6,26 @@ to `heldout/resampled.json`. With both files two runs are compared person by per
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from stages.core.artifact import Artifact
-from stages.core.files import read_jsonl, write_json, write_jsonl
+from stages.core.files import read_json, read_jsonl, write_json, write_jsonl
 from stages.core.images import write_image
 from stages.core.runtime import Runtime
 from stages.core.settings import TristyleError
-from stages.core.tensors import mask_tensor
+from stages.core.tensors import mask_tensor, to_tensor
+from stages.metrics.backbones import load_perceptual
 from stages.metrics.bootstrap import Interval, difference, draw, interval, mean_interval
 from stages.metrics.clarity import median_defined, paired_ratios
-from stages.metrics.geometry import correspondence, landmark_error
+from stages.metrics.fid import art_fid, frechet_distance
+from stages.metrics.geometry import correspondence, landmark_error, mean_landmark_distance
 from stages.metrics.heldout import (
+    BATCH,
     HeldOut,
     HeldOutView,
     PictureScores,
@@ -32,6 +35,7 @@ from stages.metrics.heldout import (
     score_pictures,
 )
 from stages.metrics.identity import same_person_auc
+from stages.metrics.kid import HeadKid
 from stages.metrics.pixel import head_iou, mean_defined
 from stages.networks.face_reader import Reader
 from stages.pair.translator import Painter, Translation
@@ -46,7 +50,7 @@ MEDIANS = ("edge_clarity_ratio", "flat_energy_ratio", "photo_edge_clarity_ratio"
 
 def measure_heldout(
     data: Artifact, style: str, painter: Painter, reader: Reader, out: Path, runtime: Runtime
-) -> dict[str, float]:
+) -> dict[str, Any]:
     """Paint the held-out photos, write the raw paintings to `heldout/`, and measure them beside the untouched photos.
 
     What a measure needs and the data lacks leaves that measure out: errors to the twin need twins, KID held-out style
@@ -71,13 +75,14 @@ def measure_heldout(
     rows = {name: values.double().numpy() for name, values in scores.rows.items()} | _clarity(people, painting.raw)
     write_jsonl(out / "heldout" / "scores.jsonl", _lines(people, rows))
 
-    metrics = {name: mean_defined(scores.rows[name]) for name in MEANS + BASELINES if name in rows}
+    metrics: dict[str, Any] = {name: mean_defined(scores.rows[name]) for name in MEANS + BASELINES if name in rows}
     metrics |= {name: median_defined(rows[name]) for name in MEDIANS if name in rows}
     if "face_error" in rows:
         metrics["face_ratio"] = ratio_of_means(scores.rows["face_error"], scores.rows["photo_face_error"])
     draws = draw(people.people, seed=SEED)
     metrics |= _bounds("identity", mean_interval(rows["identity"], draws))
     metrics |= _kept(rows) | _auc(people.people, scores)
+    metrics |= mean_landmark_distance(scores.rows["landmark_error"], reader.id)
     return metrics | _kid(people, painting.raw, draws, reader, out, runtime.device)
 
 
@@ -108,7 +113,7 @@ def compare(first: Artifact, second: Artifact) -> dict[str, Interval]:
 
     kids = [pair.path / "heldout" / "resampled.json" for pair in (first, second)]
     if all(path.exists() for path in kids):
-        before, after = (json.loads(path.read_bytes()) for path in kids)
+        before, after = (read_json(path, {"people": object, "kid": list, "value": (int, float)}) for path in kids)
         if (before["people"], before["seed"]) != (after["people"], after["seed"]):
             raise TristyleError(f"{kids[0]} and {kids[1]}: hold different resamples. Run stage=pair again.")
         change = np.array(after["kid"], np.float64) - np.array(before["kid"], np.float64)
@@ -203,10 +208,8 @@ def _auc(people: list[str], scores: PictureScores) -> dict[str, float]:
     }
 
 
-def _kid(
-    people: HeldOut, raw: np.ndarray, draws: np.ndarray, reader: Reader, out: Path, device: str
-) -> dict[str, float]:
-    """KID of twins, untouched photos and paintings to the held-out style pictures; {} without any."""
+def _kid(people: HeldOut, raw: np.ndarray, draws: np.ndarray, reader: Reader, out: Path, device: str) -> dict[str, Any]:
+    """KID of twins, untouched photos and paintings to the held-out style pictures, FID and Art-FID; {} without any."""
     shown = {"twin_kid": people.twin, "photo_kid": people.photo, "kid": raw}
     kid, found = heldout_kid(people, shown, reader, device)
     if kid is None:
@@ -216,4 +219,23 @@ def _kid(
     replicates = kid.resampled(draws)
     kept = {"people": len(people.ids), "seed": SEED, "value": found["kid"], "kid": [_plain(kid) for kid in replicates]}
     write_json(out / "heldout" / "resampled.json", kept)
-    return found | _bounds("kid", interval(found["kid"], replicates))
+    return found | _bounds("kid", interval(found["kid"], replicates)) | _frechet(kid, people, raw, device)
+
+
+@torch.no_grad()
+def _frechet(kid: HeadKid, people: HeldOut, raw: np.ndarray, device: str) -> dict[str, Any]:
+    """FID of the paintings to the style pictures, heads on grey as in KID, and Art-FID; with the networks' names."""
+    fid, perceptual = frechet_distance(torch.cat(kid.real), torch.cat(kid.fake)), load_perceptual(device=device)
+    apart = [
+        perceptual.distance(
+            *(to_tensor(pictures[start : start + BATCH]).to(device) for pictures in (people.photo, raw))
+        )
+        for start in range(0, len(raw), BATCH)
+    ]
+    content = float(torch.cat(apart).mean())
+    return {
+        "fid": fid,
+        "fid_extractor": kid.reader.id,
+        "art_fid": art_fid(content, fid),
+        "art_fid_extractor": f"{perceptual.id} {kid.reader.id}",
+    }

@@ -20,7 +20,16 @@ from stages.core.stage import Stage
 from stages.core.weights import check_savable, load_network, save_network
 from stages.networks.face_reader import Reader, load_reader, reader_file
 from stages.pair.curate import Curate
-from stages.pair.inputs import Translated, all_photos, check_photos, photo_count, photo_files, stored_photos, style_name
+from stages.pair.inputs import (
+    Translated,
+    all_photos,
+    check_photos,
+    photo_count,
+    photo_digest,
+    photo_files,
+    stored_photos,
+    style_name,
+)
 from stages.pair.score import measure_heldout
 from stages.pair.translator import TrainingInputs, Translator
 from stages.pair.write import Write, write_pairs
@@ -55,6 +64,10 @@ class PairStage(Stage):
         """The face reader, the translator's own files, and the folders of further photos and their masks."""
         return reader_file() | self.translator.files() | photo_files(self.write.photos)
 
+    def digest(self, key: str, path: Path) -> str:
+        """Of further photos only the pictures count."""
+        return photo_digest(key, path)
+
     def check(self) -> None:
         """Refuse a `sources.csv` above the further photos that cannot be obeyed."""
         check_photos(self.write.photos)
@@ -69,28 +82,37 @@ class PairStage(Stage):
             TristyleError: no photos, pictures that do not suit the translator, no pair within the limits, or a shard
                 that is asked for before the training is done.
         """
-        data, style = inputs["data"], inputs["style"]
-        reader = load_reader(runtime.device)
-        network = self._trained(data, style, reader, out, runtime)
+        data, reader = inputs["data"], load_reader(runtime.device)
+        network = self._trained(inputs, reader, out, runtime)
         painter = self.translator.painter(network, runtime.device)
 
         photos = all_photos(data, self.write.photos, out, reader, runtime)
         metrics = write_pairs(Translated(photos, painter), out, self.curate, self.write, reader, runtime)
         if runtime.part is not None:
             return metrics
-        metrics |= measure_heldout(data, style_name(style), painter, reader, out, runtime)
+        metrics |= measure_heldout(data, self.style(inputs), painter, reader, out, runtime)
         return metrics | {"reader": reader.id, "size": stored_photos(data).size}
 
     def join(self, inputs: dict[str, Artifact], out: Path, runtime: Runtime) -> None:
         """The training alone, which writes nothing: for all processes of a torchrun but the first."""
         if not distributed.first(0):  # the first one knows whether there is a translator yet
-            self._train(inputs["data"], inputs["style"], load_reader(runtime.device), out, runtime)
+            self._train(inputs, load_reader(runtime.device), out, runtime)
 
     def shards(self, inputs: dict[str, Artifact]) -> int:
         """How many shards there are to write: `part=range(0,N)` launches them all."""
         return self.write.shards(photo_count(inputs["data"], self.write.photos))
 
-    def _trained(self, data: Artifact, style: Artifact, reader: Reader, out: Path, runtime: Runtime) -> nn.Module:
+    def style(self, inputs: dict[str, Artifact]) -> str:
+        """Name of the style that the pairs are in."""
+        return style_name(inputs["style"])
+
+    def training_inputs(
+        self, inputs: dict[str, Artifact], reader: Reader, out: Path, runtime: Runtime
+    ) -> TrainingInputs:
+        """What the translator may make its batches of."""
+        return TrainingInputs(inputs["data"], inputs.get("style"), reader, out / SCRATCH, runtime, self.style(inputs))
+
+    def _trained(self, inputs: dict[str, Artifact], reader: Reader, out: Path, runtime: Runtime) -> nn.Module:
         """The translator of this artifact, trained unless it is there.
 
         It is always read from its file, so that every process that writes shards works with the same bits.
@@ -99,13 +121,13 @@ class PairStage(Stage):
         if not distributed.first(int(file.exists())):
             if runtime.part not in (None, "train"):
                 raise TristyleError(f"{out}: has no translator yet. Run with part=train first.")
-            save_network(file, self._train(data, style, reader, out, runtime))
+            save_network(file, self._train(inputs, reader, out, runtime))
         return load_network(file, runtime.device)
 
-    def _train(self, data: Artifact, style: Artifact, reader: Reader, out: Path, runtime: Runtime) -> nn.Module:
-        inputs = TrainingInputs(data, style, reader, out / SCRATCH, runtime)
-        batches = self.translator.batches(inputs, self.seed)
-        task = self.translator.task(stored_photos(data).size, self.train, runtime.device)
+    def _train(self, inputs: dict[str, Artifact], reader: Reader, out: Path, runtime: Runtime) -> nn.Module:
+        given = self.training_inputs(inputs, reader, out, runtime)
+        batches = self.translator.batches(given, self.seed)
+        task = self.translator.task(stored_photos(given.data).size, self.train, runtime.device)
         check_savable(self.translator.network(task), "pair.translator")
-        fit(task, batches, train=self.train, scratch=inputs.scratch, runtime=runtime, label="pair")
+        fit(task, batches, train=self.train, scratch=given.scratch, runtime=runtime, label="pair")
         return self.translator.network(task)

@@ -16,7 +16,7 @@ from torch import nn
 
 from stages.core.artifact import Artifact
 from stages.core.runtime import Runtime
-from stages.core.settings import Train
+from stages.core.settings import Train, TristyleError
 from stages.networks.face_reader import Reader
 from stages.training.fit import Batches, Task
 
@@ -45,17 +45,31 @@ class TrainingInputs:
 
     Attributes:
         data: the data artifact; its photos have head masks.
-        style: the style artifact; its pictures may have `source/` pictures beside them.
+        style: the style artifact; its pictures may have `source/` pictures beside them. None for a stage that reads
+            none, whose style pictures are the data's.
         reader: the face reader on the runtime's device, for masks and landmarks that are not given.
         scratch: folder for what is computed once and read by every process; it goes when the stage is done.
         runtime: the machine.
+        target: name of the style.
     """
 
     data: Artifact
-    style: Artifact
+    style: Artifact | None
     reader: Reader
     scratch: Path
     runtime: Runtime
+    target: str = ""
+
+    @property
+    def style_set(self) -> Artifact:
+        """The style artifact.
+
+        Raises:
+            TristyleError: the stage reads none.
+        """
+        if self.style is None:
+            raise TristyleError("pair: this translator learns from a style set. Say pair=mask.")
+        return self.style
 
 
 class Translator(Protocol):

@@ -162,12 +162,12 @@ class UgatitTranslator:
         """
         workers, allowance = inputs.runtime.workers, Allowance()
         photo, photo_mask = (Kept(found, allowance) for found in training_photos(inputs.data, workers))
-        style = Kept(style_pictures(inputs.style, workers), allowance)
-        _check_sizes(photo.shape, style.shape, inputs.style.path)
+        style = Kept(style_pictures(inputs.style_set, workers), allowance)
+        _check_sizes(photo.shape, style.shape, inputs.style_set.path)
         masks = style_masks(inputs, style)
 
         # further views of the style pictures, as far as a term asks for them
-        source = source_pictures(inputs.style, workers) if self.weights.latent else None
+        source = source_pictures(inputs.style_set, workers) if self.weights.latent else None
         views = {"source": source and Kept(source, allowance)}
         if self.weights.edge_promotion:
             views["blurred"] = Kept(Derived(edge_blurred, style), allowance)
@@ -422,7 +422,9 @@ def _check_sizes(photo: tuple[int, ...], style: tuple[int, ...], path: Path) -> 
 
 
 def translator_painter(generator: nn.Module, device: str) -> Painter:
-    """Paints by a :class:`stages.networks.ugatit.ResnetGenerator` in eval mode; threads may share it.
+    """Paints by a generator in eval mode; threads may share it.
+
+    It is a :class:`stages.networks.ugatit.ResnetGenerator`, or a network whose `compute` gives picture and alpha.
 
     On a CPU a forward pass takes as many pictures as its cache likes, else CHUNK; an accelerator serves one thread at
     a time, so that its memory does not depend on their number.
@@ -439,14 +441,24 @@ def translator_painter(generator: nn.Module, device: str) -> Painter:
         for i in range(0, len(photos), step):
             batch = to_tensor(photos[i : i + step]).to(device, memory_format=torch.channels_last)
             with turn:
-                out = generator(batch)
-                raw.append(to_uint8(out.image))
-                heat.append(_bytes(_stretched(out.heatmap)))
-                if out.mask is not None:
-                    masks.append(_bytes(out.mask))
-        return Translation(np.concatenate(raw), np.concatenate(masks) if masks else None, np.concatenate(heat))
+                image, mask, heatmap = _painting(generator, batch)
+                raw.append(to_uint8(image))
+                if heatmap is not None:
+                    heat.append(_bytes(_stretched(heatmap)))
+                if mask is not None:
+                    masks.append(_bytes(mask))
+        return Translation(np.concatenate(raw), *(np.concatenate(parts) if parts else None for parts in (masks, heat)))
 
     return paint
+
+
+def _painting(generator: nn.Module, photos: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """Picture, mask and attention of photos [N, 3, H, W], as far as the generator gives them."""
+    if isinstance(generator, ResnetGenerator):
+        out = generator(photos)
+        return out.image, out.mask, out.heatmap
+    image, *alpha = generator.compute(photos)  # type: ignore[operator]
+    return image, alpha[0] if alpha else None, None
 
 
 def _stretched(maps: Tensor) -> Tensor:

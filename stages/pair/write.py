@@ -20,6 +20,7 @@ import numpy as np
 import torch
 
 from stages.core.artifact import SCRATCH, locked
+from stages.core.files import read_json
 from stages.core.runtime import Runtime, one_thread
 from stages.core.settings import ConfigError, TristyleError, choice, number
 from stages.core.shards import SUFFIXES, TarWriter, encode, put
@@ -257,7 +258,7 @@ class Writing:
             TristyleError: they are not settled yet.
         """
         try:
-            limits: Limits = json.loads((self.out / "limits.json").read_bytes())["limits"]
+            limits: Limits = read_json(self.out / "limits.json", {"limits": dict})["limits"]
         except FileNotFoundError:
             raise TristyleError(f"{self.out}: has no limits.json yet. Run with part=train first.") from None
         return limits

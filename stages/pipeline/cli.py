@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from stages.core.faults import REFERENCE, end, settle_streams
 from stages.core.settings import ConfigError, TristyleError
 from stages.pipeline.renamed import RENAMED_KEYS
 from stages.training import distributed
@@ -62,6 +63,7 @@ def _help() -> str:
 
 def main() -> None:
     """Console entry point. Exit code 2 and one line for everything a user can mend."""
+    settle_streams()
     if sys.argv[1:] in (["--help"], ["-h"]):
         print(_help())
         return
@@ -115,11 +117,13 @@ def _compose_and_run() -> None:
             raise
         print(f"tristyle: {_first_lines(error)}", file=sys.stderr, flush=True)
         raise SystemExit(2) from None
-    except Exception as error:
-        if full or type(error).__name__ not in LOST:
+    except (Exception, KeyboardInterrupt) as error:
+        let_the_first_speak()
+        if full:
             raise
-        print(f"tristyle: {LOST_LINE}", file=sys.stderr, flush=True)
-        raise SystemExit(2) from None
+        if type(error).__name__ in LOST:
+            error = TristyleError(LOST_LINE)
+        raise SystemExit(end("tristyle", error)) from None
     finally:
         sys.argv = typed
         os.environ["HYDRA_FULL_ERROR"] = os.environ["TRISTYLE_FULL_ERROR"]
@@ -183,6 +187,12 @@ def _first_lines(error: Exception) -> str:
     noise = ("full_key", "object_type", "reference_type", "To append", "Config search path", "provider=")
     kept = [line for line in lines if not line.startswith(noise)]
     text = "; ".join(kept[:20]).replace(":; ", ": ").rstrip(".")
+    if word := getattr(error, "override", None):
+        key, _, value = str(word).lstrip("+").partition("=")
+        quoted = f"'{key}=\"{value}\"'" if value else "'KEY=\"VALUE\"'"
+        return f"{key}: {value!r} cannot be read as it stands. Quote it twice, for the shell and for Hydra: {quoted}"
+    if "nterpolation" in text:
+        return f"{text}. {REFERENCE}"
     if "hydra/launcher" in text:
         return f"{text}. Install the launchers: pip install 'tristyle[launch]'"
     return text + (". Check the spelling; `tristyle --help` lists the settings." if "ould not" in text else "")

@@ -98,6 +98,8 @@ def instantiate_stages(cfg: DictConfig, kinds: Sequence[str] = KINDS) -> tuple[S
 
 def described(cfg: DictConfig, kind: str) -> dict[str, Any]:
     """All settings of a stage, defaults included: what its artifact records and its key is made of."""
+    if not isinstance(cfg.get(kind), DictConfig):
+        raise ConfigError(kind, "no variant is chosen", f"Say {kind}=<variant>; `tristyle --help` lists them")
     node = OmegaConf.to_container(cfg[kind], resolve=True)
     settings: dict[str, Any] = completed(node, kind, allowed(cfg))
     return settings
@@ -196,6 +198,8 @@ def _instantiate(cfg: DictConfig, kind: str) -> Stage:
 
 def _tracker(cfg: DictConfig) -> Callable[..., Tracker]:
     """What makes a stage's tracker, from its folder, name and config."""
+    if not isinstance(cfg.get("tracker"), DictConfig):
+        raise ConfigError("tracker", "none is chosen", "Choose tracker=jsonl or tracker=wandb")
     node: Any = OmegaConf.to_container(cfg.tracker, resolve=True)
     settings = {name: value for name, value in node.items() if name != TARGET}
     if TARGET not in node:

@@ -80,6 +80,8 @@ def check_hydra(cfg: Any, words: Sequence[str]) -> None:
     """
     node = cfg.get("hydra") or {}
     packages = cfg.get("allow") or [] if any(word.startswith("allow=") for word in words) else []
+
+    # Classes that Hydra builds, and the handlers of its logs, which may be any callable and write any file.
     for key, value in _leaves(node, "hydra"):
         if key.endswith("._target_") and value not in HYDRA_TARGETS:
             if not any(str(value).startswith(f"{package}.") for package in packages):

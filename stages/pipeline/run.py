@@ -10,7 +10,6 @@ import os
 import platform
 import shlex
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -30,6 +29,7 @@ from stages.core.artifact import (
     open_artifact,
     seal,
 )
+from stages.core.faults import REFERENCE, end
 from stages.core.files import append_jsonl, read_jsonl, write_json
 from stages.core.runtime import Runtime
 from stages.core.settings import ConfigError, TristyleError
@@ -41,6 +41,20 @@ from stages.pipeline.targets import source_files
 from stages.training import distributed
 
 COST = "cost"  # in the scratch folder: what each part took, for the sum that the sealing job writes down
+SETTINGS = {
+    *KINDS,
+    "stage",
+    "seed",
+    "faces",
+    "out",
+    "device",
+    "workers",
+    "part",
+    "force",
+    "allow",
+    "objective",
+    "tracker",
+}
 GRACE = 10.0  # seconds that the other processes of a torchrun wait for the first one's end before they complain
 REPORTS: list[Path] = []  # the reports of this process, in order: a sweep's index page sets them side by side
 
@@ -53,6 +67,7 @@ def run(cfg: DictConfig) -> float | None:
     """
     if (words := _overrides()) is not None:
         check_allow(cfg, words)
+    _check_keys(cfg)
     settings, stages, files = _opened(cfg)
     distributed.start(settings.device)
     resolved = {kind: described(cfg, kind) for kind in stages}
@@ -105,9 +120,17 @@ def _opened(cfg: DictConfig) -> tuple[Settings, dict[str, Stage], dict[str, dict
     )
 
 
+def _check_keys(cfg: DictConfig) -> None:
+    """Refuse a setting that nothing reads, such as one added by `+foo=1`."""
+    for key in cfg:
+        if str(key) not in (*KINDS, *SETTINGS):
+            raise ConfigError(str(key), "there is no such setting", "Remove it; `tristyle --help` lists what there is")
+
+
 def _digests(stage: Stage, config: dict[str, Any]) -> dict[str, str]:
     """Digests of the files that a stage names, and of the user's own modules that it is made of."""
-    return {key: hash_path(Path(path)) for key, path in (stage.files() | source_files(config)).items()}
+    found = {key: stage.digest(key, Path(path)) for key, path in stage.files().items()}
+    return found | {key: hash_path(path) for key, path in source_files(config).items()}
 
 
 def _check_out(out: Path) -> None:
@@ -314,13 +337,14 @@ def one_line_errors() -> Iterator[None]:
 
     try:
         yield
-    except Exception as error:
+    except (Exception, KeyboardInterrupt) as error:
         let_the_first_speak()
-        if full_errors() or not isinstance(error, (TristyleError, OmegaConfBaseException)):
+        if full_errors():
             raise
-        who = f"process {distributed.rank()}: " if distributed.rank() else ""
-        print(f"tristyle: {who}{str(error).splitlines()[0]}", file=sys.stderr, flush=True)
-        raise SystemExit(2) from None
+        who = f"tristyle: process {distributed.rank()}" if distributed.rank() else "tristyle"
+        if isinstance(error, OmegaConfBaseException):
+            error = TristyleError(f"{str(error).splitlines()[0]}. {REFERENCE}")
+        raise SystemExit(end(who, error)) from None
 
 
 def let_the_first_speak() -> None:

@@ -6,7 +6,6 @@ Jobs may run in processes of their own, on other machines too (`launch=`). All t
 
 from __future__ import annotations
 
-import json
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
@@ -18,6 +17,7 @@ from typing import Any
 from hydra.experimental.callback import Callback
 
 from stages.core.artifact import KINDS
+from stages.core.files import read_json
 from stages.core.settings import ConfigError, TristyleError
 from stages.pipeline.compose import side_by_side
 from stages.pipeline.hydra_private import job_error, split_jobs
@@ -163,6 +163,6 @@ def _word(config: Any, number: int) -> Path:
 
 def _read(file: Path) -> dict[str, Any]:
     try:
-        return dict(json.loads(file.read_bytes()))
-    except (OSError, ValueError):
+        return dict(read_json(file, {}))
+    except (OSError, TristyleError):
         return {"reports": [], "error": f"ended without a word; its log lies below {file.parent.parent}"}

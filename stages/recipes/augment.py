@@ -18,29 +18,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from stages.core.tensors import unit
-from stages.networks.face_labels import READER
+from stages.networks.face_labels import LANDMARK_MIRROR, READER
 
 MOST_SCALE, MOST_SHIFT, MOST_TURN = 0.20, 0.07, 12.0  # log scale, share of the width, degrees
 PARSER_SCALE, PARSER_SHIFT, PARSER_TURN = 0.30, 0.12, 25.0  # the same for the face parser
 OCCLUDED = 0.2  # share of the parser's pictures that something is held before
 BARRED, SHADED = 0.15, 0.05  # shares of the pictures of people of nobody with a bar before them, with dark glasses
 WOBBLE = 0.022  # bends of generated pictures, deviation as a share of the width
-
-
-def _mirror_order() -> list[int]:
-    """Where each of the 68 landmarks of a mirrored face comes from (iBUG 300-W order: left eye becomes right eye)."""
-    pairs = [(k, 16 - k) for k in range(17)] + [(17 + k, 26 - k) for k in range(10)]
-    pairs += [(k, k) for k in range(27, 31)] + [(31 + k, 35 - k) for k in range(5)]
-    pairs += [(36, 45), (37, 44), (38, 43), (39, 42), (40, 47), (41, 46)]
-    pairs += [(48 + k, 54 - k) for k in range(7)] + [(55 + k, 59 - k) for k in range(5)]
-    pairs += [(60 + k, 64 - k) for k in range(5)] + [(65 + k, 67 - k) for k in range(3)]
-    order = list(range(68))
-    for a, b in pairs:
-        order[a], order[b] = b, a
-    return order
-
-
-MIRROR = _mirror_order()
 
 
 def chance(n: int, p: float, device: torch.device) -> Tensor:
@@ -69,7 +53,7 @@ def affine(
 def move_landmarks(landmarks: Tensor, theta: Tensor, mirrored: Tensor) -> Tensor:
     """Landmarks [N, 68, 2] (shares of the frame) where the picture warped by `theta` shows them."""
     inward = (landmarks * 2 - 1 - theta[:, None, :, 2]) @ torch.linalg.inv(theta[:, :, :2]).transpose(1, 2)
-    order = torch.tensor(MIRROR, device=landmarks.device)
+    order = torch.tensor(LANDMARK_MIRROR, device=landmarks.device)
     return torch.where(mirrored[:, None, None], inward[:, order], inward) / 2 + 0.5
 
 

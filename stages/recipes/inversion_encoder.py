@@ -33,7 +33,8 @@ from stages.networks.latents import SHIPPED_ENCODER, load_encoder
 from stages.networks.stylegan2 import Generator
 from stages.recipes.card import write_card
 from stages.style.inversion.e4e import Encode, train_encoder
-from stages.style.inversion.optimise import Project, decode, perceptual_distance, pixel_distance, project, refinement
+from stages.style.inversion.optimise import Project, decode, project, refinement
+from stages.training.losses import perceptual_distance, pixel_distance
 
 
 def render_photos(first: int, count: int) -> np.ndarray:

@@ -7,7 +7,6 @@ page's Measure button saves, put into `<out>/reports/measurements/`, is found th
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -16,6 +15,8 @@ from typing import Any
 from markupsafe import Markup
 
 from stages.core.artifact import Artifact
+from stages.core.files import read_json
+from stages.core.settings import TristyleError
 from stages.export.contract import BACKENDS, PRECISIONS
 from stages.report.markup import EMPTY, heading, join, note, table, tag
 
@@ -99,7 +100,7 @@ def _files(runs: Runs) -> Iterator[dict[str, Any]]:
 def _tier(run: Mapping[str, Artifact]) -> str:
     """By the export's card, else by the student's settings."""
     card = run["export"].path / "card.json" if "export" in run else None
-    if card is not None and card.exists() and "tier" in (found := json.loads(card.read_bytes())):
+    if card is not None and card.exists() and "tier" in (found := read_json(card, {})):
         return str(found["tier"])
     config = run["student"].config if "student" in run else {}
     return str((config.get("model") or {}).get("tier", ""))
@@ -144,7 +145,7 @@ def _elsewhere(row: Mapping[str, Any], folder: Path) -> Iterator[list[str]]:
     """Lines for the devices on which the page timed this very file."""
     for path in sorted(folder.glob("*.json")):
         try:
-            found = json.loads(path.read_bytes())
+            found = read_json(path, {})
             device, models = found["device"], found["models"]
             for model in models:
                 name = f"ms_{model['size']}_{min(model['threads'], 2)}"
@@ -155,7 +156,7 @@ def _elsewhere(row: Mapping[str, Any], folder: Path) -> Iterator[list[str]]:
                     place = join([str(device["name"]), tag("span", where, class_="why")])
                     tier, _, precision = _names(row)
                     yield [tier, place, precision, "", "", "", *(ms if name == known else "" for known in TIMES)]
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, TristyleError):
             continue  # not what the page saves
 
 

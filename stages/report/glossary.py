@@ -24,6 +24,12 @@ MEASURES = (
     Measure(r"photo_same_person_auc", "0.5–1", "", "the untouched photos' same-person AUC: the ceiling"),
     Measure(r".*auc.*", "0.5–1", "higher", "the same person recognised among others across photo and stylised photo"),
     Measure(r"face_ratio|.*face_error_ratio", "×", "lower", "face error over the untouched photo's"),
+    Measure(r"teacher_distance", "0–4", "lower", "perceptual distance of student and teacher at equal latents"),
+    Measure(r"sample_distance", "0–4", "", "perceptual distance between two samples of the teacher"),
+    Measure(r"distance_ratio", "×", "lower", "student to teacher over sample to sample of the teacher"),
+    Measure(r"diversity", "×", "higher", "perceptual distance between drawn faces over that before the few pictures"),
+    Measure(r"style_distance", "", "lower", "features' means and deviations of drawn faces to the style pictures'"),
+    Measure(r"start_style_distance", "", "", "the same before the few pictures"),
     Measure(r"face_to_teacher", "×", "lower", "face error over the translator's on the same people"),
     Measure(
         r".*flicker.*", "L1, 0–1", "lower", "change of the head beyond the warped photo's, painted motion of known flow"
@@ -41,6 +47,10 @@ MEASURES = (
     Measure(r"twin_kid(_sd)?", "MMD²", "", "the true twins' KID to the style: what a perfect translation has"),
     Measure(r"photo_kid", "MMD²", "", "the untouched photos' KID to the style"),
     Measure(r".*kid.*", "MMD²", "lower", "held-out real style pictures, heads on one grey, degree 3, unbiased"),
+    Measure(r".*_extractor|.*_landmarks", "", "", "the network behind the number, by its weights' hash; or truth"),
+    Measure(r"mld", "×", "lower", "mean landmark distance of photo and output over that of the outer eye corners"),
+    Measure(r"art_fid", "", "lower", "(1 + perceptual distance to the photo) (1 + FID)"),
+    Measure(r"(photo|style)s_(aligned|left_out)", "", "", "pictures with landmarks that took part, or could not"),
     Measure(r".*fid.*", "", "lower", "Fréchet distance to held-out style pictures; stands beside KID"),
     Measure(r"reader|extractor", "", "", "the face reader behind KID, identity and pose, by its weights' hash"),
     Measure(r"unreadable", "", "lower", "photos that could not be read"),

@@ -11,7 +11,7 @@ from typing import Any
 from markupsafe import Markup
 
 from stages.core.artifact import Artifact, open_artifact
-from stages.core.files import write_bytes
+from stages.core.files import read_json, write_bytes
 from stages.core.images import read_image
 from stages.report.export import export_table, tier_table
 from stages.report.glossary import TARGETS, find
@@ -56,7 +56,7 @@ def write_index(reports: Sequence[Path], path: Path) -> None:
 
 
 def _open(report: Path) -> dict[str, Artifact]:
-    places = json.loads(report.with_suffix(".json").read_bytes())["artifacts"]
+    places = read_json(report.with_suffix(".json"), {"artifacts": dict})["artifacts"]
     return {kind: open_artifact(report.parent / place, kind, verify=False) for kind, place in places.items()}
 
 

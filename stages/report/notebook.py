@@ -20,6 +20,7 @@ from stages.report import export as report_export
 from stages.report import markup as page
 from stages.report import pair as report_pair
 from stages.report import plane as report_plane
+from stages.report.student import student_parts
 
 
 def runs() -> Path:
@@ -63,6 +64,15 @@ def source(artifact: Artifact, kind: str) -> Artifact:
     if found.digest != entry["digest"]:
         raise ArtifactError(f"{found.path}: not the {kind} artifact that {artifact.path} was made from. Run it again.")
     return found
+
+
+def generator(student: Artifact, export: Artifact | None) -> Any:
+    """A blaze student's sheets and the paper's phones; a line that says so for any other student."""
+    parts = student_parts({"student": student} | ({"export": export} if export else {}))
+    if not parts:
+        print("This student does not draw faces from scratch. Make one with `tristyle experiment=blaze-128`.")
+        return None
+    return frame(page.join(parts), 900)
 
 
 def origins(pair: Artifact) -> dict[str, Artifact]:
@@ -152,6 +162,14 @@ def scores(pair: Artifact) -> Any:
     """How every score of curation is distributed, and its limit."""
     drawn = report_pair.score_charts(pair)
     return frame(drawn or page.note("No scores."), 60 + 240 * -(-drawn.count("<svg") // 3))
+
+
+def alignment(pair: Artifact) -> Any:
+    """What `pair=tps` aligned; None, with a line, for other pairs."""
+    if not (pair.path / "alignment.png").exists():
+        print("These pairs were not aligned; `tristyle experiment=tps-64` makes such.")
+        return None
+    return frame(report_pair.alignment(pair), 820)
 
 
 def expression(pair: Artifact) -> Any:

@@ -6,7 +6,6 @@ it was made from; what a run did not make is left out.
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ import numpy as np
 from markupsafe import Markup
 
 from stages.core.artifact import Artifact
+from stages.core.files import read_json, read_jsonl
 from stages.core.images import read_image
 from stages.core.settings import TristyleError
 from stages.core.shards import Pictures, place
@@ -86,6 +86,7 @@ def pair_parts(pair: Artifact, data: Artifact | None, style: str) -> list[Markup
         note(UPPER_BOUND) if str(pair.config.get("_target_", "")).endswith(".TwinPairs") else EMPTY,
         note(f"{len(kept)} of {len(rows)} pairs kept" + (f"; left out: {why}." if why else ".")),
         heading("From photo to pair", held_out_table(pair, data, style)),
+        heading("Alignment", alignment(pair)),
         heading("Expression kept", expression_table(pair.metrics)),
         heading("Scores and their limits", score_charts(pair)),
         heading("Kept", gallery(couples, "kept pair", caption, 128)),
@@ -155,6 +156,25 @@ def heat_over(photo: np.ndarray, heat: np.ndarray) -> np.ndarray:
     return np.asarray(np.rint(0.62 * colour + 0.38 * grey), np.uint8)
 
 
+def alignment(pair: Artifact) -> Markup:
+    """What `pair=tps` aligned, with landmarks drawn, who saw them, and the pictures that were left out."""
+    sheet = pair.path / "alignment.png"
+    if not sheet.exists():
+        return EMPTY
+    said = []
+    for kind, name in (("photo", "photos"), ("style", "style pictures")):
+        used, out = (pair.metrics.get(f"{kind}s_{part}", 0) for part in ("aligned", "left_out"))
+        source = pair.metrics.get(f"{kind}_landmarks")
+        said.append(f"{used:.0f} {name} took part, {out:.0f} did not; landmarks: {source}.")
+    caption = (
+        "From above: portrait; style picture; the style picture warped to the portrait; the result of warped features, "
+        "which is judged beside the style picture; the result as it is, which is judged beside the warped one."
+    )
+    rows = [(row["kind"], tag("code", row["picture"]), row["why"]) for row in read_jsonl(pair.path / "left_out.jsonl")]
+    listed = folded("Pictures left out", table(("kind", "picture", "why"), rows[:200])) if rows else EMPTY
+    return Markup("").join([note(" ".join(said)), figure(read_image(sheet), "aligned pictures", caption), listed])
+
+
 def expression_table(metrics: Mapping[str, Any]) -> Markup:
     """Correlation over people of what the reader sees in photo and output; the twins' beside it as the ceiling."""
     rows = [
@@ -177,7 +197,7 @@ def score_charts(pair: Artifact) -> Markup:
     """Every score of curation over all candidates: kept, left out for this score, left out for another; its limit."""
     rows = pair.records()
     path = pair.path / "limits.json"
-    limits = json.loads(path.read_bytes())["limits"] if path.exists() else {}
+    limits = read_json(path, {"limits": dict})["limits"] if path.exists() else {}
     charts = []
     for key, name in SCORES.items():
         parts: dict[str, list[float]] = {"kept": [], "left out for this": [], "left out for another": []}

@@ -6,7 +6,6 @@ sheets); what a run did not make is left out.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from typing import Any
 from markupsafe import Markup
 
 from stages.core.artifact import Artifact
+from stages.core.files import read_json
 from stages.core.images import read_image
 from stages.report.charts import Dot, histograms, lines, scatter
 from stages.report.markup import EMPTY, figure, fit, heading, note, number, table, tag
@@ -43,7 +43,7 @@ def style_parts(style: Artifact) -> list[Markup]:
 
 
 def _json(path: Path) -> Any:
-    return json.loads(path.read_bytes()) if path.exists() else None
+    return read_json(path) if path.exists() else None
 
 
 def _picture(style: Artifact, name: str, what: str) -> Markup:

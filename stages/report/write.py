@@ -44,6 +44,7 @@ from stages.report.markup import (
     tile,
 )
 from stages.report.pair import pair_parts, spread, style_name
+from stages.report.student import student_parts
 from stages.report.style import style_parts
 
 PEOPLE = 8  # held-out people shown
@@ -76,7 +77,7 @@ def write_report(artifacts: Mapping[str, Artifact], path: Path, title: str = "",
     """
     path = Path(path)
     title = title or _title(style_name(artifacts))
-    sections = (_people, _inputs, _style, _pairs, _training, _measures, _deployment, _cost)
+    sections = (_people, _inputs, _style, _pairs, _student, _training, _measures, _deployment, _cost)
     parts = [_header(artifacts, title), *(make(artifacts) for make in sections), _repeat(artifacts, command)]
     said = "Made by tristyle. Every picture is inside this file; it loads nothing from elsewhere."
     write_bytes(path, page(title, *parts, tag("footer", said)).encode())
@@ -207,6 +208,8 @@ def _style(artifacts: Mapping[str, Artifact]) -> Markup:
         return EMPTY
     style = artifacts["style"]
     images = sorted((style.path / "images").glob("*.png"))
+    if not (style.path / "fusion.png").exists():
+        return section("Stage 1", "Pictures of the style", _sheet(images, "given pictures"))
     return section(
         "Stage 1", "From the base generator to the style",
         note(
@@ -223,6 +226,11 @@ def _pairs(artifacts: Mapping[str, Artifact]) -> Markup:
         return EMPTY
     parts = pair_parts(artifacts["pair"], artifacts.get("data"), style_name(artifacts))
     return section("Stage 2", "Pairs for the student", *parts)
+
+
+def _student(artifacts: Mapping[str, Artifact]) -> Markup:
+    parts = student_parts(artifacts)
+    return section("Stage 3", "The generator on the phone", *parts) if parts else EMPTY
 
 
 # ------------------------------------------------------------------------------------------------ numbers

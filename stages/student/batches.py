@@ -14,6 +14,7 @@ from torch import Tensor
 from stages.core.artifact import Artifact
 from stages.core.settings import TristyleError
 from stages.core.shards import pictures
+from stages.core.tensors import to_tensor
 from stages.datasets.pictures import edge_blurred
 from stages.student.augment import Augmentation, changes
 from stages.training.fit import Batches, epoch_order
@@ -109,3 +110,20 @@ def prepared(batch: dict[str, Tensor]) -> dict[str, Tensor]:
     masks = {"mask": paintable(cover), "head": solid(cover)}
     pictures = {name: value.float().div_(127.5).sub_(1.0) for name, value in turned.items()}
     return {name: value.contiguous(memory_format=torch.channels_last) for name, value in (pictures | masks).items()}
+
+
+def photo_batches(photos: Indexed, seed: int) -> Batches:
+    """Pictures in an endless shuffled order, half of them mirrored: `images` [n, 3, H, W] in [-1, 1].
+
+    Args:
+        photos: uint8 [N, H, W, 3].
+        seed: of the order and of what is mirrored.
+    """
+
+    def batch(start: int, count: int, rows: slice = slice(None)) -> dict[str, Tensor]:
+        chosen = photos[epoch_order(len(photos), seed, start, count)[rows]]
+        flip = (np.random.default_rng([seed, 1, start]).random(count) < 0.5)[rows]
+        chosen[flip] = chosen[flip, :, ::-1]
+        return {"images": to_tensor(chosen).contiguous(memory_format=torch.channels_last)}
+
+    return batch

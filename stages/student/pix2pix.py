@@ -141,18 +141,16 @@ class Pix2Pix:
         """
         allowance = Allowance()
         photo, style, mask = load_pairs(inputs["pair"], runtime.workers, allowance)
-        shown = slice(0, SHOWN)
+        preview = {"photo": to_tensor(photo[:SHOWN]), "style": to_tensor(style[:SHOWN])}
 
-        # the networks, then the batches
-        preview = {"photo": to_tensor(photo[shown]), "style": to_tensor(style[shown])}
+        # The networks. The face reader is asked only where photographs' identity counts.
         reader = load_reader(runtime.device) if self.photographs.path and self.photographs.identity else None
         task = self.task(train, preview, reader)
 
-        # Pairs are changed first; photographs without a twin stand beside them.
+        # The batches. Pairs are changed first; photographs without a twin stand beside them.
         blurred = self.weights.edge_promotion > 0
         augmentation = load_augmentation(inputs["pair"], self.augment, runtime.workers, allowance)
         batches = pair_batches(photo, style, mask, train.seed, blurred, allowance, augmentation)
-
         metrics = {"pairs": float(len(photo))}
         if self.photographs.path:
             target = str(inputs["pair"].config.get("target") or "")

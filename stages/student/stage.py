@@ -18,7 +18,7 @@ from stages.core.stage import Stage
 from stages.core.tensors import to_uint8
 from stages.core.weights import check_savable, save_network
 from stages.metrics.heldout import HeldOut, read_heldout
-from stages.networks.face_reader import load_reader, reader_file
+from stages.networks.face_reader import Reader, load_reader, reader_file
 from stages.networks.mobile import count_macs, count_parameters
 from stages.student.score import apply_student, read_teacher, score, steadiness
 from stages.student.student import Student, StudentTraining
@@ -55,6 +55,10 @@ class StudentStage(Stage):
         """The face reader, which scores, and the student's own files."""
         return reader_file() | self.model.files()
 
+    def check(self) -> None:
+        """Raises TristyleError: the student lacks something that it needs, where it can say so."""
+        getattr(self.model, "check", lambda: None)()
+
     def run(self, inputs: dict[str, Artifact], out: Path, runtime: Runtime) -> dict[str, Any]:
         """Train, write and score; returns the artifact's metrics.
 
@@ -62,25 +66,10 @@ class StudentStage(Stage):
             TristyleError: there is nothing to learn from, or nobody is held out.
         """
         # whatever may be missing is opened before the training
-        reader = load_reader()
         training = self.model.training(inputs, self.train, runtime)
-        people = read_heldout(inputs["data"], self.target, runtime.workers)
-        teacher = read_teacher(inputs["pair"], people, runtime.workers) if "pair" in inputs else None
-
+        finish = Finish.of(inputs, self.target, runtime)
         student = self._fit(training, out, runtime)
-        save_network(out / "student.safetensors", student)
-
-        output = apply_student(student, people.photo, runtime.device)
-        pictures = to_uint8(output)
-        for name, picture in zip(people.ids, pictures, strict=True):
-            write_image(out / "heldout" / f"{name}.png", picture)
-        write_image(out / "preview" / "heldout.png", comparison(people, teacher, pictures))
-
-        means, rows = score(output, people, teacher, reader)
-        means |= steadiness(student, pictures.shape[1], runtime.device)
-        write_jsonl(out / "records.jsonl", records(people.ids, rows))
-        costs = {"parameters": count_parameters(student), "macs_256": count_macs(student, 256)}
-        return means | training.metrics | costs | {"size": training.size}
+        return finish(student, out) | training.metrics | training.finish(out) | {"size": training.size}
 
     def join(self, inputs: dict[str, Artifact], out: Path, runtime: Runtime) -> None:
         """The training alone, which writes nothing: for all processes of a torchrun but the first."""
@@ -91,6 +80,48 @@ class StudentStage(Stage):
         check_savable(self.model.network(training.task), "student.model")
         fit(training.task, training.batches, train=self.train, scratch=scratch, runtime=runtime, label="student")
         return self.model.network(training.task)
+
+
+@dataclass
+class Finish:
+    """What follows when a student is there: weights, pictures of the held-out people, and scores.
+
+    Attributes:
+        people: who are held out.
+        teacher: the translator's pictures of them, uint8 [N, H, W, 3]; None without a translator.
+        reader: the face reader, on the CPU.
+        device: where the student computes.
+    """
+
+    people: HeldOut
+    teacher: np.ndarray | None
+    reader: Reader
+    device: str
+
+    @classmethod
+    def of(cls, inputs: dict[str, Artifact], target: str, runtime: Runtime) -> Finish:
+        """Open what it needs.
+
+        Raises:
+            TristyleError: nobody is held out.
+        """
+        people = read_heldout(inputs["data"], target, runtime.workers)
+        teacher = read_teacher(inputs["pair"], people, runtime.workers) if "pair" in inputs else None
+        return cls(people, teacher, load_reader(), runtime.device)
+
+    def __call__(self, student: nn.Module, out: Path) -> dict[str, Any]:
+        """Write and score a student; its metrics."""
+        save_network(out / "student.safetensors", student)
+        output = apply_student(student, self.people.photo, self.device)
+        pictures = to_uint8(output)
+        for name, picture in zip(self.people.ids, pictures, strict=True):
+            write_image(out / "heldout" / f"{name}.png", picture)
+        write_image(out / "preview" / "heldout.png", comparison(self.people, self.teacher, pictures))
+
+        means, rows = score(output, self.people, self.teacher, self.reader)
+        means |= steadiness(student, pictures.shape[1], self.device)
+        write_jsonl(out / "records.jsonl", records(self.people.ids, rows))
+        return means | {"parameters": count_parameters(student), "macs_256": count_macs(student, 256)}
 
 
 def records(ids: list[str], rows: dict[str, np.ndarray]) -> list[dict[str, Any]]:

@@ -6,9 +6,10 @@ pairs; one that is distilled from a generator reads the style artifact instead.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar, Protocol
+from typing import Protocol
 
 from torch import nn
 
@@ -27,12 +28,15 @@ class StudentTraining:
         batches: what it learns from.
         size: side of the pictures it learns from, px.
         metrics: what else the artifact should say of them, e.g. how many pairs there are.
+        finish: called after the training with the artifact's folder, in the first process: writes what is kept beside
+            `student.safetensors` and returns further measures.
     """
 
     task: Task
     batches: Batches
     size: int
     metrics: dict[str, float] = field(default_factory=dict)
+    finish: Callable[[Path], dict[str, float]] = field(default=lambda out: {})
 
 
 class Student(Protocol):
@@ -43,7 +47,10 @@ class Student(Protocol):
             and shows a translator's pictures beside its own where it reads `pair`.
     """
 
-    reads: ClassVar[tuple[str, ...]]
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """See above; most students have ``reads: ClassVar[tuple[str, ...]] = ("pair",)``."""
+        ...
 
     def files(self) -> dict[str, Path]:
         """Config key below `student` -> file that the settings name; checked, and hashed into the artifact's key."""

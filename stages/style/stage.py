@@ -18,7 +18,7 @@ from stages.core.settings import ConfigError, Train, TristyleError, choice, numb
 from stages.core.stage import Stage
 from stages.core.tensors import mask_tensor, to_tensor
 from stages.networks.face_reader import reader_file
-from stages.networks.latents import SHIPPED_ENCODER, load_generator
+from stages.networks.latents import BASES, SHIPPED_ENCODER, load_generator
 from stages.networks.stylegan2 import Discriminator, Generator
 from stages.style.editing.directions import Edit
 from stages.style.editing.recolour import Recolour
@@ -37,7 +37,6 @@ from stages.style.weights.convert import open_pair, partner
 from stages.training import distributed
 from stages.training.fit import epoch_order, fit, keep_state, update_seed
 
-BASES = {size: f"base{size}_generator.safetensors" for size in (64, 128)}
 STATE = "training.ckpt"
 STRIP_ALPHAS = (0.25, 0.5, 0.75)
 

@@ -299,3 +299,24 @@ def total_variation(mask: Tensor) -> Tensor:
     """Mean absolute difference between neighbours, vertical plus horizontal, of [N, C, H, W]: scalar."""
     down = (mask[..., 1:, :] - mask[..., :-1, :]).abs().mean()
     return down + (mask[..., :, 1:] - mask[..., :, :-1]).abs().mean()
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Likeness: pixels and feature maps (arXiv 1801.03924)
+
+
+def perceptual_distance(maps: list[Tensor], targets: list[Tensor]) -> Tensor:
+    """Squared distance of feature vectors of unit length, mean over places and maps: [N] in [0, 4].
+
+    As in LPIPS (Zhang et al., arXiv 1801.03924, eq. 1) with equal weights. maps, targets: lists of [N, C, h, w].
+    """
+    rows = [
+        (F.normalize(a, dim=1) - F.normalize(b, dim=1)).square().sum(dim=1).mean(dim=(1, 2))
+        for a, b in zip(maps, targets, strict=True)
+    ]
+    return torch.stack(rows).mean(dim=0)
+
+
+def pixel_distance(images: Tensor, targets: Tensor) -> Tensor:
+    """Mean squared error per picture of [N, 3, H, W] in [-1, 1]: [N]."""
+    return (images - targets).square().mean(dim=(1, 2, 3))

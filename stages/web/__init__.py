@@ -12,7 +12,9 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from stages.core.files import write_bytes
 
@@ -28,6 +30,11 @@ KINDS = {
     ".txt": "text/plain; charset=utf-8",
     ".onnx": "application/octet-stream",
 }
+# As in index.html; `stylize serve` sends it as a header, too, where it also holds for workers and error pages.
+POLICY = (
+    "default-src 'none'; script-src 'self' 'wasm-unsafe-eval'; worker-src 'self'; style-src 'self'; "
+    "img-src 'self' data: blob:; media-src 'self' blob:; connect-src 'self'; form-action 'none'; base-uri 'none'"
+)
 RUNTIME = "onnxruntime-web 1.30.0"
 ISOLATION = {
     "Cross-Origin-Opener-Policy": "same-origin",
@@ -45,12 +52,16 @@ class Model:
         name: what the chooser shows.
         size: side in px it was trained at.
         style: name of its style, "" when it is not known.
+        fixed: it takes squares of that size only.
+        faces: ONNX file of its generator alone, which draws faces from scratch; None where there is none.
     """
 
     path: Path
     name: str
     size: int
     style: str = ""
+    fixed: bool = False
+    faces: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -62,7 +73,11 @@ class File:
     packed: bool = False
 
     def unpacked(self) -> bytes:
-        """The bytes that a browser gets in the end."""
+        """The bytes that a browser gets in the end; unpacked once, however many ask."""
+        return self._whole
+
+    @cached_property
+    def _whole(self) -> bytes:
         return gzip.decompress(self.data) if self.packed else self.data
 
 
@@ -83,12 +98,16 @@ def site(models: Sequence[Model]) -> dict[str, File]:
     # The models, addressed by content: two files named student.onnx do not clash.
     entries = []
     for model in models:
-        data = model.path.read_bytes()
-        digest = hashlib.sha256(data).hexdigest()
-        address = f"models/{digest[:12]}.onnx"
-        files[address] = File(data, KINDS[".onnx"])
-        entry = {"name": model.name, "style": model.style, "size": model.size}
-        entries.append({**entry, "file": address, "bytes": len(data), "sha256": digest})
+        entry: dict[str, Any] = {"name": model.name, "style": model.style, "size": model.size}
+        networks = {"file": model.path} | ({"faces": model.faces} if model.faces else {})
+        for key, place in networks.items():
+            data = place.read_bytes()
+            digest = hashlib.sha256(data).hexdigest()
+            entry[key] = f"models/{digest[:12]}.onnx"
+            files[entry[key]] = File(data, KINDS[".onnx"])
+            if key == "file":
+                entry |= {"bytes": len(data), "sha256": digest}
+        entries.append(entry | ({"fixed": True} if model.fixed else {}))
 
     listed = json.dumps({"runtime": RUNTIME, "models": entries}, indent=1) + "\n"
     files["models.json"] = File(listed.encode(), KINDS[".json"])

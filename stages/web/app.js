@@ -2,7 +2,7 @@
 import { cameraFacts, closeCamera, listCameras, openCamera } from './camera.js';
 import { natural, overlay } from './overlay.js';
 import { Runner } from './runner.js';
-import { Grabber, layout, show } from './frame.js';
+import { Grabber, centreSquare, layout, show } from './frame.js';
 import { markedPng } from './mark.js';
 import { describeDevice, measure } from './measure.js';
 
@@ -37,7 +37,7 @@ function tell(...parts) {
 }
 
 const threads = () => (runner.threads === 1 ? 'one thread' : `${runner.threads} threads`);
-const size = (of = model) => (page.size.value === 'own' ? of.size : Number(page.size.value));
+const size = (of = model) => (of.fixed || page.size.value === 'own' ? of.size : Number(page.size.value));
 
 /* ---------------------------------------------------------------- models */
 
@@ -48,7 +48,7 @@ function fillModels() {
 
 function fillSizes(chosen) {
   const chosenBefore = page.size.value;
-  const larger = SIZES.filter((value) => value > chosen.size);
+  const larger = chosen.fixed ? [] : SIZES.filter((value) => value > chosen.size);
   page.size.replaceChildren(
     new Option(`${chosen.size} px, trained`, 'own'),
     ...larger.map((value) => new Option(`${value} px`, value)),
@@ -86,6 +86,8 @@ function enable() {
   for (const control of [page.camera, page.open, page.save, page.size, page.measure])
     control.disabled = !!measuring || !model;
   page.openLabel.classList.toggle('off', page.open.disabled);
+  page.scratch.disabled = !!measuring || !model;
+  page.scratch.hidden = !model?.faces;
 }
 
 /* ---------------------------------------------------------------- pictures */
@@ -122,11 +124,12 @@ async function openFile(file) {
 /** Run the picture on show again: after another model or size was chosen. */
 async function refresh() {
   if (!picture || !model || measuring) return;
-  const shown = picture;
+  const asked = picture;
+  const shown = model.fixed ? centreSquare(asked) : asked;
   try {
     const place = layout(shown.width, shown.height, size(), true);
     const { image, matte, milliseconds } = await runner.run(grabber.grab(shown, place, { smooth: 'high' }), true);
-    if (shown !== picture) return;
+    if (asked !== picture) return;
     const result =
       shown.width === place.width && shown.height === place.height
         ? image
@@ -135,6 +138,18 @@ async function refresh() {
     tell(`${place.width} × ${place.height} px · network `, Math.round(milliseconds), ` ms · ${threads()}`);
   } catch (error) {
     say(`The network failed (${error.message}). Choose a smaller size or another model.`, true);
+  }
+}
+
+/** Draw a face of nobody in the place of the result. */
+async function drawFace() {
+  stopCamera();
+  try {
+    const { image, milliseconds } = await runner.draw(model.faces);
+    show(page.styled, image);
+    tell(`a face of nobody, ${image.width} px · network `, Math.round(milliseconds), ` ms · ${threads()}`);
+  } catch (error) {
+    say(`The network failed (${error.message}). Choose another model.`, true);
   }
 }
 
@@ -193,7 +208,7 @@ async function pump() {
   const opened = video;
   try {
     const begun = performance.now();
-    const place = layout(opened.videoWidth, opened.videoHeight, size(), page.framing.value === 'whole');
+    const place = layout(opened.videoWidth, opened.videoHeight, size(), page.framing.value === 'whole' && !model.fixed);
     const { image } = await runner.run(grabber.grab(opened, place, { mirrored: page.mirror.checked }));
     if (video === opened) {
       present(grabber.canvas, image); // the photo beside it is the frame that the network saw
@@ -318,6 +333,7 @@ page.open.onchange = () => {
   page.open.value = ''; // so that the same file can be opened again
 };
 page.save.onclick = save;
+page.scratch.onclick = drawFace;
 page.model.onchange = chooseModel;
 page.size.onchange = refresh;
 page.measure.onclick = runMeasure;

@@ -39,6 +39,12 @@ export class Runner {
     return { ...answer, image: new ImageData(new Uint8ClampedArray(answer.pixels), width, height) };
   }
 
+  /** A face from scratch, by the generator at `url`. -> {image: ImageData, milliseconds of the network alone} */
+  async draw(url) {
+    const answer = await this.#ask('draw', { url: new URL(url, document.baseURI).href });
+    return { ...answer, image: new ImageData(new Uint8ClampedArray(answer.pixels), answer.width, answer.height) };
+  }
+
   close() {
     this.#worker.terminate();
     this.#fail(new Error('stopped'));

@@ -7,6 +7,7 @@ const RANGE = Float32Array.from({ length: 256 }, (_, value) => value / 127.5 - 1
 
 let session = null;
 let feed = null; // the input tensor; made anew only when the size changes
+let artist = null; // {url, session} of the generator that draws faces from scratch
 
 const actions = {
   /** threads: more than one needs an isolated page. */
@@ -18,13 +19,31 @@ const actions = {
   },
 
   async load({ url }) {
-    const answer = await fetch(url);
-    if (!answer.ok) throw new Error(`the file is not there (${answer.status})`);
-    const bytes = new Uint8Array(await answer.arrayBuffer());
+    const bytes = await fetched(url);
     await session?.release();
     session = null;
-    session = await ort.InferenceSession.create(bytes, { executionProviders: ['wasm'], graphOptimizationLevel: 'all' });
+    session = await opened(bytes);
     return {};
+  },
+
+  /** A face from scratch. -> pixels, width, height, milliseconds of the network alone. */
+  async draw({ url }) {
+    if (artist?.url !== url) {
+      const bytes = await fetched(url);
+      await artist?.session.release();
+      artist = null;
+      artist = { url, session: await opened(bytes) };
+    }
+    const [name] = artist.session.inputNames;
+    const length = artist.session.inputMetadata[0].shape[1];
+    const latent = new ort.Tensor('float32', Float32Array.from({ length }, gaussian), [1, length]);
+    const begun = performance.now();
+    const { [artist.session.outputNames[0]]: drawn } = await artist.session.run({ [name]: latent });
+    const milliseconds = performance.now() - begun;
+    const [height, width] = drawn.dims.slice(2);
+    const bytes = new Uint8ClampedArray(4 * width * height);
+    toPixels(drawn.data, bytes);
+    return { pixels: bytes.buffer, width, height, milliseconds };
   },
 
   /** pixels: ArrayBuffer of RGBA, width and height multiples of 8. -> pixels, matte (Float32Array, or null),
@@ -44,6 +63,18 @@ const actions = {
     return { pixels, matte: wanted.length > 1 ? results[alpha].data : null, milliseconds };
   },
 };
+
+async function fetched(url) {
+  const answer = await fetch(url);
+  if (!answer.ok) throw new Error(`the file is not there (${answer.status})`);
+  return new Uint8Array(await answer.arrayBuffer());
+}
+
+const opened = (bytes) =>
+  ort.InferenceSession.create(bytes, { executionProviders: ['wasm'], graphOptimizationLevel: 'all' });
+
+/** A number drawn from N(0, 1) (Box and Muller). */
+const gaussian = () => Math.sqrt(-2 * Math.log(1 - Math.random())) * Math.cos(2 * Math.PI * Math.random());
 
 /** RGBA bytes -> three planes in [-1, 1]. */
 function toPlanes(bytes, planes) {

@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from stages.apply.face_squares import FIVE_POINTS, Face, face_of_points, open_finder
+from stages.apply.face_squares import Face, face_of_points, open_finder
 from stages.apply.heads import match_rim, paint_heads
 from stages.core.settings import TristyleError
+from stages.faces.align import FIVE_POINTS
 from stages.faces.weights import VARIABLE
 
 pytest.importorskip("onnx")

@@ -118,7 +118,7 @@ def test_names_cut_outs_and_outputs_within_the_folder(model: Path, tmp_path: Pat
     Image.fromarray(half_bright(64, 64)).save(root / "b.jpg")
     out = root / "out"
     assert run(root, "-o", out, "--model", model, "--jobs", 1, "--alpha") == 0
-    assert set(outputs(out)) == {"a.png", "a.png.png", "b.png"}
+    assert set(outputs(out)) == {"a.png", "a.bmp.png", "b.png"}
     with Image.open(out / "b.png") as image:
         assert image.mode == "RGBA"
         alpha = np.asarray(image)[..., 3]

@@ -29,7 +29,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from stages.networks import stylegan2 as sg
-from stages.networks.random_rows import RandomRows
+from stages.networks.ops.random_rows import RandomRows
 from stages.style.stylegan2_ada import Ada, Recipe, StyleGAN2
 from stages.training.fit import Update, only
 from stages.training.precision import compute_dtype

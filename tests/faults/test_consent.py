@@ -31,7 +31,7 @@ READERS = {
     "evaluate/people.py _some", "evaluate/portraits.py _of_table", "evaluate/portraits.py style_pictures",
     "evaluate/realism.py photographs",
     "metrics/__main__.py read_folder", "pair/photo_sets.py pictures_below", "recipes/finetune.py load_pairs",
-    "student/photographs.py open_photographs",
+    "student/photographs.py open_photographs", "style/few_pictures.py _paths",
     "recipes/parser_labels.py load_labelled", "recipes/parser_labels.py load_photos", "apply/cli.py check_consent",
 }  # fmt: skip
 # Those that list what tristyle made or ships, or no pictures.
@@ -40,7 +40,8 @@ OWN = {
     "core/walk.py", "datasets/folders/cache.py", "style/augmentation_leak.py",
     "datasets/folders/sources.py", "datasets/rendered/people.py",
     "export/stage.py", "export/web.py", "metrics/heldout.py", "pipeline/cli.py", "pipeline/run.py", "report/export.py",
-    "report/index.py", "report/notebook.py", "report/pair.py", "report/plane.py", "report/write.py",
+    "report/index.py", "report/notebook.py", "report/pair.py", "report/plane.py", "report/student.py",
+    "report/write.py", "student/blaze.py", "student/blaze_fewshot.py",
     "style/editing/sheet.py", "style/finish.py", "style/fusion/library.py", "style/sampling/filters.py",
     "style/sampling/score.py", "style/stage.py", "web/__init__.py", "evaluate/portraits.py styles_of",
     "datasets/folders/stage.py run", "datasets/folders/stage.py _root",

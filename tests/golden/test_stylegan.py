@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 import torch
 
-from stages.networks import augment, resample
+from stages.networks import augment
 from stages.networks import stylegan2 as sg
+from stages.networks.ops import resample
 from stages.style.stylegan2_ada import Recipe, StyleGAN2
 from stages.training import losses
 from stages.training.fit import Update, only

@@ -20,9 +20,9 @@ MOST_FILES = 18  # in one folder
 MOST_ARROWS = 60  # between the folders of stages/
 # Lines of Python that a folder may hold. Growth is a choice: raise a number in the commit that needs it.
 BUDGET = {
-    "apply": 2400, "core": 2500, "datasets": 7000, "evaluate": 1800, "export": 2100, "faces": 2100, "metrics": 2700,
-    "networks": 3400, "pair": 3200, "pipeline": 1500, "recipes": 2200, "report": 2600, "student": 1850, "style": 7000,
-    "training": 1400, "web": 200,
+    "apply": 2800, "core": 3100, "datasets": 9300, "evaluate": 1800, "export": 2200, "faces": 2100, "metrics": 2700,
+    "networks": 4200, "pair": 4500, "pipeline": 1500, "recipes": 2200, "report": 2600, "student": 3000, "style": 7000,
+    "training": 1500, "web": 200,
 }  # fmt: skip
 
 

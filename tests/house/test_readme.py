@@ -30,7 +30,8 @@ HEADERS = sorted((ROOT / "conf").rglob("*.yaml"))
 PROGRAMS = ("tristyle", "stylize", "python", "torchrun", "make")
 OTHERS = {".", "wandb", "pip", "git", "export", "pre-commit", ".ci/run"}
 ROOTS = r"(?:conf|data|stages|tests|notebooks|\.ci|\.github)"
-PLACES = r"(\.path|\.start|\.parents|\.photos|\.parser|\.recogniser)$"  # settings that name the reader's own files
+# settings that name the reader's own files
+PLACES = r"(\.path|\.pictures|\.start|\.parents|\.photos|\.parser|\.recogniser|\.landmarks)$"
 
 
 @dataclass(frozen=True)
@@ -151,7 +152,11 @@ def make_places(folder: Path, job: tuple[str, ...]) -> None:
                 (folder / place).touch()
             else:
                 (folder / place / "photo").mkdir(parents=True)
-                (folder / place / "training.ckpt").touch()
+                for file in (
+                    "training.ckpt",
+                    *(f"{name}.safetensors" for name in ("student", "faces", "discriminator")),
+                ):
+                    (folder / place / file).touch()
 
 
 def test_the_root_readme_is_short() -> None:

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from stages.networks.fused_norms import LayerInstanceNorm, reflect_conv, row_order, rows, spectral_conv
+from stages.networks.ops.fused_norms import LayerInstanceNorm, reflect_conv, row_order, rows, spectral_conv
 from stages.networks.ugatit import InstanceNorm, SpectralConv2d
 
 LAYOUTS = [torch.contiguous_format, torch.channels_last]

@@ -125,6 +125,8 @@ def test_bisenet_loads_by_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     parser = open_parser(path)
     assert parser.id == f"bisenet-{sha256_file(path)[:8]}"
     assert parser.labels(PICTURES[:2]).shape == (2, 64, 64)
+    path = tmp_path / "misfit" / path.name  # a new folder: the digest of a folder's first file is noted
+    path.parent.mkdir()
     torch.save({"conv.weight": torch.zeros(1)}, path)
     with pytest.raises(TristyleError, match="does not fit BiSeNet"):
         open_parser(path)

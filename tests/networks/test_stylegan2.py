@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from stages.core.weights import load_network, save_network
-from stages.networks import conv_derivatives as convolution
 from stages.networks.augment import PIPES, AugmentPipe
-from stages.networks.conv_derivatives import convolve
-from stages.networks.resample import grid_sample, setup_filter, upfirdn2d
+from stages.networks.ops import conv_derivatives as convolution
+from stages.networks.ops.conv_derivatives import convolve
+from stages.networks.ops.resample import grid_sample, setup_filter, upfirdn2d
 from stages.networks.stylegan2 import Discriminator, Generator, resolutions
 from stages.style.stylegan2_ada import Ada, Recipe, StyleGAN2, lazy_adam
 from stages.training.fit import Update, only

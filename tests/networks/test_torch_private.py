@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 import stages
-from stages.networks.torch_private import engine_wants
+from stages.networks.ops.torch_private import engine_wants
 
 ROOT = Path(stages.__path__[0])
-HOME = ROOT / "networks" / "torch_private.py"
+HOME = ROOT / "networks" / "ops" / "torch_private.py"
 
 
 class Product(torch.autograd.Function):

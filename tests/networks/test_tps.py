@@ -13,7 +13,18 @@ import torch.nn.functional as F
 from scipy.interpolate import RBFInterpolator
 from torch import Tensor
 
-from stages.networks.tps import Spline, evaluate, fit, fold_fraction, sampling_grid, warp, with_border
+from stages.networks.tps import (
+    Spline,
+    basis,
+    cell_centres,
+    evaluate,
+    fit,
+    fold_fraction,
+    refined,
+    sampling_grid,
+    warp,
+    with_border,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
 SHARED = Path(os.environ.get("TRISTYLE_SHARED", ROOT.parent / "shared"))
@@ -163,3 +174,23 @@ def test_features_warp_like_the_picture() -> None:
     y = torch.linspace(-1, 1, 128)[None, None, :, None].expand(1, 1, 128, 128)
     small, large = F.avg_pool2d(y, 4), warp(y.contiguous(), spline)
     torch.testing.assert_close(warp(small, spline), F.avg_pool2d(large, 4), rtol=0, atol=0.05)
+
+
+def test_a_basis_gives_every_spline_from_its_points() -> None:
+    torch.manual_seed(3)
+    source, target = torch.rand(2, 9, 2).double() * 2 - 1, torch.rand(2, 9, 2).double() * 2 - 1
+    query = cell_centres(16, 16, 4, source).flatten(0, 1)
+    for smoothing in (0.0, 1e-3):
+        found = basis(source, query, smoothing) @ target
+        wanted = evaluate(fit(source, target, smoothing), query.expand(2, -1, -1))
+        torch.testing.assert_close(found, wanted, rtol=1e-9, atol=1e-9)
+
+
+def test_a_refined_grid_is_the_sampling_grid() -> None:
+    torch.manual_seed(4)
+    points = with_border(torch.rand(1, 6, 2).double() - 0.5)
+    spline = fit(points, points + 0.05 * torch.randn_like(points))
+    cells = cell_centres(32, 32, 4, points)
+    coarse = evaluate(spline, cells.flatten(0, 1)[None]).unflatten(1, cells.shape[:2])
+    torch.testing.assert_close(refined(coarse, 4), sampling_grid(spline, 32, 32, reduce=4))
+    torch.testing.assert_close(refined(coarse, 1), sampling_grid(spline, 8, 8))

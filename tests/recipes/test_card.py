@@ -23,7 +23,7 @@ def test_a_card_names_its_weights(tmp_path: Path) -> None:
 
 
 def test_shipped_cards_name_commands_that_exist() -> None:
-    for name in ("reader", "parser", "encoder64"):
+    for name in ("reader", "parser", "encoder64", "perceptual"):
         command = json.loads(data_file(f"{name}.json").read_text())["recipe"]["command"]
         module = command.removeprefix("python -m ").split()[0]
         assert Path(*module.split(".")).with_suffix(".py").is_file(), command

@@ -17,7 +17,7 @@ from markupsafe import Markup
 from stages.core import shards
 from stages.core.artifact import KINDS, Artifact
 from stages.core.files import write_bytes, write_json, write_jsonl
-from stages.core.images import encode_png
+from stages.core.images import encode_png, write_image
 from stages.report import charts
 from stages.report import pair as report_pair
 from stages.report import plane as report_plane
@@ -413,3 +413,27 @@ def test_a_sweep_of_fusions_is_drawn(chain: dict[str, Artifact], tmp_path: Path)
     assert "coverage 0.93 and KID 1.62, the plain transfer 0.71 and 2.1" in text and "12.5 %" in text
     assert text.count('class="ring"') == 1 and "swap-8 keeps the rule" in text
     assert text.count('class="line"') == 3  # KID, coverage, recall
+
+
+def test_a_generator_for_phones_has_a_section_of_its_own(tmp_path: Path) -> None:
+    """Its sheets, the paper's phones, and ours once the page has timed this very file."""
+    made = tiny_runs.chain(tmp_path)
+    assert "The generator on the phone" not in _text(made, tmp_path)
+    for name in ("teacher", "pyramid", "encoding", "few-shot"):
+        write_image(made["student"].path / "preview" / f"{name}.png", np.zeros((20, 30, 3), np.uint8))
+    write_jsonl(made["export"].path / "records.jsonl", [{"runtime": "onnx", "precision": "fp32", "sha256": "ab"}])
+    said = _text(made, tmp_path)
+    for words in ("The generator on the phone", "The pyramid of heads", "A style from few pictures", "Galaxy S20"):
+        assert words in said
+    assert "no phone measured" in said
+
+    timed = {"sha256": "ab", "size": 128, "threads": 1, "network_ms": {"median": 21.5}}
+    saved = {"device": {"name": "Pixel 9", "browser": ["Chrome"]}, "models": [timed]}
+    write_json(tmp_path / "reports" / "measurements" / "one.json", saved)
+    said = _text(made, tmp_path)
+    assert "no phone measured" not in said and "Pixel 9" in said and "21.5 at 128 px" in said
+
+
+def _text(artifacts: dict[str, Artifact], folder: Path) -> str:
+    write_report(artifacts, folder / "report.html")
+    return (folder / "report.html").read_text()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from stages.networks.resample import downsample2d, setup_filter, upsample2d
+from stages.networks.ops.resample import downsample2d, setup_filter, upsample2d
 from stages.networks.stylegan2 import FIR_TAPS, Discriminator, Generator
 from stages.style.grow import grow, widen
 

@@ -21,7 +21,7 @@ from stages.core.tracking import Tracker
 from stages.core.weights import load_network, save_network
 from stages.networks.encoder import Encoder, LatentDiscriminator, compose
 from stages.networks.face_reader import Reader, load_reader
-from stages.networks.latents import generator_id, load_encoder
+from stages.networks.latents import generator_id, load_encoder, w_statistics
 from stages.networks.stylegan2 import Generator
 from stages.recipes.inversion_encoder import likeness, render_photos
 from stages.style.inversion.e4e import POOL, Encode, Encoding, begin_with, photo_batches, train_encoder
@@ -32,13 +32,11 @@ from stages.style.inversion.optimise import (
     decode,
     noise_regulariser,
     optimise,
-    perceptual_distance,
-    pixel_distance,
     project,
     refinement,
-    w_statistics,
 )
 from stages.training.fit import Update
+from stages.training.losses import perceptual_distance, pixel_distance
 from tests.tools.weights import awaits_weights
 
 SIZE = 16

@@ -343,3 +343,26 @@ def static(folder: Path) -> HTTPServer:
         def log_message(self, *_: object) -> None: ...
 
     return ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(folder)))
+
+
+def test_a_model_of_one_size_works_on_the_square_and_draws_faces_from_scratch(
+    browser: Chromium, tmp_path: Path
+) -> None:
+    from stages.export.onnx import export_onnx
+    from tests.tools import tiny_blaze
+
+    notes = {"tristyle.size": str(tiny_blaze.SIZE), "tristyle.style": "toy", "tristyle.faces": "only"}
+    for name, network in zip(("student", "faces"), tiny_blaze.networks(), strict=True):
+        export_onnx(network, tmp_path / f"{name}.onnx", notes)  # type: ignore[arg-type]
+    with running(serve.open_server(0, serve.page_models([tmp_path / "student.onnx"]))) as url:
+        open_page(browser, url)
+        photo, styled = both(browser)
+        assert photo.shape == styled.shape and photo.shape[0] == photo.shape[1]
+        assert browser.run("size.options.length") == 1 and not browser.run("scratch.hidden")
+        seen = []
+        for _ in range(2):
+            browser.run("styled.width = 8; scratch.click()")
+            browser.until(f"styled.width === {tiny_blaze.SIZE}")
+            seen.append(both(browser)[1])
+        assert not np.array_equal(*seen) and seen[0].std() > 1
+        assert "a face of nobody" in browser.run("numbers.textContent")

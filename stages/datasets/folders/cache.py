@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from stages.core.files import write_bytes
+from stages.core.files import read_json, write_bytes
 from stages.core.settings import TristyleError
 from stages.datasets.folders.photo_quality import Scores
 
@@ -89,14 +89,14 @@ class Cache:
         """The entry of a key, noted as used now; None where there is none, or it is damaged."""
         path = self._description(key)
         try:
-            entry = Entry(**json.loads(path.read_bytes()))
+            entry = Entry(**read_json(path, {}))
             entry.crops = [Crop(**crop) for crop in entry.crops]  # type: ignore[arg-type]
             for number, crop in enumerate(entry.crops):
                 for file, digest in ((self.picture(key, number), crop.picture), (self.mask(key, number), crop.mask)):
                     if hashlib.sha256(file.read_bytes()).hexdigest() != digest:
                         return None
             os.utime(path)
-        except (OSError, ValueError, TypeError):
+        except (OSError, ValueError, TypeError, AttributeError, TristyleError):
             return None
         return entry
 

@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from stages.core.artifact import hash_path, hash_pictures
 from stages.core.consent import FILE, LICENCE_CLASSES, refusals, tables_above
 from stages.core.decode import shown
 from stages.core.files import data_file, sha256_file, write_jsonl
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from stages.core.artifact import Artifact
     from stages.core.runtime import Runtime
 
+PLACES = ("photo", "mask", "style", "style_mask")
 LEAST = 2  # pictures a domain needs: one to train on, one held out
 CACHE = ".ingest"  # beside the artifacts: what was made of single files
 SHAPE = 0.02  # difference of width / height between a photo and its twin that rounding explains
@@ -138,6 +140,10 @@ class FolderData(Stage):
         above = [file for file in tables_above(Path(self.path)) if file.parent != Path(self.path)]
         said = {f"sources.{number}": file for number, file in enumerate(above)}
         return {"path": Path(self.path), **said, **self._networks()}
+
+    def digest(self, key: str, path: Path) -> str:
+        """Of the folder only what `run` reads counts, however else it is used: `runs/` may lie in it."""
+        return hash_pictures(path, PLACES) if key == "path" else hash_path(path)
 
     def _networks(self) -> dict[str, Path]:
         """The weights that draw masks and find faces; nothing stands for the cascade."""

@@ -5,7 +5,6 @@ Units are decimetres, y up; the face looks to +z and the person's left is +x. `d
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from stages.core.files import data_file
+from stages.core.files import data_file, read_json
 from stages.datasets.rendered.colour import LUMINANCE, linear
 
 ATLAS = 2048  # px, side of a whole skin atlas
@@ -193,8 +192,8 @@ def load_pack(folder: Path | None = None) -> Pack:
     folder = folder or data_file("people")
     with np.load(folder / "mesh.npz") as stored:
         mesh = dict(stored)
-    marks = json.loads((folder / "marks.json").read_text())
-    index = json.loads((folder / "index.json").read_text())
+    marks = read_json(folder / "marks.json", {})
+    index = read_json(folder / "index.json")
     vertices = mesh["vertices"].astype(np.float32)
 
     with np.load(folder / "targets.npz") as stored:

@@ -99,18 +99,18 @@ class RenderedData(Stage):
     def run(self, inputs: dict[str, Artifact], out: Path, runtime: Runtime) -> dict[str, float]:
         """Render everything under `out`; returns the counts."""
         batches = list(self._batches())
-        landmarks: dict[str, list[np.ndarray]] = {"train": [], "heldout": []}
+        landmarks: dict[str, dict[str, list[np.ndarray]]] = {"train": {}, "heldout": {}}
 
         with runtime.track.progress("data", sum(batch.stop - batch.start for batch in batches)) as bar:
             done = 0
             for batch, points in zip(batches, _rendered(self, batches, out, runtime.workers), strict=True):
-                if batch.split in landmarks:
-                    landmarks[batch.split].append(points)
+                kept = landmarks["heldout" if batch.split.startswith("heldout") else "train"]
+                kept.setdefault("photo" if batch.style is None else f"style/{batch.style}", []).append(points)
                 done += batch.stop - batch.start
                 bar.update(done)
 
         for split, path in (("train", out / "landmarks.npz"), ("heldout", out / "heldout" / "landmarks.npz")):
-            _write_landmarks(path, np.concatenate(landmarks[split]))
+            _write_landmarks(path, {kind: np.concatenate(points) for kind, points in landmarks[split].items()})
         write_jsonl(out / "records.jsonl", [record for batch in batches for record in self._records(batch)])
         pictures = self.count + len(self.styles) * (self.style_count + self.heldout_style) + self.heldout
         return {
@@ -228,17 +228,22 @@ def render_batch(settings: dict[str, Any], batch: Batch, out: Path) -> np.ndarra
         write_image(masks / name, picture.mask)
         points.append(picture.landmarks)
     landmarks = np.stack(points).astype(np.float32)
-    _write_landmarks(finished, landmarks)
+    _write_landmarks(finished, {"photo": landmarks})
     return landmarks
 
 
-def _write_landmarks(path: Path, points: np.ndarray) -> None:
-    """`photo`: float32 [N, 68, 2]. Written by hand with a fixed date, so that the same points are the same bytes."""
+def _write_landmarks(path: Path, kinds: dict[str, np.ndarray]) -> None:
+    """`photo`, `style/<name>`: float32 [N, 68, 2], px.
+
+    Written by hand with a fixed date, so that the same points are the same bytes.
+    """
     import io as memory
     import zipfile
 
-    inner, outer = memory.BytesIO(), memory.BytesIO()
-    np.lib.format.write_array(inner, points, allow_pickle=False)
+    outer = memory.BytesIO()
     with zipfile.ZipFile(outer, "w") as archive:
-        archive.writestr(zipfile.ZipInfo("photo.npy"), inner.getvalue())
+        for kind, points in kinds.items():
+            inner = memory.BytesIO()
+            np.lib.format.write_array(inner, points, allow_pickle=False)
+            archive.writestr(zipfile.ZipInfo(f"{kind}.npy"), inner.getvalue())
     write_bytes(path, outer.getvalue())

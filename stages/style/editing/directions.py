@@ -9,7 +9,6 @@ several conditions are projected out together, since boundaries are not orthogon
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from stages.core.files import write_bytes, write_json
+from stages.core.files import read_json, write_bytes, write_json
 from stages.core.settings import ConfigError, TristyleError, choice, number
 from stages.metrics.attributes import NAMES, attributes, check_name
 from stages.networks.face_reader import Reader
@@ -369,7 +368,7 @@ def load_directions(folder: Path) -> dict[str, Direction]:
 
     try:
         normals = load((folder / "directions.safetensors").read_bytes())
-        notes = json.loads((folder / "directions.json").read_bytes())
+        notes = read_json(folder / "directions.json", {})
         return {name: Direction(normals.pop(name), **notes.pop(name)) for name in list(notes) or list(normals)}
     except FileNotFoundError as error:
         raise TristyleError(f"{error.filename}: no such directions. Run stage=style with an edit first.") from None

@@ -11,14 +11,13 @@ A parent that is an artifact also has its `digest`. No paths: an artifact may be
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from stages.core.artifact import Artifact, ArtifactError, open_artifact
-from stages.core.files import sha256_file, write_json
+from stages.core.artifact import Artifact, open_artifact
+from stages.core.files import read_json, sha256_file, write_json
 from stages.core.settings import TristyleError
 
 FILE = "lineage.json"
@@ -54,14 +53,10 @@ def of_artifact(artifact: Artifact | Path | str) -> Lineage:
         artifact = open_artifact(artifact, "style", verify=False)
     file = artifact.path / FILE
     try:
-        found = json.loads(file.read_bytes())
-        if not isinstance(found, dict):
-            raise ValueError
+        found: dict[str, Any] = read_json(file, {}, f"Move {artifact.path} away and run stage=style again.")
     except FileNotFoundError:  # an artifact of an earlier version
         weights = artifact.manifest["files"].get(WEIGHTS, {}).get("sha256")
         found = {"how": "unrecorded", "target": artifact.config.get("target"), "weights": weights, "parents": []}
-    except ValueError:
-        raise ArtifactError(f"{file}: damaged. Delete {artifact.path} and run stage=style again.") from None
     return {"digest": artifact.digest} | found
 
 
@@ -88,8 +83,8 @@ def styles(root: Path) -> list[Artifact]:
     found = []
     for manifest in sorted(root.rglob("manifest.json")):
         try:
-            kind = json.loads(manifest.read_bytes()).get("kind")
-        except (ValueError, AttributeError):
+            kind = read_json(manifest, {}).get("kind")
+        except TristyleError:
             continue
         if kind == "style":
             found.append(open_artifact(manifest.parent, "style", verify=False))

@@ -25,13 +25,19 @@ from stages.core.settings import ConfigError, Train, number
 from stages.core.tensors import to_tensor, to_uint8
 from stages.networks.encoder import Encoder, LatentDiscriminator, compose
 from stages.networks.face_reader import Reader
-from stages.networks.latents import generator_id
+from stages.networks.latents import generator_id, w_statistics
 from stages.networks.stylegan2 import Generator
-from stages.style.inversion.optimise import decode, perceptual_distance, pixel_distance, w_statistics
+from stages.style.inversion.optimise import decode
 from stages.training import distributed
 from stages.training.ema import early_decay, ema_update
 from stages.training.fit import Batches, Phase, Task, Update, epoch_order, fit, update_seed
-from stages.training.losses import discriminator_logistic, generator_logistic, r1_penalty
+from stages.training.losses import (
+    discriminator_logistic,
+    generator_logistic,
+    perceptual_distance,
+    pixel_distance,
+    r1_penalty,
+)
 
 EMA = 0.998  # decay an update of the encoder for use
 POOL = 50  # past codes that the latent discriminator may see again

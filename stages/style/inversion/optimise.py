@@ -20,10 +20,11 @@ from torch.func import functional_call
 
 from stages.core.settings import ConfigError, TristyleError, choice, number
 from stages.networks.face_reader import load_reader
+from stages.networks.latents import w_statistics
 from stages.networks.stylegan2 import Generator
+from stages.training.losses import perceptual_distance, pixel_distance
 
 SPACES = ("w", "w+")
-STD_SAMPLES = 10_000  # latents behind the spread of w
 COARSEST_NOISE = 8  # px: the noise images' regulariser looks at no smaller scale
 
 Features = Callable[[Tensor], list[Tensor]]
@@ -122,23 +123,6 @@ class Projection:
 # Distances
 
 
-def perceptual_distance(maps: list[Tensor], targets: list[Tensor]) -> Tensor:
-    """Squared distance of feature vectors of unit length, mean over places and maps: [N] in [0, 4].
-
-    As in LPIPS (Zhang et al., arXiv 1801.03924, eq. 1) with equal weights. maps, targets: lists of [N, C, h, w].
-    """
-    rows = [
-        (F.normalize(a, dim=1) - F.normalize(b, dim=1)).square().sum(dim=1).mean(dim=(1, 2))
-        for a, b in zip(maps, targets, strict=True)
-    ]
-    return torch.stack(rows).mean(dim=0)
-
-
-def pixel_distance(images: Tensor, targets: Tensor) -> Tensor:
-    """Mean squared error per picture of [N, 3, H, W] in [-1, 1]: [N]."""
-    return (images - targets).square().mean(dim=(1, 2, 3))
-
-
 class Distance:
     """Weighted pixel and perceptual distance to fixed targets, whose features are computed once.
 
@@ -163,16 +147,6 @@ class Distance:
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Projection
-
-
-@torch.no_grad()
-def w_statistics(generator: Generator, seed: int = 0, samples: int = STD_SAMPLES) -> tuple[Tensor, float]:
-    """Mean of w [w_dim] and its spread, the root mean squared distance of w from that mean, over sampled z."""
-    z = torch.randn(samples, generator.z_dim, generator=torch.Generator().manual_seed(seed))
-    mapping = generator.mapping
-    w = mapping(z.to(mapping.w_avg.device), update_w_avg=False)[:, 0]
-    mean = w.mean(dim=0)
-    return mean, float((w - mean).square().sum(dim=1).mean().sqrt())
 
 
 def noise_regulariser(noise: Tensor) -> Tensor:

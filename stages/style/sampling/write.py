@@ -27,7 +27,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from stages.core.artifact import SCRATCH
-from stages.core.files import write_bytes, write_json, write_jsonl
+from stages.core.files import read_json, write_bytes, write_json, write_jsonl
 from stages.core.images import grid, load_images, write_image
 from stages.core.runtime import Runtime
 from stages.core.settings import TristyleError
@@ -418,11 +418,18 @@ def _thumbnail(path: Path) -> np.ndarray:
     return out
 
 
+def _plan(file: Path) -> Any:
+    try:
+        return read_json(file)
+    except TristyleError:  # damaged: what was made by it is made anew
+        return None
+
+
 def _open_scratch(out: Path, plan: list[Any]) -> Path:
     """The scratch folder, emptied with all that was made of it when it belongs to another plan."""
     folder = out / SCRATCH / "sampling"
     file = folder / "plan.json"
-    if not file.exists() or json.loads(file.read_bytes()) != plan:
+    if not file.exists() or _plan(file) != plan:
         for stale in (folder, out / "images", out / "source"):
             shutil.rmtree(stale, ignore_errors=True)
         for name in ("rejects.jsonl", "rejects.png", "distribution.json"):

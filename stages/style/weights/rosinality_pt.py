@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from stages.networks.resample import setup_filter
+from stages.networks.ops.resample import setup_filter
 from stages.networks.stylegan2 import FIR_TAPS, Discriminator, Generator, resolutions
 from stages.style.weights.safe_pickle import TensorView, torch_file
 from stages.style.weights.strict import DAMAGED, UNFIT, Checkpoint, Network, build, refusal

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from stages.networks.conv_derivatives import convolve
+from stages.networks.ops.conv_derivatives import convolve
 
 
 def setup_filter(taps: Sequence[float] | Tensor, gain: float = 1.0) -> Tensor:

@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from stages.networks.torch_private import engine_wants
+from stages.networks.ops.torch_private import engine_wants
 
 Pair = tuple[int, int]  # along y and x
 

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from stages.networks.conv_derivatives import weight_gradient
+from stages.networks.ops.conv_derivatives import weight_gradient
 
 # Sizes up to which, on a CPU, one matrix product with the unfolded map outruns torch's convolution (measured: up to ten
 # times where large weights meet small maps). Never decided by timing: a resumed training must add in the same order.

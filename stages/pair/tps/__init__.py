@@ -1,0 +1,1 @@
+"""Portraits aligned to the style by thin-plate splines (arXiv 2211.15549)."""

@@ -1,0 +1,87 @@
+"""Stage three on the report's page: a distilled generator beside its teacher, few-shot pictures, and phones.
+
+The sheets are files that the student left in `preview/`; what a run did not make is left out. The phones' figures are
+those of the paper's tables; ours stand beside them once the page's Measure button has timed the model on one.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from markupsafe import Markup
+
+from stages.core.artifact import Artifact
+from stages.core.images import read_image
+from stages.report.markup import EMPTY, figure, fit, heading, join, note, table, tag
+
+SHEETS = {
+    "teacher": ("Student beside teacher", "rows: the teacher, the student at equal latents, their difference"),
+    "pyramid": ("The pyramid of heads", "rows: each head, coarse to fine, then the teacher; the last head is exported"),
+    "encoding": ("Photos through the encoder", "photos over what the generator draws of their codes"),
+    "few-shot": (
+        "A style from few pictures",
+        "rows: the pictures, what is drawn of their codes, faces from scratch before and after",
+    ),
+}
+# BlazeStyleGAN's tables (CVPR workshops 2023): generator alone, ms a picture on the CPU and on the GPU
+PHONES = {
+    256: {
+        "iPhone 11": (23.0, 12.1), "iPhone 12": (18.9, 12.0), "iPhone 13 Pro": (16.1, 7.2), "Pixel 6": (43.1, 12.2),
+        "Pixel 7": (37.8, 17.0), "Galaxy S10": (52.8, 17.0), "Galaxy S20": (40.2, 9.0),
+    },
+    512: {
+        "iPhone 11": (38.4, 18.5), "iPhone 12": (37.3, 15.7), "iPhone 13 Pro": (29.5, 9.3), "Pixel 6": (67.6, 16.7),
+        "Pixel 7": (62.2, 21.8), "Galaxy S10": (87.5, 24.1), "Galaxy S20": (56.9, 14.1),
+    },
+}  # fmt: skip
+UNMEASURED = "no phone measured"
+
+
+def student_parts(artifacts: Mapping[str, Artifact]) -> list[Markup]:
+    """The parts of the section about a blaze student; empty for another student, or for none."""
+    if "student" not in artifacts:
+        return []
+    preview = artifacts["student"].path / "preview"
+    sheets = {name: preview / f"{name}.png" for name in SHEETS}
+    shown = [_sheet(*SHEETS[name], path) for name, path in sheets.items() if path.exists()]
+    return [*shown, heading("Phones", _phones(artifacts))] if shown else []
+
+
+def _sheet(title: str, what: str, path: Path) -> Markup:
+    return heading(title, figure(fit(read_image(path), 960), what, what, "wide"))
+
+
+def _phones(artifacts: Mapping[str, Artifact]) -> Markup:
+    """The paper's phones and sizes, and this run's model where it was measured."""
+    names = list(PHONES[256])
+    rows: list[tuple[Any, ...]] = [
+        (name, *(f"{PHONES[side][name][0]:g}, {PHONES[side][name][1]:g}" for side in PHONES)) for name in names
+    ]
+    ours = _measured(artifacts["export"]) if "export" in artifacts else []
+    rows += ours or [("this model", tag("span", UNMEASURED, style="color:var(--soft)"), "")]
+    said = (
+        "BlazeStyleGAN's own figures: its generator alone, ms on the CPU and on the GPU. Ours are whole models in a "
+        "browser, encoder included, once the page has measured them on a phone."
+    )
+    return join([table(("phone", "256 px", "512 px"), rows), note(said)])
+
+
+def _measured(export: Artifact) -> list[tuple[Any, ...]]:
+    """Lines of the devices on which the page timed a file of this export."""
+    digests = {str(row.get("sha256")) for row in export.records()}
+    found: list[tuple[Any, ...]] = []
+    for path in sorted((export.path.resolve().parents[1] / "reports" / "measurements").glob("*.json")):
+        try:
+            saved = json.loads(path.read_bytes())
+            rows = [model for model in saved["models"] if model["sha256"] in digests]
+            found += [
+                (str(saved["device"]["name"]), f"{row['network_ms']['median']:g} at {row['size']} px, "
+                 f"threads: {row['threads']}", EMPTY)
+                for row in rows
+            ]  # fmt: skip
+        except (OSError, ValueError, KeyError, TypeError):
+            continue  # not what the page saves
+    return found

@@ -1,0 +1,439 @@
+"""A blaze student learns a style from one to ten pictures.
+
+Source: the FaceStylizer task on BlazeStyleGAN (few-shot: encoder and mapping fixed, the generator trained; latents
+around a picture's code by style mixing). What differs: every picture counts, not the first alone; the style loss sums
+all layers of the features; an adversarial loss is trained jointly (the original only compared a fixed discriminator's
+features), by augmented pictures and with R1; drawn people keep the identity that they had before; and a check on
+latents that no update draws keeps the best state whose faces stay different from each other, and stops the training
+where that ends.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from stages.core.artifact import Artifact, ArtifactError, open_artifact
+from stages.core.images import grid, load_images, write_image
+from stages.core.runtime import Runtime
+from stages.core.settings import Train, TristyleError, number
+from stages.core.tensors import to_tensor, to_uint8
+from stages.core.weights import load_network, save_network
+from stages.networks.augment import AugmentPipe
+from stages.networks.blaze import BlazeFaces, BlazeStylizer
+from stages.networks.face_reader import Reader, load_reader, reader_file
+from stages.networks.latents import generator_id
+from stages.networks.stylegan2 import Discriminator
+from stages.student.batches import photo_batches
+from stages.student.blaze import check_groups
+from stages.student.blaze_finish import SHOWN, diversity, drawn, fixed_latents
+from stages.student.student import StudentTraining
+from stages.training.draws import Draws
+from stages.training.ema import ema_update, half_life_decay
+from stages.training.fit import Phase, Task, Update
+from stages.training.losses import discriminator_logistic, generator_logistic, perceptual_distance, r1_penalty
+
+CHECKED = 16  # latents of the held-out check
+PSI = 0.7  # their truncation: what faces from scratch have
+NETWORKS = ("student", "faces", "discriminator")
+
+
+@dataclass(kw_only=True)
+class FewShotWeights:
+    """Weights of the terms.
+
+    Args:
+        reconstruction, perceptual: of what is drawn of a picture's own code: L1, perceptual distance to the picture.
+        style: distance of the means and deviations of all features of mixed faces to the picture's.
+        adversarial: logistic loss of all drawn faces; 0 leaves the discriminator out.
+        identity: 1 - cosine of mixed faces to what the start draws of the same latents.
+        content: perceptual distance of the same two, which keeps pose and expression.
+        r1_gamma, r1_every: R1 of the discriminator.
+    """
+
+    reconstruction: float = 2.0
+    perceptual: float = 4.0
+    style: float = 10.0
+    adversarial: float = 0.2
+    identity: float = 1.0
+    content: float = 1.0
+    r1_gamma: float = 1.0
+    r1_every: int = 8
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            number(name, value, 0)
+        number("r1_every", self.r1_every, 1, 1000, integer=True)
+
+
+@dataclass(kw_only=True)
+class BlazeFewShot:
+    """Teaches a trained blaze student a style by a few pictures. A `Student`.
+
+    Args:
+        start: folder of the blaze student's artifact; None: the newest finished one in `students`.
+        students: folder of student artifacts.
+        floor: least diversity, the start's 1.
+        neighbours: latents mixed around a picture's code in each update, for each picture of the batch.
+        keep: share of a picture's code that a mixed layer keeps.
+        augment: probability of each augmentation of what the discriminator sees.
+        ema_images: half-life of the averaged generator, in images.
+        check_images: images between two checks.
+        patience: checks without a better style after which the training stops.
+        weights: of the loss terms.
+    """
+
+    reads: ClassVar[tuple[str, ...]] = ("style",)
+    start: str | None = None
+    students: str = "runs/student"
+    floor: float = 0.7
+    neighbours: int = 2
+    keep: float = 0.1
+    augment: float = 0.4
+    ema_images: int = 60
+    check_images: int = 80
+    patience: int = 5
+    weights: FewShotWeights = field(default_factory=FewShotWeights)
+
+    def __post_init__(self) -> None:
+        for name in ("floor", "keep", "augment"):
+            number(name, getattr(self, name), 0, 1)
+        for name in ("neighbours", "check_images", "patience"):
+            number(name, getattr(self, name), 1, integer=True)
+        number("ema_images", self.ema_images, 0, integer=True)
+
+    def files(self) -> dict[str, Path]:
+        """The start's networks, as far as there is a start, and the face reader."""
+        place = self._place()
+        found = {} if place is None else {f"start.{name}": place / f"{name}.safetensors" for name in NETWORKS}
+        return found | reader_file()
+
+    def check(self) -> None:
+        """Raises TristyleError: there is no student to start from."""
+        if self._place() is None:
+            raise TristyleError(
+                f"student.model.start: {self.students} holds no finished blaze student. "
+                "Run tristyle experiment=blaze-128 first, or name a student's folder."
+            )
+
+    def _place(self) -> Path | None:
+        """The start's folder."""
+        if self.start is not None:
+            return Path(self.start)
+        finished = [
+            item for item in _students(Path(self.students)) if (item.path / "discriminator.safetensors").exists()
+        ]
+        return max(finished, key=lambda item: str(item.manifest["created"])).path if finished else None
+
+    def training(self, inputs: dict[str, Artifact], train: Train, runtime: Runtime) -> StudentTraining:
+        """Open start and pictures.
+
+        Raises:
+            TristyleError: the start is missing or damaged, or the pictures have another size.
+        """
+        self.check()
+        place = self._place()
+        assert place is not None
+        stylizer, faces, discriminator = open_start(place)
+
+        style = inputs["style"]
+        pictures = load_images([style.path / str(row["image"]) for row in style.records()], runtime.workers)
+        if pictures.shape[1] != stylizer.side:
+            raise TristyleError(
+                f"student.model.start: {place} draws {stylizer.side} px, the pictures have {pictures.shape[1]} px. "
+                f"Set data.size={stylizer.side}."
+            )
+        torch.manual_seed(train.seed)
+        check_groups(train, discriminator.b4.mbstd_group_size)
+        task = self.task(train, stylizer, faces, discriminator, load_reader(), to_tensor(pictures))
+        metrics = {"pictures": float(len(pictures))}
+        batches = photo_batches(pictures, train.seed)
+        return StudentTraining(task, batches, stylizer.side, metrics, finish=partial(finish_few_shot, task))
+
+    def task(
+        self,
+        train: Train,
+        stylizer: BlazeStylizer,
+        faces: BlazeFaces,
+        discriminator: Discriminator,
+        reader: Reader,
+        pictures: Tensor,
+    ) -> FewShotTask:
+        """The training of this student on `pictures` [n, 3, R, R] in [-1, 1]."""
+        return FewShotTask(self, train, stylizer, faces, discriminator, reader, pictures)
+
+    def network(self, task: Task) -> nn.Module:
+        """Encoder and generator as one network of a photo, in the best state."""
+        assert isinstance(task, FewShotTask)
+        return task.stylizer()
+
+
+def _students(folder: Path) -> Iterator[Artifact]:
+    """The finished student artifacts of a folder."""
+    for manifest in sorted(folder.glob("*/manifest.json")):
+        with suppress(ArtifactError):
+            yield open_artifact(manifest.parent, "student", verify=False)
+
+
+def open_start(place: Path) -> tuple[BlazeStylizer, BlazeFaces, Discriminator]:
+    """The networks of a blaze student's artifact.
+
+    Raises:
+        TristyleError: one is missing or another network, or the encoder belongs to another generator.
+    """
+    stylizer, faces, discriminator = (load_network(place / f"{name}.safetensors") for name in NETWORKS)
+    if not isinstance(stylizer, BlazeStylizer):
+        raise TristyleError(
+            f"student.model.start: {place} holds {type(stylizer).__name__}, not a blaze student. "
+            "Name the folder of one that experiment=blaze-128 made."
+        )
+    assert isinstance(faces, BlazeFaces) and isinstance(discriminator, Discriminator)  # they come with such a student
+    if stylizer.encoder.generator != generator_id(stylizer.generator):
+        raise TristyleError(
+            f"student.model.start: {place} holds an encoder of another generator, as few-shot students do. "
+            "Name the student that it was made from."
+        )
+    return stylizer, faces, discriminator
+
+
+class FewShotTask(Task):
+    """Generator and discriminator at work, the start beside them, and the best state so far.
+
+    Batches hold `images` [N, 3, R, R] in [-1, 1], pictures of the style.
+
+    Attributes:
+        kept: the generator in the best state that a check has seen.
+    """
+
+    best: Tensor
+    checks: Tensor
+    stopped: Tensor
+    pictures: Tensor
+    checked: Tensor
+
+    def __init__(
+        self,
+        settings: BlazeFewShot,
+        train: Train,
+        stylizer: BlazeStylizer,
+        faces: BlazeFaces,
+        discriminator: Discriminator,
+        reader: Reader,
+        pictures: Tensor,
+    ) -> None:
+        super().__init__()
+        self.settings, self.total = settings, train.images
+        self.start = stylizer.generator.requires_grad_(False)
+        self.encoder = stylizer.encoder.requires_grad_(False)
+        self.mapping, self.psi = faces.mapping.requires_grad_(False), faces.psi
+        self.arguments = {"student": stylizer.arguments, "faces": faces.arguments}
+        self.z_dim = faces.z_dim
+        self.reader = copy.deepcopy(reader).requires_grad_(False)
+
+        # What learns, its average, and the best state.
+        self.generator = copy.deepcopy(self.start).requires_grad_(True)
+        self.discriminator = discriminator.requires_grad_(True)
+        self.ema, self.kept = (copy.deepcopy(self.start).requires_grad_(False) for _ in range(2))
+        self.augment = AugmentPipe("portrait")
+        self.augment.p.fill_(settings.augment)
+        self.register_buffer("best", torch.full([], float("inf")))
+        self.register_buffer("checks", torch.zeros([]))  # since the best
+        self.register_buffer("stopped", torch.zeros([]))
+        self.register_buffer("pictures", pictures, persistent=False)
+        self.register_buffer("checked", fixed_latents(self.mapping, self.z_dim, CHECKED, PSI), persistent=False)
+        self.to(memory_format=torch.channels_last)
+        self.spread = diversity(self.reader, drawn(self.start, self.checked))
+        self.phases = self._phases(train.lr)
+
+    def _phases(self, lr: float) -> list[Phase]:
+        weights = self.settings.weights
+        own, other = list(self.generator.parameters()), list(self.discriminator.parameters())
+        phases = [Phase("generator", own, torch.optim.Adam(own, lr=lr, betas=(0.0, 0.99)))]
+        if weights.adversarial:
+            optimizer = torch.optim.Adam(other, lr=lr, betas=(0.0, 0.99))
+            phases.append(Phase("discriminator", other, optimizer))
+            if weights.r1_gamma:
+                phases.append(Phase("r1", other, optimizer, weights.r1_every))
+        return phases
+
+    def train(self, mode: bool = True) -> FewShotTask:
+        """Set the mode of what is trained; everything else stays in eval mode."""
+        super().train(mode)
+        for fixed in (self.start, self.encoder, self.mapping, self.reader, self.ema, self.kept):
+            fixed.eval()
+        return self
+
+    # Losses
+
+    def losses(self, phase: str, batch: dict[str, Tensor], update: Update) -> dict[str, Tensor]:
+        """Terms of `generator`, `discriminator` or `r1`; none once the training has stopped itself."""
+        if bool(self.stopped):
+            return {}
+        pictures = batch["images"]
+        if phase == "generator":
+            return self._generator(pictures, update)
+        if phase == "discriminator":
+            fake = self.discriminator(self.augment(update.memory["fakes"], draws=update.draws))
+            real = self.discriminator(self.augment(pictures, draws=update.draws))
+            return {
+                "fake": discriminator_logistic(fake, real=False).mean(),
+                "real": discriminator_logistic(real, real=True).mean(),
+            }
+        weights, images = self.settings.weights, pictures.detach().requires_grad_()
+        penalty = r1_penalty(self.discriminator(self.augment(images, draws=update.draws)), images)
+        return {"r1": weights.r1_gamma / 2 * weights.r1_every * penalty.mean()}
+
+    def _generator(self, pictures: Tensor, update: Update) -> dict[str, Tensor]:
+        """Draw each picture's code, and faces mixed around it; compare the first with the picture, all in style."""
+        n, weights = len(pictures), self.settings.weights
+        with torch.no_grad():
+            codes = self.encoder(pictures)
+            mixed = self.mixed(codes, update.draws)
+            before = self.start(mixed).colour
+            maps = self.reader.encode(pictures)
+        images = self.generator(torch.cat([codes, mixed])).colour
+        update.memory["fakes"] = images[n : 2 * n].detach()
+
+        own = self.reader.encode(images)
+        repeated = [row.repeat(self.settings.neighbours, 1) for row in statistics(maps)]
+        terms = {
+            "reconstruction": weights.reconstruction * F.l1_loss(images[:n], pictures),
+            "perceptual": weights.perceptual * self.likeness([level[:n] for level in own], maps),
+            "style": weights.style * self.style_loss(statistics([level[n:] for level in own]), repeated),
+            "content": weights.content * self.likeness([level[n:] for level in own], self.reader.encode(before)),
+        }
+        if weights.identity:
+            same = (self.reader.identity(images[n:]) * self.reader.identity(before)).sum(dim=1)
+            terms["identity"] = weights.identity * (1 - same).mean()
+        if weights.adversarial:
+            terms["adversarial"] = weights.adversarial * self.adversarial(images, pictures, update)
+        return terms
+
+    def likeness(self, maps: list[Tensor], wanted: list[Tensor]) -> Tensor:
+        """Mean perceptual distance of feature maps [N, C, h, w]: a scalar."""
+        return perceptual_distance(maps, wanted).mean()
+
+    def style_loss(self, own: list[Tensor], wanted: list[Tensor]) -> Tensor:
+        """Mean distance of the statistics of *every* layer, each in units of the wanted one's length: a scalar."""
+        return torch.stack([_distance(a, b).mean() for a, b in zip(own, wanted, strict=True)]).mean()
+
+    def adversarial(self, images: Tensor, pictures: Tensor, update: Update) -> Tensor:
+        """The logistic loss of drawn faces [M, 3, R, R], as many of each kind as the batch has pictures: a scalar."""
+        rows = images.split(len(pictures))
+        logits = [self.discriminator(self.augment(row, draws=update.draws)) for row in rows[:2]]
+        return generator_logistic(torch.cat(logits)).mean()
+
+    def mixed(self, codes: Tensor, draws: Draws) -> Tensor:
+        """Latents around codes [N, num_ws, w_dim]: in each some layers, by chance all or none, are almost another's.
+
+        Returns:
+            [neighbours * N, num_ws, w_dim], the first N of the first neighbours.
+        """
+        settings, (n, layers, _) = self.settings, codes.shape
+        found = []
+        for _ in range(settings.neighbours):
+            z = draws.own(lambda count: torch.randn(count, self.z_dim, device=codes.device), n)
+            roll = draws.own(lambda count: torch.rand(count, layers + 1, device=codes.device), n)
+            other = self.mapping(z, truncation_psi=self.psi, update_w_avg=False)
+            changed = (roll[:, 1:] < roll[:, :1])[..., None]
+            found.append(torch.where(changed, torch.lerp(other, codes, settings.keep), codes))
+        return torch.cat(found)
+
+    # Between updates
+
+    def after_update(self, images: int, batch: int) -> dict[str, float]:
+        """Move the average; at a check, keep it where it is better, or stop."""
+        if bool(self.stopped):
+            return {}
+        ema_update(self.ema, self.generator, half_life_decay(batch, images, self.settings.ema_images, ramp=0.2))
+        due = images // self.settings.check_images > (images - batch) // self.settings.check_images
+        return self._check() if due or images >= self.total else {}
+
+    @torch.no_grad()
+    def _check(self) -> dict[str, float]:
+        """Diversity and style of faces that no update draws."""
+        images = drawn(self.ema, self.checked)
+        ratio = diversity(self.reader, images) / self.spread
+        style = self.style_of(images)
+        if ratio < self.settings.floor:
+            self.stopped.fill_(1)
+        elif style < float(self.best) * 0.99:
+            self.best.fill_(style)
+            self.checks.zero_()
+            self.kept.load_state_dict(self.ema.state_dict())
+        else:
+            self.checks.add_(1)
+            self.stopped.fill_(float(self.checks >= self.settings.patience))
+        return {"diversity": ratio, "style": style, "stopped": float(self.stopped)}
+
+    @torch.no_grad()
+    def style_of(self, images: Tensor) -> float:
+        """Style loss of `CHECKED` pictures [N, 3, R, R] against the mean statistics of all pictures of the style."""
+        wanted = [row.mean(0).expand(len(images), -1) for row in statistics(self.reader.encode(self.pictures))]
+        return float(self.style_loss(statistics(self.reader.encode(images)), wanted))
+
+    def lr_factor(self, images: int, total: int) -> float:
+        """A short rise, then constant, then linear to zero over the last half."""
+        return min(1.0, (images + 8) / 80, 2.0 * (1.0 - images / total))
+
+    def preview(self) -> dict[str, np.ndarray]:
+        """The pictures, what is drawn of their codes, and faces from scratch before and after."""
+        return {"few-shot": few_shot_sheet(self)}
+
+    def stylizer(self) -> BlazeStylizer:
+        """Encoder and the best generator in one network."""
+        both = BlazeStylizer(**self.arguments["student"])
+        both.generator.load_state_dict(self.kept.state_dict())
+        both.encoder.load_state_dict(self.encoder.state_dict())
+        return both.to(self.best.device).eval().requires_grad_(False)
+
+
+def statistics(maps: list[Tensor]) -> list[Tensor]:
+    """Means and deviations of feature maps [N, C, h, w] over places, [N, 2 C] of each map (AdaIN, arXiv 1703.06868)."""
+    return [torch.cat([level.mean(dim=(2, 3)), (level.var(dim=(2, 3)) + 1e-6).sqrt()], dim=1) for level in maps]
+
+
+def _distance(own: Tensor, wanted: Tensor) -> Tensor:
+    """Squared distance of rows [N, d] over the squared length of the wanted ones: [N]."""
+    return (own - wanted).square().sum(dim=1) / (wanted.square().sum(dim=1) + 1e-6)
+
+
+@torch.no_grad()
+def few_shot_sheet(task: FewShotTask) -> np.ndarray:
+    """Rows of pictures, what is drawn of their codes, and faces from scratch before and after: uint8 [H, W, 3]."""
+    pictures = torch.cat([task.pictures] * SHOWN)[:SHOWN]  # few may be fewer than the columns
+    ws = task.checked[:SHOWN]
+    rows = [pictures, drawn(task.kept, task.encoder(pictures)), drawn(task.start, ws), drawn(task.kept, ws)]
+    return grid(np.concatenate([to_uint8(row) for row in rows]), columns=SHOWN)
+
+
+def finish_few_shot(task: FewShotTask, out: Path) -> dict[str, float]:
+    """Write faces from scratch and the sheet; measure diversity and style of the best state.
+
+    Returns:
+        diversity: of faces from scratch, the start's 1; style_distance, start_style_distance: of all features' means
+        and deviations to the pictures'; stopped: 1 where the check ended the training.
+    """
+    faces = BlazeFaces(**task.arguments["faces"])
+    faces.generator.load_state_dict(task.kept.state_dict())
+    faces.mapping.load_state_dict(task.mapping.state_dict())
+    save_network(out / "faces.safetensors", faces.cpu())
+    write_image(out / "preview" / "few-shot.png", few_shot_sheet(task))
+
+    before, after = (drawn(generator, task.checked) for generator in (task.start, task.kept))
+    return {
+        "style_distance": task.style_of(after),
+        "start_style_distance": task.style_of(before),
+        "diversity": diversity(task.reader, after) / diversity(task.reader, before),
+        "stopped": float(task.stopped),
+    }

@@ -1,0 +1,95 @@
+"""`stylize` with a model that draws faces only: pasted back, photos without a face left alone, faces from scratch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("onnx")
+pytest.importorskip("onnxruntime")
+pytest.importorskip("onnxscript")
+from stages.apply import cli  # noqa: E402
+from stages.apply.face_squares import Face  # noqa: E402
+from stages.apply.folder import stylize_folder  # noqa: E402
+from stages.apply.mark import read_mark  # noqa: E402
+from stages.apply.serve import page_models  # noqa: E402
+from stages.apply.stylizer import Options, Stylizer  # noqa: E402
+from stages.core.images import read_image, write_image  # noqa: E402
+from stages.core.settings import TristyleError  # noqa: E402
+from stages.export.onnx import export_onnx  # noqa: E402
+from tests.tools import tiny_blaze  # noqa: E402
+
+SIZE = tiny_blaze.SIZE
+
+
+@pytest.fixture(scope="module")
+def export(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of an export."""
+    folder = tmp_path_factory.mktemp("export")
+    notes = {"tristyle.size": str(SIZE), "tristyle.style": "toy"}
+    stylizer, faces = tiny_blaze.networks()
+    export_onnx(stylizer, folder / "student.onnx", notes | {"tristyle.faces": "only"})  # type: ignore[arg-type]
+    export_onnx(faces, folder / "faces.onnx", notes)  # type: ignore[arg-type]
+    return folder
+
+
+@pytest.fixture
+def wall() -> np.ndarray:
+    """A photo of nobody."""
+    return np.random.default_rng(0).integers(90, 160, (150, 200, 3)).astype(np.uint8)
+
+
+def test_faces_are_pasted_back_and_the_rest_is_the_photo(export: Path, wall: np.ndarray) -> None:
+    stylizer = Stylizer(Options(export / "student.onnx"), 1)
+    faces = [Face(50, 70, 60, 0.2), Face(140, 80, 70)]
+    painted, matte = stylizer.paint(wall, faces)
+    for face in faces:
+        assert matte[int(face.y), int(face.x)] > 0.1
+    assert np.array_equal(painted[matte == 0], wall[matte == 0]) and (matte == 0).mean() > 0.5
+    assert not np.array_equal(painted, wall)
+
+
+def test_a_photo_without_a_face_is_left_as_it_is_and_that_is_said(
+    export: Path, wall: np.ndarray, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_image(tmp_path / "in" / "wall.png", wall)
+    cli.main([str(tmp_path / "in" / "wall.png"), "--model", str(export), "-o", str(tmp_path / "out.png")])
+    assert "wall.png: no face found, so the photo was left as it is" in capsys.readouterr().err
+    assert np.array_equal(read_image(tmp_path / "out.png"), wall)
+    assert read_mark(tmp_path / "out.png") is None  # nothing in it is synthetic
+
+    done = stylize_folder([tmp_path / "in"], tmp_path / "folder", Options(export / "student.onnx"), 1)
+    assert (done.painted, done.untouched) == (0, 1) and not done.skipped
+
+
+def test_what_the_model_cannot_do_is_refused_in_one_line(export: Path, wall: np.ndarray) -> None:
+    model = export / "student.onnx"
+    with pytest.raises(TristyleError, match=f"--size 96: .* takes {SIZE} px only. Leave --size out."):
+        Stylizer(Options(model, size=96))
+    with pytest.raises(TristyleError, match="--faces never: .* draws faces only. Leave --faces out."):
+        Stylizer(Options(model, faces="never"))
+    with pytest.raises(TristyleError, match="no face found"):
+        Stylizer(Options(model, faces="always"))(wall)
+
+
+def test_faces_from_scratch(export: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sheets = []
+    for name, seed in (("a.png", "3"), ("b.png", "3"), ("c.png", "4")):
+        cli.main(["faces", "--model", str(export), "--count", "4", "--seed", seed, "-o", str(tmp_path / name)])
+        sheets.append(read_image(tmp_path / name))
+    assert np.array_equal(sheets[0], sheets[1]) and not np.array_equal(sheets[0], sheets[2])
+    assert sheets[0].shape[0] >= 2 * SIZE and read_mark(tmp_path / "a.png") is not None
+    for words in (["--count", "0"], ["--seed", "-1"], ["-o", str(tmp_path / "sheet.txt")]):
+        with pytest.raises(SystemExit, match="2"):
+            cli.main(["faces", "--model", str(export), *words])
+    with pytest.raises(SystemExit, match="2"):
+        cli.main(["faces", "--model", "painted"])
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 4 and "has no generator of faces beside it" in said[-1]
+
+
+def test_the_page_gets_it_with_its_generator(export: Path) -> None:
+    (model,) = page_models([export])
+    assert (model.size, model.fixed, model.faces) == (SIZE, True, export / "faces.onnx")

@@ -1,0 +1,253 @@
+"""The blaze students through their stage: distilled, encoded, taught by few pictures; stopped, resumed, refused."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from stages.core.artifact import Artifact, seal
+from stages.core.images import load_images, write_image
+from stages.core.runtime import Runtime
+from stages.core.settings import ConfigError, Train, TristyleError
+from stages.core.tensors import to_tensor
+from stages.core.tracking import Tracker
+from stages.core.weights import load_network, save_network
+from stages.networks.blaze import BlazeFaces, BlazeStylizer
+from stages.networks.latents import generator_id
+from stages.student import blaze, blaze_fewshot
+from stages.student import stage as student_stage
+from stages.student.batches import photo_batches
+from stages.student.blaze import Blaze, BlazeTask, check_groups
+from stages.student.blaze_fewshot import BlazeFewShot, FewShotTask, open_start, statistics
+from stages.student.stage import StudentStage
+from stages.style.few_pictures import FewPictures
+from stages.training.draws import Draws
+from stages.training.fit import Batches, Update, fit
+from tests.tools import tiny_blaze
+from tests.tools.tiny_pairs import STYLE, data_artifact, toys
+
+SIZE = 32
+PHOTOS = toys(0, 16, SIZE)[0]
+MODEL = Blaze(channel_base=256, encoder_width=0.1, warm_up=0.0, ema_images=20, encoder_share=0.5)
+
+
+@pytest.fixture(autouse=True)
+def small_reader(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A reader of few channels everywhere."""
+    for module in (blaze, blaze_fewshot, student_stage):
+        monkeypatch.setattr(module, "load_reader", lambda *_: tiny_blaze.reader())
+
+
+def settings(images: int = 32, batch: int = 8, **further: int) -> Train:
+    return Train(images=images, batch=batch, lr=2e-3, seed=1, preview_images=10**6, **further)
+
+
+def task(train: Train, model: Blaze = MODEL) -> BlazeTask:
+    torch.manual_seed(1)
+    return model.task(train, *tiny_blaze.teacher(SIZE), tiny_blaze.reader(), to_tensor(PHOTOS[:2]))
+
+
+def trained(made: BlazeTask | FewShotTask, train: Train, folder: Path, batches: Batches) -> None:
+    scratch = folder / ".scratch"
+    scratch.mkdir(parents=True, exist_ok=True)
+    fit(made, batches, train=train, scratch=scratch, runtime=Runtime("cpu", 1, Tracker(folder)), label="student")
+
+
+def saved_teacher(folder: Path, size: int = 64) -> Path:
+    for name, network in zip(("generator", "discriminator"), tiny_blaze.teacher(size), strict=True):
+        save_network(folder / f"{name}.safetensors", network)
+    return folder
+
+
+def style_artifact(folder: Path, count: int = 3, size: int = 64) -> Artifact:
+    pictures = folder / "pictures"
+    for index, picture in enumerate(toys(50, count, size)[1]):
+        write_image(pictures / f"{index}.png", picture)
+    out = folder / "style"
+    stage = FewPictures(pictures=str(pictures), size=size, target=STYLE, faces="square")
+    stage.check()
+    stage.run({}, out, Runtime("cpu", 1, Tracker(folder)))
+    return seal(out, "style", config={}, inputs={}, metrics={})
+
+
+def test_the_chain_from_teacher_to_style(tmp_path: Path) -> None:
+    """A teacher is distilled and encoded, three pictures teach the result a style, and every network is kept."""
+    data = data_artifact(tmp_path / "data", 64)
+    model = Blaze(teacher=str(saved_teacher(tmp_path / "teacher")), channel_base=256, encoder_width=0.1)
+    stage = StudentStage(model=model, train=settings(16, 4), target=STYLE)
+    assert stage.reads == ("data",) and {"teacher", "teacher.discriminator"} <= set(stage.files())
+    out = tmp_path / "students" / "first"
+    out.mkdir(parents=True)
+    metrics = stage.run({"data": data}, out, Runtime("cpu", 1, Tracker(tmp_path)))
+    assert metrics["distance_ratio"] > 0 and metrics["photos"] > 0 and metrics["size"] == 64
+    for name in ("teacher", "pyramid", "encoding"):
+        assert (out / "preview" / f"{name}.png").exists()
+    student, faces = (load_network(out / f"{name}.safetensors") for name in ("student", "faces"))
+    assert isinstance(student, BlazeStylizer) and isinstance(faces, BlazeFaces)
+    assert student.encoder.generator == generator_id(student.generator) == generator_id(faces.generator)
+
+    # Few-shot: found by itself, since it is the newest blaze student; the encoder is the same, the generator is not.
+    seal(out, "student", config={"model": {}}, inputs={}, metrics={})
+    few = BlazeFewShot(students=str(out.parent), check_images=8, neighbours=1)
+    second = StudentStage(model=few, train=settings(16, 4), target=STYLE)
+    second.check()
+    assert second.reads == ("data", "style") and few.files()["start.faces"] == out / "faces.safetensors"
+    taught = tmp_path / "taught"
+    taught.mkdir()
+    inputs = {"data": data, "style": style_artifact(tmp_path / "style")}
+    metrics = second.run(inputs, taught, Runtime("cpu", 1, Tracker(taught)))
+    assert metrics["pictures"] == 3 and {"diversity", "style_distance", "start_style_distance"} <= set(metrics)
+    result = load_network(taught / "student.safetensors")
+    assert isinstance(result, BlazeStylizer) and (taught / "preview" / "few-shot.png").exists()
+    for name, value in student.encoder.state_dict().items():
+        assert torch.equal(value, result.encoder.state_dict()[name]), name
+    assert generator_id(result.generator) != generator_id(student.generator)
+
+    # What was taught a style holds an encoder of another generator: nothing starts from it.
+    for name in ("faces", "discriminator"):
+        shutil.copy(out / f"{name}.safetensors", taught / f"{name}.safetensors")
+    with pytest.raises(TristyleError, match="holds an encoder of another generator.*Name the student"):
+        open_start(taught)
+
+
+@pytest.mark.parametrize("stop", [1, 3])  # in the distillation, in the encoder's part
+def test_a_stopped_training_resumes_bit_for_bit(stop: int, tmp_path: Path) -> None:
+    train = settings(checkpoint_images=8)
+    whole = task(train)
+    trained(whole, train, tmp_path / "whole", photo_batches(PHOTOS, 1))
+
+    def failing(start: int, count: int, rows: slice = slice(None)) -> dict[str, torch.Tensor]:
+        if start >= stop * 8:
+            raise RuntimeError("killed")
+        return photo_batches(PHOTOS, 1)(start, count, rows)
+
+    with pytest.raises(RuntimeError, match="killed"):
+        trained(task(train), train, tmp_path / "cut", failing)
+    resumed = task(train)
+    trained(resumed, train, tmp_path / "cut", photo_batches(PHOTOS, 1))
+    for name, value in whole.state_dict().items():
+        assert torch.equal(value, resumed.state_dict()[name]), name
+
+
+def test_micro_batches_train_as_the_whole_batch(tmp_path: Path) -> None:
+    """Draws, groups and means are the whole batch's: what several processes of a torchrun rest on."""
+    found = []
+    for accumulate in (1, 2):
+        train = settings(16, accumulate=accumulate)
+        model = Blaze(channel_base=256, encoder_width=0.1, warm_up=0.0, ema_images=0, encoder_share=0.0)
+        made = task(train, model)
+        trained(made, train, tmp_path / str(accumulate), photo_batches(PHOTOS, 1))
+        found.append(made.generator.state_dict())
+    moved = 0.0
+    for name, value in task(settings()).generator.state_dict().items():
+        moved = max(moved, float((found[0][name] - value).abs().max()))
+        assert torch.allclose(found[0][name], found[1][name], atol=2e-4), name
+    assert moved > 1e-3
+
+
+def test_only_one_part_learns_at_a_time() -> None:
+    train = settings()
+    made = task(train).train()
+    batch = photo_batches(PHOTOS, 1)(0, 8)
+    early, late = Update(images=0), Update(images=16)
+    assert set(made.losses("generator", batch, early)) >= {"l1", "perceptual", "matte", "adversarial"}
+    assert made.losses("encoder", batch, early) == {} and made.losses("discriminator", batch, early)
+    assert made.losses("generator", batch, late) == {} and made.losses("r1", batch, late) == {}
+    assert set(made.losses("encoder", batch, late)) == {"pixel", "perceptual", "identity", "regression"}
+    assert made.real(batch["images"], early) is batch["images"]  # real pictures, not the teacher's
+
+
+def test_styles_are_single_or_mixed() -> None:
+    always = task(settings(), Blaze(channel_base=256, encoder_width=0.1, mixing=1.0)).styles(8, Draws())
+    never = task(settings(), Blaze(channel_base=256, encoder_width=0.1, mixing=0.0)).styles(8, Draws())
+    assert bool((never == never[:, :1]).all())
+    assert bool((always[:, 0] != always[:, -1]).any(dim=1).all())
+
+
+def few_shot(**given: object) -> tuple[FewShotTask, Train]:
+    stylizer, faces = tiny_blaze.networks(64)
+    train = settings(48, 4)
+    pictures = to_tensor(toys(60, 3, 64)[1])
+    model = BlazeFewShot(**{"check_images": 8, "neighbours": 2} | given)  # type: ignore[arg-type]
+    return model.task(train, stylizer, faces, tiny_blaze.teacher(64)[1], tiny_blaze.reader(), pictures), train
+
+
+def test_the_check_stops_before_faces_become_one(tmp_path: Path) -> None:
+    made, train = few_shot(floor=1.0)
+    with torch.no_grad():  # a generator that draws one face only
+        for parameter in (*made.generator.parameters(), *made.ema.parameters()):
+            parameter.zero_()
+    trained(made, train, tmp_path, photo_batches(toys(60, 3, 64)[1], 1))
+    assert bool(made.stopped)
+    for name, value in made.start.state_dict().items():
+        assert torch.equal(value, made.kept.state_dict()[name]), name  # the best state was the start
+
+
+def test_every_picture_and_every_layer_counts() -> None:
+    made, _ = few_shot()
+    maps = made.reader.encode(made.pictures)
+    rows = statistics(maps)
+    assert len(rows) == len(maps)
+    for index in range(len(rows)):
+        changed = [row + (0.5 if place == index else 0.0) for place, row in enumerate(rows)]
+        assert float(made.style_loss(changed, rows)) > 0
+    codes = made.encoder(made.pictures)
+    mixed = made.mixed(codes, Draws())
+    assert mixed.shape == (6, *codes.shape[1:])
+    same = (mixed.unflatten(0, (2, 3)) == codes).all(dim=-1)
+    assert same.any() and not same.all()
+
+
+def test_what_cannot_be_is_refused_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = data_artifact(tmp_path / "data", 64)
+    run = Runtime("cpu", 1, Tracker(tmp_path))
+    cases: list[tuple[Blaze, Artifact, str]] = [
+        (Blaze(teacher=str(saved_teacher(tmp_path / "small", 32))), data, "draws 32 px, the data has 64 px. Set data"),
+    ]
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    nobody = seal(empty, "data", config={}, inputs={}, metrics={})
+    cases.append((Blaze(), nobody, "holds no photos to train on. Set data.count"))
+    for model, given, said in cases:
+        with pytest.raises(TristyleError, match=said):
+            model.training({"data": given}, settings(), run)
+
+    with pytest.raises(
+        TristyleError, match=r"ffhq.pkl holds foreign weights. Run: python -m stages.style.weights.conv"
+    ):
+        Blaze(teacher="ffhq.pkl").files()
+    with pytest.raises(TristyleError, match="no base of 32 px is shipped. Set data.size to 64 or 128"):
+        Blaze().training({"data": data_artifact(tmp_path / "d32", 32)}, settings(), run)
+    with pytest.raises(TristyleError, match="holds no finished blaze student. Run tristyle experiment=blaze-128"):
+        BlazeFewShot(students=str(tmp_path)).check()
+    with pytest.raises(ConfigError, match=r"train\.batch: 6 is not a multiple of 8"):
+        check_groups(Train(images=8, batch=6, lr=1e-3, accumulate=2), 4)
+
+
+def test_few_pictures_are_counted_and_need_a_face(tmp_path: Path) -> None:
+    for index in range(11):
+        write_image(tmp_path / "many" / f"{index}.png", np.full((64, 64, 3), 90 + index, np.uint8))
+    (tmp_path / "none").mkdir()
+
+    def stage(folder: str, faces: str = "aligned") -> FewPictures:
+        return FewPictures(pictures=str(tmp_path / folder), size=64, target="ink", faces=faces)
+
+    with pytest.raises(TristyleError, match="holds 11 pictures, more than 10. Take the best"):
+        stage("many").check()
+    with pytest.raises(TristyleError, match="holds no picture that may be used. Put 1 to 10"):
+        stage("none").check()
+    (tmp_path / "many" / "sources.csv").write_text("pattern,licence,licence_class,consent,author\n*.png,,,no,\n")
+    with pytest.raises(TristyleError, match="holds no picture that may be used"):
+        stage("many").check()
+    (tmp_path / "many" / "sources.csv").unlink()
+    one = stage("many/3.png")
+    one.check()
+    with pytest.raises(TristyleError, match="3.png: no face was found. Leave it out, or say style.faces=square"):
+        one.run({}, tmp_path / "out", Runtime("cpu", 1, Tracker(tmp_path)))
+    assert not (tmp_path / "out" / "images").exists()
+    done = stage("many/3.png", "square").run({}, tmp_path / "out", Runtime("cpu", 1, Tracker(tmp_path)))
+    assert done["count"] == 1 and load_images([tmp_path / "out/images/000000.png"]).shape == (1, 64, 64, 3)
