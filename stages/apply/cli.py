@@ -1,6 +1,7 @@
 """`stylize`: pictures, folders and videos through an exported student. Needs onnxruntime, not torch.
 
     stylize photo.jpg -o out.png        stylize pictures/ -o out/        stylize clip.mp4 -o out.mp4
+    stylize edit photo.jpg --set smile=+1    attributes of a face, see `stages.apply.edit`
     stylize verify out.png              what a file says of its origin
     stylize faces -o sheet.png          faces of nobody, drawn from scratch, see `stages.apply.from_scratch`
     stylize serve                       a page that runs the student on the camera, see `stages.apply.serve`
@@ -27,6 +28,7 @@ from stages.core.settings import TristyleError
 LARGEST = 4096  # px: --size
 LISTED = 10  # skipped pictures that are listed on the screen
 HELP = """
+stylize edit PHOTO      changes attributes of a face: age, smile, ...; stylize edit --help lists how.
 stylize verify FILE...  reports what files say of their origin; exit code 0 when all say synthetic, else 1.
 stylize faces           draws faces from scratch with a model that can; `stylize faces --help`.
 stylize serve           starts a page on this machine that runs the model in the browser, on the camera or on pictures.
@@ -97,7 +99,7 @@ def verify_arguments() -> argparse.ArgumentParser:
 
 
 def parser_for(words: list[str]) -> tuple[argparse.ArgumentParser, list[str]]:
-    """The parser that a command line is for, and the words left for it: of `serve`, `faces`, `verify`, or plain."""
+    """The parser that a command line is for, and the words left: of `serve`, `edit`, `faces`, `verify`, or plain."""
     if words[:1] == ["faces"]:
         from stages.apply import from_scratch
 
@@ -106,6 +108,10 @@ def parser_for(words: list[str]) -> tuple[argparse.ArgumentParser, list[str]]:
         from stages.apply import serve
 
         return serve.arguments(), words[1:]
+    if words[:1] == ["edit"]:
+        from stages.apply import edit
+
+        return edit.arguments(), words[1:]
     if words[:1] == ["verify"]:
         return verify_arguments(), words[1:]
     return arguments(), words
@@ -136,6 +142,11 @@ def _command(words: list[str]) -> int:
 
         serve.main(words[1:])
         return 0
+
+    if words[:1] == ["edit"]:
+        from stages.apply import edit
+
+        return edit.main(words[1:])
 
     parser, rest = parser_for(words)
     given = parser.parse_args(rest)

@@ -13,6 +13,7 @@ from stages.core.settings import TristyleError
 if TYPE_CHECKING:
     import numpy as np
 
+EDITOR = "editor.onnx"  # in the folder of export=editor, which `stylize edit` alone runs
 STEP = 8  # px: sides are multiples of this unless the model notes another number
 SMALLEST = 32  # px a side
 NOTED = {"tristyle.size": (SMALLEST, 4096), "tristyle.multiple_of": (1, 256)}  # in the model's notes
@@ -36,7 +37,8 @@ def model_path(given: Path | None) -> Path:
 
     Args:
         given: a file, the folder of an export, or a name of SHIPPED where no file is called so: `faces` is for
-            photographs of people, `rendered` for the renderer's people. None: the last export in ./runs, else the
+            photographs of people, `rendered` for the renderer's people. None: the last export of a student in
+            ./runs, else the
             first shipped model.
 
     Raises:
@@ -48,6 +50,7 @@ def model_path(given: Path | None) -> Path:
     path = given
     if path is None:
         finished = sorted(Path("runs/export").glob("*/manifest.json"), key=_created)
+        finished = [manifest for manifest in finished if not (manifest.parent / EDITOR).exists()]
         path = finished[-1].parent if finished else data_file(next(iter(SHIPPED.values())))
     elif str(path) in SHIPPED and not path.is_file() and not (path.is_dir() and _holds_model(path)):
         path = data_file(SHIPPED[str(path)])
@@ -135,14 +138,14 @@ def _exported(folder: Path) -> Path:
 
 
 def open_session(path: Path, threads: int = 0) -> Any:
-    """Open any ONNX file as an onnxruntime session on the CPU.
+    """Open an ONNX file as an onnxruntime session on the CPU, whatever its inputs are.
 
     Args:
         path: the file.
         threads: 0: as many as there are cores.
 
     Raises:
-        TristyleError: onnxruntime is missing or cannot read the file.
+        TristyleError: onnxruntime is missing or cannot read the file, or the file's notes cannot be used.
     """
     try:
         import onnxruntime
@@ -159,6 +162,7 @@ def open_session(path: Path, threads: int = 0) -> Any:
         reason = str(error).splitlines()[0]
         raise TristyleError(f"{path}: not a readable ONNX model ({reason}). Export it again.") from None
 
+    # What the file notes of itself.
     try:
         _check_notes(session, path)
     except UnicodeDecodeError:

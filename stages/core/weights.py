@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 # module also has what it imports. `tests/faults/test_weights.py` compares with the classes that note arguments.
 NETWORKS = frozenset(f"stages.networks.{name}" for name in (
     "aligned.LightTranslator", "aligned.PatchDiscriminator", "aligned.ResnetTranslator", "blaze.BlazeEncoder",
-    "blaze.BlazeFaces", "blaze.BlazeGenerator", "blaze.BlazeStylizer", "encoder.Encoder",
-    "encoder.LatentDiscriminator", "face_reader.Reader", "mobile.MobileStudent", "parser.FaceParser",
-    "patchgan.PatchGAN", "stylegan2.Discriminator", "stylegan2.Generator", "ugatit.CamDiscriminator",
-    "ugatit.ResnetGenerator",
+    "blaze.BlazeFaces", "blaze.BlazeGenerator", "blaze.BlazeStylizer", "encoder.Encoder", "encoder.IterativeEncoder",
+    "encoder.LatentDiscriminator", "expanded.AttributeClassifier", "expanded.ExpandedEditor", "face_reader.Reader",
+    "mobile.MobileStudent", "parser.FaceParser", "patchgan.PatchGAN", "stylegan2.Discriminator",
+    "stylegan2.Generator", "ugatit.CamDiscriminator", "ugatit.ResnetGenerator",
 ))  # fmt: skip
 LARGEST_ARGUMENT = 1 << 17
 DEPTHS = {"n_layers", "layers", "n_blocks", "num_layers", "num_ws", "blocks"}  # arguments that count layers

@@ -69,6 +69,36 @@ class Tier(nn.Module):
         return out
 
 
+def trunk_of(size: int, widths: Sequence[int], pictures: int = 1) -> tuple[nn.Sequential, nn.ModuleList]:
+    """A new trunk: blocks of pixels become channels, then three halvings.
+
+    Args:
+        size: px a side that it sees, a power of two from 32.
+        widths: channels at 32, 16, 8 and 4 px.
+        pictures: RGB pictures that it sees side by side, as channels.
+
+    Returns:
+        The stem, [N, 3 pictures, size, size] -> [N, widths[0], 32, 32], and the levels after it.
+    """
+    block = size // STEM
+    inputs = 3 * pictures * block**2
+    stem = nn.Sequential(nn.PixelUnshuffle(block), Unit(inputs, widths[0]), EncoderBlock(widths[0]))
+    levels = nn.ModuleList(
+        nn.Sequential(Unit(a, b, 2), EncoderBlock(b)) for a, b in zip(widths[:-1], widths[1:], strict=True)
+    )
+    return stem, levels
+
+
+def trunk_maps(stem: nn.Module, levels: nn.ModuleList, images: Tensor, size: int) -> list[Tensor]:
+    """Maps at 32, 16, 8 and 4 px of images [N, C, H, W], which are resized to `size` px, antialiased."""
+    if images.shape[-2:] != (size, size):
+        images = F.interpolate(images, (size, size), mode="bilinear", align_corners=False, antialias=True)
+    maps = [stem(images)]
+    for level in levels:
+        maps.append(level(maps[-1]))
+    return maps
+
+
 class Encoder(nn.Module):
     """Photos [N, 3, H, W] in [-1, 1] -> ws [N, num_ws, w_dim] of the generator that it was trained against.
 
@@ -80,6 +110,7 @@ class Encoder(nn.Module):
         generator: digest of the generator's weights: to any other, the latents mean something else.
     """
 
+    pictures = 1  # that it sees side by side
     w_avg: Tensor
 
     def __init__(
@@ -98,12 +129,7 @@ class Encoder(nn.Module):
         }  # fmt: skip
         self.num_ws, self.w_dim, self.size, self.generator = num_ws, w_dim, size, generator
 
-        # The trunk: blocks of pixels become channels, then three halvings.
-        block = size // STEM
-        self.stem = nn.Sequential(nn.PixelUnshuffle(block), Unit(3 * block**2, widths[0]), EncoderBlock(widths[0]))
-        self.levels = nn.ModuleList(
-            nn.Sequential(Unit(a, b, 2), EncoderBlock(b)) for a, b in zip(widths[:-1], widths[1:], strict=True)
-        )
+        self.stem, self.levels = trunk_of(size, widths, self.pictures)
 
         # The heads: w of the first layer, and the deltas of coarse, medium and fine layers.
         four, eight, sixteen = (widths[3], 4), (widths[2], 8), (widths[1], 16)
@@ -119,13 +145,7 @@ class Encoder(nn.Module):
 
     def trunk(self, images: Tensor) -> list[Tensor]:
         """Feature maps at 32, 16, 8 and 4 px."""
-        if images.shape[-2:] != (self.size, self.size):
-            shape = (self.size, self.size)
-            images = F.interpolate(images, shape, mode="bilinear", align_corners=False, antialias=True)
-        maps = [self.stem(images)]
-        for level in self.levels:
-            maps.append(level(maps[-1]))
-        return maps
+        return trunk_maps(self.stem, self.levels, images, self.size)
 
     def parts(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Base w [N, w_dim] and the deltas of all layers but the first, [N, num_ws - 1, w_dim]."""
@@ -154,6 +174,41 @@ def compose(base: Tensor, deltas: Tensor, layers: int | None = None) -> Tensor:
     layers = deltas.shape[1] if layers is None else layers
     offsets = torch.cat([deltas[:, :layers], torch.zeros_like(deltas[:, layers:])], dim=1)
     return base[:, None] + F.pad(offsets, (0, 0, 1, 0))  # the first layer takes the base itself
+
+
+class IterativeEncoder(Encoder):
+    """Photo and what is drawn of it so far -> what to add to the latents (ReStyle, arXiv 2104.02699, sec. 3.2).
+
+    As `Encoder`, whose arguments it takes; its trunk sees both pictures. The first step sees the mean face.
+    """
+
+    pictures = 2
+
+    def __init__(
+        self,
+        num_ws: int,
+        w_dim: int,
+        size: int = 64,
+        widths: tuple[int, ...] | list[int] = (24, 64, 96, 112),
+        hidden: int = 128,
+        generator: str = "",
+    ) -> None:
+        super().__init__(num_ws, w_dim, size, widths, hidden, generator)
+        self.arguments = dict(self.arguments)  # a network that is stored notes them itself
+
+    def step(self, photos: Tensor, drawn: Tensor, ws: Tensor) -> Tensor:
+        """Correct the latents once.
+
+        Args:
+            photos: [N, 3, R, R] in [-1, 1].
+            drawn: what the generator makes of `ws`, the same shape.
+            ws: [N, num_ws, w_dim].
+
+        Returns:
+            The next ws, the same shape.
+        """
+        base, deltas = self.parts(torch.cat([photos, drawn], dim=1))
+        return ws + compose(base - self.w_avg, deltas)
 
 
 class LatentDiscriminator(nn.Module):

@@ -18,11 +18,13 @@ from stages.core.settings import TristyleError
 from stages.core.tensors import to_uint8
 from stages.core.weights import load_network
 from stages.networks.encoder import Encoder
+from stages.networks.expanded import ExpandedEditor
 from stages.networks.stylegan2 import Generator
 
 BASES = {size: f"base{size}_generator.safetensors" for size in (64, 128)}  # the shipped generators, by px
 SHIPPED_ENCODER = "encoder64.safetensors"
 STD_SAMPLES = 10_000  # latents behind the spread of w
+EDITOR = "editor.safetensors"  # in a style artifact that has one
 
 
 def latents(z_dim: int, seeds: Sequence[int]) -> Tensor:
@@ -80,3 +82,37 @@ def load_encoder(generator: Generator, path: Path | None = None) -> Encoder | No
             f"{path}: holds {type(encoder).__name__}, not an encoder. Give a file of stages.recipes.inversion_encoder."
         )
     return encoder.requires_grad_(False) if encoder.generator == generator_id(generator) else None
+
+
+def load_editor(path: Path, device: str = "cpu") -> ExpandedEditor:
+    """The editor in a style artifact's folder or in a file, in eval mode and frozen.
+
+    Raises:
+        TristyleError: missing, damaged, or another network.
+    """
+    file = path / EDITOR if path.is_dir() else path
+    if not file.exists():
+        raise TristyleError(f"{file}: no such editor. Name the folder that stage=style style=expanded has made.")
+    editor = load_network(file, device)
+    if not isinstance(editor, ExpandedEditor):
+        raise TristyleError(f"{file}: holds {type(editor).__name__}, not an editor. Run stage=style style=expanded.")
+    return editor.requires_grad_(False)
+
+
+def check_editor(editor: ExpandedEditor, generator: Generator, key: str, name: str) -> None:
+    """Refuse an editor of another generator: its latents would mean something else.
+
+    Args:
+        editor: see `load_editor`.
+        generator: the one that is used.
+        key: the setting that names the editor.
+        name: what it names.
+
+    Raises:
+        TristyleError: the two do not belong together.
+    """
+    if editor.encoder.generator != generator_id(generator):
+        raise TristyleError(
+            f"{key}: {name} edits the photos of another generator. "
+            "Train an editor of this one: stage=style style=expanded with the same style.start."
+        )

@@ -23,11 +23,12 @@ from stages.core.images import load_images
 from stages.core.runtime import Runtime
 from stages.core.settings import ConfigError, TristyleError, choice, number
 from stages.core.stage import Stage
-from stages.core.tensors import to_tensor
+from stages.core.tensors import to_tensor, to_uint8
 from stages.metrics.heldout import FEWEST, add_pictures, read_style, style_kid
 from stages.networks.encoder import Encoder
+from stages.networks.expanded import ExpandedEditor
 from stages.networks.face_reader import Reader, load_reader, read_masks, reader_file
-from stages.networks.latents import SHIPPED_ENCODER, decode, latents, load_encoder, load_generator
+from stages.networks.latents import EDITOR, SHIPPED_ENCODER, decode, latents, load_editor, load_encoder, load_generator
 from stages.networks.stylegan2 import Generator
 from stages.pair.curate import Curate
 from stages.pair.inputs import (
@@ -106,8 +107,8 @@ class LatentPairs(Stage):
     def run(self, inputs: dict[str, Artifact], out: Path, runtime: Runtime) -> dict[str, Any]:
         """Make, curate, write and measure the pairs.
 
-        Where the shipped encoder was made for the style's source, it inverts the held-out photos and the fused
-        generator decodes them: `identity`, `kid` and the others measure that, as they measure a translator. Random
+        Where the style has an editor, or the shipped encoder was made for its source, the held-out photos are inverted
+        and the fused generator decodes them: `identity`, `kid` and the others measure that, as a translator. Random
         pairs have a KID of their own, `pairs_kid`: that of the pairs' raw style pictures, not of held-out people.
 
         Returns:
@@ -122,8 +123,7 @@ class LatentPairs(Stage):
         source, fused = (load_generator(path, runtime.device) for path in networks)
         _check_size(data, style, fused)
 
-        encoder = load_encoder(source)
-        painter = encoder and inverting_painter(encoder, fused, runtime.device)
+        painter = _painter(style, source, fused, reader, runtime.device)
         if self.source == "random":
             candidates = self._drawn(style, source, fused, reader, runtime)
         else:
@@ -188,6 +188,14 @@ def _of_set(data: Artifact, style: Artifact, rows: list[dict[str, Any]]) -> Pair
     photo, mask = ([data.path / kind / f"{name}.png" for name in names] for kind in ("photo", "mask"))
     raw = [style.path / row["image"] for row in rows]
     return OnDisk(names, photo, mask, raw, [bool(row.get("mirrored")) for row in rows])
+
+
+def _painter(style: Artifact, source: Generator, fused: Generator, reader: Reader, device: str) -> Painter | None:
+    """What paints any photo: the style's editor, else the shipped encoder; None where neither is of its source."""
+    if (style.path / EDITOR).exists():
+        return restyling_painter(load_editor(style.path, device), fused, reader, device)
+    encoder = load_encoder(source)
+    return encoder and inverting_painter(encoder, fused, device)
 
 
 def _check_size(data: Artifact, style: Artifact, fused: Generator) -> None:
@@ -267,6 +275,20 @@ def inverting_painter(encoder: Encoder, fused: Generator, device: str) -> Painte
     def paint(photos: np.ndarray) -> Translation:
         parts = (photos[i : i + CHUNK] for i in range(0, len(photos), CHUNK))
         return Translation(np.concatenate([decode(fused, encoder(to_tensor(part).to(device))) for part in parts]))
+
+    return paint
+
+
+def restyling_painter(editor: ExpandedEditor, fused: Generator, reader: Reader, device: str) -> Painter:
+    """Paints photos through the editor of `fused`'s source: what is behind the head stays, and so does the light."""
+
+    @torch.no_grad()
+    def paint(photos: np.ndarray) -> Translation:
+        parts = []
+        for i in range(0, len(photos), CHUNK):
+            images = to_tensor(photos[i : i + CHUNK]).to(device)
+            parts.append(editor.restyle(images, reader.read(images).mask, fused, editor.encoder(images)))
+        return Translation(to_uint8(torch.cat(parts)))
 
     return paint
 

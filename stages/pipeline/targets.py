@@ -26,7 +26,7 @@ TARGET = "_target_"
 OWN_TARGETS = frozenset(f"stages.{name}" for name in (
     "core.settings.Train", "core.tracking.Tracker", "core.tracking.WandbTracker",
     "datasets.folders.photo_quality.Limits", "datasets.folders.stage.FolderData",
-    "datasets.rendered.stage.RenderedData", "export.coreml.Coreml",
+    "datasets.rendered.stage.RenderedData", "export.coreml.Coreml", "export.editor.EditorExport",
     "export.litert.Litert", "export.mnn.Mnn", "export.ncnn.Ncnn", "export.onnx.Onnx", "export.stage.ExportStage",
     "export.web.Web", "pair.cartoon_filter.CartoonPairs", "pair.cartoon_filter.Rule", "pair.curate.Curate",
     "pair.curate.Limit", "pair.given.GivenPairs", "pair.latent.LatentPairs", "pair.stage.PairStage",
@@ -36,11 +36,12 @@ OWN_TARGETS = frozenset(f"stages.{name}" for name in (
     "student.blaze.BlazeWeights", "student.blaze_fewshot.BlazeFewShot", "student.blaze_fewshot.FewShotWeights",
     "student.photographs.Photographs", "student.pix2pix.Pix2Pix", "student.pix2pix.Pix2PixWeights",
     "student.stage.StudentStage", "style.editing.directions.Edit", "style.editing.recolour.Recolour",
+    "style.expanded.classifier.Classify", "style.expanded.stage.ExpandedStage", "style.expanded.training.Expand",
     "style.few_pictures.FewPictures", "style.fused.FusedStyle", "style.fusion.fuse.Fusion", "style.fusion.fuse.Part",
     "style.fusion.sweep.Sweep", "style.inversion.e4e.Encode", "style.inversion.encoder.Invert",
-    "style.sampling.candidates.Sampling", "style.sampling.distribution.Distribution",
-    "style.sampling.filters.Filters", "style.stage.Network", "style.stage.StyleStage", "style.stylegan2_ada.Ada",
-    "style.stylegan2_ada.Recipe",
+    "style.inversion.modes.ModeSettings", "style.sampling.candidates.Sampling",
+    "style.sampling.distribution.Distribution", "style.sampling.filters.Filters", "style.stage.Network",
+    "style.stage.StyleStage", "style.stylegan2_ada.Ada", "style.stylegan2_ada.Recipe",
 ))  # fmt: skip
 MISSING = "???"  # OmegaConf's mark of a setting without a value
 

@@ -21,6 +21,15 @@ class Measure:
 
 
 MEASURES = (
+    # An editor of real faces.
+    Measure(r"moved_.*", "sd", "higher", "change of an edited attribute at strength 1, by the classifier trained here"),
+    Measure(r"leak", "sd", "lower", "change of the other attributes in the same edits, by the same classifier"),
+    Measure(r"edit_background_error", "L1, 0–1", "lower", "edited photo to photo, mask under 0.02"),
+    Measure(r"classifier_.*", "", "higher", "how the classifier reads held-out photos: correlation, or AUC of a kind"),
+    Measure(r"directions_used", "0–1", "", "numbers of the editing directions that are not zero"),
+    Measure(r"(editor|encoder)_psnr", "dB", "higher", "photo to the editor's, or the encoder's, reconstruction"),
+    Measure(r"(editor|encoder)_ssim", "0–1", "higher", "photo to the editor's, or the encoder's, reconstruction"),
+    Measure(r"editor_cpu_ms", "ms", "lower", "one edit on one core"),
     Measure(r"photo_same_person_auc", "0.5–1", "", "the untouched photos' same-person AUC: the ceiling"),
     Measure(r".*auc.*", "0.5–1", "higher", "the same person recognised among others across photo and stylised photo"),
     Measure(r"face_ratio|.*face_error_ratio", "×", "lower", "face error over the untouched photo's"),

@@ -6,7 +6,6 @@ those of the paper's tables; ours stand beside them once the page's Measure butt
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,9 @@ from typing import Any
 from markupsafe import Markup
 
 from stages.core.artifact import Artifact
+from stages.core.files import read_json
 from stages.core.images import read_image
+from stages.core.settings import TristyleError
 from stages.report.markup import EMPTY, figure, fit, heading, join, note, table, tag
 
 SHEETS = {
@@ -75,13 +76,13 @@ def _measured(export: Artifact) -> list[tuple[Any, ...]]:
     found: list[tuple[Any, ...]] = []
     for path in sorted((export.path.resolve().parents[1] / "reports" / "measurements").glob("*.json")):
         try:
-            saved = json.loads(path.read_bytes())
+            saved = read_json(path, {"models": list, "device": dict})
             rows = [model for model in saved["models"] if model["sha256"] in digests]
             found += [
                 (str(saved["device"]["name"]), f"{row['network_ms']['median']:g} at {row['size']} px, "
                  f"threads: {row['threads']}", EMPTY)
                 for row in rows
             ]  # fmt: skip
-        except (OSError, ValueError, KeyError, TypeError):
+        except (TristyleError, KeyError, TypeError):
             continue  # not what the page saves
     return found

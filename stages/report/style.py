@@ -20,6 +20,7 @@ from stages.report.markup import EMPTY, figure, fit, heading, note, number, tabl
 
 LABELLED = ("source", "transferred")  # labelled in the plane beside the front's members
 LEAK = "leak_"
+MOVED, READ = "moved_", "classifier_"  # metrics of an editor
 RICHNESS = {
     "coverage": "poses and expressions",
     "attribute_coverage": "attributes",
@@ -36,6 +37,7 @@ def style_parts(style: Artifact) -> list[Markup]:
         *_sweep(style),
         heading("Inverted photos", _picture(style, "inversion.png", "photo, its inversion, the same latent fused")),
         heading("Edits", _picture(style, "edits.png", "edited faces")),
+        *_editor(style),
         *_distribution(_json(style.path / "distribution.json")),
         heading("Augmentations in the samples", _leaks(style.metrics)),
         heading("Left out of the set", _picture(style, "rejects.png", "rejected samples")),
@@ -118,6 +120,33 @@ def _ladder(rows: Sequence[Mapping[str, Any]] | None) -> list[Markup]:
     series = {name: [float(row[key]) for row in rows] for key, name in RICHNESS.items() if key in rows[0]}
     rich = lines(images, series, "images seen", "share of the source's")
     return [heading("Along the training", tag("div", kid, rich, class_="charts"))]
+
+
+# ------------------------------------------------------------------------------------------------ editor
+
+
+def _editor(style: Artifact) -> list[Markup]:
+    """Held-out photos through the editor of style=expanded, beside other ways to invert them."""
+    names = [name.removeprefix(MOVED) for name in style.metrics if name.startswith(MOVED)]
+    if not names:
+        return []
+
+    lead = (
+        "Held-out photos: the first row is the photo, the others are what each way to invert it makes of it with the "
+        "same generator. Editor is both branches, encoder the style branch alone."
+    )
+    rows = [(name, *(_figure(style, key + name) for key in (MOVED, READ))) for name in names]
+    said = ("attribute", "moved at a strength of 1, deviations of the data", "how well the classifier reads it")
+    return [
+        heading("Photos, inverted and kept", note(lead)), _picture(style, "modes.png", "photo, and each mode"),
+        heading("Edits at five strengths", _picture(style, "editing.png", "each attribute from -2 to 2")),
+        heading("What the edits change", _picture(style, "change.png", "the same edits: dark is unchanged")),
+        heading("Attributes", table(said, rows, numeric=(1, 2))),
+    ]  # fmt: skip
+
+
+def _figure(style: Artifact, name: str) -> str:
+    return f"{float(style.metrics[name]):.2f}" if name in style.metrics else ""
 
 
 # ------------------------------------------------------------------------------------------------ style set

@@ -305,6 +305,13 @@ def _times(cost: Mapping[str, Any]) -> tuple[str, str]:
     return f"{float(cost.get('seconds', 0)) / 60:.1f}", f"{float(cost.get('cpu_seconds', 0)) / 3600:.3f}"
 
 
+def _use(export: Path) -> str:
+    """The command that runs what an export holds."""
+    if (export / "editor.onnx").exists():
+        return f"stylize edit photo.png --sheet -o sheet.png --model {export}"
+    return f"stylize photo.png -o out.png --model {export / 'student.onnx'}"
+
+
 def _repeat(artifacts: Mapping[str, Artifact], command: str) -> Markup:
     rows = [
         (kind, WHAT[kind], tag("code", artifacts[kind].path.name), tag("code", artifacts[kind].digest[:16]))
@@ -314,7 +321,7 @@ def _repeat(artifacts: Mapping[str, Artifact], command: str) -> Markup:
 
     lines = [command or "tristyle"]
     if "export" in artifacts:
-        lines.append(f"stylize photo.png -o out.png --model {artifacts['export'].path / 'student.onnx'}")
+        lines.append(_use(artifacts["export"].path))
     settings = []
     for kind in (name for name in KINDS if name in artifacts):
         given = "\n".join(f"{kind}.{name}: {json.dumps(value)}" for name, value in flat(artifacts[kind].config).items())

@@ -13,15 +13,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from stages.core.artifact import SCRATCH, Artifact
 from stages.core.images import load_images, write_image
 from stages.core.runtime import Runtime
 from stages.core.settings import TristyleError
+from stages.core.tensors import to_tensor
 from stages.core.weights import save_network
-from stages.networks.face_reader import load_reader
-from stages.networks.latents import decode, latents
+from stages.networks.expanded import ExpandedEditor
+from stages.networks.face_reader import Reader, load_reader
+from stages.networks.latents import EDITOR, check_editor, decode, latents, load_editor
 from stages.networks.stylegan2 import Generator
 from stages.style.augmentation_leak import detect
 from stages.style.editing.directions import Edit, Edited, find_directions, save_directions
@@ -30,8 +33,8 @@ from stages.style.editing.sheet import EDIT_ALPHAS, Row, edited_rows, layout
 from stages.style.fusion.fuse import relative_distance
 from stages.style.fusion.library import Lineage, lineage
 from stages.style.fusion.write import strip
-from stages.style.inversion.encoder import Invert, invert_photos
-from stages.style.sampling.candidates import Sampling, draw
+from stages.style.inversion.encoder import Invert, check_size, invert_photos
+from stages.style.sampling.candidates import Content, Sampling, draw
 from stages.style.sampling.score import score
 from stages.style.sampling.write import write_style_set
 
@@ -147,19 +150,19 @@ def finish(
         rows = edited_rows(target, generator, z, edit, directions, EDIT_ALPHAS, sampling.psi)
         write_image(out / "edits.png", layout(rows, [f"{alpha:+g}" for alpha in EDIT_ALPHAS], "strength"))
 
-    ws, photos = None, None
+    ws, photos, content = None, None, None
     if sampling.source == "invert":
         ws, photos = _inverted(generator, source or generator, data, invert or Invert(), out, runtime)
-
+    elif sampling.source == "expanded":
+        ws, photos, content = _expanded(source or generator, data, str(sampling.editor), reader, out, runtime)
     kept = write_style_set(
         out, generator, source, sampling, data=data.path, target=target, runtime=runtime, reader=reader,
-        ws=ws, photos=photos,
+        ws=ws, photos=photos, content=content,
         edit=(lambda candidates: Edited(candidates, edit, directions)) if edit else None,
         finish=finisher(reader, recolour) if recolour is not None and recolour.targets else None,
     )  # fmt: skip
-    distance = relative_distance(source or networks.transferred, generator)
-    measured = {**kept.metrics, "distance": distance, **networks.leaks(sampling.seed)}
-    return measured | score(data, target, kept.drawn, kept.source, runtime)
+    measured = kept.metrics | {"distance": relative_distance(source or networks.transferred, generator)}
+    return measured | networks.leaks(sampling.seed) | score(data, target, kept.drawn, kept.source, runtime)
 
 
 def _inverted(
@@ -174,6 +177,43 @@ def _inverted(
     rows = [Row(name, "", images[None]) for name, images in shown.items()]
     write_image(out / "inversion.png", layout(rows, [""] * len(shown["photo"])))
     return ws, [file.stem for file in files]
+
+
+def check_sampling(sampling: Sampling, source: Generator) -> None:
+    """Refuse, before a training, an editor that the style set could not be drawn through. Raises TristyleError."""
+    if sampling.editor is not None:
+        sampling_editor(sampling.editor, source)
+
+
+def sampling_editor(folder: str, source: Generator) -> ExpandedEditor:
+    """The editor in a folder.
+
+    Raises:
+        TristyleError: no editor, or an editor of another generator than the source.
+    """
+    editor = load_editor(Path(folder))
+    check_editor(editor, source, "style.sampling.editor", folder)
+    return editor
+
+
+def _expanded(
+    source: Generator, data: Artifact, folder: str, reader: Reader, out: Path, runtime: Runtime
+) -> tuple[Tensor, list[str], Content]:
+    """Latents [N, num_ws, w_dim] and ids of the photos, and the editor with them; keeps a copy of the editor.
+
+    Raises:
+        TristyleError: no editor, an editor of another generator, or photos of another size.
+    """
+    editor = sampling_editor(folder, source)
+    files = target_pictures(data, "photo")
+    pictures = load_images(files, runtime.workers)
+    check_size(pictures, source)
+    save_network(out / EDITOR, editor)
+
+    encoder = editor.encoder.to(runtime.device)
+    with torch.no_grad():
+        parts = [encoder(to_tensor(pictures[i : i + 32]).to(runtime.device)).cpu() for i in range(0, len(pictures), 32)]
+    return torch.cat(parts), [file.stem for file in files], Content(editor, pictures, reader)
 
 
 def target_pictures(data: Artifact, target: str) -> list[Path]:

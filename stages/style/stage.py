@@ -22,7 +22,7 @@ from stages.networks.latents import BASES, SHIPPED_ENCODER, load_generator
 from stages.networks.stylegan2 import Discriminator, Generator
 from stages.style.editing.directions import Edit
 from stages.style.editing.recolour import Recolour
-from stages.style.finish import Augmented, StyleNetworks, finish, target_pictures
+from stages.style.finish import Augmented, StyleNetworks, check_sampling, finish, target_pictures
 from stages.style.fusion.fuse import Fusion, fuse, relative_distance
 from stages.style.fusion.library import Lineage, of_artifact, of_file
 from stages.style.fusion.sweep import Sweep, run_sweep
@@ -136,6 +136,8 @@ class StyleStage(Stage):
         found = reader_file()
         if self.sampling.source == "invert":
             found["encoder"] = data_file(SHIPPED_ENCODER)
+        elif self.sampling.editor is not None:
+            found["sampling.editor"] = Path(self.sampling.editor)
         if self.start == "base":
             for generator in map(data_file, BASES.values()):
                 found |= {f"start.{file.stem}": file for file in (generator, partner(generator))}
@@ -196,6 +198,7 @@ class StyleStage(Stage):
         source = None if self.start == "scratch" else _copy(generator)
         if self.resume:  # what this training goes on from had a source of its own
             source = load_generator(Path(self.start) / "source.safetensors")
+        check_sampling(self.sampling, source or generator)
 
         task = StyleGAN2(
             generator, discriminator, self.train.lr, self.recipe, self.ada, seed=self.seed, ladder=out / "ladder"

@@ -19,7 +19,7 @@ from stages.core.weights import save_network
 from stages.networks import latents as shared
 from stages.networks.encoder import Encoder
 from stages.networks.face_reader import Reader, read_masks
-from stages.networks.latents import decode, generator_id, latents, load_encoder, load_generator
+from stages.networks.latents import decode, generator_id, latents, load_editor, load_encoder, load_generator
 from stages.networks.stylegan2 import Generator
 from stages.pair import latent as module
 from stages.pair.curate import Curate, Limit, composite, feathered
@@ -275,3 +275,31 @@ def test_an_encoder_is_known_by_its_generator() -> None:
         base.mapping.w_avg += 0.01
     assert load_encoder(base) is None
     assert list(LatentPairs().files()) == ["reader", "encoder"] and LatentPairs.reads == ("data", "style")
+
+
+def test_an_editor_keeps_the_photos_background(tmp_path: Path) -> None:
+    from tests.tools import tiny_editor
+
+    given = {"data": data_set(tmp_path / "data"), "style": style_set(tmp_path / "style", config={"target": "comic"})}
+    folder = given["style"].path
+    made = tiny_editor.editor()
+    for name, network in {"editor": made, "source": made.generator, "generator": tiny_editor.generator(5)}.items():
+        save_network(folder / f"{name}.safetensors", network)
+    (folder / "manifest.json").unlink()
+    given["style"] = seal(folder, "style", config={}, inputs={}, metrics={})
+    out, metrics, rows = run(tmp_path / "pair", given, source="photos", curate=Curate(clarity=Limit(value=None)))
+    assert len(rows) == PEOPLE and np.isfinite(metrics["background_error"])
+
+    # Where the reader sees no head at all, the raw pictures are the photos.
+    painter = module.restyling_painter(load_editor(folder), tiny_editor.generator(5), Headless(), "cpu")
+    photos = load_images(sorted((given["data"].path / "photo").glob("*.png")))
+    assert np.array_equal(painter(photos).raw, photos)
+
+
+class Headless:
+    """Stands for a reader that finds no heads."""
+
+    def read(self, images: torch.Tensor) -> object:
+        from types import SimpleNamespace
+
+        return SimpleNamespace(mask=torch.zeros(len(images), 1, *images.shape[-2:]))

@@ -17,7 +17,7 @@ from stages.core.tracking import Tracker
 from stages.core.weights import save_network
 from stages.datasets.people import READER_HELDOUT
 from stages.metrics.geometry import landmark_error
-from stages.networks.face_labels import READER_HEAD
+from stages.networks.face_labels import LANDMARK_MIRROR, READER_HEAD
 from stages.networks.face_reader import LANDMARKS, Reader, expectation, load_reader
 from stages.recipes import augment, people
 from stages.recipes import face_reader as train
@@ -45,7 +45,7 @@ def test_expectation_finds_a_peak_between_pixels() -> None:
 
 
 def test_the_mirror_order_undoes_itself_and_keeps_the_middle() -> None:
-    order = np.array(augment.MIRROR)
+    order = np.array(LANDMARK_MIRROR)
     assert np.array_equal(order[order], np.arange(LANDMARKS))
     middle = [8, 27, 28, 29, 30, 33, 51, 57, 62, 66]
     assert [k for k in range(LANDMARKS) if order[k] == k] == middle

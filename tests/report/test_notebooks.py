@@ -11,6 +11,7 @@ import pytest
 import torch
 from nbclient import NotebookClient
 
+from stages.core.images import write_image
 from stages.core.weights import save_network
 from stages.networks.stylegan2 import Generator
 from tests.tools import tiny_runs
@@ -39,6 +40,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     generator = Generator(z_dim=16, w_dim=16, img_resolution=tiny_runs.SIZE, channel_base=128, channel_max=8)
     save_network(root / "style" / "s" / "generator.safetensors", generator)
+    for name in ("editing", "change", "modes"):
+        write_image(root / "style" / "s" / f"{name}.png", tiny_runs.face(1, "photo"))
     made = tiny_runs.chain(root, model=identity_model())
     tiny_runs.pair(root, {kind: made[kind] for kind in ("data", "style")}, "mask", "even", 0.1)
     return root
@@ -62,6 +65,9 @@ def test_notebook_runs_on_artifacts(notebook: Path, runs: Path, monkeypatch: pyt
     shown = execute(notebook, runs, monkeypatch)
     assert shown.count("<iframe srcdoc=") >= 5 and "data:image/" in shown and "There is no finished" not in shown
     assert "digest" in shown
+    if notebook.stem == "01_style":
+        sheets = ("edits at five strengths", "what the edits change", "photos by each mode of inversion")
+        assert all(title in shown for title in sheets)
     if notebook.stem == "02_pair":
         assert "The person or the style" in shown and "attention of" not in shown and ": attention" in shown
         assert "identity, limit" in shown and "mask even" in shown

@@ -15,7 +15,7 @@ import pytest
 from markupsafe import Markup
 
 from stages.core import shards
-from stages.core.artifact import KINDS, Artifact
+from stages.core.artifact import KINDS, Artifact, seal
 from stages.core.files import write_bytes, write_json, write_jsonl
 from stages.core.images import encode_png, write_image
 from stages.report import charts
@@ -391,6 +391,27 @@ def test_torn_log_and_missing_pictures_do_not_stop_the_report(tmp_path: Path) ->
     _, page = parse(tmp_path / "report.html")
     alts = [image["alt"] for image in page.images]
     assert "student of held-out person 000003" in alts and "pair of held-out person 000003" not in alts
+
+
+def test_an_editor_shows_its_modes_edits_and_attributes(chain: dict[str, Artifact], tmp_path: Path) -> None:
+    style = tiny_runs.style(tmp_path, {"data": chain["data"]})
+    for name in ("modes", "editing", "change"):
+        write_bytes(style.path / f"{name}.png", encode_png(tiny_runs.face(3, "photo")))
+    metrics = {"moved_age": 1.254, "moved_smile": 0.5, "classifier_age": 0.871, "editor_psnr": 31.0, "leak": 0.1}
+    style = Artifact(style.path, style.manifest | {"metrics": style.metrics | metrics})
+    write_bytes(tmp_path / "export" / "e" / "editor.onnx", b"0")
+    export = seal(
+        tmp_path / "export" / "e", "export", config={}, inputs={"style": style}, metrics={"editor_bytes": 5e6}
+    )
+    write_report({"style": style, "export": export}, tmp_path / "report.html")
+    text, page = parse(tmp_path / "report.html")
+    shown = {image["alt"] for image in page.images}
+    assert shown >= {"photo, and each mode", "each attribute from -2 to 2", "the same edits: dark is unchanged"}
+    assert re.search(r"age.*?1\.25.*?0\.87", text) and "reconstruction" in measure("editor_psnr").meaning
+    assert "stylize edit photo.png --sheet -o sheet.png" in text and "student.onnx" not in text
+
+    write_report(chain, tmp_path / "plain.html")
+    assert "Edits at five strengths" not in (tmp_path / "plain.html").read_text()
 
 
 def test_a_sweep_of_fusions_is_drawn(chain: dict[str, Artifact], tmp_path: Path) -> None:

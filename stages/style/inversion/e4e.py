@@ -19,11 +19,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from stages.core.images import grid
+from stages.core.images import LazyImages, grid
 from stages.core.runtime import Runtime
 from stages.core.settings import ConfigError, Train, number
 from stages.core.tensors import to_tensor, to_uint8
 from stages.networks.encoder import Encoder, LatentDiscriminator, compose
+from stages.networks.expanded import AttributeClassifier
 from stages.networks.face_reader import Reader
 from stages.networks.latents import generator_id, w_statistics
 from stages.networks.stylegan2 import Generator
@@ -176,7 +177,7 @@ class Encoding(Task):
         layers = self.layers(update.images)
         ws = compose(base, deltas, layers)
 
-        terms = self._likeness(decode(self.generator, ws[:n]), photos)
+        terms = likeness_terms(decode(self.generator, ws[:n]), photos, self.reader, s)
         if s.samples and s.regression:
             error = ((ws[n:] - known) / self.unit)[:, : layers + 1].square().mean()
             terms["regression"] = s.regression * error
@@ -187,19 +188,6 @@ class Encoding(Task):
         update.memory["codes"] = ws[:n].detach()
         if s.latent:
             terms["latent"] = s.latent * generator_logistic(self.discriminator(ws[:n, : layers + 1])).mean()
-        return terms
-
-    def _likeness(self, images: Tensor, photos: Tensor) -> dict[str, Tensor]:
-        """Pixel, perceptual and identity terms of the photos' reconstructions."""
-        s, terms = self.settings, {}
-        with torch.no_grad():
-            maps = self.reader.encode(photos)
-        terms["pixel"] = s.pixel * pixel_distance(images, photos).mean()
-        terms["perceptual"] = s.perceptual * perceptual_distance(self.reader.encode(images), maps).mean()
-        if s.identity:
-            few = (len(photos) + 3) // 4  # another pass through the reader is expensive
-            same = self.reader.identity(images[:few]) * self.reader.identity(photos[:few])
-            terms["identity"] = s.identity * (1 - same.sum(dim=1)).mean()
         return terms
 
     def _latent(self, update: Update) -> dict[str, Tensor]:
@@ -272,8 +260,22 @@ class Encoding(Task):
         return {"encoding": grid(both, columns=len(photos))}
 
 
+def likeness_terms(images: Tensor, photos: Tensor, reader: Reader, settings: Encode) -> dict[str, Tensor]:
+    """Pixel, perceptual and identity terms of the photos' reconstructions, both [N, 3, R, R] in [-1, 1]."""
+    terms = {}
+    with torch.no_grad():
+        maps = reader.encode(photos)
+    terms["pixel"] = settings.pixel * pixel_distance(images, photos).mean()
+    terms["perceptual"] = settings.perceptual * perceptual_distance(reader.encode(images), maps).mean()
+    if settings.identity:
+        few = (len(photos) + 3) // 4  # another pass through the reader is expensive
+        same = reader.identity(images[:few]) * reader.identity(photos[:few])
+        terms["identity"] = settings.identity * (1 - same.sum(dim=1)).mean()
+    return terms
+
+
 @torch.no_grad()
-def begin_with(encoder: Encoder, reader: Reader) -> None:
+def begin_with(encoder: Encoder | AttributeClassifier, reader: Reader) -> None:
     """Copy the reader's trunk, norms folded, into an encoder of the same widths; the first layer if it sees 64 px."""
     copied = copy.deepcopy(reader).eval()
     pairs: list[tuple[Any, Any]] = [(encoder.stem, copied.stem), *zip(encoder.levels, copied.levels, strict=True)]
@@ -285,7 +287,7 @@ def begin_with(encoder: Encoder, reader: Reader) -> None:
                 convolution.load_state_dict(folded.state_dict())
 
 
-def photo_batches(photos: np.ndarray, seed: int, mirror: bool) -> Batches:
+def photo_batches(photos: np.ndarray | LazyImages, seed: int, mirror: bool) -> Batches:
     """Batches of `images` [rows, 3, H, W] in [-1, 1], shuffled every epoch.
 
     Args:
@@ -305,7 +307,12 @@ def photo_batches(photos: np.ndarray, seed: int, mirror: bool) -> Batches:
 
 
 def train_encoder(
-    generator: Generator, photos: np.ndarray, settings: Encode, scratch: Path, runtime: Runtime, reader: Reader
+    generator: Generator,
+    photos: np.ndarray | LazyImages,
+    settings: Encode,
+    scratch: Path,
+    runtime: Runtime,
+    reader: Reader,
 ) -> Encoder:
     """Train an encoder of `generator`; a killed training resumes from `scratch`.
 
@@ -321,7 +328,7 @@ def train_encoder(
         The averaged encoder, in eval mode.
     """
     torch.manual_seed(update_seed(settings.train.seed, 0, "encoder"))
-    task = Encoding(generator, reader, settings, to_tensor(photos[:12]))
+    task = Encoding(generator, reader, settings, to_tensor(photos[np.arange(min(len(photos), 12))]))
     batches = photo_batches(photos, settings.train.seed, settings.mirror)
     with distributed.alone():  # within a stage that the other processes of a torchrun have left after its own training
         fit(task, batches, train=settings.train, scratch=scratch, runtime=runtime, label="encoder")

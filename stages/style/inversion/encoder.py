@@ -39,6 +39,16 @@ class Invert:
         number("steps_alone", self.steps_alone, 1, 100_000, integer=True)
 
 
+def check_size(photos: np.ndarray, generator: Generator) -> None:
+    """Refuse photos uint8 [N, H, W, 3] of another size than the generator draws. Raises TristyleError."""
+    size = generator.img_resolution
+    if photos.shape[1:3] != (size, size):
+        raise TristyleError(
+            f"style.sampling: photos of {photos.shape[2]}x{photos.shape[1]} px, a generator of {size} px. "
+            f"Set data.size={size}."
+        )
+
+
 def invert_photos(
     generator: Generator, photos: np.ndarray, settings: Invert, runtime: Runtime, scratch: Path, batch: int = 32
 ) -> Tensor:
@@ -55,12 +65,7 @@ def invert_photos(
     Raises:
         TristyleError: photos of another size.
     """
-    size = generator.img_resolution
-    if photos.shape[1:3] != (size, size):
-        raise TristyleError(
-            f"style.sampling: photos of {photos.shape[2]}x{photos.shape[1]} px, a generator of {size} px. "
-            f"Set data.size={size}."
-        )
+    check_size(photos, generator)
 
     # The encoder that fits the generator, or optimisation alone.
     reader = load_reader(runtime.device)

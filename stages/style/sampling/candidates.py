@@ -13,11 +13,14 @@ from torch import Tensor
 
 from stages.core.settings import ConfigError, TristyleError, choice, number
 from stages.core.tensors import to_tensor, to_uint8
+from stages.networks.expanded import ExpandedEditor
+from stages.networks.face_reader import Reader
 from stages.networks.latents import decode, latents
 from stages.networks.stylegan2 import Generator
 from stages.style.sampling.distribution import Distribution
 from stages.style.sampling.filters import Filters
 
+SOURCES = ("random", "invert", "expanded")
 PIXELS = 1 << 21  # drawn at a time at most: 512 pictures of 64 px, 2 of 1024 px
 
 
@@ -30,7 +33,9 @@ class Sampling:
         psi: truncation, 1 none, 0 the mean face.
         seed: of the first candidate; the i-th has seed + i.
         mirror: flip every other candidate.
-        source: ``random`` (latents of seeds) or ``invert`` (latents of inverted photos).
+        source: ``random`` (latents of seeds), ``invert`` (latents of inverted photos) or ``expanded`` (photos
+            through an editor, with their own background and light).
+        editor: with ``expanded``, the style artifact of `style=expanded` that holds the editor of the source.
         cutoff: truncate the first so many layers only; null for all.
         mix_from: with ``invert``, the layers from this resolution on take the latent of a seed, so that colours vary
             and a photo can serve more than once; null for none.
@@ -44,6 +49,7 @@ class Sampling:
     seed: int = 0
     mirror: bool = False
     source: str = "random"
+    editor: str | None = None
     cutoff: int | None = None
     mix_from: int | None = None
     batch: int = 32
@@ -55,13 +61,20 @@ class Sampling:
         number("psi", self.psi, 0, 2)
         number("seed", self.seed, 0, 2**32 - 1, integer=True)
         number("batch", self.batch, 1, 4096, integer=True)
-        choice("source", self.source, ("random", "invert"))
+        choice("source", self.source, SOURCES)
+
+        # An editor and mixed layers belong to one source each.
+        if (self.source == "expanded") != (self.editor is not None):
+            given = self.editor is not None
+            problem = f"only source=expanded takes one, not {self.source}" if given else "source=expanded needs one"
+            raise ConfigError("editor", problem, "Name the folder of a style=expanded, or leave both out")
         if self.cutoff is not None:
             number("cutoff", self.cutoff, 1, 32, integer=True)
         if self.mix_from is not None:
             choice("mix_from", self.mix_from, [2**i for i in range(2, 11)])
-            if self.source == "random":
-                raise ConfigError("mix_from", "random latents are mixed with nothing", "Say source=invert, or null")
+            if self.source != "invert":
+                problem = f"latents of source={self.source} are mixed with nothing"
+                raise ConfigError("mix_from", problem, "Say source=invert, or null")
 
     @property
     def reads(self) -> bool:
@@ -157,7 +170,7 @@ class Inverted:
     def __init__(self, ws: Tensor, photos: Sequence[str], sampling: Sampling) -> None:
         if ws.ndim != 3 or not len(ws) or len(ws) != len(photos):
             raise TristyleError(
-                f"sampling.source=invert: latents of shape {tuple(ws.shape)} for {len(photos)} photos. "
+                f"sampling.source={sampling.source}: latents of shape {tuple(ws.shape)} for {len(photos)} photos. "
                 "Invert the photos again."
             )
         self.codes, self.photos, self.sampling = ws, list(photos), sampling
@@ -170,8 +183,8 @@ class Inverted:
         wanted = (generator.num_ws, generator.w_dim)
         if self.codes.shape[1:] != wanted:
             raise TristyleError(
-                f"sampling.source=invert: latents of {tuple(self.codes.shape[1:])} layers and channels, "
-                f"the generator takes {wanted}. Invert with the generator's own source."
+                f"sampling.source={self.sampling.source}: latents of {tuple(self.codes.shape[1:])} layers and "
+                f"channels, the generator takes {wanted}. Invert with the generator's own source."
             )
         codes = self.codes[[i % len(self.codes) for i in numbers]].to(generator.mapping.w_avg.device)
         if self.sampling.mix_from is not None:
@@ -209,10 +222,57 @@ class Painter:
 
     def __call__(self, numbers: Sequence[int]) -> np.ndarray:
         """uint8 [n, R, R, 3]."""
-        images = decode(self.generator, self.candidates.ws(self.generator, numbers))
+        images = self.drawn(numbers)
         if self.finish is not None:
             images = to_uint8(self.finish(to_tensor(images).to(self.generator.mapping.w_avg.device)))
         if self.mirror:
             odd = np.asarray(numbers) % 2 == 1
             images[odd] = images[odd, :, ::-1]
         return images
+
+    def drawn(self, numbers: Sequence[int]) -> np.ndarray:
+        """The pictures as the generator draws them, uint8 [n, R, R, 3]."""
+        return decode(self.generator, self.candidates.ws(self.generator, numbers))
+
+
+@dataclass(frozen=True)
+class Content:
+    """What ``source: expanded`` needs beside latents.
+
+    Attributes:
+        editor: of the source generator.
+        photos: uint8 [N, R, R, 3], one a latent.
+        reader: the face reader, on the runtime's device.
+    """
+
+    editor: ExpandedEditor
+    photos: np.ndarray
+    reader: Reader
+
+
+class PhotoPainter(Painter):
+    """As `Painter`, for ``source: expanded``: each picture keeps its photo's background and light.
+
+    Args:
+        content: the editor of what `generator` was fused from, and the candidates' photos.
+    """
+
+    def __init__(
+        self,
+        generator: Generator,
+        candidates: Candidates,
+        sampling: Sampling,
+        finish: Callable[[Tensor], Tensor] | None = None,
+        *,
+        content: Content,
+    ) -> None:
+        super().__init__(generator, candidates, sampling, finish)
+        self.content = content
+
+    def drawn(self, numbers: Sequence[int]) -> np.ndarray:
+        """The photos restyled, uint8 [n, R, R, 3]."""
+        device = self.generator.mapping.w_avg.device
+        photos = to_tensor(self.content.photos[list(numbers)]).to(device)
+        ws = self.candidates.ws(self.generator, numbers)
+        editor, heads = self.content.editor.to(device), self.content.reader.read(photos).mask
+        return to_uint8(editor.restyle(photos, heads, self.generator, ws))

@@ -34,7 +34,7 @@ from stages.core.settings import TristyleError
 from stages.core.workers import Pool
 from stages.networks.face_reader import Reader, load_reader
 from stages.networks.stylegan2 import Generator
-from stages.style.sampling.candidates import Candidates, Inverted, Painter, Sampling, Seeds
+from stages.style.sampling.candidates import Candidates, Content, Inverted, Painter, PhotoPainter, Sampling, Seeds
 from stages.style.sampling.distribution import CLOSE_ENOUGH
 from stages.style.sampling.filters import (
     REASONS,
@@ -86,6 +86,7 @@ def write_style_set(
     photos: Sequence[str] | None = None,
     edit: Callable[[Candidates], Candidates] | None = None,
     finish: Callable[[Tensor], Tensor] | None = None,
+    content: Content | None = None,
 ) -> SetSummary:
     """Sample a generator into a folder; done again, it goes on with what is there.
 
@@ -98,39 +99,44 @@ def write_style_set(
         target: ``photo`` or a style's name.
         runtime: device, threads and progress.
         reader: the face reader; loaded when it is needed and not given.
-        ws: latents [N, num_ws, w_dim] of inverted photos, for ``source: invert``.
+        ws: latents [N, num_ws, w_dim] of inverted photos, for every source but ``random``.
         photos: their N ids.
         edit: moves the candidates' latents (`stages.style.editing.directions.Edited`), for the source, too.
         finish: recolours the set's pictures, [n, 3, R, R] in [-1, 1].
+        content: editor and photos, for ``source: expanded``.
 
     Raises:
-        TristyleError: ``source: invert`` without latents that fit.
+        TristyleError: a source of photos without latents that fit.
     """
     candidates = _candidates(sampling, ws, photos, edit)
     # What is in the scratch folder belongs to one plan; another plan starts anew.
     source = None if source is fused else source
     reader = load_reader(runtime.device) if sampling.reads and reader is None else reader
-    networks = (_digest(fused), source and _digest(source), reader and reader.id)
-    plan = [asdict(sampling), target, *networks, list(photos or []), _hash([ws] if ws is not None else [])]
+    made_by = (_digest(fused), source and _digest(source), reader and reader.id)
+    plan = [asdict(sampling), target, *made_by, list(photos or []), _hash(_tensors(ws, content))]
     scratch = _open_scratch(out, json.loads(json.dumps(plan)))
 
     # Draw, read and choose; then rename the chosen pictures into the set.
     with placed(fused, runtime.device) as generator:
-        paint = Painter(generator, candidates, sampling, finish)
+        paint = _painter(generator, candidates, sampling, finish, content)
         collection = Collection(sampling, candidates.most, data, target, reader if sampling.reads else None, runtime)
         survey = Survey(scratch, paint, collection.look, runtime)
         decision = collection.collect(survey)
         latents = candidates.tensors(generator, decision.kept.tolist())
     records = _place(survey, decision, candidates, sampling, target, out)
-
     # The source draws the same latents, for pairs and for comparison.
     if source is not None:
         with placed(source, runtime.device) as generator:
-            _write_source(Painter(generator, candidates, sampling), decision.kept, out, runtime)
+            _write_source(_painter(generator, candidates, sampling, None, content), decision.kept, out, runtime)
     write_bytes(out / "latents.safetensors", save(latents))
     metrics = collection.write_reports(survey, decision, candidates, out)
     write_jsonl(out / "records.jsonl", records)
     return _summary(out, fused.img_resolution, source is not None, records, metrics, runtime)
+
+
+def _tensors(ws: Tensor | None, content: Content | None) -> list[Tensor]:
+    """What a set is made of, beside generators: latents, and the editor's weights."""
+    return [*([ws] if ws is not None else []), *(content.editor.state_dict().values() if content else [])]
 
 
 def _candidates(
@@ -146,8 +152,22 @@ def _candidates(
     elif ws is not None and photos is not None:
         candidates = Inverted(ws, photos, sampling)
     else:
-        raise TristyleError("sampling.source=invert: there are no inverted photos. Invert some, or say source=random.")
+        raise TristyleError(
+            f"sampling.source={sampling.source}: there are no inverted photos. Invert some, or say source=random."
+        )
     return candidates if edit is None else edit(candidates)
+
+
+def _painter(
+    generator: Generator,
+    candidates: Candidates,
+    sampling: Sampling,
+    finish: Callable[[Tensor], Tensor] | None,
+    content: Content | None,
+) -> Painter:
+    if content is None:
+        return Painter(generator, candidates, sampling, finish)
+    return PhotoPainter(generator, candidates, sampling, finish, content=content)
 
 
 def _summary(

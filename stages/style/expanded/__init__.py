@@ -1,0 +1,1 @@
+"""The editor of real faces: attributes, classifier, training, stage."""
