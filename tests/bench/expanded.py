@@ -599,7 +599,7 @@ def main(arguments: list[str] | None = None) -> None:
     add("--photos", nargs="*", type=named, default=[], metavar="NAME=FOLDER", help="photographs, out of domain")
     add("--face-api", type=Path, help="folder of face-api's networks")
     add("--count", type=int, default=128, help="people")
-    add("--slow", type=int, default=24, help="people of the modes that optimise edits, and of pivotal tuning")
+    add("--slow", type=int, default=24, help="people of W+ optimisation and of pivotal tuning")
     add("--judge-people", type=int, default=4000)
     add("--judge-images", type=int, default=40_000)
     add("--steps", type=int, default=500)
