@@ -86,6 +86,7 @@ PROPORTIONS = {
 STYLES = tuple(PROPORTIONS)
 
 
+MIRRORED = 0.014  # linear light that skin mirrors, a share of white
 GATHER = {"comic": 2.2, "anime": 4.0, "figurine": 3.0, "watercolour": 1.3}
 
 
@@ -101,6 +102,7 @@ class Drawing:
     normals: np.ndarray  # float32 [W, W, 3], hair included
     lock: np.ndarray  # float32: a number of each lock of hair, 0..1
     covers: dict[str, np.ndarray]  # cover of each kind of strand
+    behind: np.ndarray | None = None  # uint8 [S, S, 3], what the person is drawn on; None: the style's own background
 
     @property
     def width(self) -> int:
@@ -189,9 +191,12 @@ def lit(art: Drawing, blur: float) -> np.ndarray:
 
 
 def skin_tone(person: Person, gain: float, push: float) -> np.ndarray:
-    """A drawing's flat skin, linear [3]: lifted more where it is dark, its hue kept."""
-    skin = np.array(person.skin_colour, np.float32)
-    return saturate(skin, push) * F(1 + (gain - 1) * (1.2 - float(skin.mean())))
+    """A drawing's flat skin, linear [3]: the person's own, with the white that all skin mirrors.
+
+    The mirrored light is the same on every skin, so it takes most of the colour out of dark skin. Without it dark skin
+    is orange.
+    """
+    return saturate(np.array(person.skin_colour, np.float32), push) * F(gain) + F(MIRRORED)
 
 
 def flat_colours(art: Drawing, skin: np.ndarray, hair: np.ndarray, lips: np.ndarray, cloth_steps: int) -> np.ndarray:
@@ -251,7 +256,7 @@ def edges_of(art: Drawing, inner: bool) -> np.ndarray:
     step = np.hypot(cv2.Sobel(near, -1, 1, 0), cv2.Sobel(near, -1, 0, 1)) > 0.55 * 2 / max(1.0, art.fine)
     hair = cv2.dilate(art.on("hair").astype(np.uint8), np.ones((3, 3))) > 0
     part = art.labels.copy()
-    for name in ("beard", "l_ear", "r_ear", "nose", "neck", "u_lip", "l_lip"):
+    for name in ("beard", "l_ear", "r_ear", "nose", "neck", "u_lip", "l_lip", "necklace"):
         part[art.on(name)] = LABELS["skin"]
     part[art.on("l_eye")] = LABELS["r_eye"]
     three = np.ones((3, 3), np.uint8)
@@ -293,6 +298,17 @@ def face_lines(art: Drawing, lid: float, mouth: float) -> np.ndarray:
     return np.maximum(ink, cv2.GaussianBlur(nostril.astype(np.float32), (0, 0), 0.6 * art.fine) * 0.75)
 
 
+def lashes(art: Drawing, wide: float) -> np.ndarray:
+    """Ink of long lashes, 0..1 [W, W]: one wing at the outer corner of each eye, `wide` in eye widths."""
+    m, long = art.marks(), float(ramp(art.person.lashes, 0.5, 1.1))
+    wings = []
+    for outer, next_, inner in ((m[36], m[37], m[39]), (m[45], m[44], m[42])):
+        eye = float(np.linalg.norm(outer - inner))
+        tip = outer + (outer - inner) * 0.10 * long - np.array([0, 0.13 * eye * long])
+        wings.append((np.stack([next_ * 0.5 + outer * 0.5, outer, tip]), wide * eye * long))
+    return strokes(art, wings, art.on("skin", "l_eye", "r_eye", "hair").astype(np.float32)) * F(long > 0)
+
+
 def cheeks_of(art: Drawing, size: float) -> np.ndarray:
     """Blush of both cheeks, 0..1 [W, W]; `size` in distances between the outer eye corners."""
     m = art.marks()
@@ -309,9 +325,22 @@ def finish(
 ) -> np.ndarray:
     """Colour over a background with ink on it, brought to size: sRGB bytes."""
     cover = cv2.GaussianBlur((art.labels > 0).astype(np.float32), (0, 0), 0.45 * art.fine)[..., None]
-    picture = srgb(colour) * cover + back * (1 - cover)
-    picture = picture + ink[..., None] * (tint - picture)
-    return to_bytes(cv2.resize(picture.astype(np.float32), (size, size), interpolation=cv2.INTER_AREA))
+    ink = ink[..., None]
+    return laid(art, srgb(colour) * cover * (1 - ink) + tint * ink, cover + ink - cover * ink, back, size)
+
+
+def laid(art: Drawing, paint: np.ndarray, cover: np.ndarray, back: np.ndarray, size: int) -> np.ndarray:
+    """Paint laid on what is behind the person, brought to size: sRGB bytes [size, size, 3].
+
+    Args:
+        paint: sRGB [W, W, 3], multiplied with its cover.
+        cover: [W, W, 1].
+        back: the style's own background, sRGB [W, W, 3], for a drawing that has nothing else behind it.
+    """
+    layer = cv2.resize(np.dstack([paint, cover]).astype(np.float32), (size, size), interpolation=cv2.INTER_AREA)
+    behind = back if art.behind is None else art.behind.astype(np.float32) / 255
+    behind = cv2.resize(behind.astype(np.float32), (size, size), interpolation=cv2.INTER_AREA)
+    return to_bytes(layer[..., :3] + behind * (1 - layer[..., 3:]))
 
 
 def spots(art: Drawing, picture: np.ndarray, where: float, size: float) -> None:

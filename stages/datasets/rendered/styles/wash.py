@@ -5,9 +5,9 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from stages.datasets.rendered.colour import ramp, saturate, smooth_noise, srgb, to_bytes
+from stages.datasets.rendered.colour import ramp, saturate, smooth_noise, srgb
 from stages.datasets.rendered.light import film, ground, place_of
-from stages.datasets.rendered.styles.drawing import Drawing, edges_of, face_lines, spots
+from stages.datasets.rendered.styles.drawing import Drawing, edges_of, face_lines, laid, spots
 
 
 def watercolour(art: Drawing, size: int, light: np.ndarray) -> np.ndarray:
@@ -15,8 +15,13 @@ def watercolour(art: Drawing, size: int, light: np.ndarray) -> np.ndarray:
     rng = np.random.default_rng([art.person.number, art.person.seed, 41])
     place = ground(place_of(art.view), art.width)
     cover = cv2.GaussianBlur((art.labels > 0).astype(np.float32), (0, 0), 0.6 * art.fine)[..., None]
-    scene = film(saturate(np.clip(light, 0, 1.3), 1.22) * 1.5, 0.5) * cover
-    washes = scene + (srgb(cv2.GaussianBlur(place, (0, 0), 7 * art.fine)) * 0.55 + 0.42) * (1 - cover)
+    scene = film(saturate(np.clip(light, 0, 1.3), 1.05) * 1.3, 0.5) * cover
+    if art.behind is None:
+        beyond = srgb(cv2.GaussianBlur(place, (0, 0), 7 * art.fine)) * 0.55 + 0.42
+    else:  # a twin's washes run on past the outline: no pale rim is cut out with them
+        near, weight = (cv2.GaussianBlur(a, (0, 0), 5 * art.fine) for a in (scene, cover))
+        beyond = near / np.maximum(weight[..., None], 1e-3)
+    washes = np.dstack([scene + beyond * (1 - cover), cover])
     wobble = np.stack([smooth_noise(rng, art.width, 22), smooth_noise(rng, art.width, 22)], axis=2) * 1.1 * art.fine
     rows, columns = np.indices((art.width, art.width), dtype=np.float32)
     moved = cv2.remap(
@@ -26,12 +31,12 @@ def watercolour(art: Drawing, size: int, light: np.ndarray) -> np.ndarray:
         cv2.INTER_LINEAR,
         borderMode=cv2.BORDER_REFLECT,
     )
-    calm = kuwahara(moved, max(1, round(1.7 * art.fine)))
+    calm, cover = kuwahara(moved[..., :3], max(1, round(1.7 * art.fine))), moved[..., 3:]
     # pigment: transparent layers whose rims dry darker
     level = calm.mean(axis=2)
     steps = np.round(level * 7) / 7
     steps = cv2.GaussianBlur(steps, (0, 0), 0.9 * art.fine)
-    calm = calm * (1 + 0.45 * (steps - level) / np.maximum(level, 0.15))[..., None]
+    calm = calm * (1 + 0.30 * (steps - level) / np.maximum(level, 0.15))[..., None]
     wet = cv2.GaussianBlur(level, (0, 0), 2.2 * art.fine) - level
     rim = np.clip(wet * 1.6, 0, 0.22)[..., None]
     density = np.clip(1 - calm, 0, 1) * (1 + rim)
@@ -41,10 +46,10 @@ def watercolour(art: Drawing, size: int, light: np.ndarray) -> np.ndarray:
     )
     bloom = smooth_noise(rng, art.width, 7)
     density = density * (1 + 0.05 * grain[..., None] + 0.07 * bloom[..., None])
-    # the background's wash ends in a ragged edge and leaves paper
+    # the background's wash ends in a ragged edge and leaves paper; the person is painted to the border
     away = np.maximum(abs(columns / art.width - 0.5), abs(rows / art.width - 0.47)) * 2
     ragged = away + 0.09 * smooth_noise(rng, art.width, 5) + 0.02 * smooth_noise(rng, art.width, 14)
-    left = ramp(ragged, 0.99, 0.86)[..., None] * (0.75 + 0.25 * cover)
+    left = np.maximum(ramp(ragged, 0.99, 0.86)[..., None] * 0.75, cover)
     density = density * left
     paper = np.array([0.985, 0.975, 0.95], np.float32) + 0.008 * grain[..., None]
     picture = paper * (1 - density)
@@ -54,7 +59,7 @@ def watercolour(art: Drawing, size: int, light: np.ndarray) -> np.ndarray:
     pencil = pencil * (0.75 + 0.35 * smooth_noise(rng, art.width, 40)) * left[..., 0]
     spots(art, picture, 0.08, 0.05)
     picture = picture * (1 - np.clip(pencil, 0, 0.9)[..., None] * np.array([0.80, 0.84, 0.80], np.float32))
-    return to_bytes(cv2.resize(picture.astype(np.float32), (size, size), interpolation=cv2.INTER_AREA))
+    return laid(art, picture * cover, cover, picture, size)
 
 
 def kuwahara(image: np.ndarray, radius: int) -> np.ndarray:
