@@ -31,7 +31,7 @@ F = np.float32
 def comic(art: Drawing, size: int) -> np.ndarray:
     """Flat colours, one shadow tone, shine on the hair, ink."""
     person = art.person
-    skin = skin_tone(person, 0.92, 0.95)
+    skin = skin_tone(person, 0.97, 1.03)
     hair = saturate(np.array(person.hair.colour) * 1.6 + 0.012, 1.35)
     base = bearded(art, flat_colours(art, skin, hair, lips_of(person, skin), 5), hair * 0.8)
     facing = lit(art, 2.2)
@@ -49,7 +49,7 @@ def comic(art: Drawing, size: int) -> np.ndarray:
 
     # eyes and teeth
     eye, d, _ = eyes(art, np.zeros(3), 1.02)
-    iris = saturate(np.array(IRISES[person.iris]) * 1.8 + 0.02, 1.4)
+    iris = saturate(np.array(IRISES[person.iris]) * 1.3 + 0.01, 1.25)
     white = np.array([0.92, 0.93, 0.94], np.float32)
     seen = np.where(
         (d < 0.45)[..., None],
@@ -79,7 +79,7 @@ def comic(art: Drawing, size: int) -> np.ndarray:
 def anime(art: Drawing, size: int) -> np.ndarray:
     """Clean cel colours, large glossy eyes, coloured thin lines, a ring of light on the hair."""
     person = art.person
-    skin = skin_tone(person, 1.15, 0.92)
+    skin = skin_tone(person, 1.04, 0.95)
     hair = saturate(np.array(person.hair.colour) * 1.9 + 0.02, 1.5)
     lips = skin * np.array([0.92, 0.62, 0.62], np.float32) * (1 - 0.5 * person.make_up[0]) + 0.5 * person.make_up[
         0
@@ -99,7 +99,7 @@ def anime(art: Drawing, size: int) -> np.ndarray:
 
     # eyes: dark above, glowing below
     eye, d, height = eyes(art, np.zeros(3), 1.38)
-    iris = saturate(np.array(IRISES[person.iris]) * 1.7 + 0.03, 1.35)
+    iris = saturate(np.array(IRISES[person.iris]) * 1.4 + 0.02, 1.25)
     glow = iris * (0.35 + 1.0 * ramp(height, -0.7, 0.9)[..., None]) + 0.25 * ramp(height, 0.2, 1.0)[..., None] * iris
     seen = np.where(
         (d < 0.36)[..., None],

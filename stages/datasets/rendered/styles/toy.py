@@ -30,13 +30,13 @@ F = np.float32
 def figurine(art: Drawing, size: int, lights: Lights, shadows: Shadows) -> np.ndarray:
     """A vinyl toy: every part one colour, smooth and a little glossy, under a soft studio light."""
     person, frame = art.person, art.frame
-    skin = skin_tone(person, 1.0, 0.92)
+    skin = skin_tone(person, 0.97, 0.98)
     hair = saturate(np.array(person.hair.colour) * 1.35 + 0.012, 1.25)
     base = bearded(art, flat_colours(art, skin, hair, lips_of(person, skin) * 0.5 + skin * 0.5, 2), hair * 0.85)
     cheeks = (cheeks_of(art, 0.12) * 0.35)[..., None]
     base = base * (1 - cheeks) + base * np.array([1.05, 0.58, 0.55], np.float32) * cheeks
     eye, d, _ = eyes(art, np.zeros(3), 1.12)
-    iris = saturate(np.array(IRISES[person.iris]) * 1.5 + 0.01, 1.3)
+    iris = saturate(np.array(IRISES[person.iris]) * 1.2 + 0.01, 1.2)
     seen = np.where(
         (d < 0.5)[..., None], 0.006, np.where((d < 1.0)[..., None], iris * (0.6 + 0.6 * d[..., None]), 0.85)
     )

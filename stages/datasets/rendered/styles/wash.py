@@ -22,7 +22,11 @@ def watercolour(art: Drawing, size: int, light: np.ndarray) -> np.ndarray:
         near, weight = (cv2.GaussianBlur(a, (0, 0), 5 * art.fine) for a in (scene, cover))
         beyond = near / np.maximum(weight[..., None], 1e-3)
     washes = np.dstack([scene + beyond * (1 - cover), cover])
+    # the brush is finer about eyes and mouth
+    fine = art.on("l_eye", "r_eye", "l_brow", "r_brow", "mouth", "u_lip", "l_lip", "glasses").astype(np.float32)
+    fine = np.clip(3 * cv2.GaussianBlur(fine, (0, 0), 5 * art.fine), 0, 1)[..., None]
     wobble = np.stack([smooth_noise(rng, art.width, 22), smooth_noise(rng, art.width, 22)], axis=2) * 1.1 * art.fine
+    wobble = wobble * (1 - 0.8 * fine)
     rows, columns = np.indices((art.width, art.width), dtype=np.float32)
     moved = cv2.remap(
         washes.astype(np.float32),
@@ -31,7 +35,8 @@ def watercolour(art: Drawing, size: int, light: np.ndarray) -> np.ndarray:
         cv2.INTER_LINEAR,
         borderMode=cv2.BORDER_REFLECT,
     )
-    calm, cover = kuwahara(moved[..., :3], max(1, round(1.7 * art.fine))), moved[..., 3:]
+    broad, thin = (kuwahara(moved[..., :3], max(1, round(radius * art.fine))) for radius in (2.5, 1.0))
+    calm, cover = broad + (thin - broad) * fine, moved[..., 3:]
     # pigment: transparent layers whose rims dry darker
     level = calm.mean(axis=2)
     steps = np.round(level * 7) / 7
@@ -45,7 +50,8 @@ def watercolour(art: Drawing, size: int, light: np.ndarray) -> np.ndarray:
         + smooth_noise(rng, art.width, max(4, int(art.width / 5))) * 0.4
     )
     bloom = smooth_noise(rng, art.width, 7)
-    density = density * (1 + 0.05 * grain[..., None] + 0.07 * bloom[..., None])
+    settled = 2 * (1 - density)  # pigment's grain shows where it is thin
+    density = density * (1 + settled * (0.05 * grain + 0.07 * bloom)[..., None])
     # the background's wash ends in a ragged edge and leaves paper; the person is painted to the border
     away = np.maximum(abs(columns / art.width - 0.5), abs(rows / art.width - 0.47)) * 2
     ragged = away + 0.09 * smooth_noise(rng, art.width, 5) + 0.02 * smooth_noise(rng, art.width, 14)
