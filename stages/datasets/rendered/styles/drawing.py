@@ -185,7 +185,7 @@ def solid(cover: np.ndarray, width: int, airy: bool = False) -> np.ndarray:
 def without_islands(labels: np.ndarray) -> np.ndarray:
     """Regions [W, W] whose hair has no small holes, which a drawing would fill with spots of skin."""
     _, numbers, facts, _ = cv2.connectedComponentsWithStats((labels != LABELS["hair"]).astype(np.uint8), connectivity=4)
-    small = facts[:, cv2.CC_STAT_AREA] < (len(labels) / 45) ** 2
+    small = facts[:, cv2.CC_STAT_AREA] < (len(labels) / 25) ** 2
     small[0] = False  # the hair itself
     bare = np.isin(labels, [LABELS[name] for name in ("background", "skin", "l_ear", "r_ear", "neck", "cloth")])
     return np.where(small[numbers] & bare, np.uint8(LABELS["hair"]), labels)

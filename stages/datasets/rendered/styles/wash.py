@@ -35,6 +35,8 @@ def watercolour(art: Drawing, size: int, light: np.ndarray) -> np.ndarray:
         cv2.INTER_LINEAR,
         borderMode=cv2.BORDER_REFLECT,
     )
+    curls = cv2.GaussianBlur(art.on("hair", "beard").astype(np.float32), (0, 0), art.fine)[..., None]
+    moved = moved + (cv2.GaussianBlur(moved, (0, 0), 1.6 * art.fine) - moved) * curls  # or they dry in squares
     broad, thin = (kuwahara(moved[..., :3], max(1, round(radius * art.fine))) for radius in (2.5, 1.0))
     calm, cover = broad + (thin - broad) * fine, moved[..., 3:]
     # pigment: transparent layers whose rims dry darker
