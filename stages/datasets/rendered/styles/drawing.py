@@ -153,14 +153,14 @@ def drawn(
             values = np.concatenate([bunch.outward, locks_of(bunch.colour, bunch.outward)], axis=2)
             both = np.concatenate([normals, lock], axis=2)
             over = draw(bunch, np.ascontiguousarray(values), frame, both, wider=1.6 if bunch.kind == "hair" else 2.0)
-            over = solid(over, frame.width, airy=coiled and bunch.kind == "hair")
+            over = solid(over, frame.width, airy=coiled and person.hat == "none" and bunch.kind == "hair")
             normals, lock = np.ascontiguousarray(both[..., :3]), np.ascontiguousarray(both[..., 3:])
         else:
             over = draw(bunch, bunch.colour, frame, np.zeros((frame.width, frame.width, 3), np.float32), wider=1.6)
         covers[bunch.kind] = np.maximum(over, covers.get(bunch.kind, 0))
         regions += regions_of(bunch.kind, bunch.label, over, scene, frame)
     if hair.style in STIFF:  # their locks are too small for a pen
-        lock = cv2.GaussianBlur(lock, (0, 0), frame.width / 50)[..., None]
+        lock = cv2.GaussianBlur(lock, (0, 0), frame.width / 50)[..., None].astype(np.float32)
     labels = without_islands(truth.regions(frame, regions, filled=True))
     return Drawing(pack, person, view, frame, labels, normals, lock[..., 0], covers), scene, shadows
 
