@@ -15,6 +15,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+from stages.apply.cli import check_consent
 from stages.apply.face_squares import Face, open_finder
 from stages.apply.folder import WRITTEN
 from stages.apply.heads import paint_heads
@@ -267,6 +268,7 @@ def run(given: argparse.Namespace) -> Path:
     editor.set(strengths)
     editor.within(given.region)
 
+    check_consent(given.input)
     photo = read_photo(given.input)
     height, width = photo.shape[:2]
     faces = [Face((width - 1) / 2, (height - 1) / 2, min(height, width))]

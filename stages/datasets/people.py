@@ -119,9 +119,10 @@ class People(Protocol):
         ...
 
     def twin(self, person: int, view: int, style: str, size: int) -> Portrait:
-        """The true stylised twin of a photo: the style's head on the photo's own neck, clothes and background.
+        """The true stylised twin of a photo: the style's person on the photo's own clothes and background.
 
-        Where the photo's mask is 0 the image is the photo's, byte for byte; the mask is the photo's.
+        The mask is of what is painted: at least the photo's mask. Where it is 0, the image is the photo's, byte for
+        byte.
         """
         ...
 

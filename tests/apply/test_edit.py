@@ -23,6 +23,7 @@ from stages.core.tensors import to_tensor  # noqa: E402
 from stages.core.tracking import Tracker  # noqa: E402
 from stages.export.editor import EditorExport  # noqa: E402
 from stages.networks.latents import load_editor  # noqa: E402
+from stages.style.expanded.encode import read_photos  # noqa: E402
 from tests.tools import tiny_editor as tiny  # noqa: E402
 from tests.tools.pair_toys import heads  # noqa: E402
 
@@ -122,6 +123,16 @@ def test_mistakes_are_answered_in_one_line(
     said = capsys.readouterr().err
     assert stop.value.code == 2 and said.startswith(f"stylize: {line}") and said.count("\n") == 1
     assert not photo.with_name("photo.edited.png").exists()
+
+
+def test_a_no_is_asked_for(exported: Path, photo: Path) -> None:
+    table = f"pattern,licence,licence_class,consent,author\n{photo.name},,,no,\n"
+    (photo.parent / "sources.csv").write_text(table)
+    given = edit.arguments().parse_args([str(photo), "--set", "age=1", "--model", str(exported)])
+    with pytest.raises(TristyleError, match="no consent"):
+        edit.run(given)
+    with pytest.raises(TristyleError, match="no pictures here"):
+        read_photos(photo.parent, 32, 9)
 
 
 def test_a_photo_without_a_face_is_refused(exported: Path, tmp_path: Path) -> None:

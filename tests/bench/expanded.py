@@ -67,6 +67,7 @@ JUDGE_PEOPLE = 700_000  # first person that the judge learns from: of no data se
 GRID = (0.5, 0.75, 1.0, 1.5, 2.0, 3.0)  # strengths of a method, between which an equal change is sought
 METHODS = ("editor", "styled", "iterative", "optimise", "pivotal", "boundary", "sefa")
 SLOW = ("optimise", "pivotal")
+FACTORS = 10  # of SeFa, of which the best for each attribute counts
 HARD = ("sun", "rim", "flash")
 COLUMNS = ("change", "same", "background")  # of a row, a person each
 
@@ -315,14 +316,14 @@ def directions_of(bench: Bench, method: str) -> Tensor:
         ws = generator.mapping(z)
         seen = torch.cat([bench.classifier(decode(generator, part)) for part in ws.split(50)])
     w, moves = ws[:, 0], []
-    normals = sefa(generator, count=10)[0] if method == "sefa" else None
+    normals = sefa(generator, count=min(FACTORS, generator.w_dim))[0] if method == "sefa" else None
     for k in range(len(editor.attributes)):
         if normals is None:
             found = boundary(w, seen[:, k])
             moves.append(found.normal * found.std)
             continue
-        along = (w - w.mean(dim=0)) @ normals.t()  # [1000, 10]
-        fits = [float(np.corrcoef(along[:, i], seen[:, k])[0, 1]) for i in range(10)]
+        along = (w - w.mean(dim=0)) @ normals.t()  # [1000, FACTORS]
+        fits = [float(np.corrcoef(along[:, i], seen[:, k])[0, 1]) for i in range(len(normals))]
         best = int(np.argmax(np.abs(fits)))
         moves.append(normals[best] * along[:, best].std() * np.sign(fits[best]))
     return torch.stack(moves).float()[:, None].expand(-1, generator.num_ws, -1)
@@ -598,7 +599,7 @@ def main(arguments: list[str] | None = None) -> None:
     add("--photos", nargs="*", type=named, default=[], metavar="NAME=FOLDER", help="photographs, out of domain")
     add("--face-api", type=Path, help="folder of face-api's networks")
     add("--count", type=int, default=128, help="people")
-    add("--slow", type=int, default=24, help="people of the modes that optimise edits, and of pivotal tuning")
+    add("--slow", type=int, default=24, help="people of W+ optimisation and of pivotal tuning")
     add("--judge-people", type=int, default=4000)
     add("--judge-images", type=int, default=40_000)
     add("--steps", type=int, default=500)

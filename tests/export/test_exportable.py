@@ -160,7 +160,8 @@ def test_inputs_besides_the_photo_are_drawn_from_their_ranges() -> None:
 def test_backends_are_named_once(root: Path) -> None:
     import importlib
 
-    assert sorted(path.stem for path in (root / "conf" / "export").glob("*.yaml")) == sorted(BACKENDS)
+    students = {path.stem for path in (root / "conf" / "export").glob("*.yaml")} - {"editor"}
+    assert sorted(students) == sorted(BACKENDS)
     for name in BACKENDS:
         module = importlib.import_module(f"stages.export.{name}")
         assert getattr(module, name.capitalize()).name == name

@@ -31,13 +31,13 @@ READERS = {
     "evaluate/people.py _some", "evaluate/portraits.py _of_table", "evaluate/portraits.py style_pictures",
     "evaluate/realism.py photographs",
     "metrics/__main__.py read_folder", "pair/photo_sets.py pictures_below", "recipes/finetune.py load_pairs",
-    "student/photographs.py open_photographs", "style/few_pictures.py _paths",
+    "student/photographs.py open_photographs", "style/few_pictures.py _paths", "style/expanded/encode.py read_photos",
     "recipes/parser_labels.py load_labelled", "recipes/parser_labels.py load_photos", "apply/cli.py check_consent",
 }  # fmt: skip
 # Those that list what tristyle made or ships, or no pictures.
 OWN = {
-    "apply/folder.py", "apply/model.py", "apply/serve.py", "apply/video.py", "core/artifact.py", "core/consent.py",
-    "core/walk.py", "datasets/folders/cache.py", "style/augmentation_leak.py",
+    "apply/edit.py", "apply/folder.py", "apply/model.py", "apply/serve.py", "apply/video.py", "core/artifact.py",
+    "core/consent.py", "core/walk.py", "datasets/folders/cache.py", "style/augmentation_leak.py",
     "datasets/folders/sources.py", "datasets/rendered/people.py",
     "export/stage.py", "export/web.py", "metrics/heldout.py", "pipeline/cli.py", "pipeline/run.py", "report/export.py",
     "report/index.py", "report/notebook.py", "report/pair.py", "report/plane.py", "report/student.py",

@@ -34,6 +34,7 @@ from stages.style.inversion.optimise import decode
 from stages.style.inversion.restyle import invert_iteratively, train_iterative
 from stages.style.sampling.candidates import Sampling
 from stages.training.fit import fit
+from tests.bench import expanded as bench
 from tests.tools import tiny_editor as tiny
 from tests.tools.pair_toys import heads, small_reader
 
@@ -423,3 +424,18 @@ def test_a_network_of_another_kind_is_not_a_classifier(made: Artifact) -> None:
         stage.load_classifier(made.path / "generator.safetensors", ["age"])
     assert isinstance(load_network(made.path / "editor.safetensors"), ExpandedEditor)
     assert stage.load_iterative(made.path / "none") is None
+
+
+def test_the_bench_compares_methods_at_equal_changes() -> None:
+    rows = [
+        {"attribute": 0, "strength": s, "change": [[s], [3 * s], [9.0]], "same": [1 - s / 4] * 3}
+        for s in (0.5, 1.0, 2.0)
+    ]
+    found = bench.matched({"rows": rows}, 0, 3.0, [0, 1])
+    assert found["change"][:, 0].tolist() == [1.5, 4.5] and found["same"].tolist() == [0.625] * 2
+    assert bench.matched({"rows": rows}, 0, 99.0, [0, 1])["change"][:, 0].tolist() == [2, 6]  # as near as it comes
+    arm = {"ids": ["a", "b", "c"], "attributes": ["age"], "rows": rows}
+    table = list(
+        bench.edit_table({"edits-editor": arm, "edits-styled": arm | {"ids": ["c", "b", "a"]}}, "edits-editor")
+    )
+    assert len(table) == 4 and table[2].startswith("| editor | 3 | 4.33 (") and table[3].startswith("| styled | 3 |")

@@ -12,7 +12,7 @@ from stages.datasets.rendered import truth
 from stages.datasets.rendered.pack import Pack, load_pack
 from stages.datasets.rendered.person import View, sample_person, sample_view
 from stages.datasets.rendered.render import Shot, shoot
-from stages.datasets.rendered.styles.twins import styled, twin
+from stages.datasets.rendered.styles.twins import twin
 
 SWING = {"yaw": 9.0, "pitch": 4.0, "roll": 3.0}  # degrees, largest
 STEP = 2 * np.pi / 24  # a whole swing takes about this many frames
@@ -73,6 +73,5 @@ def moving(
 
     drawn = None
     if style is not None:
-        pictures = [styled(person, shot.scene.view, size, style, pack, shots[0].scene.camera) for shot in shots]
-        drawn = np.stack([twin(shot, picture).image for shot, picture in zip(shots, pictures, strict=True)])
+        drawn = np.stack([twin(shot, style).image for shot in shots])
     return Motion(np.stack([shot.picture.image for shot in shots]), np.stack(flows), np.stack(heads), drawn)

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-
-import numpy as np
 
 from stages.core.files import data_file
 from stages.datasets.people import SENSOR_NOISE, Motion, Portrait
 from stages.datasets.rendered.motion import moving
 from stages.datasets.rendered.person import Person, View, attributes, sample_person, sample_view
-from stages.datasets.rendered.render import SIZES, Picture, photo
+from stages.datasets.rendered.render import SIZES, Picture, photo, shoot
 from stages.datasets.rendered.styles import STYLES
-from stages.datasets.rendered.styles.twins import styled
+from stages.datasets.rendered.styles.twins import styled, twin
 
 
 @dataclass(frozen=True)
@@ -54,13 +52,9 @@ class RenderedPeople:
         return _portrait(styled(*self._seen(person, view), size, style))
 
     def twin(self, person: int, view: int, style: str, size: int) -> Portrait:
-        """The style's head within the photo's mask; the style's own truth but for the mask."""
-        picture = photo(*self._seen(person, view), size)
-        drawn = styled(*self._seen(person, view), size, style)
-        cover = picture.mask.astype(np.float32)[..., None] / 255
-        mixed = drawn.image * cover + picture.image * (1 - cover)
-        image = np.clip(mixed + 0.5, 0, 255).astype(np.uint8)
-        return Portrait(image, picture.mask, drawn.parsing, drawn.beard, drawn.landmarks, drawn.attributes)
+        """The style's head, neck and shoulders on the photo; the style's own truth but for the mask."""
+        true = twin(shoot(*self._seen(person, view), size), style)
+        return replace(_portrait(true), mask=true.bare)
 
     def moving(
         self, person: int, size: int, frames: int = 8, style: str | None = None, noise: float = SENSOR_NOISE

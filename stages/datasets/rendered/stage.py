@@ -215,7 +215,7 @@ def render_batch(settings: dict[str, Any], batch: Batch, out: Path) -> np.ndarra
             parsing = "heldout/parsing" if batch.split == "heldout" else "parsing"
             write_image(out / parsing / name, picture.parsing)
             for style in data.twin_styles(batch.split):
-                true = twin(shot, styled(person, view, data.size, style))
+                true = twin(shot, style)
                 write_image(out / twin_place(batch.split, style) / name, true.image)
                 if data.twins != "heldout":
                     write_image(out / twin_place(batch.split, style, "twin_mask") / name, true.bare)

@@ -19,6 +19,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from stages.core.artifact import open_artifact
+from stages.core.consent import usable
 from stages.core.decode import read
 from stages.core.files import write_bytes, write_json
 from stages.core.images import load_images, write_image
@@ -42,7 +43,7 @@ def read_photos(place: Path, size: int, count: int) -> tuple[list[str], np.ndarr
     """Names and photos uint8 [N, size, size, 3]: held out in a data artifact, or the centre squares in a folder.
 
     Raises:
-        TristyleError: there are none, or the artifact's have another size.
+        TristyleError: there are none, or the artifact's have another size, or as of `usable`.
     """
     if (place / "manifest.json").exists():
         data = open_artifact(place, "data", verify=False)
@@ -54,7 +55,7 @@ def read_photos(place: Path, size: int, count: int) -> tuple[list[str], np.ndarr
             raise TristyleError(f"{place}: has photos of {photos.shape[1]} px, the editor takes {size}. Use its data.")
         return [str(row["id"]) for row in rows], photos
 
-    files = sorted(file for file in place.glob("**/*") if file.suffix.lower() in PICTURES)[:count]
+    files = usable(sorted(file for file in place.glob("**/*") if file.suffix.lower() in PICTURES))[:count]
     if not files:
         raise TristyleError(f"{place}: no pictures here. Name a folder of photos, or a data artifact.")
     return [file.stem for file in files], np.stack([_square(read(file).pixels, size) for file in files])

@@ -15,6 +15,7 @@ from stages.core.tracking import Tracker
 from stages.datasets.people import People
 from stages.datasets.rendered import raster, render, stage, truth
 from stages.datasets.rendered.build import build
+from stages.datasets.rendered.colour import srgb
 from stages.datasets.rendered.light import lights_of, place_of
 from stages.datasets.rendered.motion import moving
 from stages.datasets.rendered.pack import load_pack
@@ -264,7 +265,7 @@ def test_people_vary_evenly() -> None:
 def test_a_twin_has_the_photograph_around_it_and_the_style_inside(style: str) -> None:
     who, view = sample_person(12), sample_view(12)
     shot, drawn = shoot(who, view, 64), twins.styled(who, view, 64, style)
-    picture, true = shot.picture, twins.twin(shot, drawn)
+    picture, true = shot.picture, twins.twin(shot, style)
     outside = true.bare == 0
     assert np.array_equal(true.image[outside], picture.image[outside]) and outside.mean() > 0.2
     assert (true.bare >= np.maximum(picture.bare, drawn.bare)).all() and (picture.bare >= picture.mask).all()
@@ -279,6 +280,43 @@ def test_a_twin_has_the_photograph_around_it_and_the_style_inside(style: str) ->
     assert np.minimum(picture.mask, drawn.mask).sum() > 0.75 * np.maximum(picture.mask, drawn.mask).sum()
     opened = [p.landmarks[40, 1] - p.landmarks[38, 1] for p in (drawn, picture)]
     assert opened[0] > 1.05 * opened[1]
+
+
+@pytest.mark.parametrize("style", twins.STYLES)
+def test_a_twin_is_painted_whole_down_to_the_collar(style: str) -> None:
+    who, view = calm(1)
+    shot = shoot(replace(who, skin_colour=(0.11, 0.05, 0.03)), view, 64)
+    true = twins.twin(shot, style)
+    neck = (true.parsing == LABELS["neck"]) & (shot.picture.parsing == LABELS["neck"])
+    low = neck & (np.arange(64)[:, None] > np.quantile(np.nonzero(neck)[0], 0.7))
+    assert low.sum() > 10
+    photo_, twin_ = (np.median(image[low]) for image in (shot.picture.image, true.image))
+    assert abs(photo_ - twin_) < 40  # dark skin, not paper
+    dark, light = (twins.styled(who, view, 64, style, behind=np.full((64, 64, 3), v, np.uint8)) for v in (0, 255))
+    inner = cv2.erode(dark.whole, np.ones((5, 5))) == 255
+    assert np.abs(dark.image[inner].astype(int) - light.image[inner]).max() <= 2  # nothing shines through
+
+
+def test_drawn_coils_keep_the_volume_of_the_photographs() -> None:
+    who, view = calm(1)
+    who = replace(who, hat="none", hair=replace(who.hair, style="afro", curl=1.0, length=0.8, fringe=0.0, grey=0.0))
+    pictures = photo(who, view, 128), twins.styled(who, view, 128, "comic")
+    seen, drawn = ((picture.parsing == LABELS["hair"]).sum() for picture in pictures)
+    assert drawn > 0.95 * seen
+
+
+@pytest.mark.parametrize("tone", [(0.75, 0.50, 0.38), (0.45, 0.24, 0.15), (0.20, 0.09, 0.055), (0.11, 0.05, 0.03)])
+@pytest.mark.parametrize("style", ["comic", "anime", "figurine"])
+def test_drawn_skin_has_the_lightness_and_the_hue_of_the_person(style: str, tone: tuple[float, float, float]) -> None:
+    who, view = calm(1)
+    drawn = twins.styled(replace(who, skin_colour=tone), view, 64, style)
+    own, seen = (
+        cv2.cvtColor(np.float32(colour).reshape(1, -1, 3), cv2.COLOR_RGB2LAB)[0]
+        for colour in (srgb(np.array(tone)), drawn.image[drawn.parsing == LABELS["skin"]] / 255)
+    )
+    (own_l, own_a, own_b), (seen_l, a, b) = own[0], np.median(seen, axis=0)
+    assert abs(seen_l - own_l) < 12 and np.hypot(a, b) < 1.1 * np.hypot(own_a, own_b)
+    assert abs(np.degrees(np.arctan2(b, a) - np.arctan2(own_b, own_a))) < 8
 
 
 @pytest.mark.parametrize("style", ["comic", "anime"])
@@ -309,8 +347,9 @@ def test_the_renderer_answers_for_people_with_truth() -> None:
     assert people.id == RenderedPeople(0).id != RenderedPeople(1).id
     assert people.sizes == (32, 512) and "anime" in people.styles
     assert picture.parsing.max() <= LABELS["cloth"] and (picture.parsing == LABELS["skin"]).any()
-    assert np.array_equal(true.image[picture.mask == 0], picture.image[picture.mask == 0])
-    assert np.array_equal(true.mask, picture.mask)
+    assert np.array_equal(true.image[true.mask == 0], picture.image[true.mask == 0])
+    neck = picture.parsing == LABELS["neck"]
+    assert (true.mask >= picture.mask).all() and neck.any() and (true.mask[neck] > 0).all()
     assert picture.attributes == people.attributes(4, 0)
     head = np.isin(picture.parsing, PARSER_HEAD)
     assert (head == (picture.mask > 127)).mean() > 0.97

@@ -17,6 +17,7 @@ from stages.datasets.rendered.styles.drawing import (
     face_lines,
     finish,
     flat_colours,
+    lashes,
     lid,
     lips_of,
     lit,
@@ -30,25 +31,25 @@ F = np.float32
 def comic(art: Drawing, size: int) -> np.ndarray:
     """Flat colours, one shadow tone, shine on the hair, ink."""
     person = art.person
-    skin = skin_tone(person, 1.25, 1.18)
+    skin = skin_tone(person, 0.97, 1.03)
     hair = saturate(np.array(person.hair.colour) * 1.6 + 0.012, 1.35)
     base = bearded(art, flat_colours(art, skin, hair, lips_of(person, skin), 5), hair * 0.8)
     facing = lit(art, 2.2)
     tone = ramp(facing, 0.24, 0.30)[..., None]
-    colour = base * tone + base * np.array([0.62, 0.50, 0.55], np.float32) * (1 - tone)
+    colour = base * tone + base * np.array([0.65, 0.59, 0.60], np.float32) * (1 - tone)
 
     # hair: tones of locks, a shine
     top = art.on("hair")
-    band = ramp(facing + 0.10 * (art.lock - 0.5), 0.86, 0.89)[..., None]
+    band = ramp(facing + 0.10 * (art.lock - 0.5), 0.91, 0.95)[..., None]
     locks = (0.86 + 0.28 * np.round(art.lock * 2) / 2)[..., None]
     strands = (base * tone + base * 0.5 * (1 - tone)) * locks
-    colour = np.where(top[..., None], strands + band * (base * 0.9 + 0.05), colour)
+    colour = np.where(top[..., None], strands + band * (base * 0.7 + 0.015), colour)
     cheeks = (cheeks_of(art, 0.11) * 0.3)[..., None]
     colour = colour * (1 - cheeks) + colour * np.array([1.08, 0.62, 0.6], np.float32) * cheeks
 
     # eyes and teeth
     eye, d, _ = eyes(art, np.zeros(3), 1.02)
-    iris = saturate(np.array(IRISES[person.iris]) * 1.8 + 0.02, 1.4)
+    iris = saturate(np.array(IRISES[person.iris]) * 1.3 + 0.01, 1.25)
     white = np.array([0.92, 0.93, 0.94], np.float32)
     seen = np.where(
         (d < 0.45)[..., None],
@@ -64,10 +65,8 @@ def comic(art: Drawing, size: int) -> np.ndarray:
     r = max(1, round(0.8 * art.fine))
     disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * r + 1, 2 * r + 1))
     ink = cv2.dilate(edges_of(art, True), disc) if art.fine > 1 else edges_of(art, art.width > 200)
-    ink = np.maximum(ink, face_lines(art, 0.038, 0.018))
-    ink = np.maximum(
-        ink, (art.covers["lash"] > 0.30) * art.on("skin", "l_eye", "r_eye") * F(0.8 * min(1.0, person.lashes))
-    )
+    ink = np.maximum(ink, face_lines(art, 0.030, 0.018))
+    ink = np.maximum(ink, lashes(art, 0.10))
     spots(art, colour, 0.10, 0.065)
     ink = cv2.GaussianBlur(ink.astype(np.float32), (0, 0), 0.4 * art.fine)
     back = srgb(ground(place_of(art.view), art.width))
@@ -80,7 +79,7 @@ def comic(art: Drawing, size: int) -> np.ndarray:
 def anime(art: Drawing, size: int) -> np.ndarray:
     """Clean cel colours, large glossy eyes, coloured thin lines, a ring of light on the hair."""
     person = art.person
-    skin = skin_tone(person, 1.4, 1.05) * F(1.05)
+    skin = skin_tone(person, 1.04, 0.95)
     hair = saturate(np.array(person.hair.colour) * 1.9 + 0.02, 1.5)
     lips = skin * np.array([0.92, 0.62, 0.62], np.float32) * (1 - 0.5 * person.make_up[0]) + 0.5 * person.make_up[
         0
@@ -88,7 +87,7 @@ def anime(art: Drawing, size: int) -> np.ndarray:
     base = bearded(art, flat_colours(art, np.minimum(skin, 0.95), hair, lips, 4), hair * 0.9)
     facing = lit(art, 3.5)
     tone = ramp(facing, 0.10, 0.13)[..., None]
-    colour = base * tone + base * np.array([0.78, 0.62, 0.68], np.float32) * (1 - tone)
+    colour = base * tone + base * np.array([0.76, 0.66, 0.70], np.float32) * (1 - tone)
 
     # hair: tones of locks, a ring of light
     top = art.on("hair")
@@ -100,7 +99,7 @@ def anime(art: Drawing, size: int) -> np.ndarray:
 
     # eyes: dark above, glowing below
     eye, d, height = eyes(art, np.zeros(3), 1.38)
-    iris = saturate(np.array(IRISES[person.iris]) * 1.7 + 0.03, 1.35)
+    iris = saturate(np.array(IRISES[person.iris]) * 1.4 + 0.02, 1.25)
     glow = iris * (0.35 + 1.0 * ramp(height, -0.7, 0.9)[..., None]) + 0.25 * ramp(height, 0.2, 1.0)[..., None] * iris
     seen = np.where(
         (d < 0.36)[..., None],

@@ -11,6 +11,7 @@ import numpy as np
 from stages.datasets.rendered import truth
 from stages.datasets.rendered.build import Camera, Scene, build
 from stages.datasets.rendered.colour import ramp, saturate, srgb, to_bytes
+from stages.datasets.rendered.hair.haircuts import STIFF
 from stages.datasets.rendered.light import Lights
 from stages.datasets.rendered.pack import Pack
 from stages.datasets.rendered.person import Person, View
@@ -81,6 +82,7 @@ PROPORTIONS = {
     "figurine": Proportions(eye=1.45, nose=0.72, mouth=0.95, jaw=0.02, head=0.12),
     "watercolour": Proportions(eye=1.12, nose=0.97, jaw=0.04, expression=1.05),
 }
+MIRRORED = 0.014  # linear light that skin mirrors, a share of white
 GATHER = {"comic": 2.2, "anime": 4.0, "figurine": 3.0, "watercolour": 1.3}
 
 
@@ -96,6 +98,7 @@ class Drawing:
     normals: np.ndarray  # float32 [W, W, 3], hair included
     lock: np.ndarray  # float32: a number of each lock of hair, 0..1
     covers: dict[str, np.ndarray]  # cover of each kind of strand
+    behind: np.ndarray | None = None  # uint8 [S, S, 3], what the person is drawn on; None: the style's own background
 
     @property
     def width(self) -> int:
@@ -130,7 +133,9 @@ def drawn(
         hair=replace(hair, grey=0.0, colour=(float(mixed[0]), float(mixed[1]), float(mixed[2]))),
         brow=(thick * shape.brow, high + shape.brow_lift, arch),
     )
-    scene = build(pack, person, view, size, shape.warp(pack), shape.expression, GATHER[style], size // 2)
+    coiled = hair.style in ("afro", "coils")
+    gather = 1.0 if coiled else GATHER[style]  # locks pull coils in and take their volume
+    scene = build(pack, person, view, size, shape.warp(pack), shape.expression, gather, size // 2)
     scene.camera = camera or scene.camera
     shadows = Shadows(scene, lights, size // 2) if lights is not None else None
     frame = capture(pack, scene, size, lights, shadows)
@@ -143,13 +148,15 @@ def drawn(
             values = np.concatenate([bunch.outward, locks_of(bunch.colour, bunch.outward)], axis=2)
             both = np.concatenate([normals, lock], axis=2)
             over = draw(bunch, np.ascontiguousarray(values), frame, both, wider=1.6 if bunch.kind == "hair" else 2.0)
-            over = solid(over, frame.width)
+            over = solid(over, frame.width, airy=coiled and person.hat == "none" and bunch.kind == "hair")
             normals, lock = np.ascontiguousarray(both[..., :3]), np.ascontiguousarray(both[..., 3:])
         else:
             over = draw(bunch, bunch.colour, frame, np.zeros((frame.width, frame.width, 3), np.float32), wider=1.6)
         covers[bunch.kind] = np.maximum(over, covers.get(bunch.kind, 0))
         regions += regions_of(bunch.kind, bunch.label, over, scene, frame)
-    labels = truth.regions(frame, regions, filled=True)
+    if hair.style in STIFF:  # their locks are too small for a pen
+        lock = cv2.GaussianBlur(lock, (0, 0), frame.width / 50)[..., None].astype(np.float32)
+    labels = without_islands(truth.regions(frame, regions, filled=True))
     return Drawing(pack, person, view, frame, labels, normals, lock[..., 0], covers), scene, shadows
 
 
@@ -160,13 +167,23 @@ def locks_of(colour: np.ndarray, outward: np.ndarray) -> np.ndarray:
     return (0.5 + 0.5 * np.tanh(tone * 3)).astype(np.float32)
 
 
-def solid(cover: np.ndarray, width: int) -> np.ndarray:
-    """A cover without pinholes and whiskers, its outline smooth."""
+def solid(cover: np.ndarray, width: int, airy: bool = False) -> np.ndarray:
+    """A cover without pinholes and whiskers, its outline smooth; that of airy hair takes in its outermost tips."""
     for share, way in ((110, cv2.MORPH_CLOSE), (130, cv2.MORPH_OPEN)):
         r = max(1, round(width / share))
         disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * r + 1, 2 * r + 1))
         cover = cv2.morphologyEx(cover, way, disc)
-    return ramp(cv2.GaussianBlur(cover, (0, 0), width / 230), 0.3, 0.6).astype(np.float32)
+    low, high = (0.08, 0.3) if airy else (0.3, 0.6)
+    return ramp(cv2.GaussianBlur(cover, (0, 0), width / 230), low, high).astype(np.float32)
+
+
+def without_islands(labels: np.ndarray) -> np.ndarray:
+    """Regions [W, W] whose hair has no small holes, which a drawing would fill with spots of skin."""
+    _, numbers, facts, _ = cv2.connectedComponentsWithStats((labels != LABELS["hair"]).astype(np.uint8), connectivity=4)
+    small = facts[:, cv2.CC_STAT_AREA] < (len(labels) / 25) ** 2
+    small[0] = False  # the hair itself
+    bare = np.isin(labels, [LABELS[name] for name in ("background", "skin", "l_ear", "r_ear", "neck", "cloth")])
+    return np.where(small[numbers] & bare, np.uint8(LABELS["hair"]), labels)
 
 
 def light_of(view: View, rise: float = 30.0) -> np.ndarray:
@@ -184,9 +201,12 @@ def lit(art: Drawing, blur: float) -> np.ndarray:
 
 
 def skin_tone(person: Person, gain: float, push: float) -> np.ndarray:
-    """A drawing's flat skin, linear [3]: lifted more where it is dark, its hue kept."""
-    skin = np.array(person.skin_colour, np.float32)
-    return saturate(skin, push) * F(1 + (gain - 1) * (1.2 - float(skin.mean())))
+    """A drawing's flat skin, linear [3]: the person's own, with the white that all skin mirrors.
+
+    The mirrored light is the same on every skin, so it takes most of the colour out of dark skin. Without it dark skin
+    is orange.
+    """
+    return saturate(np.array(person.skin_colour, np.float32), push) * F(gain) + F(MIRRORED)
 
 
 def flat_colours(art: Drawing, skin: np.ndarray, hair: np.ndarray, lips: np.ndarray, cloth_steps: int) -> np.ndarray:
@@ -196,7 +216,7 @@ def flat_colours(art: Drawing, skin: np.ndarray, hair: np.ndarray, lips: np.ndar
     palette[[LABELS["u_lip"], LABELS["l_lip"]]] = lips
     palette[LABELS["mouth"]] = (0.20, 0.02, 0.03)
     palette[LABELS["hair"]] = hair
-    palette[[LABELS["l_brow"], LABELS["r_brow"]]] = np.minimum(hair * 0.55, 0.2)
+    palette[[LABELS["l_brow"], LABELS["r_brow"]]] = hair * np.minimum(0.45, 0.10 / hair.max())
     palette[LABELS["glasses"]] = 0.015
     palette[[LABELS["earring"], LABELS["necklace"]]] = (0.75, 0.55, 0.18)
     out = palette[art.labels]
@@ -246,16 +266,20 @@ def edges_of(art: Drawing, inner: bool) -> np.ndarray:
     step = np.hypot(cv2.Sobel(near, -1, 1, 0), cv2.Sobel(near, -1, 0, 1)) > 0.55 * 2 / max(1.0, art.fine)
     hair = cv2.dilate(art.on("hair").astype(np.uint8), np.ones((3, 3))) > 0
     part = art.labels.copy()
-    for name in ("beard", "l_ear", "r_ear", "nose", "neck", "u_lip", "l_lip"):
+    for name in ("beard", "l_ear", "r_ear", "nose", "neck", "u_lip", "l_lip", "necklace"):
         part[art.on(name)] = LABELS["skin"]
     part[art.on("l_eye")] = LABELS["r_eye"]
     three = np.ones((3, 3), np.uint8)
     change = cv2.dilate(part, three) != cv2.erode(part, three)
-    brow = cv2.dilate(art.on("l_brow", "r_brow").astype(np.uint8), three) > 0
-    ink = (step & ~hair) | (change & ~brow)
+    dark = cv2.dilate(art.on("l_brow", "r_brow", "glasses").astype(np.uint8), three) > 0  # lines of their own
+    ink = (step & ~hair) | (change & ~dark)
     if inner:
         lock = cv2.GaussianBlur(art.lock, (0, 0), 1.2 * art.fine)
-        ink |= (np.hypot(cv2.Sobel(lock, -1, 1, 0), cv2.Sobel(lock, -1, 0, 1)) > 1.9 / art.fine) & art.on("hair")
+        lines = (np.hypot(cv2.Sobel(lock, -1, 1, 0), cv2.Sobel(lock, -1, 0, 1)) > 1.9 / art.fine) & art.on("hair")
+        _, numbers, facts, _ = cv2.connectedComponentsWithStats(lines.astype(np.uint8))
+        long = np.maximum(facts[:, cv2.CC_STAT_WIDTH], facts[:, cv2.CC_STAT_HEIGHT]) > art.width / 16
+        long[0] = False  # where no line is
+        ink |= long[numbers]  # short ones are specks
     return ink.astype(np.float32)
 
 
@@ -288,6 +312,17 @@ def face_lines(art: Drawing, lid: float, mouth: float) -> np.ndarray:
     return np.maximum(ink, cv2.GaussianBlur(nostril.astype(np.float32), (0, 0), 0.6 * art.fine) * 0.75)
 
 
+def lashes(art: Drawing, wide: float) -> np.ndarray:
+    """Ink of long lashes, 0..1 [W, W]: one wing at the outer corner of each eye, `wide` in eye widths."""
+    m, long = art.marks(), float(ramp(art.person.lashes, 0.5, 1.1))
+    wings = []
+    for outer, next_, inner in ((m[36], m[37], m[39]), (m[45], m[44], m[42])):
+        eye = float(np.linalg.norm(outer - inner))
+        tip = outer + (outer - inner) * 0.10 * long - np.array([0, 0.13 * eye * long])
+        wings.append((np.stack([next_ * 0.5 + outer * 0.5, outer, tip]), wide * eye * long))
+    return strokes(art, wings, art.on("skin", "l_eye", "r_eye", "hair").astype(np.float32)) * F(long > 0)
+
+
 def cheeks_of(art: Drawing, size: float) -> np.ndarray:
     """Blush of both cheeks, 0..1 [W, W]; `size` in distances between the outer eye corners."""
     m = art.marks()
@@ -304,9 +339,22 @@ def finish(
 ) -> np.ndarray:
     """Colour over a background with ink on it, brought to size: sRGB bytes."""
     cover = cv2.GaussianBlur((art.labels > 0).astype(np.float32), (0, 0), 0.45 * art.fine)[..., None]
-    picture = srgb(colour) * cover + back * (1 - cover)
-    picture = picture + ink[..., None] * (tint - picture)
-    return to_bytes(cv2.resize(picture.astype(np.float32), (size, size), interpolation=cv2.INTER_AREA))
+    ink = ink[..., None]
+    return laid(art, srgb(colour) * cover * (1 - ink) + tint * ink, cover + ink - cover * ink, back, size)
+
+
+def laid(art: Drawing, paint: np.ndarray, cover: np.ndarray, back: np.ndarray, size: int) -> np.ndarray:
+    """Paint laid on what is behind the person, brought to size: sRGB bytes [size, size, 3].
+
+    Args:
+        paint: sRGB [W, W, 3], multiplied with its cover.
+        cover: [W, W, 1].
+        back: the style's own background, sRGB [W, W, 3], for a drawing that has nothing else behind it.
+    """
+    layer = cv2.resize(np.dstack([paint, cover]).astype(np.float32), (size, size), interpolation=cv2.INTER_AREA)
+    behind = back if art.behind is None else art.behind.astype(np.float32) / 255
+    behind = cv2.resize(behind.astype(np.float32), (size, size), interpolation=cv2.INTER_AREA)
+    return to_bytes(layer[..., :3] + behind * (1 - layer[..., 3:]))
 
 
 def spots(art: Drawing, picture: np.ndarray, where: float, size: float) -> None:
@@ -325,7 +373,9 @@ def bearded(art: Drawing, colour: np.ndarray, hair: np.ndarray) -> np.ndarray:
     """Beards as one shape, stubble as a tint."""
     person, frame = art.person, art.frame
     if person.beard.length > 0:
-        area = art.covers.get("beard", np.zeros_like(art.lock))
+        # its strands, and the skin that they grow from
+        grown = frame.raster(beard_area(frame.neutral, person.beard).astype(np.float32)) * art.on("skin", "beard")
+        area = np.maximum(art.covers.get("beard", grown), ramp(grown, 0.2, 0.6))
         near = (area > 0.35) & art.on("skin", "beard", "neck", "nose")
         colour = np.where(near[..., None], hair, colour)
     elif person.beard.stubble > 0.3:

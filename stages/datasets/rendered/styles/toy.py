@@ -5,7 +5,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from stages.datasets.rendered.colour import saturate, srgb, to_bytes
+from stages.datasets.rendered.colour import saturate, srgb
 from stages.datasets.rendered.light import Lights, film, ground, place_of
 from stages.datasets.rendered.person import IRISES
 from stages.datasets.rendered.shade import Shadows
@@ -16,6 +16,8 @@ from stages.datasets.rendered.styles.drawing import (
     eyes,
     face_lines,
     flat_colours,
+    laid,
+    lashes,
     lid,
     lips_of,
     skin_tone,
@@ -28,13 +30,13 @@ F = np.float32
 def figurine(art: Drawing, size: int, lights: Lights, shadows: Shadows) -> np.ndarray:
     """A vinyl toy: every part one colour, smooth and a little glossy, under a soft studio light."""
     person, frame = art.person, art.frame
-    skin = skin_tone(person, 1.2, 1.12)
+    skin = skin_tone(person, 0.97, 0.98)
     hair = saturate(np.array(person.hair.colour) * 1.35 + 0.012, 1.25)
     base = bearded(art, flat_colours(art, skin, hair, lips_of(person, skin) * 0.5 + skin * 0.5, 2), hair * 0.85)
     cheeks = (cheeks_of(art, 0.12) * 0.35)[..., None]
     base = base * (1 - cheeks) + base * np.array([1.05, 0.58, 0.55], np.float32) * cheeks
     eye, d, _ = eyes(art, np.zeros(3), 1.12)
-    iris = saturate(np.array(IRISES[person.iris]) * 1.5 + 0.01, 1.3)
+    iris = saturate(np.array(IRISES[person.iris]) * 1.2 + 0.01, 1.2)
     seen = np.where(
         (d < 0.5)[..., None], 0.006, np.where((d < 1.0)[..., None], iris * (0.6 + 0.6 * d[..., None]), 0.85)
     )
@@ -57,9 +59,7 @@ def figurine(art: Drawing, size: int, lights: Lights, shadows: Shadows) -> np.nd
     rim = (1 - np.clip(soft[..., 2], 0, 1)) ** 3 * 0.10 * np.clip(base.mean(axis=2) * 3, 0.15, 1)
     light = sky * 1.15 + (lit * float(lights.colours.sum(axis=0).mean()))[..., None]
     thin = np.clip(1 - np.clip(soft @ key, -1, 1) ** 2, 0, 1)[..., None] * np.array([0.06, 0.02, 0.015], np.float32)
-    lids = np.maximum(
-        face_lines(art, 0.04, 0.014), (art.covers["lash"] > 0.4) * F(0.6) * art.on("skin", "l_eye", "r_eye")
-    )
+    lids = np.maximum(face_lines(art, 0.034, 0.014), lashes(art, 0.10) * F(0.8))[..., None] * F(0.9)
     colour = film(
         base * (light + thin * art.on("skin", "nose")[..., None]) * 0.95 + gloss[..., None] + rim[..., None], 0.55
     ) ** F(1.0)
@@ -67,6 +67,4 @@ def figurine(art: Drawing, size: int, lights: Lights, shadows: Shadows) -> np.nd
     spots(art, colour, 0.12, 0.07)
     cover = cv2.GaussianBlur((art.labels > 0).astype(np.float32), (0, 0), 0.5 * art.fine)[..., None]
     back = srgb(cv2.GaussianBlur(ground(place_of(art.view), art.width), (0, 0), 6 * art.fine))
-    picture = colour * cover + back * (1 - cover)
-    picture = picture * (1 - lids[..., None] * 0.9)
-    return to_bytes(cv2.resize(picture, (size, size), interpolation=cv2.INTER_AREA))
+    return laid(art, colour * (1 - lids) * cover, cover, back, size)

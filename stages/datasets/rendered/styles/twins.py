@@ -23,9 +23,19 @@ TOY_LIGHT = Light("window", 28.0, 42.0, 0.02, 0.75, 0.85)
 
 
 def styled(
-    person: Person, view: View, size: int, style: str, pack: Pack | None = None, camera: Camera | None = None
+    person: Person,
+    view: View,
+    size: int,
+    style: str,
+    pack: Pack | None = None,
+    camera: Camera | None = None,
+    behind: np.ndarray | None = None,
 ) -> Picture:
-    """A whole picture in a style, on the style's own background, with its truth.
+    """A whole picture in a style, with its truth.
+
+    Args:
+        camera: stands where this one stands; by default it frames the face.
+        behind: uint8 [size, size, 3], what the person is drawn on; by default the style's own background.
 
     Raises:
         ValueError: an unknown style.
@@ -36,12 +46,14 @@ def styled(
     pack = pack or load_pack()
     if style in ("comic", "anime"):
         art, scene, _ = drawn(pack, person, view, size, style, None, camera)
+        art.behind = behind
         image = (comic if style == "comic" else anime)(art, size)
     else:
         lamp = TOY_LIGHT if style == "figurine" else replace(view.light, kind="soft", key=1.0, fill=0.9)
         lights = lights_of(replace(view, light=lamp), place_of(view))
         art, scene, shadows = drawn(pack, person, view, size, style, lights, camera)
         assert shadows is not None
+        art.behind = behind
         if style == "figurine":
             image = figurine(art, size, lights, shadows)
         else:
@@ -52,7 +64,7 @@ def styled(
     return replace(picture_of(pack, scene, image, art.labels), attributes=attributes(person, view))
 
 
-def twin(shot: Shot, style: Picture) -> Picture:
+def twin(shot: Shot, style: str) -> Picture:
     """A photograph whose person is the style's, from the hair down to where the clothes begin.
 
     A style that ended at the chin would leave a seam on the neck; at the collar there is an edge anyway. The photograph
@@ -62,14 +74,16 @@ def twin(shot: Shot, style: Picture) -> Picture:
         The picture with the style's truth; `bare` is where it may differ from the photograph, `whole` covers the
         style's person and the photograph's clothes.
     """
-    photo = shot.picture
-    painted = _grown(np.maximum(photo.bare, style.bare))
-    cover, person = (value.astype(np.float32)[..., None] / 255 for value in (painted, _grown(style.whole)))
-    drawn = style.image * person + shot.empty * (1 - person)
-    mixed = drawn * cover + photo.image * (1 - cover)
-    whole = person[..., 0] * 255 * cover[..., 0] + photo.whole * (1 - cover[..., 0])
+    photo, scene = shot.picture, shot.scene
+    drawn = styled(
+        scene.person, scene.view, len(photo.image), style, shot.frame.pack, camera=scene.camera, behind=shot.empty
+    )
+    painted = _grown(np.maximum(photo.bare, drawn.bare))
+    cover = painted.astype(np.float32)[..., None] / 255
+    mixed = drawn.image * cover + photo.image * (1 - cover)
+    whole = _grown(drawn.whole) * cover[..., 0] + photo.whole * (1 - cover[..., 0])
     image, whole_ = (np.clip(value + 0.5, 0, 255).astype(np.uint8) for value in (mixed, whole))
-    return replace(style, image=image, bare=painted, whole=whole_)
+    return replace(drawn, image=image, bare=painted, whole=whole_)
 
 
 def _grown(cover: np.ndarray) -> np.ndarray:
@@ -80,4 +94,4 @@ def _grown(cover: np.ndarray) -> np.ndarray:
 
 def twin_of(person: Person, view: View, size: int, style: str, pack: Pack | None = None) -> Picture:
     """Both pictures of `twin` from a person and a view."""
-    return twin(shoot(person, view, size, pack), styled(person, view, size, style, pack))
+    return twin(shoot(person, view, size, pack), style)
