@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from stages.core.files import append_jsonl
 from stages.core.images import write_image
+from stages.core.mark import TRAINED
 
 if TYPE_CHECKING:
     import numpy as np
@@ -91,8 +92,8 @@ class Tracker:
         append_jsonl(self.out / "log.jsonl", row)
 
     def image(self, name: str, images: int, picture: np.ndarray) -> None:
-        """Keep a picture (uint8 [H, W, 3]) as `preview/<name>_<images>.png`."""
-        write_image(self.out / "preview" / f"{name}_{images:08d}.png", picture)
+        """Keep what a training paints (uint8 [H, W, 3]) as `preview/<name>_<images>.png`."""
+        write_image(self.out / "preview" / f"{name}_{images:08d}.png", picture, TRAINED)
 
     @contextmanager
     def progress(self, label: str, total: int, unit: str = "images") -> Iterator[Progress]:

@@ -391,7 +391,7 @@ class StyleGAN2(Task):
     def snapshot(self, images: int) -> None:
         """Write the averaged generator of this rung, in half precision."""
         assert self.ladder is not None
-        save_network(self.ladder / f"{images:07d}.safetensors", self.ema, half=True, images=str(images))
+        save_network(self.ladder / f"{images:07d}.safetensors", self.ema, half=True, notes={"images": str(images)})
 
     def preview(self) -> dict[str, np.ndarray]:
         """Samples of the averaged generator: the same 32 latents each time, psi 0.7."""
