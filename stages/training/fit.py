@@ -16,6 +16,7 @@ What a loss must know of this it gets as an argument, `Update`. Networks and los
 from __future__ import annotations
 
 import hashlib
+import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -32,7 +33,7 @@ from stages.core.runtime import Runtime
 from stages.core.settings import Train, TristyleError
 from stages.core.tracking import Silent, Tracker
 from stages.training import distributed
-from stages.training.checkpoint import load_checkpoint, save_checkpoint
+from stages.training.checkpoint import load_checkpoint, previous, save_checkpoint
 from stages.training.draws import Draws
 from stages.training.signals import deferred
 
@@ -214,7 +215,8 @@ def fit(
     """Train `task` on `train.images` images, resuming from `scratch/<label>.ckpt` where there is one.
 
     In a `torchrun` all processes call it alike, with one shared folder `scratch`; the first one alone writes and logs.
-    Ctrl-C and SIGTERM end it after the update at work, with its state kept.
+    Ctrl-C and SIGTERM end it after the update at work, with its state kept; SIGUSR1 keeps the state and goes on.
+    However often it is stopped or killed, log and result are those of a training that was not.
 
     Args:
         task: networks, phases and losses.
@@ -237,8 +239,9 @@ def fit(
     # Resume. A state brings the learning rates of its own moment, so the full ones are noted before.
     rates = [[group["lr"] for group in optimizer.param_groups] for optimizer in _optimizers(task)]
     distributed.barrier()  # a state that the first process was writing is complete
-    images = _first_images(path, start, task, train)
+    images = _first_images(path, start, task, train, log)
     _meet(task, train, label, images)
+    log.track.rewind(label, images)
     milestones, log_every = task.milestones(train), max(train.batch, train.images // 200)
 
     with log.track.progress(label, train.images) as line, deferred() as stop:
@@ -249,15 +252,19 @@ def fit(
             if first and any(before < milestone <= images for milestone in milestones):
                 task.snapshot(images)
 
-            # Log before saving, so that a state with a broken loss is never kept.
-            last = images >= train.images
-            saving = bool(stop) or last or _crossed(train.checkpoint_images, before, images)
+            # Log before saving, so that a state with a broken loss is never kept. A state that is kept because somebody
+            # asked has the sums of the next line of the log in it.
+            last, asked = images >= train.images, bool(stop) or stop.keep
+            saving = last or _crossed(train.checkpoint_images, before, images)
             if saving or _crossed(log_every, before, images):
                 log.write(images)
+            elif asked:
+                log.means(images)
             if first and (last or _crossed(train.preview_images, before, images)):
                 log.preview(task, images)
-            if first and saving:
-                _save(path, task, images)
+            if first and (saving or asked):
+                _save(path, task, images, log)
+                stop.kept()
             line.update(min(images, train.images))
             stop.obey(f"{label}: stopped after {images} images, which are kept. The same command goes on.")
     task.eval()
@@ -410,39 +417,64 @@ def keep_state(scratch: Path, label: str, path: Path) -> None:
     write_bytes(path, (scratch / f"{label}.ckpt").read_bytes())
 
 
-def _save(path: Path, task: Task, images: int) -> None:
+def _save(path: Path, task: Task, images: int, log: _Log) -> None:
     optimizers = [optimizer.state_dict() for optimizer in _optimizers(task)]
-    save_checkpoint(path, {"images": images, "task": task.state_dict(), "optimizers": optimizers})
+    state = {"images": images, "task": task.state_dict(), "optimizers": optimizers}
+    save_checkpoint(path, state | {"log": [log.sums, log.counts], "machine": _machine()})
 
 
-def _resume(path: Path, task: Task) -> int | None:
-    """Load the state at `path` into the task and its optimisers.
+def _machine() -> dict[str, str]:
+    """What a training's last bits depend on beside its settings."""
+    threads = str(torch.get_num_threads())
+    return {
+        "torch": str(torch.__version__),
+        "instructions": torch.backends.cpu.get_cpu_capability(),
+        "threads": threads,
+    }
+
+
+def _resume(path: Path, task: Task, log: _Log) -> int | None:
+    """Load the state at `path` into the task, its optimisers and the log.
 
     Returns:
         Images seen by then; None where there is no state.
+
+    Raises:
+        TristyleError: there are states, but none is whole, or it does not fit.
     """
     # By way of the CPU, whatever the device: networks and optimisers take their tensors to where they compute, and
     # Adam's counts of steps must stay where it wants them (on a GPU, it would wait for each one of them).
     state = load_checkpoint(path)
     if state is None:
+        if path.exists() or previous(path).exists():
+            raise TristyleError(
+                f"{path}: no whole training state is left. Restore it from a copy, or start anew with force=true."
+            )
         return None
     try:
+        log.resume(state, next(task.parameters()).device)
         task.load_state_dict(state["task"])
         for optimizer, saved in zip(_optimizers(task), state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
         return int(state["images"])
-    except (KeyError, RuntimeError, ValueError):  # other networks, other frozen layers, another number of optimisers
+    except (
+        KeyError,
+        RuntimeError,
+        ValueError,
+        TypeError,
+        AttributeError,
+    ):  # other networks, other frozen layers, another number of optimisers
         raise TristyleError(
             f"{path}: the training state in it does not fit these settings. Keep the networks, what is frozen and the "
             "regularisers as they were, or start without it."
         ) from None
 
 
-def _first_images(path: Path, start: Path | None, task: Task, train: Train) -> int:
+def _first_images(path: Path, start: Path | None, task: Task, train: Train, log: _Log) -> int:
     """Images seen so far: by this very training where it was stopped, else by the one that left the state `start`."""
-    images = _resume(path, task)
+    images = _resume(path, task, log)
     if images is None and start is not None:
-        images = _resume(start, task)
+        images = _resume(start, task, log)
         if images is None:
             raise TristyleError(f"{start}: no readable training state. Start from the networks alone.")
         if images >= train.images:
@@ -498,8 +530,20 @@ class _Log:
                 sums[name] = sums.get(name, 0.0) + value.detach()
             self.counts[phase] = self.counts.get(phase, 0) + 1
 
-    def write(self, images: int) -> None:
-        """Write the means since the last time, over all processes.
+    def resume(self, state: dict[str, Any], device: torch.device) -> None:
+        """Take up the sums of a kept state; say where this machine is not the one that kept it."""
+        sums, self.counts = state.get("log", [{}, {}])
+        self.sums = {phase: {name: value.to(device) for name, value in row.items()} for phase, row in sums.items()}
+        here, there = _machine(), state.get("machine", {})
+        if other := ", ".join(f"{name} {there[name]}" for name in here if there.get(name, here[name]) != here[name]):
+            print(
+                f"{self.label}: goes on from a state made with {other}; results may differ in their last bits.",
+                file=sys.stderr,
+                flush=True,
+            )
+
+    def means(self, images: int) -> dict[str, dict[str, float]]:
+        """The means since the last line, over all processes.
 
         Raises:
             TristyleError: one is not finite.
@@ -510,7 +554,6 @@ class _Log:
         over_all = distributed.mean(torch.tensor(values, dtype=torch.float64))
         for (phase, name), value in zip(names, over_all.tolist(), strict=True):
             means[phase][name.lstrip("_")] = value
-        self.sums, self.counts = {}, {}
 
         for phase, terms in means.items():
             for name, value in terms.items():
@@ -519,9 +562,15 @@ class _Log:
                         f"{self.label}: the loss {phase}/{name} is {value} after {images} images. Lower the learning "
                         f"rate ({self.label}: train.lr), then run again; it resumes from the last good state."
                     )
+        return means
+
+    def write(self, images: int) -> None:
+        """Write the means since the last time. Raises as `means`."""
+        for phase, terms in self.means(images).items():
             self.track.scalars(f"{self.label}/{phase}", images, terms)
         if self.state:
             self.track.scalars(f"{self.label}/state", images, self.state)
+        self.sums, self.counts = {}, {}
 
     @torch.no_grad()
     def preview(self, task: Task, images: int) -> None:
