@@ -300,6 +300,12 @@ class Images:
             chosen[flip] = chosen[flip, :, ::-1]
         return {"images": to_tensor(chosen)}
 
+    def names(self, start: int, count: int) -> list[str]:
+        """The files of a batch, for a message."""
+        rows = epoch_order(len(self.images), self.seed, start, count)
+        paths = getattr(self.images, "paths", None)
+        return [paths[row].name if paths else str(row) for row in rows]
+
 
 def _copy(generator: Generator) -> Generator:
     twin = Generator(**generator.arguments)

@@ -31,13 +31,15 @@ from torch import Tensor, nn
 from stages.core.files import write_bytes
 from stages.core.runtime import Runtime
 from stages.core.settings import Train, TristyleError
-from stages.core.tracking import Silent, Tracker
+from stages.core.tracking import Silent
 from stages.training import distributed
 from stages.training.checkpoint import load_checkpoint, previous, save_checkpoint
 from stages.training.draws import Draws
+from stages.training.log import BrokenTraining, TrainingLog
 from stages.training.signals import deferred
 
 Batch = dict[str, Tensor]
+MOST_ROLLBACKS = 3
 
 # ---------------------------------------------------------------------------------------------------------------------
 # What a training is made of
@@ -156,6 +158,10 @@ class Task(nn.Module):
         """Factor on every learning rate after `images` of `total` images."""
         return 1.0
 
+    def spread(self) -> float | None:
+        """How much samples differ from each other, in units of the pictures; None where that says nothing."""
+        return None
+
     def preview(self) -> dict[str, np.ndarray]:
         """Sample sheets to keep: name -> uint8 [H, W, 3]. Called without gradients, in the first process."""
         return {}
@@ -229,12 +235,13 @@ def fit(
             seen: as one training of `train.images` images in all.
 
     Raises:
-        TristyleError: a loss is no longer finite (the last good state stays on disk); `start` does not fit; the batch
-            does not divide into micro-batches.
+        TristyleError: a loss is broken again after three rollbacks (the last good state stays on disk); `start` does
+            not fit; the batch does not divide into micro-batches.
         SystemExit: a signal has asked it to stop; the state is kept.
     """
     device, first = _set_up(task, runtime), distributed.rank() == 0
-    log, path = _Log(runtime.track if first else Silent(), label), scratch / f"{label}.ckpt"
+    watched = [phase.name for phase in task.phases if phase.every == 1]
+    log, path = TrainingLog(runtime.track if first else Silent(), label, watched), scratch / f"{label}.ckpt"
 
     # Resume. A state brings the learning rates of its own moment, so the full ones are noted before.
     rates = [[group["lr"] for group in optimizer.param_groups] for optimizer in _optimizers(task)]
@@ -256,10 +263,16 @@ def fit(
             # asked has the sums of the next line of the log in it.
             last, asked = images >= train.images, bool(stop) or stop.keep
             saving = last or _crossed(train.checkpoint_images, before, images)
-            if saving or _crossed(log_every, before, images):
-                log.write(images)
-            elif asked:
-                log.means(images)
+            try:
+                if saving or _crossed(log_every, before, images):
+                    log.write(images)
+                elif asked:
+                    log.means(images)
+                if saving:
+                    log.look(task, images)
+            except BrokenTraining as fault:
+                images = _roll_back(fault, path, task, batches, train, log)
+                continue
             if first and (last or _crossed(train.preview_images, before, images)):
                 log.preview(task, images)
             if first and (saving or asked):
@@ -301,7 +314,7 @@ def _update(
     train: Train,
     rates: list[list[float]],
     device: torch.device,
-    log: _Log,
+    log: TrainingLog,
 ) -> None:
     """One update after `images` images: every phase that is due, and what follows them.
 
@@ -315,7 +328,8 @@ def _update(
         log: takes the terms and the task's state.
     """
     # Seed the update and set the learning rates: functions of the images seen.
-    torch.manual_seed(update_seed(train.seed, images))
+    again = f"rollback {log.rollbacks}" if log.rollbacks else ""
+    torch.manual_seed(update_seed(train.seed, images, again))
     factor = task.lr_factor(images, train.images)
     for optimizer, full in zip(_optimizers(task), rates, strict=True):
         for group, lr in zip(optimizer.param_groups, full, strict=True):
@@ -326,17 +340,22 @@ def _update(
     processes = distributed.Processes() if distributed.world() > 1 else None
     count = train.accumulate * distributed.world()
     for index in range(distributed.rank(), count, distributed.world()):
-        made = batches(images, train.batch, slice(index, None, count))
+        made = batches(_place(images, train, log), train.batch, slice(index, None, count))
         batch = {name: value.to(device) for name, value in made.items()}
         parts.append((batch, Update(images, Draws(index, count), together=processes)))
 
     # One step of each phase.
     for phase in task.phases:
         if images // train.batch % phase.every == 0:
-            log.add(phase.name, step(task, phase, parts))
+            log.add(phase.name, images, step(task, phase, parts))
 
     # Averages and controllers.
     log.state = task.after_update(images + train.batch, train.batch)
+
+
+def _place(images: int, train: Train, log: TrainingLog) -> int:
+    """Where in the endless order of the data an update starts: after a rollback, elsewhere."""
+    return images + log.rollbacks * -(-train.images // train.batch) * train.batch
 
 
 def step(task: Task, phase: Phase, parts: list[tuple[Batch, Update]]) -> list[dict[str, Tensor]]:
@@ -417,23 +436,13 @@ def keep_state(scratch: Path, label: str, path: Path) -> None:
     write_bytes(path, (scratch / f"{label}.ckpt").read_bytes())
 
 
-def _save(path: Path, task: Task, images: int, log: _Log) -> None:
+def _save(path: Path, task: Task, images: int, log: TrainingLog) -> None:
     optimizers = [optimizer.state_dict() for optimizer in _optimizers(task)]
     state = {"images": images, "task": task.state_dict(), "optimizers": optimizers}
-    save_checkpoint(path, state | {"log": [log.sums, log.counts], "machine": _machine()})
+    save_checkpoint(path, state | log.state_dict())
 
 
-def _machine() -> dict[str, str]:
-    """What a training's last bits depend on beside its settings."""
-    threads = str(torch.get_num_threads())
-    return {
-        "torch": str(torch.__version__),
-        "instructions": torch.backends.cpu.get_cpu_capability(),
-        "threads": threads,
-    }
-
-
-def _resume(path: Path, task: Task, log: _Log) -> int | None:
+def _resume(path: Path, task: Task, log: TrainingLog) -> int | None:
     """Load the state at `path` into the task, its optimisers and the log.
 
     Returns:
@@ -470,7 +479,28 @@ def _resume(path: Path, task: Task, log: _Log) -> int | None:
         ) from None
 
 
-def _first_images(path: Path, start: Path | None, task: Task, train: Train, log: _Log) -> int:
+def _roll_back(fault: BrokenTraining, path: Path, task: Task, batches: Batches, train: Train, log: TrainingLog) -> int:
+    """Go back to the last good state and on from there with other batches and draws; images seen by then.
+
+    Raises:
+        BrokenTraining: there is no such state, or it did not help so many times.
+    """
+    again, start = log.rollbacks + 1, _place(fault.start, train, log)
+    named = getattr(batches, "names", None)
+    names = ", ".join(named(start, train.batch)) if named else f"images {start} to {start + train.batch - 1}"
+    print(f"{log.label}: {fault.what}; the batch was {names}.", file=sys.stderr, flush=True)
+    images = _resume(path, task, log) if again <= MOST_ROLLBACKS else None
+    if images is None:
+        raise fault
+
+    log.rollbacks = again
+    log.track.rewind(log.label, images)
+    said = f"back to the state after {images} images, on with other batches ({again} of {MOST_ROLLBACKS})"
+    print(f"{log.label}: {said}.", file=sys.stderr, flush=True)
+    return images
+
+
+def _first_images(path: Path, start: Path | None, task: Task, train: Train, log: TrainingLog) -> int:
     """Images seen so far: by this very training where it was stopped, else by the one that left the state `start`."""
     images = _resume(path, task, log)
     if images is None and start is not None:
@@ -502,78 +532,3 @@ def _meet(task: Task, train: Train, label: str, images: int) -> None:
             "another. Give all machines one shared folder `out`."
         )
     distributed.broadcast([*task.parameters(), *task.buffers()])
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Log
-
-
-class _Log:
-    """Running means of the losses, kept on the device until they are written, and what else a training shows.
-
-    Args:
-        track: where the log goes.
-        label: name of the training in it.
-    """
-
-    def __init__(self, track: Tracker, label: str) -> None:
-        self.track, self.label = track, label
-        self.state: dict[str, float] = {}  # what `Task.after_update` gave last
-        self.sums: dict[str, dict[str, Any]] = {}
-        self.counts: dict[str, int] = {}
-
-    def add(self, phase: str, rows: list[dict[str, Tensor]]) -> None:
-        """Count the terms of one step, a row for each micro-batch."""
-        for row in rows:
-            sums = self.sums.setdefault(phase, {})
-            for name, value in row.items():
-                sums[name] = sums.get(name, 0.0) + value.detach()
-            self.counts[phase] = self.counts.get(phase, 0) + 1
-
-    def resume(self, state: dict[str, Any], device: torch.device) -> None:
-        """Take up the sums of a kept state; say where this machine is not the one that kept it."""
-        sums, self.counts = state.get("log", [{}, {}])
-        self.sums = {phase: {name: value.to(device) for name, value in row.items()} for phase, row in sums.items()}
-        here, there = _machine(), state.get("machine", {})
-        if other := ", ".join(f"{name} {there[name]}" for name in here if there.get(name, here[name]) != here[name]):
-            print(
-                f"{self.label}: goes on from a state made with {other}; results may differ in their last bits.",
-                file=sys.stderr,
-                flush=True,
-            )
-
-    def means(self, images: int) -> dict[str, dict[str, float]]:
-        """The means since the last line, over all processes.
-
-        Raises:
-            TristyleError: one is not finite.
-        """
-        names = [(phase, name) for phase, sums in self.sums.items() for name in sums]
-        values = [float(self.sums[phase][name]) / self.counts[phase] for phase, name in names]
-        means: dict[str, dict[str, float]] = {phase: {} for phase in self.sums}
-        over_all = distributed.mean(torch.tensor(values, dtype=torch.float64))
-        for (phase, name), value in zip(names, over_all.tolist(), strict=True):
-            means[phase][name.lstrip("_")] = value
-
-        for phase, terms in means.items():
-            for name, value in terms.items():
-                if not np.isfinite(value):
-                    raise TristyleError(
-                        f"{self.label}: the loss {phase}/{name} is {value} after {images} images. Lower the learning "
-                        f"rate ({self.label}: train.lr), then run again; it resumes from the last good state."
-                    )
-        return means
-
-    def write(self, images: int) -> None:
-        """Write the means since the last time. Raises as `means`."""
-        for phase, terms in self.means(images).items():
-            self.track.scalars(f"{self.label}/{phase}", images, terms)
-        if self.state:
-            self.track.scalars(f"{self.label}/state", images, self.state)
-        self.sums, self.counts = {}, {}
-
-    @torch.no_grad()
-    def preview(self, task: Task, images: int) -> None:
-        """Keep the task's sample sheets."""
-        for name, sheet in task.preview().items():
-            self.track.image(f"{self.label}-{name}", images, sheet)
