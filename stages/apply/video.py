@@ -16,12 +16,12 @@ from typing import Any
 
 import numpy as np
 
-from stages.apply.mark import SOURCE_TYPE, mark_video
 from stages.apply.steadiness import Steady, Watcher
 from stages.apply.stylizer import Options, Stylizer
 from stages.apply.tracks import Tracks
 from stages.core import colour
 from stages.core.decode import MAX_PIXELS, shown
+from stages.core.mark import SOURCE_TYPE, mark_video
 from stages.core.settings import TristyleError
 
 # Codecs of sound that are copied; all others are coded anew as AAC.

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from stages.core.artifact import Artifact, ArtifactError, open_artifact
 from stages.core.images import grid, load_images, write_image
+from stages.core.mark import TRAINED
 from stages.core.runtime import Runtime
 from stages.core.settings import Train, TristyleError, number
 from stages.core.tensors import to_tensor, to_uint8
@@ -444,7 +445,7 @@ def finish_few_shot(task: FewShotTask, out: Path) -> dict[str, float]:
     faces.generator.load_state_dict(task.kept.state_dict())
     faces.mapping.load_state_dict(task.mapping.state_dict())
     save_network(out / "faces.safetensors", faces.cpu())
-    write_image(out / "preview" / "few-shot.png", few_shot_sheet(task))
+    write_image(out / "preview" / "few-shot.png", few_shot_sheet(task), TRAINED)
 
     before, after = (drawn(generator, task.checked) for generator in (task.start, task.kept))
     return {

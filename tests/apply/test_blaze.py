@@ -13,11 +13,11 @@ pytest.importorskip("onnxscript")
 from stages.apply import cli  # noqa: E402
 from stages.apply.face_squares import Face  # noqa: E402
 from stages.apply.folder import stylize_folder  # noqa: E402
-from stages.apply.mark import read_mark  # noqa: E402
 from stages.apply.serve import page_models  # noqa: E402
 from stages.apply.stylizer import Options, Stylizer  # noqa: E402
 from stages.apply.video import stylize_video  # noqa: E402
 from stages.core.images import read_image, write_image  # noqa: E402
+from stages.core.mark import read_mark  # noqa: E402
 from stages.core.settings import TristyleError  # noqa: E402
 from stages.export.onnx import export_onnx  # noqa: E402
 from tests.tools import tiny_blaze  # noqa: E402

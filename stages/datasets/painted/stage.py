@@ -16,6 +16,7 @@ import numpy as np
 
 from stages.core.files import write_bytes, write_jsonl
 from stages.core.images import write_image
+from stages.core.mark import DRAWN
 from stages.core.settings import ConfigError, choice, image_size, number
 from stages.core.stage import Stage
 from stages.core.workers import in_order
@@ -160,7 +161,7 @@ def paint_job(settings: dict[str, Any], job: Job, out: Path) -> np.ndarray:
             picture = people.photo(person, 0, data.size)
         else:
             picture = people.styled(person, 0, job.style, data.size)
-        write_image(folder / name, picture.image)
+        write_image(folder / name, picture.image, DRAWN)
         write_image(masks / name, picture.mask)
         points.append(picture.landmarks)
 
@@ -170,7 +171,7 @@ def paint_job(settings: dict[str, Any], job: Job, out: Path) -> np.ndarray:
         if job.split == "heldout":
             for style in data.styles:
                 twin = people.twin(person, 0, style, data.size)
-                write_image(out / "heldout" / "twin" / style / name, twin.image)
+                write_image(out / "heldout" / "twin" / style / name, twin.image, DRAWN)
 
     return np.stack(points).astype(np.float32)
 
