@@ -187,6 +187,8 @@ def known_landmarks(data: Artifact, kind: str, count: int, pictures: Pictures) -
             points = np.asarray(stored[kind], np.float32)
     except DAMAGED:
         raise TristyleError(f"{file}: cannot be read. Run stage=data again.") from None
+
+    # Pixel centres lie half a pixel inside.
     if points.shape != (count, 68, 2) or not np.isfinite(points).all():
         raise TristyleError(
             f"{file}: {kind} has the shape {points.shape}, not ({count}, 68, 2), or a value that is not finite. "
