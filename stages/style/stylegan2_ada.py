@@ -394,7 +394,7 @@ class StyleGAN2(Task):
         save_network(self.ladder / f"{images:07d}.safetensors", self.ema, half=True, notes={"images": str(images)})
 
     @torch.no_grad()
-    def spread(self) -> float:
+    def sample_spread(self) -> float:
         """Standard deviation over the samples of `preview`, averaged over pixels in [-1, 1]."""
         return float(self._samples().std(dim=0).mean())
 

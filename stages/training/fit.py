@@ -158,7 +158,7 @@ class Task(nn.Module):
         """Factor on every learning rate after `images` of `total` images."""
         return 1.0
 
-    def spread(self) -> float | None:
+    def sample_spread(self) -> float | None:
         """How much samples differ from each other, in units of the pictures; None where that says nothing."""
         return None
 
@@ -245,12 +245,8 @@ def fit(
 
     # Resume. A state brings the learning rates of its own moment, so the full ones are noted before.
     rates = [[group["lr"] for group in optimizer.param_groups] for optimizer in _optimizers(task)]
-    distributed.barrier()  # a state that the first process was writing is complete
-    images = _first_images(path, start, task, train, log)
-    _meet(task, train, label, images)
-    log.track.rewind(label, images)
-    milestones, log_every = task.milestones(train), max(train.batch, train.images // 200)
-
+    images = _begin(path, start, task, train, log)
+    milestones = task.milestones(train)
     with log.track.progress(label, train.images) as line, deferred() as stop:
         line.start(images)
         while images < train.images:
@@ -258,22 +254,13 @@ def fit(
             before, images = images, images + train.batch
             if first and any(before < milestone <= images for milestone in milestones):
                 task.snapshot(images)
-
-            # Log before saving, so that a state with a broken loss is never kept. A state that is kept because somebody
-            # asked has the sums of the next line of the log in it.
-            last, asked = images >= train.images, bool(stop) or stop.keep
-            saving = last or _crossed(train.checkpoint_images, before, images)
+            asked = bool(stop) or stop.keep
             try:
-                if saving or _crossed(log_every, before, images):
-                    log.write(images)
-                elif asked:
-                    log.means(images)
-                if saving:
-                    log.look(task, images)
+                saving = _look(task, log, train, before, images, asked)
             except BrokenTraining as fault:
                 images = _roll_back(fault, path, task, batches, train, log)
                 continue
-            if first and (last or _crossed(train.preview_images, before, images)):
+            if first and _preview_due(train, before, images):
                 log.preview(task, images)
             if first and (saving or asked):
                 _save(path, task, images, log)
@@ -281,6 +268,38 @@ def fit(
             line.update(min(images, train.images))
             stop.obey(f"{label}: stopped after {images} images, which are kept. The same command goes on.")
     task.eval()
+
+
+def _begin(path: Path, start: Path | None, task: Task, train: Train, log: TrainingLog) -> int:
+    """Resume where there is a state, meet the other processes, cut the log; images seen so far."""
+    distributed.barrier()  # a state that the first process was writing is complete
+    images = _first_images(path, start, task, train, log)
+    _meet(task, train, log.label, images)
+    log.track.rewind(log.label, images)
+    return images
+
+
+def _preview_due(train: Train, before: int, images: int) -> bool:
+    return images >= train.images or _crossed(train.preview_images, before, images)
+
+
+def _look(task: Task, log: TrainingLog, train: Train, before: int, images: int, asked: bool) -> bool:
+    """Log and watch the updates from `before` to `images`; whether a state is due.
+
+    It comes before saving, so that a broken state is never kept. A state that is kept because somebody asked has the
+    sums of the next line of the log in it.
+
+    Raises:
+        BrokenTraining: see `TrainingLog`.
+    """
+    saving = images >= train.images or _crossed(train.checkpoint_images, before, images)
+    if saving or _crossed(max(train.batch, train.images // 200), before, images):
+        log.write(images)
+    elif asked:
+        log.means(images)
+    if saving:
+        log.look(task, images)
+    return saving
 
 
 def _set_up(task: Task, runtime: Runtime) -> torch.device:
@@ -454,12 +473,14 @@ def _resume(path: Path, task: Task, log: TrainingLog) -> int | None:
     # By way of the CPU, whatever the device: networks and optimisers take their tensors to where they compute, and
     # Adam's counts of steps must stay where it wants them (on a GPU, it would wait for each one of them).
     state = load_checkpoint(path)
+
     if state is None:
         if path.exists() or previous(path).exists():
             raise TristyleError(
                 f"{path}: no whole training state is left. Restore it from a copy, or start anew with force=true."
             )
         return None
+
     try:
         log.resume(state, next(task.parameters()).device)
         task.load_state_dict(state["task"])

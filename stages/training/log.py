@@ -144,7 +144,7 @@ class TrainingLog:
         Raises:
             BrokenTraining: they hardly differ any more.
         """
-        spread = task.spread()
+        spread = task.sample_spread()
         if spread is None:
             return
         if spread < COLLAPSED * self.spread and self.spread > LEAST_SPREAD:

@@ -69,7 +69,7 @@ def test_a_collapse_goes_back(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     class Collapsing(Toy):
         asked = 0
 
-        def spread(self) -> float:
+        def sample_spread(self) -> float:
             self.asked += 1
             return 0.001 if self.asked == 5 else 0.5
 
