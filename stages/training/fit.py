@@ -245,12 +245,8 @@ def fit(
 
     # Resume. A state brings the learning rates of its own moment, so the full ones are noted before.
     rates = [[group["lr"] for group in optimizer.param_groups] for optimizer in _optimizers(task)]
-    distributed.barrier()  # a state that the first process was writing is complete
-    images = _first_images(path, start, task, train, log)
-    _meet(task, train, label, images)
-    log.track.rewind(label, images)
+    images = _begin(path, start, task, train, log)
     milestones = task.milestones(train)
-
     with log.track.progress(label, train.images) as line, deferred() as stop:
         line.start(images)
         while images < train.images:
@@ -258,14 +254,13 @@ def fit(
             before, images = images, images + train.batch
             if first and any(before < milestone <= images for milestone in milestones):
                 task.snapshot(images)
-
             asked = bool(stop) or stop.keep
             try:
                 saving = _look(task, log, train, before, images, asked)
             except BrokenTraining as fault:
                 images = _roll_back(fault, path, task, batches, train, log)
                 continue
-            if first and (images >= train.images or _crossed(train.preview_images, before, images)):
+            if first and _preview_due(train, before, images):
                 log.preview(task, images)
             if first and (saving or asked):
                 _save(path, task, images, log)
@@ -273,6 +268,19 @@ def fit(
             line.update(min(images, train.images))
             stop.obey(f"{label}: stopped after {images} images, which are kept. The same command goes on.")
     task.eval()
+
+
+def _begin(path: Path, start: Path | None, task: Task, train: Train, log: TrainingLog) -> int:
+    """Resume where there is a state, meet the other processes, cut the log; images seen so far."""
+    distributed.barrier()  # a state that the first process was writing is complete
+    images = _first_images(path, start, task, train, log)
+    _meet(task, train, log.label, images)
+    log.track.rewind(log.label, images)
+    return images
+
+
+def _preview_due(train: Train, before: int, images: int) -> bool:
+    return images >= train.images or _crossed(train.preview_images, before, images)
 
 
 def _look(task: Task, log: TrainingLog, train: Train, before: int, images: int, asked: bool) -> bool:
