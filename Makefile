@@ -1,5 +1,5 @@
 # make demo: everything, on a fresh machine, in one command.   make test: set up and run the tests.
-# make soak: some 20,000 mutated files, SEED=n for others.
+# make soak: some 20,000 mutated files and 200 kills, SEED=n for others.
 # make test-all: the tests, then those of the runtimes, the page in Chromium and the notebooks (what .ci/run calls).
 PYTHON ?= python3
 BIN := .venv/bin
@@ -28,6 +28,7 @@ test-all: test runtimes
 
 soak: setup
 	SOAK=1100 SEED=$${SEED:-1} $(BIN)/python -m pytest tests/faults/test_fuzz.py
+	KILLS=100 SEED=$${SEED:-1} $(BIN)/python -m pytest tests/faults/test_kill9.py
 
 lint: setup
 	$(BIN)/ruff check && $(BIN)/ruff format --check && $(BIN)/mypy && $(BIN)/lint-imports && $(BIN)/deptry .

@@ -19,10 +19,11 @@ import sys
 from pathlib import Path
 
 from stages.apply.folder import SKIPPED, VIDEOS, WRITTEN
-from stages.apply.mark import VIDEO_SUFFIXES, verify, write_marked
 from stages.apply.model import SMALLEST, model_path
 from stages.apply.stylizer import FACES, Options, Stylizer
+from stages.apply.verify import verify
 from stages.core.faults import end, settle_streams
+from stages.core.mark import VIDEO_SUFFIXES, write_marked
 from stages.core.settings import TristyleError
 
 LARGEST = 4096  # px: --size

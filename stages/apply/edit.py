@@ -19,8 +19,8 @@ from stages.apply.cli import check_consent
 from stages.apply.face_squares import Face, open_finder
 from stages.apply.folder import WRITTEN
 from stages.apply.heads import paint_heads
-from stages.apply.mark import write_marked
 from stages.apply.model import EDITOR, open_session, trained_size
+from stages.core.mark import write_marked
 from stages.core.settings import TristyleError
 
 if TYPE_CHECKING:

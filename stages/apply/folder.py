@@ -16,9 +16,9 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from pathlib import Path
 
-from stages.apply.mark import encode_marked
 from stages.apply.stylizer import Options, Stylizer
 from stages.core.faults import FULL
+from stages.core.mark import encode_marked
 from stages.core.settings import TristyleError
 from stages.core.walk import below
 
@@ -214,9 +214,12 @@ def _target(name: Path, alpha: bool) -> Path:
 
 def _sweep(out: Path) -> None:
     """Remove what a killed process had begun to write. The folder is locked, so nobody writes there now."""
+    from stages.core.files import sweep_orphans
+
     for path in out.rglob(".*.tmp"):
         if any(f"{suffix}." in path.name.lower() for suffix in WRITTEN):
             path.unlink(missing_ok=True)
+    sweep_orphans(out)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

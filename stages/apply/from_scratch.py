@@ -9,8 +9,8 @@ import argparse
 from pathlib import Path
 
 from stages.apply.folder import WRITTEN
-from stages.apply.mark import write_marked
 from stages.apply.model import faces_beside, model_path, open_session
+from stages.core.mark import write_marked
 from stages.core.settings import TristyleError
 
 MOST = 1024  # faces on a sheet

@@ -85,14 +85,14 @@ def page_models(given: list[Path] | None) -> list[Model]:
 
 def _described(path: Path) -> Model:
     """A model with the name and size that its metadata and its card give."""
-    from stages.apply.model import faces_beside, fixed_side, open_model
+    from stages.apply.model import draws_faces_only, faces_beside, fixed_side, open_model
 
     session = open_model(path)
     notes = session.get_modelmeta().custom_metadata_map
     size, style = notes.get("tristyle.size", ""), notes.get("tristyle.style", "")
     precision = next((name for name in PRECISIONS if f".{name}." in path.name), "")
     name = ", ".join(part for part in (style, _tier(path), precision) if part)
-    side, faces = fixed_side(session), faces_beside(path)
+    side, faces = fixed_side(session), faces_beside(path) if draws_faces_only(session) else None
     taken = side or (int(size) if size.isdigit() else SIZE)
     return Model(path, name or path.stem, taken, style, side is not None, faces)
 

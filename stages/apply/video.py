@@ -16,12 +16,12 @@ from typing import Any
 
 import numpy as np
 
-from stages.apply.mark import SOURCE_TYPE, mark_video
 from stages.apply.steadiness import Steady, Watcher
 from stages.apply.stylizer import Options, Stylizer
 from stages.apply.tracks import Tracks
 from stages.core import colour
 from stages.core.decode import MAX_PIXELS, shown
+from stages.core.mark import SOURCE_TYPE, mark_video
 from stages.core.settings import TristyleError
 
 # Codecs of sound that are copied; all others are coded anew as AAC.
@@ -77,7 +77,8 @@ def stylize_video(source: Path, out: Path, options: Options, smooth: float, thre
                 raise TristyleError(f"{source}: has no frames that can be decoded. {READ}.")
             if options.faces == "always" and not stylize.faces:
                 raise TristyleError(f"{source}: no face found. Leave --faces out, or give a model of whole frames.")
-            writer.finish(stylizer.digest)
+            kept = stylizer.faces_only and not stylize.faces  # nothing in it is synthetic
+            writer.finish(None if kept else stylizer.digest)
         progress.total = writer.count
         progress.close()
 
@@ -414,8 +415,8 @@ class _Writer:
                     for part in resampler.resample(frame):
                         self._container.mux(made.encode(part))
 
-    def finish(self, digest: str) -> None:
-        """Write what the encoders still hold, close, mark, and put the file in its place."""
+    def finish(self, digest: str | None) -> None:
+        """Write what the encoders still hold, close, mark (None: no mark), and put the file in its place."""
         with self._named_errors():
             self._container.mux(self._video.encode(None))
             for made, resampler in self._tracks.values():
@@ -427,7 +428,8 @@ class _Writer:
             # Closed and marked, the file is complete; only then it takes its place.
             self._container.close()
             self._container = None
-            mark_video(self.temporary, digest)
+            if digest is not None:
+                mark_video(self.temporary, digest)
             with open(self.temporary, "rb+") as file:
                 os.fsync(file.fileno())
             os.replace(self.temporary, self.out)

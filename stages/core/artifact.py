@@ -14,7 +14,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,12 @@ SCHEMA = 2  # 1: names of settings before RENAMED_KEYS (stages/pipeline/renamed.
 KINDS = ("data", "style", "pair", "student", "export")
 SCRATCH = ".scratch"  # checkpoints; not sealed, removed when the stage is done
 LOCK = ".lock"
+# What is observed while an artifact is made, such as times: sealed, too, but no part of its digest.
+PREVIEW = "preview"
+OBSERVED = {"export": ("card.json", "records.jsonl")}
 SOURCES = "sources.csv"
+SAID = {"licence": "licence", "licence_class": "licence_class", "sources": "source"}  # of a model -> of a picture
+LONGEST_SAID = 4096  # letters
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".apng", ".jpe", ".jfif", ".dib")
 STARTS = (b"\x89PNG", b"\xff\xd8\xff", b"RIFF", b"GIF8", b"BM", b"II*\0", b"MM\0*")
 
@@ -67,6 +72,13 @@ class Artifact:
     def records(self) -> list[dict[str, Any]]:
         """The lines of records.jsonl; [] where the kind has none."""
         return read_jsonl(self.path / "records.jsonl")
+
+
+def provenance(data: Artifact) -> dict[str, str]:
+    """What a model file says of the pictures that it was trained on: their licences, sources, and the data's digest."""
+    rows = data.records()
+    said = {name: sorted({str(row.get(key) or "unknown") for row in rows}) for name, key in SAID.items()}
+    return {name: ", ".join(values)[:LONGEST_SAID] for name, values in said.items()} | {"data": data.digest}
 
 
 def hash_json(value: Any) -> str:
@@ -162,7 +174,10 @@ def seal(
     cost: dict[str, float] | None = None,
 ) -> Artifact:
     """Hash all files under `path`, write the manifest, remove the scratch folder, return the artifact."""
-    files = _hashes(path, _listing(path))
+    sweep(path)
+    found = _hashes(path, _listing(path))
+    seen = {name: entry for name, entry in found.items() if _observed(name, kind)}
+    files = {name: entry for name, entry in found.items() if name not in seen}
     manifest = {
         "schema": SCHEMA,
         "kind": kind,
@@ -176,12 +191,31 @@ def seal(
         "cost": cost or {},
         "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "files": files,
+        "observed": seen,
     }
 
     # The manifest comes last: a folder without one is unfinished.
     write_json(path / "manifest.json", manifest)
     shutil.rmtree(path / SCRATCH, ignore_errors=True)
     return Artifact(path, manifest)
+
+
+def _observed(name: str, kind: str) -> bool:
+    return Path(name).parts[0] == PREVIEW or name in OBSERVED.get(kind, ())
+
+
+def sweep(path: Path, finished: bool = False) -> None:
+    """Remove what killed writers left in a folder that nobody else writes now.
+
+    Args:
+        path: the folder, locked.
+        finished: it holds a sealed artifact, so that its scratch folder goes, too.
+    """
+    for file in path.rglob(".*.tmp"):
+        with suppress(OSError):
+            file.unlink()
+    if finished:
+        shutil.rmtree(path / SCRATCH, ignore_errors=True)
 
 
 def open_artifact(path: Path | str, kind: str, verify: bool = True) -> Artifact:
@@ -212,6 +246,11 @@ def open_artifact(path: Path | str, kind: str, verify: bool = True) -> Artifact:
         raise ArtifactError(
             f"{path}: holds a {found} artifact where {kind} is needed. Name a folder made by stage={kind}."
         )
+    if schema > SCHEMA:
+        raise ArtifactError(
+            f"{path}: an artifact of schema {schema}, made by a newer tristyle; this version reads {SCHEMA}. Keep it, "
+            "and install the newer version."
+        )
     if schema != SCHEMA:
         raise ArtifactError(
             f"{path}: an artifact of schema {schema}, of which settings had other names; this version reads {SCHEMA}. "
@@ -219,7 +258,8 @@ def open_artifact(path: Path | str, kind: str, verify: bool = True) -> Artifact:
         )
 
     # Every file as it was sealed, and no other beside them.
-    files = _checked(manifest, path, f"{remedy}.")
+    made = _checked(manifest, path, f"{remedy}.")
+    files = made | manifest.get("observed", {})
     if verify:
         for name in files:
             if not (path / name).is_file():
@@ -231,7 +271,7 @@ def open_artifact(path: Path | str, kind: str, verify: bool = True) -> Artifact:
         known = {path / name for name in files}
         if added := [file for file in _listing(path) if file not in known]:
             raise ArtifactError(f"{added[0]}: added since the artifact was sealed. Move it elsewhere.")
-        if hash_json({name: entry["sha256"] for name, entry in files.items()}) != manifest["digest"]:
+        if hash_json({name: entry["sha256"] for name, entry in made.items()}) != manifest["digest"]:
             raise ArtifactError(f"{path / 'manifest.json'}: its digest does not fit its files. {remedy}.")
     return Artifact(path, manifest)
 
@@ -240,9 +280,12 @@ def _checked(manifest: dict[str, Any], path: Path, remedy: str) -> dict[str, dic
     """The files of a manifest, after a look at the shape of all that is asked of it."""
     need: dict[str, Kinds] = {"digest": str, "config": dict, "metrics": dict, "inputs": dict, "files": dict}
     wrong = [key for key, kinds in need.items() if not isinstance(manifest.get(key), kinds)]
+    if not isinstance(manifest.get("observed", {}), dict):
+        wrong.append("observed")
     files: dict[str, dict[str, Any]] = manifest["files"] if not wrong else {}
-    inside = all(not Path(name).is_absolute() and ".." not in Path(name).parts and "\0" not in name for name in files)
-    whole = all(isinstance(entry, dict) and isinstance(entry.get("sha256"), str) for entry in files.values())
+    every = files | manifest.get("observed", {}) if not wrong else {}
+    inside = all(not Path(name).is_absolute() and ".." not in Path(name).parts and "\0" not in name for name in every)
+    whole = all(isinstance(entry, dict) and isinstance(entry.get("sha256"), str) for entry in every.values())
     if wrong or not inside or not whole:
         raise ArtifactError(f"{path / 'manifest.json'}: damaged ({wrong[0] if wrong else 'files'!r}). {remedy}")
     return files

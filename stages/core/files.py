@@ -70,6 +70,21 @@ def temporary_path(path: Path, only_writer: bool = False) -> Path:
     return path.with_name(f".{name}{writer}.tmp")
 
 
+def sweep_orphans(folder: Path, name: str = "*") -> None:
+    """Remove the temporary files in a folder, not below it, whose writers are gone; others may write there now.
+
+    Args:
+        folder: where.
+        name: a pattern of the files that were to be written.
+    """
+    for file in folder.glob(f".{name}.tmp"):
+        with suppress(ValueError, PermissionError):
+            try:
+                os.kill(int(file.name.split(".")[-2]), 0)
+            except ProcessLookupError:
+                file.unlink(missing_ok=True)
+
+
 def write_json(path: Path | str, value: Any) -> None:
     """Write `value` as indented JSON, atomically."""
     write_bytes(path, (json.dumps(value, indent=1, sort_keys=False) + "\n").encode())

@@ -13,6 +13,7 @@ import numpy as np
 from stages.core import decode
 from stages.core.decode import ImageError
 from stages.core.files import write_bytes
+from stages.core.mark import marked
 from stages.core.workers import in_order
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif")
@@ -53,9 +54,15 @@ def _plain_png(image: np.ndarray) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + body
 
 
-def write_image(path: Path | str, image: np.ndarray) -> None:
-    """Write uint8 [H, W, 3] RGB or [H, W] as PNG. Renamed into place; not fsynced: the manifest, written last, is."""
-    write_bytes(path, encode_png(image), sync=False)
+def write_image(path: Path | str, image: np.ndarray, source: str = "") -> None:
+    """Write a PNG. Renamed into place; not fsynced: the manifest, written last, is.
+
+    Args:
+        path: the file.
+        image: uint8 [H, W, 3] RGB or [H, W].
+        source: IPTC's term where the picture is synthetic, which marks it (`stages.core.mark`); "" for all others.
+    """
+    write_bytes(path, marked(encode_png(image), source), sync=False)
 
 
 def _read_png(path: Path, colour: bool) -> np.ndarray:

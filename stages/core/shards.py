@@ -19,6 +19,7 @@ import numpy as np
 
 from stages.core.files import parse_json, temporary_path, write_bytes
 from stages.core.images import encode_png
+from stages.core.mark import marked
 from stages.core.settings import TristyleError
 
 BLOCK = tarfile.BLOCKSIZE  # a member's header, and what its bytes are padded to
@@ -183,18 +184,25 @@ def _samples(path: Path) -> Iterator[tuple[str, Places]]:
 # ----------------------------------------------------------------------------------------------------- pictures
 
 
-def encode(image: np.ndarray, codec: str = "png", quality: int = 95) -> bytes:
-    """uint8 [H, W, 3] RGB or [H, W] -> bytes of a PNG, JPEG or WebP file; `quality` 1..100 for the latter two."""
+def encode(image: np.ndarray, codec: str = "png", quality: int = 95, source: str = "") -> bytes:
+    """The bytes of a picture file.
+
+    Args:
+        image: uint8 [H, W, 3] RGB or [H, W].
+        codec: png, jpeg or webp.
+        quality: of the latter two, 1..100.
+        source: IPTC's term where the picture is synthetic, which marks it; "" for all others.
+    """
     import cv2
 
     if codec == "png":
-        return encode_png(image)
+        return marked(encode_png(image), source)
     flag = cv2.IMWRITE_JPEG_QUALITY if codec == "jpeg" else cv2.IMWRITE_WEBP_QUALITY
     ordered = image[..., ::-1] if image.ndim == 3 else image
     done, data = cv2.imencode(f".{SUFFIXES[codec]}", np.ascontiguousarray(ordered), [flag, quality])
     if not done:
         raise TristyleError(f"cannot encode an array of shape {image.shape} as {codec}. Write pngs.")
-    return bytes(data)
+    return marked(bytes(data), source)
 
 
 def decode(data: bytes, colour: bool = True) -> np.ndarray | None:

@@ -10,8 +10,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stages.core.files import append_jsonl
+from stages.core.files import append_jsonl, read_jsonl, write_jsonl
 from stages.core.images import write_image
+from stages.core.mark import TRAINED
 
 if TYPE_CHECKING:
     import numpy as np
@@ -90,9 +91,16 @@ class Tracker:
         row = {"phase": phase, "images": images, **{name: round(float(value), 6) for name, value in values.items()}}
         append_jsonl(self.out / "log.jsonl", row)
 
+    def rewind(self, label: str, images: int) -> None:
+        """Forget what the training `label` logged after `images` images: it goes on from there and logs it again."""
+        rows = read_jsonl(self.out / "log.jsonl", lenient=True)
+        kept = [row for row in rows if not str(row.get("phase")).startswith(f"{label}/") or row["images"] <= images]
+        if len(kept) < len(rows):
+            write_jsonl(self.out / "log.jsonl", kept)
+
     def image(self, name: str, images: int, picture: np.ndarray) -> None:
-        """Keep a picture (uint8 [H, W, 3]) as `preview/<name>_<images>.png`."""
-        write_image(self.out / "preview" / f"{name}_{images:08d}.png", picture)
+        """Keep what a training paints (uint8 [H, W, 3]) as `preview/<name>_<images>.png`."""
+        write_image(self.out / "preview" / f"{name}_{images:08d}.png", picture, TRAINED)
 
     @contextmanager
     def progress(self, label: str, total: int, unit: str = "images") -> Iterator[Progress]:
@@ -150,6 +158,9 @@ class Silent(Tracker):
         super().__init__(Path())
 
     def scalars(self, phase: str, images: int, values: dict[str, float]) -> None:
+        """Nothing."""
+
+    def rewind(self, label: str, images: int) -> None:
         """Nothing."""
 
     def image(self, name: str, images: int, picture: np.ndarray) -> None:

@@ -8,7 +8,7 @@ import inspect
 import json
 import math
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,11 +37,13 @@ MOST_ARGUMENTS, LONGEST_ARGUMENT = 64, 256  # of a class; letters of a word and 
 _packages: list[str] = []
 
 
-def save_network(path: Path | str, module: nn.Module, half: bool = False, **notes: str) -> None:
+def save_network(
+    path: Path | str, module: nn.Module, half: bool = False, notes: Mapping[str, str] | None = None
+) -> None:
     """Write weights as safetensors with `{class, arguments, sha256}` in the header.
 
-    `module.arguments` holds the constructor's keyword arguments (plain JSON types). `half` stores float16. The digest
-    covers the rest of the header and all tensors; `load_network` verifies it.
+    `module.arguments` holds the constructor's keyword arguments (plain JSON types). `half` stores float16; `notes` join
+    the header. The digest covers the rest of the header and all tensors; `load_network` verifies it.
     """
     import torch
     from safetensors.torch import save
@@ -51,7 +53,8 @@ def save_network(path: Path | str, module: nn.Module, half: bool = False, **note
         name: (value.half() if half and value.dtype == torch.float32 else value).detach().cpu().contiguous()
         for name, value in module.state_dict().items()
     }
-    header = {"class": f"{kind.__module__}.{kind.__qualname__}", "arguments": json.dumps(module.arguments), **notes}
+    header = {"class": f"{kind.__module__}.{kind.__qualname__}", "arguments": json.dumps(module.arguments)}
+    header |= notes or {}
     write_bytes(path, _sealed(save(state, metadata=header)))
 
 

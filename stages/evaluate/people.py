@@ -32,6 +32,7 @@ from stages.apply.model import open_model, run_padded
 from stages.core.consent import usable
 from stages.core.files import write_bytes, write_json
 from stages.core.images import encode_png, read_image
+from stages.core.mark import marked
 from stages.core.tensors import mask_tensor, to_tensor, to_uint8, unit
 from stages.core.weights import load_network
 from stages.evaluate import whitebox
@@ -310,12 +311,12 @@ def evaluate(options: argparse.Namespace) -> dict[str, Any]:
             rows.append(painter(rows[0]))
         models[label] = scorer.score(output, groups)
         worst = failures(people, output, models[label].pop("rows")["identity"], groups)
-        write_bytes(options.out / f"failures-{label}.png", encode_png(worst))
+        write_bytes(options.out / f"failures-{label}.png", marked(encode_png(worst)))
         shown.append(output)
         print(label, "scored", flush=True)
 
     for folder, rows in zip(options.others, others, strict=True):
-        write_bytes(options.out / f"others-{folder.name}.png", encode_png(sheet(rows)))
+        write_bytes(options.out / f"others-{folder.name}.png", marked(encode_png(sheet(rows))))
     results = {
         "command": "python -m stages.evaluate people " + " ".join(sys.argv[2:]),
         "size": options.size,
@@ -329,7 +330,7 @@ def evaluate(options: argparse.Namespace) -> dict[str, Any]:
     }
     write_json(options.out / "results.json", results)
     write_bytes(options.out / "results.md", report(results).encode())
-    write_bytes(options.out / "sheet.png", encode_png(sheet([images[chosen] for images in shown])))
+    write_bytes(options.out / "sheet.png", marked(encode_png(sheet([images[chosen] for images in shown]))))
     return results
 
 

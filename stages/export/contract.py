@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
@@ -134,6 +134,7 @@ class ConversionSource:
         signature: inputs and outputs of the file.
         style: name of the style.
         faces: ONNX file of the generator alone, which draws faces from scratch; None where the student has none.
+        notes: metadata of the file, where its format has some.
     """
 
     onnx: Path
@@ -143,6 +144,7 @@ class ConversionSource:
     signature: Signature
     style: str = ""
     faces: Path | None = None
+    notes: dict[str, str] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, Any]:
         """Plain types, which `from_json` reads in another process."""

@@ -65,7 +65,7 @@ def convert(source: ConversionSource, precision: str, folder: Path, options: dic
     notes = model.user_defined_metadata
     for name in list(notes):
         del notes[name]
-    notes.update({"tristyle.size": str(source.size), "tristyle.style": source.style})
+    notes.update(source.notes)
     path = folder / f"student.{precision}.mlpackage"
     model.save(str(path))
 

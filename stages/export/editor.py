@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from stages.core.artifact import Artifact, hash_path
 from stages.core.files import write_json, write_jsonl
+from stages.core.mark import SOURCE_TYPE
 from stages.core.runtime import Runtime
 from stages.core.settings import TristyleError, number
 from stages.core.stage import Stage
@@ -20,7 +21,7 @@ from stages.core.tensors import TensorSpec
 from stages.export.contract import Signature
 from stages.export.fidelity import agreement, drawn_inputs, expected, milliseconds
 from stages.export.onnx import Onnx, export_onnx
-from stages.export.stage import SYNTHETIC, sample_of, split_photos
+from stages.export.stage import sample_of, split_photos
 from stages.networks.expanded import ExpandedEditor
 from stages.networks.face_labels import READER_LABELS
 from stages.networks.face_reader import Reader, load_reader, reader_file
@@ -149,5 +150,5 @@ def _card(
             "licences": sorted({str(row.get("licence")) for row in data}),
         },
         "licence": "of the weights: what the licences of the pictures allow; of the code: Apache-2.0",
-        "use": f"Outputs are synthetic pictures; mark them (IPTC DigitalSourceType {SYNTHETIC}), as `stylize` does.",
+        "use": f"Outputs are synthetic pictures; mark them (IPTC DigitalSourceType {SOURCE_TYPE}), as `stylize` does.",
     }

@@ -16,9 +16,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stages.core.artifact import SCRATCH, Artifact, hash_path
+from stages.core.artifact import SCRATCH, Artifact, hash_path, provenance
 from stages.core.files import write_json, write_jsonl
 from stages.core.images import load_images
+from stages.core.mark import SOURCE_TYPE
 from stages.core.runtime import Runtime
 from stages.core.settings import ConfigError, TristyleError, number
 from stages.core.stage import Stage
@@ -30,7 +31,6 @@ from stages.export.fidelity import agreement, drawn_inputs, expected, millisecon
 from stages.export.onnx import Traced, export_onnx
 from stages.networks.mobile import count_macs, count_parameters
 
-SYNTHETIC = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
 PHOTO = "photo"  # the input that the check and the calibration fill with photos
 TIMED = ((256, 1), (256, 2), (512, 1), (512, 2))  # side in px, threads
 MEASURES = ("max_error", "psnr", "edge_clarity", "flat_energy")
@@ -153,6 +153,8 @@ class ExportStage(Stage):
         notes = {"tristyle.size": str(trained), "tristyle.style": style}
         if not getattr(network, "whole_frames", True):
             notes["tristyle.faces"] = "only"
+        notes |= {f"tristyle.{name}": value for name, value in provenance(inputs["data"]).items()}
+        notes["tristyle.outputs"] = SOURCE_TYPE
         if signature.multiple_of != contract.STEP:  # what a reader assumes
             notes["tristyle.multiple_of"] = str(signature.multiple_of)
         export_onnx(network, scratch / "source.onnx", notes, signature)
@@ -165,7 +167,7 @@ class ExportStage(Stage):
         values = [torch.cat(column).numpy() for column in zip(*samples, strict=True)]
         np.savez(scratch / "calibration.npz", **dict(zip(signature.input_names, values, strict=True)))  # type: ignore[arg-type]
         paths = scratch / "source.onnx", weights, scratch / "calibration.npz"
-        return ConversionSource(*paths, size=trained, signature=signature, style=style)
+        return ConversionSource(*paths, size=trained, signature=signature, style=style, notes=notes)
 
     def _row(
         self,
@@ -344,7 +346,7 @@ def card(
         },
         "notes": list(runtime.notes),
         "licence": "of the weights: what the licences of the pictures allow; of the code: Apache-2.0",
-        "use": f"Outputs are synthetic pictures; mark them (IPTC DigitalSourceType {SYNTHETIC}), as `stylize` does.",
+        "use": f"Outputs are synthetic pictures; mark them (IPTC DigitalSourceType {SOURCE_TYPE}), as `stylize` does.",
     }
 
 

@@ -25,6 +25,7 @@ from stages.metrics.pixel import background_error, face_error, frame_error, mean
 from stages.networks.face_reader import Reader, read_masks
 
 BATCH = 64  # pictures that the face reader sees together
+LEAST = 4  # photos, or style pictures, that a training is worth
 FEWEST = 2  # pictures on each side of KID
 
 RawPictures = np.ndarray | Tensor  # uint8 [N, H, W, 3], or floating point [N, 3, H, W] in [0, 1]
@@ -92,6 +93,32 @@ def read_heldout(data: Artifact, style: str, workers: int) -> HeldOut:
         style=read_style(data, style, workers),
         painted=load_masks(painted, workers) if all(path.exists() for path in painted) else None,
     )
+
+
+def check_enough(data: Artifact, style: str) -> None:
+    """Refuse data too few for what follows: before the first training, not after it.
+
+    Args:
+        data: the data artifact.
+        style: name of the style that is to be learnt; ``photo`` for none.
+
+    Raises:
+        TristyleError: too few photos, style pictures or held-out people; names the remedy.
+    """
+    rows = data.records()
+    counted = {
+        "photos to train on": (sum(row["split"] == "train" for row in rows), LEAST),
+        "held-out photos": (sum(row["split"] == "heldout" for row in rows), FEWEST),
+    }
+    if style != "photo":
+        own = [row["split"] for row in rows if row.get("style") == style]
+        counted[f"pictures of the style {style} to train on"] = (own.count("style"), LEAST)
+    for what, (found, least) in counted.items():
+        if found < least:
+            raise TristyleError(
+                f"{data.path}: has {found} {what}, and the stages that follow need {least} at least. "
+                "Give more pictures, or hold out another share (data.heldout)."
+            )
 
 
 def read_style(data: Artifact, style: str, workers: int) -> StylePictures | None:

@@ -19,6 +19,7 @@ import cv2
 import numpy as np
 
 from stages.core.artifact import Artifact
+from stages.core.mark import DRAWN
 from stages.core.runtime import Runtime
 from stages.core.settings import ConfigError, number
 from stages.core.stage import Stage
@@ -134,7 +135,7 @@ class CartoonPairs(Stage):
         return metrics | {"reader": reader.id, "size": stored_photos(data).size}
 
     def _paint(self, photos: np.ndarray) -> Translation:
-        return Translation(np.stack([draw(photo, self.rule) for photo in photos]))
+        return Translation(np.stack([draw(photo, self.rule) for photo in photos]), source=DRAWN)
 
 
 def draw(photo: np.ndarray, rule: Rule) -> np.ndarray:

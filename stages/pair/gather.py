@@ -13,7 +13,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from stages.core.files import parse_json
-from stages.core.shards import Pictures, encode, place, put
+from stages.core.mark import origin
+from stages.core.shards import Pictures, encode, place, put, read_at
 from stages.pair.curate import SCORES, Limits, beyond
 
 SHOWN = 8  # rejects on the sheet for each reason
@@ -52,7 +53,7 @@ def gather(out: Path, lists: Iterable[Path], limits: Limits) -> dict[str, Any]:
 
     # one pass over the shards' lists, which may hold millions of lines
     put(out / "records.jsonl", lines(), sync=True)
-    put(out / "rejects.png", encode(sheet(out, rejects)))
+    put(out / "rejects.png", encode(sheet(out, rejects), source=_source(out, rejects)))
 
     means = {f"train_{name}": sums[name] / seen[name] for name in SCORES if seen[name]}
     counts = {f"rejected_{name}": float(rejects.counts[name]) for name in SCORES}
@@ -103,6 +104,15 @@ def sheet(out: Path, rejects: Rejects) -> np.ndarray:
         lines = [f"{row.get('source', row['id'])}: {_reason(row)}" for row in rejects.unreadable]
         bands.append(_text(f"unreadable: {rejects.counts['unreadable']} of {rejects.all}", lines))
     return np.concatenate(bands or [_text(f"none of {rejects.all} pairs was rejected", [])])
+
+
+def _source(out: Path, rejects: Rejects) -> str:
+    """IPTC's term for the sheet: that of the first translation on it."""
+    for row in (row for name in SCORES for row in rejects.worst(name)):
+        name, start, size = place(row, "raw")
+        file = out / name
+        return origin(read_at(file, start, size if size >= 0 else file.stat().st_size))
+    return ""
 
 
 def _reason(row: dict[str, Any]) -> str:

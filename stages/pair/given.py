@@ -172,7 +172,7 @@ def _measure(held: OnDisk, reader: Reader, out: Path, runtime: Runtime) -> dict[
     """The held-out twins to `heldout/`, and how much of photo and person they keep."""
     pairs = held(range(len(held.ids)))
     for name, image in zip(held.ids, pairs.raw, strict=True):
-        write_image(out / "heldout" / f"{name}.png", image)
+        write_image(out / "heldout" / f"{name}.png", image, pairs.source)
     photo, twin = (unit(to_tensor(images).to(runtime.device)) for images in (pairs.photo, pairs.raw))
     mask = mask_tensor(pairs.mask).to(runtime.device)
     return {

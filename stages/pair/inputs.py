@@ -12,6 +12,7 @@ import numpy as np
 from stages.core.artifact import SCRATCH, Artifact, hash_path, hash_pictures
 from stages.core.consent import tables_above
 from stages.core.images import load_images, load_masks
+from stages.core.mark import TRAINED, origin
 from stages.core.runtime import Runtime
 from stages.core.settings import ConfigError
 from stages.networks.face_reader import Reader
@@ -103,6 +104,8 @@ class Painted:
         notes: further entries of each pair's record; none where None.
         cover: people in photo and style picture, clothes included, and where it is painted, uint8 [n, H, W, 3]; None
             where that is unknown.
+        source: IPTC's term for `raw` (`stages.core.mark`); "" where somebody drew it.
+        photo_source: likewise for `photo`.
     """
 
     photo: np.ndarray
@@ -112,6 +115,8 @@ class Painted:
     broken: dict[int, str] = field(default_factory=dict)
     notes: list[dict[str, Any]] | None = None
     cover: np.ndarray | None = None
+    source: str = TRAINED
+    photo_source: str = ""
 
 
 class PairCandidates(Protocol):
@@ -143,7 +148,15 @@ class Translated:
         """Read and paint the photos `numbers`."""
         photos = self.photos(numbers)
         painting = self.painter(photos.images)
-        return Painted(photos.images, painting.raw, photos.masks, painting.mask, photos.broken, photos.notes)
+        return Painted(
+            photos.images,
+            painting.raw,
+            photos.masks,
+            painting.mask,
+            photos.broken,
+            photos.notes,
+            source=painting.source,
+        )
 
 
 @dataclass
@@ -178,4 +191,7 @@ class OnDisk:
             photo[flip], mask[flip] = photo[flip, :, ::-1], mask[flip, :, ::-1]
         cover = load_images(self.cover[part]) if self.cover else None
         notes = list(self.notes[part]) or None
-        return Painted(photo, raw, np.full_like(mask, 255) if self.whole else mask, cover=cover, notes=notes)
+        if self.whole:
+            mask = np.full_like(mask, 255)
+        seen, source = (origin(files[numbers.start].read_bytes()) for files in (self.photo, self.raw))
+        return Painted(photo, raw, mask, cover=cover, notes=notes, source=source, photo_source=seen)

@@ -133,7 +133,7 @@ def _write_paintings(folder: Path, ids: list[str], painting: Translation) -> Non
     places = ((folder, painting.raw), (folder / "mask", painting.mask), (folder / "heatmap", painting.heatmap))
     for place, pictures in places:
         for name, picture in zip(ids, pictures, strict=True) if pictures is not None else ():
-            write_image(place / f"{name}.png", picture)
+            write_image(place / f"{name}.png", picture, painting.source if place == folder else "")
 
 
 def _read(view: HeldOutView, reader: Reader) -> dict[str, Tensor]:

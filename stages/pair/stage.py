@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 
 from torch import nn
 
-from stages.core.artifact import SCRATCH, Artifact
+from stages.core.artifact import SCRATCH, Artifact, provenance
 from stages.core.runtime import Runtime
 from stages.core.settings import Train, TristyleError, check_methods, number
 from stages.core.stage import Stage
@@ -121,7 +121,8 @@ class PairStage(Stage):
         if not distributed.first(int(file.exists())):
             if runtime.part not in (None, "train"):
                 raise TristyleError(f"{out}: has no translator yet. Run with part=train first.")
-            save_network(file, self._train(inputs, reader, out, runtime))
+            trained = self._train(inputs, reader, out, runtime)
+            save_network(file, trained, notes=provenance(inputs["data"]))
         return load_network(file, runtime.device)
 
     def _train(self, inputs: dict[str, Artifact], reader: Reader, out: Path, runtime: Runtime) -> nn.Module:

@@ -15,6 +15,7 @@ import numpy as np
 from torch import nn
 
 from stages.core.artifact import Artifact
+from stages.core.mark import TRAINED
 from stages.core.runtime import Runtime
 from stages.core.settings import Train, TristyleError
 from stages.networks.face_reader import Reader
@@ -29,11 +30,13 @@ class Translation:
         raw: uint8 [N, H, W, 3].
         mask: uint8 [N, H, W], where the translator says it painted; None for one without a mask head.
         heatmap: uint8 [N, h, w], its attention, scaled to 0..255 a picture; None where there is none.
+        source: IPTC's term for `raw` (`stages.core.mark`).
     """
 
     raw: np.ndarray
     mask: np.ndarray | None = None
     heatmap: np.ndarray | None = None
+    source: str = TRAINED
 
 
 Painter = Callable[[np.ndarray], Translation]  # uint8 [N, H, W, 3] photos -> Translation

@@ -447,7 +447,8 @@ def translator_painter(generator: nn.Module, device: str) -> Painter:
                     heat.append(_bytes(_stretched(heatmap)))
                 if mask is not None:
                     masks.append(_bytes(mask))
-        return Translation(np.concatenate(raw), *(np.concatenate(parts) if parts else None for parts in (masks, heat)))
+        where, looked = (np.concatenate(parts) if parts else None for parts in (masks, heat))
+        return Translation(np.concatenate(raw), where, looked)
 
     return paint
 

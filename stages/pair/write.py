@@ -286,7 +286,12 @@ class Writing:
         shown = {"photo": photo, "raw": raw}
         if kept:
             shown["style"] = composite(raw, photo, mask, self.curate)
-        pictures = {kind: encode(image, self.settings.codec, self.settings.quality) for kind, image in shown.items()}
+        pictures = {
+            kind: encode(
+                image, self.settings.codec, self.settings.quality, made.photo_source if kind == "photo" else made.source
+            )
+            for kind, image in shown.items()
+        }
         masks = {"mask": mask} | ({} if made.cover is None else {"cover": made.cover[place]})
         return pictures | ({kind: encode(cover) for kind, cover in masks.items()} if kept else {})
 
@@ -329,7 +334,8 @@ def _packed(made: Painted, scores: Scores) -> bytes:
         arrays["painted"] = made.painted
     if made.cover is not None:
         arrays["cover"] = made.cover
-    arrays["notes"] = np.frombuffer(json.dumps([list(made.broken.items()), made.notes]).encode(), np.uint8)
+    notes = [list(made.broken.items()), made.notes, made.source, made.photo_source]
+    arrays["notes"] = np.frombuffer(json.dumps(notes).encode(), np.uint8)
     file = io.BytesIO()
     np.savez(file, allow_pickle=False, **arrays)
     return file.getvalue()
@@ -337,7 +343,7 @@ def _packed(made: Painted, scores: Scores) -> bytes:
 
 def _unpacked(file: Path) -> tuple[Painted, Scores]:
     with np.load(file) as arrays:
-        broken, notes = json.loads(bytes(arrays["notes"]))
+        broken, notes, *sources = json.loads(bytes(arrays["notes"]))
         painted, cover = (arrays[name] if name in arrays else None for name in ("painted", "cover"))
-        made = Painted(arrays["photo"], arrays["raw"], arrays["mask"], painted, dict(broken), notes, cover)
+        made = Painted(arrays["photo"], arrays["raw"], arrays["mask"], painted, dict(broken), notes, cover, *sources)
         return made, dict(zip(SCORES, arrays["scores"], strict=True))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
@@ -15,6 +16,7 @@ from stages.core.faults import REFERENCE, end, settle_streams
 from stages.core.settings import ConfigError, TristyleError
 from stages.pipeline.renamed import RENAMED_KEYS
 from stages.training import distributed
+from stages.training.signals import unmoved
 
 HELP = """\
 tristyle: photographs and a handful of style pictures in, a real-time portrait stylizer out.
@@ -72,6 +74,8 @@ def main() -> None:
 
         print(f"tristyle {own_version()}")
         return
+    if hasattr(signal, "SIGUSR1") and signal.getsignal(signal.SIGUSR1) is signal.SIG_DFL:
+        signal.signal(signal.SIGUSR1, unmoved)  # a queue's warning; a training keeps its state then
     with _left_together():
         _compose_and_run()
 

@@ -12,7 +12,7 @@ import shlex
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +28,10 @@ from stages.core.artifact import (
     locked,
     open_artifact,
     seal,
+    sweep,
 )
 from stages.core.faults import REFERENCE, end
-from stages.core.files import append_jsonl, read_jsonl, write_json
+from stages.core.files import append_jsonl, read_jsonl, sweep_orphans, write_json
 from stages.core.runtime import Runtime
 from stages.core.settings import ConfigError, TristyleError
 from stages.core.stage import Stage
@@ -185,6 +186,8 @@ def _make(
     """Open a finished artifact, or run (resume) the stage under the folder's lock and seal it; None after a part."""
     if distributed.first(int(_finished(place, settings))):
         say(f"{kind:<8} already done  {place}")
+        if not distributed.rank():
+            _tidy(place)
         return open_artifact(place, kind, verify=distributed.rank() == 0)
     with nullcontext() if distributed.rank() else locked(place, shared=settings.shard):
         if not distributed.first(int(_finished(place, settings))):  # by the run that held the lock until now
@@ -194,6 +197,13 @@ def _make(
                 _work(kind, stage, config, inputs, place, settings)
     distributed.barrier()
     return open_artifact(place, kind, verify=False) if settings.part is None else None
+
+
+def _tidy(place: Path) -> None:
+    """Remove what a process left that was killed between the seal and its end; whoever reads on may hold the folder."""
+    if (place / SCRATCH).exists() or any(place.glob(".*.tmp")):
+        with suppress(ArtifactError, OSError), locked(place):
+            sweep(place, finished=True)
 
 
 def _finished(place: Path, settings: Settings) -> bool:
@@ -225,6 +235,8 @@ def _prepare(kind: str, config: dict[str, Any], place: Path, settings: Settings)
     _check_place(place)
     if settings.force:
         _clear(place)
+    if not settings.shard:  # shards share the folder
+        sweep(place)
     if not settings.shard:
         say(f"{kind:<8} {'resuming' if (place / SCRATCH).exists() else 'running'}  {place}")
     (place / SCRATCH / COST).mkdir(parents=True, exist_ok=True)
@@ -287,6 +299,8 @@ def _report(artifacts: dict[str, Artifact], settings: Settings) -> float | None:
 
     last = list(artifacts.values())[-1]
     path = settings.out / "reports" / f"{last.kind}-{last.path.name}" / "report.html"
+    sweep_orphans(path.parent)
+    sweep_orphans(settings.out)
     _write_report(artifacts, path)
     REPORTS.append(path)
     print_summary(artifacts)

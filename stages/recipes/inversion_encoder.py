@@ -20,6 +20,7 @@ from torch import Tensor
 
 from stages.core.files import data_file
 from stages.core.images import grid, write_image
+from stages.core.mark import TRAINED
 from stages.core.runtime import Runtime
 from stages.core.settings import Train, TristyleError
 from stages.core.tensors import to_tensor, to_uint8
@@ -194,7 +195,7 @@ def main(arguments: list[str] | None = None) -> None:
             )
         photos = render_photos(options.first, options.compare)
         table, sheet = compare(generator, encoder, photos, load_reader())
-        write_image(Path(options.work) / "compare.png", sheet)
+        write_image(Path(options.work) / "compare.png", sheet, TRAINED)
         print_table(table)
     except TristyleError as error:
         sys.exit(f"{error}")

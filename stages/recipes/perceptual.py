@@ -2,9 +2,10 @@
 
     python -m stages.recipes.perceptual squeezenet1_0.pth [data/perceptual.safetensors]
 
-SOURCE is a torch file with torchvision's names. The shipped weights are those of Song Han's SqueezeNet-Deep-Compression
-(BSD), decoded from its 660 KB. The classifier and what follows the last tapped layer are left out. The card beside the
-file says how far the features move by the rounding to half precision.
+SOURCE is a torch file with torchvision's names. The shipped weights are those of Song Han's
+SqueezeNet-Deep-Compression, decoded from its 660 KB; data/perceptual.LICENSE.txt has SqueezeNet's licence. The
+classifier and what follows the last tapped layer are left out. The card beside the file says how far the features move
+by the rounding to half precision: 0 for the shipped file, since its source was in half precision already.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from stages.recipes.card import write_card
 
 ABOUT = {
     "input": "RGB pictures in [-1, 1] of any size, normalised inside as ImageNet's are",
-    "licence": "BSD (SqueezeNet, Deep Compression); its training pictures are ImageNet's",
+    "licence": "BSD, text in perceptual.LICENSE.txt (SqueezeNet); its compressed form names none of its own",
     "data": "ImageNet (ILSVRC 2012), by its authors; no picture of this project",
     "source": "github.com/songhan/SqueezeNet-Deep-Compression, decoded; Iandola et al., arXiv 1602.07360",
     "use": "perceptual distance of pair=tps, Art-FID's content; not LPIPS: its heads belong to SqueezeNet 1.1",

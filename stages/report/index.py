@@ -112,5 +112,5 @@ def _strip(artifacts: Mapping[str, Artifact], wanted: Sequence[str]) -> Markup:
     columns = held_out_columns(artifacts)
     folder = next((columns[name] for name in wanted if name in columns), None)
     files = sorted(folder.glob("*.png"))[:6] if folder else []
-    shots = (picture(fit(read_image(file), SHOWN), f"held-out {file.stem}") for file in files)
+    shots = (picture(fit(read_image(file), SHOWN), f"held-out {file.stem}", file) for file in files)
     return tag("div", *shots, class_="shots")

@@ -15,6 +15,7 @@ import numpy as np
 from markupsafe import Markup, escape
 
 from stages.core.images import encode_png, read_image
+from stages.core.mark import marked, origin
 
 PALETTE = ("#4f6df5", "#e2643d", "#1f9d7a", "#a45bd0", "#c99a16", "#d2478b")
 JPEG_ABOVE = 90_000  # bytes of PNG from which a picture goes in as JPEG at quality 92
@@ -88,17 +89,20 @@ def note(text: str) -> Markup:
     return tag("p", text, class_="note")
 
 
-def picture(source: Path | np.ndarray, alt: str) -> Markup:
-    """An `<img>` with its bytes inside.
+def picture(source: Path | np.ndarray, alt: str, of: Path | None = None) -> Markup:
+    """An `<img>` with its bytes inside, marked as synthetic where the file is that it shows.
 
     Args:
         source: a PNG file of the project's own, or uint8 [H, W, 3] RGB. Large ones are re-encoded as JPEG.
         alt: what it shows, for who cannot see it.
+        of: the file that an array was made of.
     """
     data = source.read_bytes() if isinstance(source, Path) else encode_png(source)
-    kind = "png"
+    said, kind = origin(data if isinstance(source, Path) else of.read_bytes() if of else b""), "png"
     if len(data) > JPEG_ABOVE or not data.startswith(b"\x89PNG"):
         data, kind = _jpeg(read_image(source) if isinstance(source, Path) else source), "jpeg"
+    if said and not origin(data):
+        data = marked(data, said)
     encoded = base64.b64encode(data).decode()
     return tag("img", src=Markup(f"data:image/{kind};base64,{encoded}"), alt=alt)  # noqa: S704 - base64
 
@@ -122,17 +126,20 @@ def fit(image: np.ndarray, width: int) -> np.ndarray:
     return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_CUBIC if factor > 1 else cv2.INTER_AREA))
 
 
-def figure(source: Path | np.ndarray, alt: str, caption: str = "", style: str = "") -> Markup:
-    """A captioned picture on a card."""
+def figure(source: Path | np.ndarray, alt: str, caption: str = "", style: str = "", of: Path | None = None) -> Markup:
+    """A captioned picture on a card; see `picture`."""
     text = tag("figcaption", caption) if caption else EMPTY
-    return tag("figure", picture(source, alt), text, class_=f"card sheet {style}")
+    return tag("figure", picture(source, alt, of), text, class_=f"card sheet {style}")
 
 
-def gallery(sources: Sequence[np.ndarray], alt: str, caption: str, least: int = 64) -> Markup:
-    """Pictures on one captioned card, as many to a row as fit at `least` CSS px; empty when there are none."""
+def gallery(sources: Sequence[np.ndarray], alt: str, caption: str, least: int = 64, of: Path | None = None) -> Markup:
+    """Pictures on one captioned card, as many to a row as fit at `least` CSS px; empty when there are none.
+
+    One of the files that they were made of speaks for all, see `picture`.
+    """
     if not len(sources):
         return EMPTY
-    shots = (picture(source, f"{alt} {index + 1}") for index, source in enumerate(sources))
+    shots = (picture(source, f"{alt} {index + 1}", of) for index, source in enumerate(sources))
     columns = f"grid-template-columns:repeat(auto-fill,minmax({least}px,1fr))"
     shown = tag("div", *shots, class_="shots", style=columns)
     return tag("figure", shown, tag("figcaption", caption), class_="card sheet")

@@ -47,6 +47,7 @@ SCORES = {
     "clarity": "clarity of edges",
     "agreement": "agreement of masks",
 }
+PAINTED = {"laid over the photo": "raw translation"}  # column of `held_out_table` -> the one whose origin it has
 
 
 def style_name(artifacts: Mapping[str, Artifact]) -> str:
@@ -80,8 +81,8 @@ def pair_parts(pair: Artifact, data: Artifact | None, style: str) -> list[Markup
     # The pictures of both kinds.
     couples = [sides for row in spread(kept, KEPT) if (sides := couple(pair.path, row)) is not None]
     caption = f"photo and style: {len(couples)} of {len(kept)} kept pairs, evenly spread"
-    rejects = pair.path / "rejects.png"
-    shown = figure(fit(read_image(rejects), 820), "rejected pairs") if why and rejects.exists() else EMPTY
+    rejects, painted = pair.path / "rejects.png", next((pair.path / "heldout").glob("*.png"), None)
+    shown = figure(fit(read_image(rejects), 820), "rejected pairs", of=rejects) if why and rejects.exists() else EMPTY
     return [
         note(UPPER_BOUND) if str(pair.config.get("_target_", "")).endswith(".TwinPairs") else EMPTY,
         note(f"{len(kept)} of {len(rows)} pairs kept" + (f"; left out: {why}." if why else ".")),
@@ -89,7 +90,7 @@ def pair_parts(pair: Artifact, data: Artifact | None, style: str) -> list[Markup
         heading("Alignment", alignment(pair)),
         heading("Expression kept", expression_table(pair.metrics)),
         heading("Scores and their limits", score_charts(pair)),
-        heading("Kept", gallery(couples, "kept pair", caption, 128)),
+        heading("Kept", gallery(couples, "kept pair", caption, 128, painted)),
         heading("Left out: photo and raw translation", shown),
         _rejects(rows),
     ]
@@ -119,7 +120,8 @@ def held_out_table(pair: Artifact, data: Artifact | None, style: str, count: int
         files = {title: folder / f"{name}.png" for title, folder in columns.items()}
         for title in columns:
             image = _cell(title, files, curate)
-            cells.append(tag("div") if image is None else picture(fit(image, SIDE), f"person {name}: {title}"))
+            of = files[PAINTED.get(title, title)]
+            cells.append(tag("div") if image is None else picture(fit(image, SIDE), f"person {name}: {title}", of))
     grid = f"grid-template-columns:repeat({len(columns)},minmax(72px,1fr))"
     said = f"The first {len(names)} held-out people by number, not chosen."
     if "attention" in columns:

@@ -150,7 +150,8 @@ def _choices(runs: Sequence[PairRun], names: Sequence[str], best: set[int]) -> M
         cells = []
         for name, _, folder in columns:
             file = folder / f"{person}.png"
-            shown = picture(fit(read_image(file), SIDE), f"person {person}: {name}") if file.exists() else EMPTY
+            said = f"person {person}: {name}"
+            shown = picture(fit(read_image(file), SIDE), said, file) if file.exists() else EMPTY
             cells.append(tag("td", shown, style="padding:3px;border:0"))
         rows.append(_row(person, cells))
     commands = [EMPTY, *(_command(run.pair.config) for run in runs), *([EMPTY] if twins.is_dir() else [])]

@@ -65,7 +65,7 @@ def _phones(artifacts: Mapping[str, Artifact]) -> Markup:
     rows += ours or [("this model", tag("span", UNMEASURED, style="color:var(--soft)"), "")]
     said = (
         "BlazeStyleGAN's own figures: its generator alone, ms on the CPU and on the GPU. Ours are whole models in a "
-        "browser, encoder included, once the page has measured them on a phone."
+        "browser, encoder included, on any device where the page has measured them."
     )
     return join([table(("phone", "256 px", "512 px"), rows), note(said)])
 
@@ -77,12 +77,11 @@ def _measured(export: Artifact) -> list[tuple[Any, ...]]:
     for path in sorted((export.path.resolve().parents[1] / "reports" / "measurements").glob("*.json")):
         try:
             saved = read_json(path, {"models": list, "device": dict})
-            rows = [model for model in saved["models"] if model["sha256"] in digests]
-            found += [
-                (str(saved["device"]["name"]), f"{row['network_ms']['median']:g} at {row['size']} px, "
-                 f"threads: {row['threads']}", EMPTY)
-                for row in rows
-            ]  # fmt: skip
+            rows = [model for model in saved["models"] if model["sha256"] in digests and model["size"] in PHONES]
+            for row in rows:
+                time = f"{row['network_ms']['median']:g} ({row['threads']} threads)"
+                cells = (time if row["size"] == side else EMPTY for side in PHONES)
+                found.append((f"this model on {saved['device']['name']}", *cells))
         except (TristyleError, KeyError, TypeError):
             continue  # not what the page saves
     return found

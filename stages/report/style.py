@@ -50,7 +50,7 @@ def _json(path: Path) -> Any:
 
 def _picture(style: Artifact, name: str, what: str) -> Markup:
     path = style.path / name
-    return figure(fit(read_image(path), 960), what, "", "wide") if path.exists() else EMPTY
+    return figure(fit(read_image(path), 960), what, "", "wide", path) if path.exists() else EMPTY
 
 
 def _origin(lineage: Mapping[str, Any] | None) -> str:

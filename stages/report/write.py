@@ -165,7 +165,7 @@ def _person(columns: Mapping[str, Path], name: str, error: float | None) -> Mark
     cells = []
     for title, folder in columns.items():
         file = folder / f"{name}.png"
-        shown = picture(_load(file), f"{title} of held-out person {name}") if file.exists() else EMPTY
+        shown = picture(_load(file), f"{title} of held-out person {name}", file) if file.exists() else EMPTY
         extra = f" {error:.3f}" if title == "student" and error is not None else ""
         cells.append(tag("figure", shown, tag("figcaption", title, extra)))
     return tag("div", tag("div", *cells, class_="columns"), class_="card person")
@@ -174,7 +174,7 @@ def _person(columns: Mapping[str, Path], name: str, error: float | None) -> Mark
 def _sheet(paths: Sequence[Path], what: str) -> Markup:
     """A contact sheet of pictures evenly spread over the list; empty when there are none."""
     chosen = [fit(read_image(path), 96) for path in spread(paths, SHEET)]
-    return gallery(chosen, what, f"{what}: {len(chosen)} of {len(paths)}, evenly spread")
+    return gallery(chosen, what, f"{what}: {len(chosen)} of {len(paths)}, evenly spread", of=next(iter(paths), None))
 
 
 def _inputs(artifacts: Mapping[str, Artifact]) -> Markup:

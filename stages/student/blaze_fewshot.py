@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from stages.core.artifact import Artifact, ArtifactError, open_artifact
 from stages.core.images import grid, load_images, write_image
+from stages.core.mark import TRAINED
 from stages.core.runtime import Runtime
 from stages.core.settings import Train, TristyleError, number
 from stages.core.tensors import to_tensor, to_uint8
@@ -43,6 +44,7 @@ from stages.training.ema import ema_update, half_life_decay
 from stages.training.fit import Phase, Task, Update
 from stages.training.losses import discriminator_logistic, generator_logistic, perceptual_distance, r1_penalty
 
+MOST = 10  # pictures of a style
 CHECKED = 16  # latents of the held-out check
 PSI = 0.7  # their truncation: what faces from scratch have
 NETWORKS = ("student", "faces", "discriminator")
@@ -55,7 +57,7 @@ class FewShotWeights:
     Args:
         reconstruction, perceptual: of what is drawn of a picture's own code: L1, perceptual distance to the picture.
         style: distance of the means and deviations of all features of mixed faces to the picture's.
-        adversarial: logistic loss of all drawn faces; 0 leaves the discriminator out.
+        adversarial: logistic loss of what is drawn of the pictures' codes and the first neighbours; 0 leaves it out.
         identity: 1 - cosine of mixed faces to what the start draws of the same latents.
         content: perceptual distance of the same two, which keeps pose and expression.
         r1_gamma, r1_every: R1 of the discriminator.
@@ -115,7 +117,7 @@ class BlazeFewShot:
     def files(self) -> dict[str, Path]:
         """The start's networks, as far as there is a start, and the face reader."""
         place = self._place()
-        found = {} if place is None else {f"start.{name}": place / f"{name}.safetensors" for name in NETWORKS}
+        found = {} if place is None else {f"model.start.{name}": place / f"{name}.safetensors" for name in NETWORKS}
         return found | reader_file()
 
     def check(self) -> None:
@@ -139,7 +141,7 @@ class BlazeFewShot:
         """Open start and pictures.
 
         Raises:
-            TristyleError: the start is missing or damaged, or the pictures have another size.
+            TristyleError: the start is missing or damaged, or there are more than ten pictures or of another size.
         """
         self.check()
         place = self._place()
@@ -147,7 +149,12 @@ class BlazeFewShot:
         stylizer, faces, discriminator = open_start(place)
 
         style = inputs["style"]
-        pictures = load_images([style.path / str(row["image"]) for row in style.records()], runtime.workers)
+        names = [str(row["image"]) for row in style.records()]
+        if len(names) > MOST:
+            raise TristyleError(
+                f"{style.path}: {len(names)} pictures, more than {MOST}. Say style=pictures style.pictures=DIR."
+            )
+        pictures = load_images([style.path / name for name in names], runtime.workers)
         if pictures.shape[1] != stylizer.side:
             raise TristyleError(
                 f"student.model.start: {place} draws {stylizer.side} px, the pictures have {pictures.shape[1]} px. "
@@ -423,12 +430,22 @@ def finish_few_shot(task: FewShotTask, out: Path) -> dict[str, float]:
     Returns:
         diversity: of faces from scratch, the start's 1; style_distance, start_style_distance: of all features' means
         and deviations to the pictures'; stopped: 1 where the check ended the training.
+
+    Raises:
+        TristyleError: the very first check found faces too alike, so that the best state is the start itself.
     """
+    if bool(task.stopped) and bool(task.best.isinf()):
+        every = task.settings.check_images
+        raise TristyleError(
+            f"student.model.floor: after {every} images drawn faces were too alike, so that nothing was learnt. "
+            "Lower student.train.lr or student.model.floor."
+        )
+
     faces = BlazeFaces(**task.arguments["faces"])
     faces.generator.load_state_dict(task.kept.state_dict())
     faces.mapping.load_state_dict(task.mapping.state_dict())
     save_network(out / "faces.safetensors", faces.cpu())
-    write_image(out / "preview" / "few-shot.png", few_shot_sheet(task))
+    write_image(out / "preview" / "few-shot.png", few_shot_sheet(task), TRAINED)
 
     before, after = (drawn(generator, task.checked) for generator in (task.start, task.kept))
     return {

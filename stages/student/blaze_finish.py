@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from stages.core.images import grid, write_image
+from stages.core.mark import TRAINED
 from stages.core.tensors import to_uint8
 from stages.core.weights import save_network
 from stages.networks.blaze import BlazeFaces, BlazeGenerator, inference
@@ -75,9 +76,9 @@ def finish(task: BlazeTask, out: Path) -> dict[str, float]:
     faces = faces_of(task.ema, task.teacher.mapping, task.teacher.arguments, task.settings.psi)
     save_network(out / "faces.safetensors", faces)
     save_network(out / "discriminator.safetensors", task.discriminator.cpu())
-    write_image(out / "preview" / "teacher.png", teacher_sheet(task))
-    write_image(out / "preview" / "pyramid.png", pyramid_sheet(task))
-    write_image(out / "preview" / "encoding.png", encoding_sheet(task))
+    write_image(out / "preview" / "teacher.png", teacher_sheet(task), TRAINED)
+    write_image(out / "preview" / "pyramid.png", pyramid_sheet(task), TRAINED)
+    write_image(out / "preview" / "encoding.png", encoding_sheet(task), TRAINED)
 
     ws = fixed_latents(task.teacher.mapping, task.teacher.z_dim, COMPARED)
     own, wanted = drawn(task.ema, ws), drawn(task.teacher, ws)

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from stages.core.artifact import SCRATCH, Artifact
+from stages.core.artifact import SCRATCH, Artifact, provenance
 from stages.core.files import write_jsonl
 from stages.core.images import grid, write_image
+from stages.core.mark import TRAINED
 from stages.core.runtime import Runtime
 from stages.core.settings import ConfigError, Train, check_methods
 from stages.core.stage import Stage
@@ -91,12 +92,14 @@ class Finish:
         teacher: the translator's pictures of them, uint8 [N, H, W, 3]; None without a translator.
         reader: the face reader, on the CPU.
         device: where the student computes.
+        notes: what the weights say of their data.
     """
 
     people: HeldOut
     teacher: np.ndarray | None
     reader: Reader
     device: str
+    notes: dict[str, str]
 
     @classmethod
     def of(cls, inputs: dict[str, Artifact], target: str, runtime: Runtime) -> Finish:
@@ -107,16 +110,16 @@ class Finish:
         """
         people = read_heldout(inputs["data"], target, runtime.workers)
         teacher = read_teacher(inputs["pair"], people, runtime.workers) if "pair" in inputs else None
-        return cls(people, teacher, load_reader(), runtime.device)
+        return cls(people, teacher, load_reader(), runtime.device, provenance(inputs["data"]))
 
     def __call__(self, student: nn.Module, out: Path) -> dict[str, Any]:
         """Write and score a student; its metrics."""
-        save_network(out / "student.safetensors", student)
+        save_network(out / "student.safetensors", student, notes=self.notes)
         output = apply_student(student, self.people.photo, self.device)
         pictures = to_uint8(output)
         for name, picture in zip(self.people.ids, pictures, strict=True):
-            write_image(out / "heldout" / f"{name}.png", picture)
-        write_image(out / "preview" / "heldout.png", comparison(self.people, self.teacher, pictures))
+            write_image(out / "heldout" / f"{name}.png", picture, TRAINED)
+        write_image(out / "preview" / "heldout.png", comparison(self.people, self.teacher, pictures), TRAINED)
 
         means, rows = score(output, self.people, self.teacher, self.reader)
         means |= steadiness(student, pictures.shape[1], self.device)

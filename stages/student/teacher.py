@@ -20,9 +20,9 @@ def teacher_files(teacher: str) -> dict[str, Path]:
     if teacher == "style":
         return {}
     if teacher == "base":
-        found = {f"teacher.base{size}": data_file(name) for size, name in BASES.items()}
+        found = {f"model.teacher.base{size}": data_file(name) for size, name in BASES.items()}
     else:
-        found = {"teacher": _file_of(Path(teacher))}
+        found = {"model.teacher": _file_of(Path(teacher))}
     beside = {f"{key}.discriminator": discriminator_beside(path) for key, path in found.items()}
     return found | {key: path for key, path in beside.items() if path.exists()}
 

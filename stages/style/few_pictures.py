@@ -10,14 +10,15 @@ import numpy as np
 
 from stages.core import decode
 from stages.core.artifact import Artifact
-from stages.core.consent import usable
+from stages.core.consent import tables_above, usable
 from stages.core.files import write_jsonl
 from stages.core.images import IMAGE_SUFFIXES, write_image
 from stages.core.runtime import Runtime, one_thread
 from stages.core.settings import ConfigError, TristyleError, choice, image_size
 from stages.core.stage import Stage
 from stages.faces.align import crop, portrait_quad
-from stages.faces.detect import open_detector
+from stages.faces.detect import find_detector, open_detector
+from stages.faces.landmarks import find_landmarks
 
 MOST = 10
 FRAMES = ("aligned", "square")
@@ -50,8 +51,14 @@ class FewPictures(Stage):
         choice("faces", self.faces, FRAMES)
 
     def files(self) -> dict[str, Path]:
-        """The pictures."""
-        return {"pictures": Path(self.pictures)}
+        """The pictures, the tables of sources above them, and the weights that find faces."""
+        place = Path(self.pictures)
+        above = [file for file in tables_above(place) if file.parent != place]
+        found = {"pictures": place} | {f"sources.{number}": file for number, file in enumerate(above)}
+        if self.faces == "aligned":
+            networks = {"detector": find_detector(self.weights), "landmarks": find_landmarks(self.weights)}
+            found |= {name: file for name, file in networks.items() if file is not None}
+        return found
 
     def check(self) -> None:
         """Raises TristyleError: no picture, or more than ten."""

@@ -16,8 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from stages.core.artifact import SCRATCH, Artifact
+from stages.core.artifact import SCRATCH, Artifact, provenance
 from stages.core.images import load_images, write_image
+from stages.core.mark import TRAINED
 from stages.core.runtime import Runtime
 from stages.core.settings import TristyleError
 from stages.core.tensors import to_tensor
@@ -86,11 +87,11 @@ class StyleNetworks:
     columns: Sequence[tuple[str, Generator]]
     augmented: Augmented | None = None
 
-    def save(self, out: Path, target: str) -> None:
-        """Write each network as `<name>.safetensors` into `out`, then `lineage.json` beside them."""
+    def save(self, out: Path, target: str, notes: Mapping[str, str] | None = None) -> None:
+        """Write each network with these notes as `<name>.safetensors` into `out`, then `lineage.json` beside them."""
         own = {"generator": self.generator, "source": self.source or self.transferred, "transferred": self.transferred}
         for name, network in (own | dict(self.others)).items():
-            save_network(out / f"{name}.safetensors", network)
+            save_network(out / f"{name}.safetensors", network, notes=notes)
         lineage(out, self.how, target, self.parents, self.settings)
 
     def leaks(self, seed: int) -> dict[str, float]:
@@ -137,9 +138,9 @@ def finish(
         TristyleError: the data hold no such pictures, or the settings do not fit the generator.
     """
     generator, source = networks.generator, networks.source
-    networks.save(out, target)
+    networks.save(out, target, provenance(data))
     z = latents(generator.z_dim, list(range(sampling.seed, sampling.seed + SHOWN)))
-    write_image(out / "fusion.png", strip(networks.columns, z, sampling.psi))
+    write_image(out / "fusion.png", strip(networks.columns, z, sampling.psi), TRAINED)
 
     # Edits move the latents of the set and of the source's pictures alike, so that the faces stay the same.
     reader, edit = load_reader(runtime.device), dict(edit or {})
@@ -148,7 +149,7 @@ def finish(
         save_directions(out, directions)
         z = latents(generator.z_dim, range(sampling.seed, sampling.seed + EDITED))
         rows = edited_rows(target, generator, z, edit, directions, EDIT_ALPHAS, sampling.psi)
-        write_image(out / "edits.png", layout(rows, [f"{alpha:+g}" for alpha in EDIT_ALPHAS], "strength"))
+        write_image(out / "edits.png", layout(rows, [f"{alpha:+g}" for alpha in EDIT_ALPHAS], "strength"), TRAINED)
 
     ws, photos, content = None, None, None
     if sampling.source == "invert":
@@ -175,7 +176,7 @@ def _inverted(
 
     shown = {"photo": pictures[:SHOWN], "inverted": decode(source, ws[:SHOWN]), "fused": decode(generator, ws[:SHOWN])}
     rows = [Row(name, "", images[None]) for name, images in shown.items()]
-    write_image(out / "inversion.png", layout(rows, [""] * len(shown["photo"])))
+    write_image(out / "inversion.png", layout(rows, [""] * len(shown["photo"])), TRAINED)
     return ws, [file.stem for file in files]
 
 

@@ -17,6 +17,7 @@ from stages.core.runtime import Runtime
 from stages.core.settings import ConfigError, Train, TristyleError, choice, number
 from stages.core.stage import Stage
 from stages.core.tensors import mask_tensor, to_tensor
+from stages.metrics.heldout import check_enough
 from stages.networks.face_reader import reader_file
 from stages.networks.latents import BASES, SHIPPED_ENCODER, load_generator
 from stages.networks.stylegan2 import Discriminator, Generator
@@ -152,6 +153,7 @@ class StyleStage(Stage):
         """Train, fuse, sample, measure; see the table of artifacts in the README for what is written."""
         data = inputs["data"]
         paths = target_pictures(data, self.target)
+        check_enough(data, self.target)
         images = LazyImages(paths, runtime.workers)
         source, task = self._train(images, out, runtime)
         if self.keep_state:
@@ -221,6 +223,11 @@ class StyleStage(Stage):
         generator, discriminator = pair.generator, pair.discriminator
         assert discriminator is not None  # open_pair refuses a file without one
 
+        if (channels := generator.arguments["img_channels"]) != 3:
+            raise TristyleError(
+                f"style.start: {self.start} draws pictures of {channels} channels; this project paints in three. "
+                "Choose a snapshot that was trained on RGB pictures."
+            )
         if generator.img_resolution != wanted:
             drawn = f"{2 * generator.img_resolution} px once grown" if self.grow else f"{generator.img_resolution} px"
             fitting = generator.img_resolution * (2 if self.grow else 1)
@@ -292,6 +299,12 @@ class Images:
             flip = (np.random.default_rng(update_seed(self.seed, start, "mirror")).random(count) < 0.5)[rows]
             chosen[flip] = chosen[flip, :, ::-1]
         return {"images": to_tensor(chosen)}
+
+    def names(self, start: int, count: int) -> list[str]:
+        """The files of a batch, for a message."""
+        rows = epoch_order(len(self.images), self.seed, start, count)
+        paths = getattr(self.images, "paths", None)
+        return [paths[row].name if paths else str(row) for row in rows]
 
 
 def _copy(generator: Generator) -> Generator:

@@ -391,9 +391,18 @@ class StyleGAN2(Task):
     def snapshot(self, images: int) -> None:
         """Write the averaged generator of this rung, in half precision."""
         assert self.ladder is not None
-        save_network(self.ladder / f"{images:07d}.safetensors", self.ema, half=True, images=str(images))
+        save_network(self.ladder / f"{images:07d}.safetensors", self.ema, half=True, notes={"images": str(images)})
+
+    @torch.no_grad()
+    def sample_spread(self) -> float:
+        """Standard deviation over the samples of `preview`, averaged over pixels in [-1, 1]."""
+        return float(self._samples().std(dim=0).mean())
 
     def preview(self) -> dict[str, np.ndarray]:
         """Samples of the averaged generator: the same 32 latents each time, psi 0.7."""
+        return {"samples": grid(to_uint8(self._samples()), columns=8)}
+
+    def _samples(self) -> Tensor:
         z = torch.randn(32, self.ema.z_dim, generator=torch.Generator().manual_seed(self.seed)).to(self.pl_mean.device)
-        return {"samples": grid(to_uint8(self.ema(z, truncation_psi=0.7, noise_mode="const")), columns=8)}
+        found: Tensor = self.ema(z, truncation_psi=0.7, noise_mode="const")
+        return found

@@ -16,6 +16,7 @@ What a loss must know of this it gets as an argument, `Update`. Networks and los
 from __future__ import annotations
 
 import hashlib
+import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -30,13 +31,15 @@ from torch import Tensor, nn
 from stages.core.files import write_bytes
 from stages.core.runtime import Runtime
 from stages.core.settings import Train, TristyleError
-from stages.core.tracking import Silent, Tracker
+from stages.core.tracking import Silent
 from stages.training import distributed
-from stages.training.checkpoint import load_checkpoint, save_checkpoint
+from stages.training.checkpoint import load_checkpoint, previous, save_checkpoint
 from stages.training.draws import Draws
+from stages.training.log import BrokenTraining, TrainingLog
 from stages.training.signals import deferred
 
 Batch = dict[str, Tensor]
+MOST_ROLLBACKS = 3
 
 # ---------------------------------------------------------------------------------------------------------------------
 # What a training is made of
@@ -155,6 +158,10 @@ class Task(nn.Module):
         """Factor on every learning rate after `images` of `total` images."""
         return 1.0
 
+    def sample_spread(self) -> float | None:
+        """How much samples differ from each other, in units of the pictures; None where that says nothing."""
+        return None
+
     def preview(self) -> dict[str, np.ndarray]:
         """Sample sheets to keep: name -> uint8 [H, W, 3]. Called without gradients, in the first process."""
         return {}
@@ -214,7 +221,8 @@ def fit(
     """Train `task` on `train.images` images, resuming from `scratch/<label>.ckpt` where there is one.
 
     In a `torchrun` all processes call it alike, with one shared folder `scratch`; the first one alone writes and logs.
-    Ctrl-C and SIGTERM end it after the update at work, with its state kept.
+    Ctrl-C and SIGTERM end it after the update at work, with its state kept; SIGUSR1 keeps the state and goes on.
+    However often it is stopped or killed, log and result are those of a training that was not.
 
     Args:
         task: networks, phases and losses.
@@ -227,20 +235,18 @@ def fit(
             seen: as one training of `train.images` images in all.
 
     Raises:
-        TristyleError: a loss is no longer finite (the last good state stays on disk); `start` does not fit; the batch
-            does not divide into micro-batches.
+        TristyleError: a loss is broken again after three rollbacks (the last good state stays on disk); `start` does
+            not fit; the batch does not divide into micro-batches.
         SystemExit: a signal has asked it to stop; the state is kept.
     """
     device, first = _set_up(task, runtime), distributed.rank() == 0
-    log, path = _Log(runtime.track if first else Silent(), label), scratch / f"{label}.ckpt"
+    watched = [phase.name for phase in task.phases if phase.every == 1]
+    log, path = TrainingLog(runtime.track if first else Silent(), label, watched), scratch / f"{label}.ckpt"
 
     # Resume. A state brings the learning rates of its own moment, so the full ones are noted before.
     rates = [[group["lr"] for group in optimizer.param_groups] for optimizer in _optimizers(task)]
-    distributed.barrier()  # a state that the first process was writing is complete
-    images = _first_images(path, start, task, train)
-    _meet(task, train, label, images)
-    milestones, log_every = task.milestones(train), max(train.batch, train.images // 200)
-
+    images = _begin(path, start, task, train, log)
+    milestones = task.milestones(train)
     with log.track.progress(label, train.images) as line, deferred() as stop:
         line.start(images)
         while images < train.images:
@@ -248,19 +254,52 @@ def fit(
             before, images = images, images + train.batch
             if first and any(before < milestone <= images for milestone in milestones):
                 task.snapshot(images)
-
-            # Log before saving, so that a state with a broken loss is never kept.
-            last = images >= train.images
-            saving = bool(stop) or last or _crossed(train.checkpoint_images, before, images)
-            if saving or _crossed(log_every, before, images):
-                log.write(images)
-            if first and (last or _crossed(train.preview_images, before, images)):
+            asked = bool(stop) or stop.keep
+            try:
+                saving = _look(task, log, train, before, images, asked)
+            except BrokenTraining as fault:
+                images = _roll_back(fault, path, task, batches, train, log)
+                continue
+            if first and _preview_due(train, before, images):
                 log.preview(task, images)
-            if first and saving:
-                _save(path, task, images)
+            if first and (saving or asked):
+                _save(path, task, images, log)
+                stop.kept()
             line.update(min(images, train.images))
             stop.obey(f"{label}: stopped after {images} images, which are kept. The same command goes on.")
     task.eval()
+
+
+def _begin(path: Path, start: Path | None, task: Task, train: Train, log: TrainingLog) -> int:
+    """Resume where there is a state, meet the other processes, cut the log; images seen so far."""
+    distributed.barrier()  # a state that the first process was writing is complete
+    images = _first_images(path, start, task, train, log)
+    _meet(task, train, log.label, images)
+    log.track.rewind(log.label, images)
+    return images
+
+
+def _preview_due(train: Train, before: int, images: int) -> bool:
+    return images >= train.images or _crossed(train.preview_images, before, images)
+
+
+def _look(task: Task, log: TrainingLog, train: Train, before: int, images: int, asked: bool) -> bool:
+    """Log and watch the updates from `before` to `images`; whether a state is due.
+
+    It comes before saving, so that a broken state is never kept. A state that is kept because somebody asked has the
+    sums of the next line of the log in it.
+
+    Raises:
+        BrokenTraining: see `TrainingLog`.
+    """
+    saving = images >= train.images or _crossed(train.checkpoint_images, before, images)
+    if saving or _crossed(max(train.batch, train.images // 200), before, images):
+        log.write(images)
+    elif asked:
+        log.means(images)
+    if saving:
+        log.look(task, images)
+    return saving
 
 
 def _set_up(task: Task, runtime: Runtime) -> torch.device:
@@ -294,7 +333,7 @@ def _update(
     train: Train,
     rates: list[list[float]],
     device: torch.device,
-    log: _Log,
+    log: TrainingLog,
 ) -> None:
     """One update after `images` images: every phase that is due, and what follows them.
 
@@ -308,7 +347,8 @@ def _update(
         log: takes the terms and the task's state.
     """
     # Seed the update and set the learning rates: functions of the images seen.
-    torch.manual_seed(update_seed(train.seed, images))
+    again = f"rollback {log.rollbacks}" if log.rollbacks else ""
+    torch.manual_seed(update_seed(train.seed, images, again))
     factor = task.lr_factor(images, train.images)
     for optimizer, full in zip(_optimizers(task), rates, strict=True):
         for group, lr in zip(optimizer.param_groups, full, strict=True):
@@ -319,17 +359,22 @@ def _update(
     processes = distributed.Processes() if distributed.world() > 1 else None
     count = train.accumulate * distributed.world()
     for index in range(distributed.rank(), count, distributed.world()):
-        made = batches(images, train.batch, slice(index, None, count))
+        made = batches(_place(images, train, log), train.batch, slice(index, None, count))
         batch = {name: value.to(device) for name, value in made.items()}
         parts.append((batch, Update(images, Draws(index, count), together=processes)))
 
     # One step of each phase.
     for phase in task.phases:
         if images // train.batch % phase.every == 0:
-            log.add(phase.name, step(task, phase, parts))
+            log.add(phase.name, images, step(task, phase, parts))
 
     # Averages and controllers.
     log.state = task.after_update(images + train.batch, train.batch)
+
+
+def _place(images: int, train: Train, log: TrainingLog) -> int:
+    """Where in the endless order of the data an update starts: after a rollback, elsewhere."""
+    return images + log.rollbacks * -(-train.images // train.batch) * train.batch
 
 
 def step(task: Task, phase: Phase, parts: list[tuple[Batch, Update]]) -> list[dict[str, Tensor]]:
@@ -410,39 +455,77 @@ def keep_state(scratch: Path, label: str, path: Path) -> None:
     write_bytes(path, (scratch / f"{label}.ckpt").read_bytes())
 
 
-def _save(path: Path, task: Task, images: int) -> None:
+def _save(path: Path, task: Task, images: int, log: TrainingLog) -> None:
     optimizers = [optimizer.state_dict() for optimizer in _optimizers(task)]
-    save_checkpoint(path, {"images": images, "task": task.state_dict(), "optimizers": optimizers})
+    state = {"images": images, "task": task.state_dict(), "optimizers": optimizers}
+    save_checkpoint(path, state | log.state_dict())
 
 
-def _resume(path: Path, task: Task) -> int | None:
-    """Load the state at `path` into the task and its optimisers.
+def _resume(path: Path, task: Task, log: TrainingLog) -> int | None:
+    """Load the state at `path` into the task, its optimisers and the log.
 
     Returns:
         Images seen by then; None where there is no state.
+
+    Raises:
+        TristyleError: there are states, but none is whole, or it does not fit.
     """
     # By way of the CPU, whatever the device: networks and optimisers take their tensors to where they compute, and
     # Adam's counts of steps must stay where it wants them (on a GPU, it would wait for each one of them).
     state = load_checkpoint(path)
+
     if state is None:
+        if path.exists() or previous(path).exists():
+            raise TristyleError(
+                f"{path}: no whole training state is left. Restore it from a copy, or start anew with force=true."
+            )
         return None
+
     try:
+        log.resume(state, next(task.parameters()).device)
         task.load_state_dict(state["task"])
         for optimizer, saved in zip(_optimizers(task), state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
         return int(state["images"])
-    except (KeyError, RuntimeError, ValueError):  # other networks, other frozen layers, another number of optimisers
+    except (
+        KeyError,
+        RuntimeError,
+        ValueError,
+        TypeError,
+        AttributeError,
+    ):  # other networks, other frozen layers, another number of optimisers
         raise TristyleError(
             f"{path}: the training state in it does not fit these settings. Keep the networks, what is frozen and the "
             "regularisers as they were, or start without it."
         ) from None
 
 
-def _first_images(path: Path, start: Path | None, task: Task, train: Train) -> int:
+def _roll_back(fault: BrokenTraining, path: Path, task: Task, batches: Batches, train: Train, log: TrainingLog) -> int:
+    """Go back to the last good state and on from there with other batches and draws; images seen by then.
+
+    Raises:
+        BrokenTraining: there is no such state, or it did not help so many times.
+    """
+    again, start = log.rollbacks + 1, _place(fault.start, train, log)
+    named = getattr(batches, "names", None)
+    names = ", ".join(named(start, train.batch)) if named else f"images {start} to {start + train.batch - 1}"
+    print(f"{log.label}: {fault.what}; the batch was {names}.", file=sys.stderr, flush=True)
+    images = _resume(path, task, log) if again <= MOST_ROLLBACKS else None
+    if images is None:
+        raise fault
+
+    log.rollbacks = again
+    log.track.rewind(log.label, images)
+    said = f"back to the state after {images} images, on with other batches ({again} of {MOST_ROLLBACKS})"
+    print(f"{log.label}: {said}.", file=sys.stderr, flush=True)
+    return images
+
+
+def _first_images(path: Path, start: Path | None, task: Task, train: Train, log: TrainingLog) -> int:
     """Images seen so far: by this very training where it was stopped, else by the one that left the state `start`."""
-    images = _resume(path, task)
+    images = _resume(path, task, log)
     if images is None and start is not None:
-        images = _resume(start, task)
+        images = _resume(start, task, log)
         if images is None:
             raise TristyleError(f"{start}: no readable training state. Start from the networks alone.")
         if images >= train.images:
@@ -470,61 +553,3 @@ def _meet(task: Task, train: Train, label: str, images: int) -> None:
             "another. Give all machines one shared folder `out`."
         )
     distributed.broadcast([*task.parameters(), *task.buffers()])
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Log
-
-
-class _Log:
-    """Running means of the losses, kept on the device until they are written, and what else a training shows.
-
-    Args:
-        track: where the log goes.
-        label: name of the training in it.
-    """
-
-    def __init__(self, track: Tracker, label: str) -> None:
-        self.track, self.label = track, label
-        self.state: dict[str, float] = {}  # what `Task.after_update` gave last
-        self.sums: dict[str, dict[str, Any]] = {}
-        self.counts: dict[str, int] = {}
-
-    def add(self, phase: str, rows: list[dict[str, Tensor]]) -> None:
-        """Count the terms of one step, a row for each micro-batch."""
-        for row in rows:
-            sums = self.sums.setdefault(phase, {})
-            for name, value in row.items():
-                sums[name] = sums.get(name, 0.0) + value.detach()
-            self.counts[phase] = self.counts.get(phase, 0) + 1
-
-    def write(self, images: int) -> None:
-        """Write the means since the last time, over all processes.
-
-        Raises:
-            TristyleError: one is not finite.
-        """
-        names = [(phase, name) for phase, sums in self.sums.items() for name in sums]
-        values = [float(self.sums[phase][name]) / self.counts[phase] for phase, name in names]
-        means: dict[str, dict[str, float]] = {phase: {} for phase in self.sums}
-        over_all = distributed.mean(torch.tensor(values, dtype=torch.float64))
-        for (phase, name), value in zip(names, over_all.tolist(), strict=True):
-            means[phase][name.lstrip("_")] = value
-        self.sums, self.counts = {}, {}
-
-        for phase, terms in means.items():
-            for name, value in terms.items():
-                if not np.isfinite(value):
-                    raise TristyleError(
-                        f"{self.label}: the loss {phase}/{name} is {value} after {images} images. Lower the learning "
-                        f"rate ({self.label}: train.lr), then run again; it resumes from the last good state."
-                    )
-            self.track.scalars(f"{self.label}/{phase}", images, terms)
-        if self.state:
-            self.track.scalars(f"{self.label}/state", images, self.state)
-
-    @torch.no_grad()
-    def preview(self, task: Task, images: int) -> None:
-        """Keep the task's sample sheets."""
-        for name, sheet in task.preview().items():
-            self.track.image(f"{self.label}-{name}", images, sheet)

@@ -1,5 +1,6 @@
 """Ctrl-C and SIGTERM (a queue's end of time, a shutdown) wait until a training has kept its state; a second does not.
 
+SIGUSR1 (a queue's warning) asks a training to keep its state and to go on; whoever handled it before gets it then.
 SIGKILL cannot wait: it loses what came after the last checkpoint.
 """
 
@@ -8,13 +9,14 @@ from __future__ import annotations
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
 from stages.training import distributed
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+KEEP = signal.SIGUSR1
 
 
 class Stop:
@@ -22,10 +24,18 @@ class Stop:
 
     Attributes:
         signal: the number of that signal; 0 until then.
+        keep: whether the state is to be kept now, although nobody asked to stop.
     """
 
     def __init__(self) -> None:
-        self.signal = 0
+        self.signal, self.keep = 0, False
+        self.then: Callable[[], None] = lambda: None  # hands the request to keep on to whoever had it before
+
+    def kept(self) -> None:
+        """The state is kept, as was asked."""
+        if self.keep:
+            self.keep = False
+            self.then()
 
     def __bool__(self) -> bool:
         return self.signal != 0
@@ -71,6 +81,34 @@ def deferred() -> Iterator[Stop]:
     for number in before:
         signal.signal(number, note)
     try:
-        yield stop
+        with _keeping(stop):
+            yield stop
     finally:
         restore()
+
+
+@contextmanager
+def _keeping(stop: Stop) -> Iterator[None]:
+    """Within the block, note requests to keep the state."""
+    before = signal.getsignal(KEEP)
+    if before is None:
+        yield
+        return
+
+    def note(number: int, frame: FrameType | None) -> None:
+        stop.keep = True
+
+    def then() -> None:
+        if callable(before) and before is not unmoved:
+            before(KEEP, None)
+
+    stop.then = then
+    signal.signal(KEEP, note)
+    try:
+        yield
+    finally:
+        signal.signal(KEEP, before)
+
+
+def unmoved(number: int, frame: FrameType | None) -> None:
+    """Go on: what a command does at SIGUSR1 where no training is at work, instead of dying."""

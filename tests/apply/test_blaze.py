@@ -13,13 +13,15 @@ pytest.importorskip("onnxscript")
 from stages.apply import cli  # noqa: E402
 from stages.apply.face_squares import Face  # noqa: E402
 from stages.apply.folder import stylize_folder  # noqa: E402
-from stages.apply.mark import read_mark  # noqa: E402
 from stages.apply.serve import page_models  # noqa: E402
 from stages.apply.stylizer import Options, Stylizer  # noqa: E402
+from stages.apply.video import stylize_video  # noqa: E402
 from stages.core.images import read_image, write_image  # noqa: E402
+from stages.core.mark import read_mark  # noqa: E402
 from stages.core.settings import TristyleError  # noqa: E402
 from stages.export.onnx import export_onnx  # noqa: E402
 from tests.tools import tiny_blaze  # noqa: E402
+from tests.tools.tiny_student import write_clip  # noqa: E402
 
 SIZE = tiny_blaze.SIZE
 
@@ -64,6 +66,14 @@ def test_a_photo_without_a_face_is_left_as_it_is_and_that_is_said(
     assert (done.painted, done.untouched) == (0, 1) and not done.skipped
 
 
+def test_a_video_without_a_face_is_left_unmarked(export: Path, wall: np.ndarray, tmp_path: Path) -> None:
+    pytest.importorskip("av")
+    clip = write_clip(tmp_path / "clip.mp4", [wall] * 3, sound=None)
+    said = stylize_video(clip, tmp_path / "out.mp4", Options(export / "student.onnx"), 0.0, 1)
+    assert "3 frames, no face found, so all were left as they are" in said
+    assert read_mark(tmp_path / "out.mp4") is None  # nothing in it is synthetic
+
+
 def test_what_the_model_cannot_do_is_refused_in_one_line(export: Path, wall: np.ndarray) -> None:
     model = export / "student.onnx"
     with pytest.raises(TristyleError, match=f"--size 96: .* takes {SIZE} px only. Leave --size out."):
@@ -93,3 +103,8 @@ def test_faces_from_scratch(export: Path, tmp_path: Path, capsys: pytest.Capture
 def test_the_page_gets_it_with_its_generator(export: Path) -> None:
     (model,) = page_models([export])
     assert (model.size, model.fixed, model.faces) == (SIZE, True, export / "faces.onnx")
+
+
+def test_the_page_takes_the_shipped_models_for_what_they_are() -> None:
+    """`faces.onnx` lies beside the painted student, too, and is a model of photos."""
+    assert [model.faces for model in page_models([Path("painted"), Path("faces")])] == [None, None]

@@ -13,10 +13,10 @@ pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 
 from stages.apply import edit, main  # noqa: E402
-from stages.apply.mark import read_mark  # noqa: E402
 from stages.apply.model import model_path  # noqa: E402
 from stages.core.files import sha256_file  # noqa: E402
 from stages.core.images import read_image, write_image  # noqa: E402
+from stages.core.mark import read_mark  # noqa: E402
 from stages.core.runtime import Runtime  # noqa: E402
 from stages.core.settings import TristyleError  # noqa: E402
 from stages.core.tensors import to_tensor  # noqa: E402

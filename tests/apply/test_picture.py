@@ -10,10 +10,10 @@ import pytest
 from PIL import Image, ImageCms
 
 from stages.apply import main
-from stages.apply.mark import SOURCE_TYPES, Mark, read_mark
 from stages.apply.picture import cut_out, read_photo
 from stages.core.files import sha256_file
 from stages.core.images import write_image
+from stages.core.mark import SOURCE_TYPES, Mark, read_mark
 
 pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from stages.apply import main
-from stages.apply.mark import read_mark
 from stages.core.files import sha256_file
+from stages.core.mark import read_mark
 
 pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")

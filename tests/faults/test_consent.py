@@ -37,7 +37,7 @@ READERS = {
 # Those that list what tristyle made or ships, or no pictures.
 OWN = {
     "apply/edit.py", "apply/folder.py", "apply/model.py", "apply/serve.py", "apply/video.py", "core/artifact.py",
-    "core/consent.py", "core/walk.py", "datasets/folders/cache.py", "style/augmentation_leak.py",
+    "core/consent.py", "core/files.py", "core/walk.py", "datasets/folders/cache.py", "style/augmentation_leak.py",
     "datasets/folders/sources.py", "datasets/rendered/people.py",
     "export/stage.py", "export/web.py", "metrics/heldout.py", "pipeline/cli.py", "pipeline/run.py", "report/export.py",
     "report/index.py", "report/notebook.py", "report/pair.py", "report/plane.py", "report/student.py",

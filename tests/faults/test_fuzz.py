@@ -20,12 +20,12 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from stages.apply.mark import encode_marked, read_mark
 from stages.apply.model import model_path, open_model
 from stages.apply.picture import paint_whole, read_photo
 from stages.core.artifact import open_artifact, seal
 from stages.core.files import data_file, read_jsonl, write_bytes, write_jsonl
 from stages.core.images import encode_png
+from stages.core.mark import encode_marked, read_mark
 from stages.core.settings import TristyleError
 from stages.core.shards import Shards, pictures, write_tar
 from stages.core.weights import load_network, save_network

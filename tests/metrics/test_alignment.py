@@ -44,6 +44,9 @@ def test_the_shipped_network_is_a_distance_with_gradients() -> None:
     assert network.id == f"perceptual-squeezenet1_0-{digest[:8]}"
     card = json.loads(data_file("perceptual.json").read_text())
     assert card["sha256"] == digest and card["licence"].startswith("BSD") and card["bytes"] < 1.2e6
+    text = data_file("perceptual.LICENSE.txt").read_text()  # which must go wherever the weights go
+    assert "Redistributions in binary form must reproduce" in text and "perceptual.LICENSE.txt" in card["licence"]
+    assert all(card[key] == value for key, value in recipe.ABOUT.items())
 
 
 def test_fewer_taps_are_a_smaller_stack() -> None:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import base64
 import json
+import re
 import sys
 from pathlib import Path
 
 import pytest
+from safetensors import safe_open
 
 from stages.core.artifact import KINDS, open_artifact
+from stages.core.mark import origin, read_mark
 from stages.pipeline import cli
 
 TINY = [
@@ -54,6 +58,34 @@ def test_the_model_runs_and_the_report_stands_alone(out: Path) -> None:
     (report,) = out.glob("reports/*/report.html")
     page = report.read_text()
     assert "data:image/" in page and 'src="http' not in page
+
+
+def test_all_that_is_synthetic_says_so(out: Path) -> None:
+    plain = {"photo", "mask", "parsing", "heatmap", "rejects", "heldout/photo", "heldout/mask", "heldout/parsing"}
+    plain |= {"style_mask", "heldout/style_mask", "heldout/heatmap"}
+    checked = 0
+    for place in (path for kind in KINDS for path in (out / kind).iterdir()):
+        for file in place.rglob("*.png"):
+            folder = file.parent.relative_to(place).as_posix()
+            if folder in plain - ({"photo", "heldout/photo"} if place.parent.name == "data" else set()):
+                continue
+            if folder.startswith(("style_mask", "heldout/style_mask", "twin_mask", "heldout/twin_mask")):
+                continue
+            mark = read_mark(file)
+            assert (mark is not None and mark.synthetic) or file.name == "rejects.png", file
+            checked += 1
+    assert checked > 100
+
+    # So do the pictures in the report, and the weights know their data.
+    (report,) = out.glob("reports/*/report.html")
+    pictures = re.findall(r'src="data:image/\w+;base64,([^"]+)" alt="([^"]*)"', report.read_text())
+    painted = [data for data, alt in pictures if "raw translation" in alt or "student of" in alt or "kept pair" in alt]
+    assert len(painted) > 4 and all(origin(base64.b64decode(data)) for data in painted)
+    (data,) = (json.loads(path.read_bytes()) for path in out.glob("data/*/manifest.json"))
+    for name in ("style/*/generator", "pair/*/translator", "student/*/student"):
+        (path,) = out.glob(f"{name}.safetensors")
+        with safe_open(path, "np") as file:
+            assert file.metadata()["data"] == data["digest"] and file.metadata()["licence"]
 
 
 def test_a_second_call_has_nothing_to_do(

@@ -448,11 +448,11 @@ def test_a_generator_for_phones_has_a_section_of_its_own(tmp_path: Path) -> None
         assert words in said
     assert "no phone measured" in said
 
-    timed = {"sha256": "ab", "size": 128, "threads": 1, "network_ms": {"median": 21.5}}
+    timed = {"sha256": "ab", "size": 256, "threads": 1, "network_ms": {"median": 21.5}}
     saved = {"device": {"name": "Pixel 9", "browser": ["Chrome"]}, "models": [timed]}
     write_json(tmp_path / "reports" / "measurements" / "one.json", saved)
     said = _text(made, tmp_path)
-    assert "no phone measured" not in said and "Pixel 9" in said and "21.5 at 128 px" in said
+    assert "no phone measured" not in said and "this model on Pixel 9" in said and "21.5 (1 threads)" in said
 
 
 def _text(artifacts: dict[str, Artifact], folder: Path) -> str:

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from stages.core.artifact import Artifact, seal
+from stages.core.files import write_jsonl
 from stages.core.images import load_images, write_image
 from stages.core.runtime import Runtime
 from stages.core.settings import ConfigError, Train, TristyleError
@@ -22,7 +23,8 @@ from stages.student import blaze, blaze_fewshot
 from stages.student import stage as student_stage
 from stages.student.batches import photo_batches
 from stages.student.blaze import Blaze, BlazeTask, check_groups
-from stages.student.blaze_fewshot import BlazeFewShot, FewShotTask, open_start, statistics
+from stages.student.blaze_fewshot import BlazeFewShot, FewShotTask, finish_few_shot, open_start, statistics
+from stages.student.blaze_finish import drawn
 from stages.student.stage import StudentStage
 from stages.style.few_pictures import FewPictures
 from stages.training.draws import Draws
@@ -79,7 +81,7 @@ def test_the_chain_from_teacher_to_style(tmp_path: Path) -> None:
     data = data_artifact(tmp_path / "data", 64)
     model = Blaze(teacher=str(saved_teacher(tmp_path / "teacher")), channel_base=256, encoder_width=0.1)
     stage = StudentStage(model=model, train=settings(16, 4), target=STYLE)
-    assert stage.reads == ("data",) and {"teacher", "teacher.discriminator"} <= set(stage.files())
+    assert stage.reads == ("data",) and {"model.teacher", "model.teacher.discriminator"} <= set(stage.files())
     out = tmp_path / "students" / "first"
     out.mkdir(parents=True)
     metrics = stage.run({"data": data}, out, Runtime("cpu", 1, Tracker(tmp_path)))
@@ -95,7 +97,7 @@ def test_the_chain_from_teacher_to_style(tmp_path: Path) -> None:
     few = BlazeFewShot(students=str(out.parent), check_images=8, neighbours=1)
     second = StudentStage(model=few, train=settings(16, 4), target=STYLE)
     second.check()
-    assert second.reads == ("data", "style") and few.files()["start.faces"] == out / "faces.safetensors"
+    assert second.reads == ("data", "style") and few.files()["model.start.faces"] == out / "faces.safetensors"
     taught = tmp_path / "taught"
     taught.mkdir()
     inputs = {"data": data, "style": style_artifact(tmp_path / "style")}
@@ -106,6 +108,14 @@ def test_the_chain_from_teacher_to_style(tmp_path: Path) -> None:
     for name, value in student.encoder.state_dict().items():
         assert torch.equal(value, result.encoder.state_dict()[name]), name
     assert generator_id(result.generator) != generator_id(student.generator)
+
+    for index in range(11):
+        write_image(tmp_path / "whole" / f"images/{index}.png", toys(index, 1, 64)[1][0])
+    rows = [{"id": str(index), "image": f"images/{index}.png", "style": STYLE} for index in range(11)]
+    write_jsonl(tmp_path / "whole" / "records.jsonl", rows)
+    whole = seal(tmp_path / "whole", "style", config={}, inputs={}, metrics={})
+    with pytest.raises(TristyleError, match="whole: 11 pictures, more than 10. Say style=pictures"):
+        few.training(inputs | {"style": whole}, settings(16, 4), Runtime("cpu", 1, Tracker(tmp_path)))
 
     # What was taught a style holds an encoder of another generator: nothing starts from it.
     for name in ("faces", "discriminator"):
@@ -177,7 +187,7 @@ def few_shot(**given: object) -> tuple[FewShotTask, Train]:
 
 
 def test_the_check_stops_before_faces_become_one(tmp_path: Path) -> None:
-    made, train = few_shot(floor=1.0)
+    made, train = few_shot()
     with torch.no_grad():  # a generator that draws one face only
         for parameter in (*made.generator.parameters(), *made.ema.parameters()):
             parameter.zero_()
@@ -185,6 +195,9 @@ def test_the_check_stops_before_faces_become_one(tmp_path: Path) -> None:
     assert bool(made.stopped)
     for name, value in made.start.state_dict().items():
         assert torch.equal(value, made.kept.state_dict()[name]), name  # the best state was the start
+    with pytest.raises(TristyleError, match="floor: after 8 images .* nothing was learnt. Lower student.train.lr"):
+        finish_few_shot(made, tmp_path)
+    assert not (tmp_path / "faces.safetensors").exists()
 
 
 def test_every_picture_and_every_layer_counts() -> None:
@@ -195,6 +208,10 @@ def test_every_picture_and_every_layer_counts() -> None:
     for index in range(len(rows)):
         changed = [row + (0.5 if place == index else 0.0) for place, row in enumerate(rows)]
         assert float(made.style_loss(changed, rows)) > 0
+    images = drawn(made.start, made.checked)
+    before = made.style_of(images)
+    made.pictures[2] = -made.pictures[2]  # the last one, in negative
+    assert made.style_of(images) != before
     codes = made.encoder(made.pictures)
     mixed = made.mixed(codes, Draws())
     assert mixed.shape == (6, *codes.shape[1:])
@@ -226,6 +243,22 @@ def test_what_cannot_be_is_refused_in_one_line(tmp_path: Path, monkeypatch: pyte
         BlazeFewShot(students=str(tmp_path)).check()
     with pytest.raises(ConfigError, match=r"train\.batch: 6 is not a multiple of 8"):
         check_groups(Train(images=8, batch=6, lr=1e-3, accumulate=2), 4)
+
+
+def test_what_decides_about_few_pictures_enters_the_key(tmp_path: Path) -> None:
+    """A refusal in a table above the folder, and other weights that find faces, make another style set."""
+    write_image(tmp_path / "ink" / "0.png", np.full((64, 64, 3), 90, np.uint8))
+    weights = tmp_path / "weights"
+    weights.mkdir()
+    (weights / "detection_mobilenet0.25_Final.pth").touch()
+
+    def files(faces: str) -> dict[str, Path]:
+        stage = FewPictures(pictures=str(tmp_path / "ink"), size=64, target="ink", faces=faces, weights=str(weights))
+        return stage.files()
+
+    assert list(files("square")) == ["pictures"] and "detector" in files("aligned")
+    (tmp_path / "sources.csv").write_text("pattern,consent\nink,yes\n")
+    assert files("square")["sources.0"] == tmp_path / "sources.csv"
 
 
 def test_few_pictures_are_counted_and_need_a_face(tmp_path: Path) -> None:

@@ -12,13 +12,14 @@ from safetensors.torch import load_file
 
 from stages.core import images
 from stages.core.artifact import Artifact, seal
-from stages.core.files import read_jsonl
+from stages.core.files import read_jsonl, write_jsonl
 from stages.core.images import LazyImages, read_image, write_image
 from stages.core.runtime import Runtime
 from stages.core.settings import ConfigError, Train, TristyleError
 from stages.core.tensors import to_uint8
 from stages.core.tracking import Tracker
-from stages.core.weights import load_network
+from stages.core.weights import load_network, save_network
+from stages.networks.stylegan2 import Discriminator, Generator
 from stages.style.editing.directions import Edit
 from stages.style.editing.recolour import Recolour
 from stages.style.fusion.fuse import Fusion, relative_distance
@@ -179,6 +180,33 @@ def test_wrong_starts_are_refused(base, data, tmp_path) -> None:
         run(stage(target="watercolour"), data, tmp_path / "b")
     with pytest.raises(ConfigError, match="multiple of 4"):
         stage(train=Train(images=32, batch=6, lr=0.002))
+
+
+@pytest.mark.parametrize("channels", [1, 4])
+def test_a_start_of_other_channels_is_refused(channels: int, data, tmp_path) -> None:
+    sizes = {"z_dim": 8, "w_dim": 8, "img_resolution": 32, "img_channels": channels, "channel_base": 256}
+    generator = Generator(**sizes, channel_max=8)
+    save_network(tmp_path / "g.safetensors", generator)
+    rest = {name: sizes[name] for name in ("img_resolution", "img_channels", "channel_base")}
+    save_network(tmp_path / "discriminator.safetensors", Discriminator(**rest, channel_max=8))
+    with pytest.raises(TristyleError, match=f"pictures of {channels} channels"):
+        run(stage(start=str(tmp_path / "g.safetensors")), data, tmp_path / "out")
+
+
+@pytest.mark.parametrize(("people", "held", "named"), [(3, 10, "photos to train on"), (12, 1, "held-out photos")])
+def test_data_too_few_for_later_stages_are_refused(people: int, held: int, named: str, tmp_path) -> None:
+    few = tiny_runs.data(tmp_path, people, held)
+    with pytest.raises(TristyleError, match=named):
+        run(stage(), few, tmp_path / "out")
+    assert not list((tmp_path / "out").rglob("*.ckpt"))
+
+
+def test_two_style_pictures_are_refused(tmp_path) -> None:
+    few = tiny_runs.data(tmp_path)
+    rows = [row for row in few.records() if row["split"] != "style" or int(row["id"]) < 2]
+    write_jsonl(few.path / "records.jsonl", rows)
+    with pytest.raises(TristyleError, match="has 2 pictures of the style comic"):
+        run(stage(target="comic"), few, tmp_path / "out")
 
 
 def test_batches_depend_on_nothing_but_their_place() -> None:

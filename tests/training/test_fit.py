@@ -267,3 +267,75 @@ def test_damaged_checkpoint_falls_back_to_the_one_before(tmp_path: Path) -> None
 def test_train_refuses_what_cannot_be(bad: dict[str, object]) -> None:
     with pytest.raises(ConfigError, match=next(iter(bad))):
         Train(**{"images": 10, "batch": 2, "lr": 0.1, **bad})  # type: ignore[arg-type]
+
+
+def log_of(folder: Path) -> bytes:
+    return (folder / "log.jsonl").read_bytes()
+
+
+def test_a_stop_off_the_grid_leaves_the_log_of_an_uninterrupted_training(tmp_path: Path) -> None:
+    length = Train(images=1600, batch=4, lr=0.01, checkpoint_images=100)  # a line of the log every two updates
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+    fit(Toy(), batches, train=length, scratch=tmp_path / "a", runtime=runtime(tmp_path / "a"), label="toy")
+    where = {"train": length, "scratch": tmp_path / "b", "runtime": runtime(tmp_path / "b"), "label": "toy"}
+    with pytest.raises(SystemExit):
+        fit(Signalled(signal.SIGTERM), batches, **where)
+    with pytest.raises(KeyboardInterrupt):  # as a kill: lines of the log that no checkpoint knows
+        fit(Toy(stop_after=196), batches, **where)
+    fit(Toy(), batches, **where)
+    assert log_of(tmp_path / "a") == log_of(tmp_path / "b")
+
+
+@pytest.mark.usefixtures("interruptible")
+def test_a_queues_warning_keeps_the_state_and_goes_on(tmp_path: Path) -> None:
+    seen: list[int] = []
+    before = signal.signal(signal.SIGUSR1, lambda number, frame: seen.append(number))
+    try:
+        fit(Signalled(signal.SIGUSR1), batches, train=train(24), scratch=tmp_path, runtime=runtime(tmp_path), label="t")
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    state = load_checkpoint(previous(tmp_path / "t.ckpt"))
+    assert seen == [signal.SIGUSR1] and state is not None and state["images"] == 20  # 24 is the end
+
+
+def test_a_damaged_state_is_named_and_never_replaces_a_good_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "x.ckpt"
+    save_checkpoint(path, {"images": 1})
+    save_checkpoint(path, {"images": 2})
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+    assert load_checkpoint(path) == {"images": 1}
+    said = capsys.readouterr().err
+    assert said.startswith(f"{path}: ") and said.count("\n") == 1 and str(previous(path)) in said
+    save_checkpoint(path, {"images": 3})
+    path.write_bytes(b"x")
+    assert load_checkpoint(path) == {"images": 1}
+
+
+@pytest.mark.parametrize("bad", ["not finite", "another's", "flipped"])
+def test_a_state_that_cannot_be_used_falls_back_or_is_refused(
+    bad: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, where = tmp_path / "toy.ckpt", {"scratch": tmp_path, "runtime": runtime(tmp_path), "label": "toy"}
+    fit(Toy(), batches, train=train(16), **where)
+    state = load_checkpoint(path)
+    assert state is not None
+    whole = previous(path).read_bytes()
+    if bad == "not finite":
+        state["task"]["left.weight"][0, 0] = float("nan")
+    elif bad == "another's":
+        state = {"images": 16, "of": "something else"}
+    for place in (path, previous(path)):
+        save_checkpoint(place, state)
+        if bad == "flipped":
+            place.write_bytes(place.read_bytes()[:-1] + b"x")
+    previous(previous(path)).unlink(missing_ok=True)
+    with pytest.raises(TristyleError, match="does not fit|no whole training state is left"):
+        fit(Toy(), batches, train=train(16), **where)
+    if bad != "another's":
+        previous(path).write_bytes(whole)
+        capsys.readouterr()
+        fit(Toy(), batches, train=train(16), **where)
+        assert "Going on from" in capsys.readouterr().err

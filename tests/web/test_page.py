@@ -196,7 +196,7 @@ def test_a_larger_picture_keeps_its_size_and_its_unpainted_detail(
 
 
 def test_what_is_saved_is_the_result_and_says_that_it_is_synthetic(page: Chromium, model: Path, tmp_path: Path) -> None:
-    from stages.apply.mark import read_mark, xmp
+    from stages.core.mark import read_mark, xmp
 
     _, styled = both(page)
     path = downloaded(page, tmp_path, "save")

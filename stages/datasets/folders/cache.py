@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from stages.core.files import read_json, write_bytes
+from stages.core.files import read_json, sweep_orphans, write_bytes
 from stages.core.settings import TristyleError
 from stages.datasets.folders.photo_quality import Scores
 
@@ -114,11 +114,11 @@ class Cache:
         used: dict[str, float] = {}
         files: dict[str, list[tuple[Path, int]]] = {}
         for folder, _, names in os.walk(self.folder):
+            sweep_orphans(Path(folder))
             for name in names:
                 path = Path(folder, name)
                 with contextlib.suppress(FileNotFoundError):  # another run's trim
                     if name.endswith(".tmp"):
-                        _remove_if_orphaned(path)
                         continue
                     stat = path.stat()
                     key = name.split(".")[0].split("-")[0]
@@ -155,11 +155,3 @@ def _put(path: Path, data: bytes) -> str:
     """Write a file whole or not at all; its sha256."""
     write_bytes(path, data, sync=False)
     return hashlib.sha256(data).hexdigest()
-
-
-def _remove_if_orphaned(temporary: Path) -> None:
-    with contextlib.suppress(ValueError, PermissionError):
-        try:
-            os.kill(int(temporary.name.split(".")[-2]), 0)
-        except ProcessLookupError:
-            temporary.unlink(missing_ok=True)

@@ -19,6 +19,7 @@ import numpy as np
 from stages.core.artifact import SCRATCH
 from stages.core.files import write_bytes, write_jsonl
 from stages.core.images import write_image
+from stages.core.mark import DRAWN
 from stages.core.settings import ConfigError, choice, image_size, number
 from stages.core.stage import Stage
 from stages.core.workers import start_worker
@@ -216,7 +217,7 @@ def render_batch(settings: dict[str, Any], batch: Batch, out: Path) -> np.ndarra
             write_image(out / parsing / name, picture.parsing)
             for style in data.twin_styles(batch.split):
                 true = twin(shot, style)
-                write_image(out / twin_place(batch.split, style) / name, true.image)
+                write_image(out / twin_place(batch.split, style) / name, true.image, DRAWN)
                 if data.twins != "heldout":
                     write_image(out / twin_place(batch.split, style, "twin_mask") / name, true.bare)
                     cover = np.dstack([picture.whole, true.whole, true.bare])
@@ -224,7 +225,7 @@ def render_batch(settings: dict[str, Any], batch: Batch, out: Path) -> np.ndarra
         else:
             picture = styled(person, view, data.size, batch.style)
 
-        write_image(folder / name, picture.image)
+        write_image(folder / name, picture.image, DRAWN)
         write_image(masks / name, picture.mask)
         points.append(picture.landmarks)
     landmarks = np.stack(points).astype(np.float32)

@@ -13,6 +13,8 @@ from __future__ import annotations
 
 import io
 import json
+import zipfile
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,6 +49,7 @@ TURNED = 0.1  # share of the cells that a spline to the middle face, point by po
 FEWEST = 8  # pictures of each kind
 MOST_LEFT_OUT = 0.5  # share
 CHUNK = 64  # pictures that are read together
+DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, KeyError, ValueError)  # what NumPy raises of such a file
 CACHE = ".landmarks"  # folder in the data artifact's; hidden, so not sealed
 
 
@@ -112,7 +115,7 @@ def mirrored_points(points: np.ndarray) -> np.ndarray:
 
 
 def spline_points(points: np.ndarray) -> torch.Tensor:
-    """Landmarks [N, 68, 2] in shares -> the points of a spline, frame included: float64 [N, 44, 2] in -1..1."""
+    """Landmarks [N, 68, 2] in shares -> the points of a spline, frame included: float64 [N, 46, 2] in -1..1."""
     return tps.with_border(torch.from_numpy(points[:, SPLINE, :]).double() * 2 - 1)
 
 
@@ -172,15 +175,20 @@ def known_landmarks(data: Artifact, kind: str, count: int, pictures: Pictures) -
         pictures: they themselves, for their size.
 
     Raises:
-        TristyleError: the file knows other pictures.
+        TristyleError: the file is damaged, or knows other pictures.
     """
     file = data.path / "landmarks.npz"
     if not file.exists():
         return None
-    with np.load(file) as stored:
-        if kind not in stored:
-            return None
-        points = np.asarray(stored[kind], np.float32)
+    try:
+        with np.load(io.BytesIO(file.read_bytes())) as stored:  # NumPy leaves a damaged file open
+            if kind not in stored:
+                return None
+            points = np.asarray(stored[kind], np.float32)
+    except DAMAGED:
+        raise TristyleError(f"{file}: cannot be read. Run stage=data again.") from None
+
+    # Pixel centres lie half a pixel inside.
     if points.shape != (count, 68, 2) or not np.isfinite(points).all():
         raise TristyleError(
             f"{file}: {kind} has the shape {points.shape}, not ({count}, 68, 2), or a value that is not finite. "
@@ -197,7 +205,7 @@ def _read(
     """Landmarks that were read, [N, 68, 2], and how far two readings lie apart, [N]; from the cache where they are."""
     name = f"{kind.replace('/', '-')}-{landmarks.id}-{inputs.data.digest[:8]}.npz"
     places = [inputs.data.path / CACHE / name, inputs.scratch / name]  # the second for data that may not be written
-    if distributed.rank() == 0 and not any(place.exists() for place in places):
+    if distributed.rank() == 0 and not any(_kept(place) for place in places):
         parts = [landmarks(pictures[start : start + CHUNK]) for start in range(0, len(pictures), CHUNK)]
         points, apart = (np.concatenate(column) for column in zip(*parts, strict=True))
         file = io.BytesIO()
@@ -211,8 +219,19 @@ def _read(
 
     distributed.start(inputs.runtime.device)
     distributed.barrier()
-    with np.load(next(place for place in places if place.exists())) as stored:
-        return stored["points"], stored["apart"]
+    found = next((read for place in places if (read := _kept(place))), None)
+    if found is None:
+        raise TristyleError(f"{places[1]}: landmarks cannot be kept there. Make room, then run again.")
+    return found
+
+
+def _kept(place: Path) -> tuple[np.ndarray, np.ndarray] | None:
+    """What a file of the cache holds; None where there is none, or a damaged one."""
+    try:
+        with np.load(io.BytesIO(place.read_bytes())) as stored:
+            return stored["points"], stored["apart"]
+    except (*DAMAGED, OSError):
+        return None
 
 
 # ------------------------------------------------------------------------------------------------------------- faults
@@ -269,7 +288,7 @@ def _check_count(place: Path, kept: int, left_out: list[dict[str, str]]) -> None
         raise TristyleError(f"{place}: {kept} pictures show a face, {FEWEST} are needed{first}. Add pictures of faces.")
     if len(left_out) > MOST_LEFT_OUT * (kept + len(left_out)):
         count = f"{len(left_out)} of {kept + len(left_out)} pictures cannot be aligned"
-        raise TristyleError(f"{place}: {count}{first}. Take these out, or give Face Mesh (pair.translator.landmarks).")
+        raise TristyleError(f"{place}: {count}{first}. Take these out, or add pictures of faces.")
 
 
 def write_left_out(folder: Path, sets: dict[str, FacePictures]) -> None:

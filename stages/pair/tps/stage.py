@@ -12,6 +12,7 @@ import torch
 
 from stages.core.artifact import Artifact
 from stages.core.images import grid, write_image
+from stages.core.mark import TRAINED
 from stages.core.runtime import Runtime
 from stages.core.settings import ConfigError
 from stages.core.tensors import to_uint8
@@ -75,7 +76,7 @@ class AlignedPairs(PairStage):
             batch = aligned_batches(photos, styles, self.seed, self.translator.most_folded, 0)(
                 0, min(SHOWN, len(photos.points))
             )
-            write_image(out / SHEET, alignment_sheet(network, batch, runtime.device))
+            write_image(out / SHEET, alignment_sheet(network, batch, runtime.device), TRAINED)
 
         for kind, found in sets.items():
             metrics |= {f"{kind}s_aligned": len(found.names), f"{kind}s_left_out": len(found.left_out)}

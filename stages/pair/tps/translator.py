@@ -12,7 +12,7 @@ in both directions, photo -> style and back:
   * cycle consistency by L1 and by a frozen perceptual distance;
   * deformation invariance (version 1 of the paper): the result, warped, is the aligned result.
 
-What the paper does not publish is ours: weights, number of landmarks (36 of 68, and eight of the frame), the layers of
+What the paper does not publish is ours: weights, number of landmarks (38 of 68, and eight of the frame), the layers of
 the light generator (`stages/networks/aligned.py`), the discriminators, and which eyes count (each has its own). The
 masks, the background term and `composite` are those of U-GAT-IT's variants (`stages/pair/ugatit.py`).
 """
@@ -39,6 +39,7 @@ from stages.training.precision import PRECISIONS
 
 READER = "reader"
 SMALLEST = 32  # px
+LEAST_MAP = 3  # px after the halvings of a discriminator, whose last two convolutions take one each
 
 
 @dataclass(kw_only=True)
@@ -137,7 +138,7 @@ class TpsTranslator:
 
     def files(self) -> dict[str, Path]:
         """The perceptual network, and Face Mesh's weights where they are given."""
-        found = {"perceptual": perceptual_file(self.perceptual)} if self.weights.perceptual else {}
+        found = {"translator.perceptual": perceptual_file(self.perceptual)} if self.weights.perceptual else {}
         return found if self.landmarks == READER else found | {"translator.landmarks": Path(self.landmarks)}
 
     def finder(self, inputs: TrainingInputs) -> FaceLandmarks:
@@ -149,7 +150,7 @@ class TpsTranslator:
         """Photos and style pictures of the data with a face, in independent orders; see `aligned_batches`.
 
         Raises:
-            TristyleError: the style does not exist, or too few pictures show a face.
+            TristyleError: the style does not exist, too few pictures show a face, or the pictures are too small.
         """
         finder = self.finder(inputs)
         photos, styles = self.sets(inputs, face_photos(inputs, finder), face_styles(inputs, finder))
@@ -157,6 +158,9 @@ class TpsTranslator:
         if height != width or height < SMALLEST or height % 16:
             problem = f"{width}x{height} px photos do not fit the generators"
             raise ConfigError("data.size", problem, f"Use squares of {SMALLEST} px or more, a multiple of 16")
+        if height >> self.discriminator_layers < LEAST_MAP:
+            key, problem = "pair.translator.discriminator_layers", f"{self.discriminator_layers} leave nothing of"
+            raise ConfigError(key, f"{problem} {height} px", "Choose fewer, or a larger data.size")
         patch = height // 4 if self.weights.local else 0
         return read_ahead(aligned_batches(photos, styles, seed, self.most_folded, patch))
 

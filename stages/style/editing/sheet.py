@@ -19,6 +19,7 @@ from torch import Tensor
 
 from stages.core.artifact import Artifact, open_artifact
 from stages.core.images import write_image
+from stages.core.mark import TRAINED
 from stages.core.settings import TristyleError, number
 from stages.metrics.attributes import NAMES
 from stages.networks.face_reader import load_reader
@@ -304,7 +305,7 @@ def main(arguments: list[str] | None = None) -> None:
             raise TristyleError(f"{options.out}: sheets are PNG. End -o in .png.")
         sheet = make_sheet(options)
         try:
-            write_image(options.out, sheet)
+            write_image(options.out, sheet, TRAINED)
         except OSError as error:
             problem = f"cannot be written ({error.strerror})"
             raise TristyleError(f"{options.out}: {problem}. Choose another place for -o.") from None

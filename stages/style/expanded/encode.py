@@ -23,6 +23,7 @@ from stages.core.consent import usable
 from stages.core.decode import read
 from stages.core.files import write_bytes, write_json
 from stages.core.images import load_images, write_image
+from stages.core.mark import TRAINED
 from stages.core.settings import TristyleError, choice, number
 from stages.core.tensors import to_tensor
 from stages.networks.expanded import ExpandedEditor
@@ -139,7 +140,7 @@ def encode(options: argparse.Namespace) -> None:
         chosen = {name: mode for name, mode in modes.items() if name in (options.compare or modes)}
         table, sheet = compare(chosen, photos)
         write_json(options.out / "modes.json", {"photos": len(photos), "modes": table})
-        write_image(options.out / "modes.png", sheet)
+        write_image(options.out / "modes.png", sheet, TRAINED)
         print_table(table)
         return
 
@@ -147,7 +148,7 @@ def encode(options: argparse.Namespace) -> None:
         write_bytes(options.out / "latents.safetensors", save({"ws": editor.encoder(to_tensor(photos)).contiguous()}))
     sheet = mode_sheet(photos[:SHOWN], {EDITOR: modes[EDITOR](to_tensor(photos[:SHOWN]))})
     write_json(options.out / "photos.json", names)
-    write_image(options.out / "reconstructed.png", sheet)
+    write_image(options.out / "reconstructed.png", sheet, TRAINED)
     print(options.out)
 
 

@@ -19,6 +19,7 @@ from torch import Tensor
 from stages.core.artifact import SCRATCH, Artifact
 from stages.core.files import data_file
 from stages.core.images import LazyImages, load_images, load_masks, write_image
+from stages.core.mark import TRAINED
 from stages.core.runtime import Runtime
 from stages.core.settings import ConfigError, Train, TristyleError, choice, number
 from stages.core.stage import Stage
@@ -215,9 +216,9 @@ class ExpandedStage(Stage):
             metrics |= accuracy(classifier, photos, replace(held, raw=held.raw[: len(photos)]))
 
         shown = photos[: self.shown]
-        write_image(out / "editing.png", edit_sheet(editor, shown))
-        write_image(out / "change.png", change_sheet(editor, shown))
-        write_image(out / "modes.png", mode_sheet(shown, self._by_modes(editor, iterative, shown)))
+        write_image(out / "editing.png", edit_sheet(editor, shown), TRAINED)
+        write_image(out / "change.png", change_sheet(editor, shown), TRAINED)
+        write_image(out / "modes.png", mode_sheet(shown, self._by_modes(editor, iterative, shown)), TRAINED)
         return metrics
 
     def _by_modes(

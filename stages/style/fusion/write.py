@@ -12,6 +12,7 @@ from torch import Tensor
 
 from stages.core.files import write_json
 from stages.core.images import grid, write_image
+from stages.core.mark import TRAINED
 from stages.networks.stylegan2 import Generator
 from stages.style.fusion.sweep import Result, SweepPoint, broken_by_family
 from stages.style.sampling.candidates import draw
@@ -40,7 +41,7 @@ def write_sweep(result: Result, out: Path) -> None:
     }
     write_json(out / "pareto.json", summary)
     write_json(out / "ladder.json", ladder_rows(result.points))
-    write_image(out / "pareto.png", contact_sheet(result))
+    write_image(out / "pareto.png", contact_sheet(result), TRAINED)
 
 
 def contact_sheet(result: Result) -> np.ndarray:

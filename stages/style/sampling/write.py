@@ -29,6 +29,7 @@ from torch import Tensor
 from stages.core.artifact import SCRATCH
 from stages.core.files import read_json, write_bytes, write_json, write_jsonl
 from stages.core.images import grid, load_images, write_image
+from stages.core.mark import TRAINED
 from stages.core.runtime import Runtime
 from stages.core.settings import TristyleError
 from stages.core.workers import Pool
@@ -210,7 +211,7 @@ class BatchWriter:
         while len(self.waiting) >= self.ahead:
             self._settle()
         for path, image in zip(paths, images, strict=True):
-            self.pool.submit(write_image, path, image)
+            self.pool.submit(write_image, path, image, TRAINED)
         self.waiting.append((len(paths), then))
 
     def _settle(self) -> None:
@@ -428,7 +429,7 @@ def _write_rejects(survey: Survey, decision: Decision, candidates: Candidates, s
 
     write_jsonl(out / "rejects.jsonl", rows)
     if shown:
-        write_image(out / "rejects.png", grid(shown, min(len(shown), 8)))
+        write_image(out / "rejects.png", grid(shown, min(len(shown), 8)), TRAINED)
 
 
 def _thumbnail(path: Path) -> np.ndarray:

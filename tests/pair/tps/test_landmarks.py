@@ -93,7 +93,9 @@ def test_too_few_faces_are_refused_in_one_line(tmp_path: Path, faceless: int, sa
 def test_when_most_pictures_cannot_be_aligned_it_says_so(tmp_path: Path) -> None:
     data = data_artifact(tmp_path / "data", photos=20, known=False)
     seeing = Seeing(faces(20, False).points, np.where(np.arange(20) < 11, 1.0, 0.0))
-    with pytest.raises(TristyleError, match=r"11 of 20 pictures cannot be aligned; photo/000000.png: no face"):
+    with pytest.raises(
+        TristyleError, match=r"11 of 20 pictures cannot be aligned; photo/000000.png: no face was found\. Take"
+    ):
         face_photos(given(data, tmp_path / "s"), seeing)
 
 
@@ -109,6 +111,20 @@ def test_truth_of_other_pictures_is_refused(tmp_path: Path) -> None:
     inputs = given(data, tmp_path)
     with pytest.raises(TristyleError, match=r"landmarks\.npz: photo has the shape \(3, 68, 2\), not \(12, 68, 2\)"):
         face_photos(inputs, FaceLandmarks(inputs.reader))
+
+
+@pytest.mark.parametrize("junk", [b"", b"PK\x03\x04junk", b"hello"])
+def test_damaged_files_of_landmarks(tmp_path: Path, junk: bytes) -> None:
+    """What was read is read anew; the truth is asked for in one line."""
+    data, points = data_artifact(tmp_path / "data", known=False), faces(12, False).points
+    inputs, seeing = given(data, tmp_path / "one"), Seeing(points, np.zeros(12))
+    face_photos(inputs, seeing)
+    next((data.path / ".landmarks").iterdir()).write_bytes(junk)
+    np.testing.assert_array_equal(face_photos(inputs, seeing).points, points)
+    assert seeing.asked == 2
+    (data.path / "landmarks.npz").write_bytes(junk)
+    with pytest.raises(TristyleError, match=r"landmarks\.npz: cannot be read\. Run stage=data again\.$"):
+        face_photos(inputs, seeing)
 
 
 def test_the_mirror_image_has_the_mirrored_landmarks() -> None:

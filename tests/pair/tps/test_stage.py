@@ -45,7 +45,7 @@ def test_pairs_are_made_of_data_alone(tmp_path: Path) -> None:
     data = data_artifact(tmp_path / "data")
     metrics, stage = made(data, tmp_path / "pair")
     out = tmp_path / "pair"
-    assert stage.reads == ("data",) and list(stage.files()) == ["reader", "perceptual"]
+    assert stage.reads == ("data",) and list(stage.files()) == ["reader", "translator.perceptual"]
     assert metrics["pairs"] == 12 and metrics["photos_aligned"] == 12 and metrics["styles_left_out"] == 0
     assert metrics["photo_landmarks"] == metrics["style_landmarks"] == "truth"
     assert isinstance(load_network(out / "translator.safetensors"), MobileStudent)
@@ -94,6 +94,13 @@ def test_a_mask_of_another_size_is_named(tmp_path: Path, numbers: list[int]) -> 
         write_image(data.path / f"style_mask/{STYLE}/{number:06d}.png", np.zeros((48, 48), np.uint8))
     with pytest.raises(TristyleError, match=r"style_mask/toy/00000.\.png: .*48.*\. Run "):
         made(data, tmp_path / "pair", train=Train(images=24, batch=4, lr=1e-3))
+
+
+def test_discriminators_that_are_too_deep_end_before_the_training(tmp_path: Path) -> None:
+    data = data_artifact(tmp_path / "data")
+    with pytest.raises(ConfigError, match=r"discriminator_layers: 4 leave nothing of 32 px\. Choose fewer"):
+        made(data, tmp_path / "pair", translator=translator(discriminator_layers=4))
+    made(data, tmp_path / "deep", translator=translator(discriminator_layers=3))
 
 
 def test_a_target_without_a_name_is_refused() -> None:

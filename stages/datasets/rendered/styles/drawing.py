@@ -269,10 +269,13 @@ def edges_of(art: Drawing, inner: bool) -> np.ndarray:
     for name in ("beard", "l_ear", "r_ear", "nose", "neck", "u_lip", "l_lip", "necklace"):
         part[art.on(name)] = LABELS["skin"]
     part[art.on("l_eye")] = LABELS["r_eye"]
+
+    # brows and glasses are lines of their own
     three = np.ones((3, 3), np.uint8)
     change = cv2.dilate(part, three) != cv2.erode(part, three)
-    dark = cv2.dilate(art.on("l_brow", "r_brow", "glasses").astype(np.uint8), three) > 0  # lines of their own
+    dark = cv2.dilate(art.on("l_brow", "r_brow", "glasses").astype(np.uint8), three) > 0
     ink = (step & ~hair) | (change & ~dark)
+
     if inner:
         lock = cv2.GaussianBlur(art.lock, (0, 0), 1.2 * art.fine)
         lines = (np.hypot(cv2.Sobel(lock, -1, 1, 0), cv2.Sobel(lock, -1, 0, 1)) > 1.9 / art.fine) & art.on("hair")
