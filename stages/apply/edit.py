@@ -19,7 +19,7 @@ from stages.apply.cli import check_consent
 from stages.apply.face_squares import Face, open_finder
 from stages.apply.folder import WRITTEN
 from stages.apply.heads import paint_heads
-from stages.apply.model import EDITOR, open_session, trained_size
+from stages.apply.model import EDITOR, created, open_session, trained_size
 from stages.core.mark import write_marked
 from stages.core.settings import TristyleError
 
@@ -161,8 +161,8 @@ def editor_path(given: Path | None) -> Path:
         TristyleError: there is none.
     """
     if given is None:
-        made = sorted(Path("runs/export").glob(f"*/{EDITOR}"), key=lambda file: file.stat().st_mtime)
-        finished = [file for file in made if file.with_name("manifest.json").exists()]
+        finished = sorted(Path("runs/export").glob("*/manifest.json"), key=created)
+        finished = [file for manifest in finished if (file := manifest.with_name(EDITOR)).exists()]
         if not finished:
             raise TristyleError(
                 "--model: no editor in runs/export. Run tristyle stage=export export=editor, or name a file."

@@ -49,7 +49,7 @@ def model_path(given: Path | None) -> Path:
     # Which file or folder is meant.
     path = given
     if path is None:
-        finished = sorted(Path("runs/export").glob("*/manifest.json"), key=_created)
+        finished = sorted(Path("runs/export").glob("*/manifest.json"), key=created)
         finished = [manifest for manifest in finished if not (manifest.parent / EDITOR).exists()]
         path = finished[-1].parent if finished else data_file(next(iter(SHIPPED.values())))
     elif str(path) in SHIPPED and not path.is_file() and not (path.is_dir() and _holds_model(path)):
@@ -81,7 +81,7 @@ def _holds_model(folder: Path) -> bool:
     return True
 
 
-def _created(manifest: Path) -> str:
+def created(manifest: Path) -> str:
     """When an export was finished, by its manifest; a copy may have lost its file's time."""
     from stages.core.files import read_json
 

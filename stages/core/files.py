@@ -6,6 +6,7 @@ new one, never a half.
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import itertools
 import json
@@ -83,6 +84,12 @@ def sweep_orphans(folder: Path, name: str = "*") -> None:
                 os.kill(int(file.name.split(".")[-2]), 0)
             except ProcessLookupError:
                 file.unlink(missing_ok=True)
+
+
+def sweep_beside(path: Path) -> None:
+    """Remove what killed writers of one file left beside it."""
+    name = temporary_path(path, only_writer=True).name.removeprefix(".").removesuffix(".tmp")
+    sweep_orphans(path.parent, f"{glob.escape(name)}.*")
 
 
 def write_json(path: Path | str, value: Any) -> None:

@@ -158,7 +158,7 @@ def encode_marked(image: np.ndarray, suffix: str, digest: str | None = "") -> by
 
 
 def write_marked(path: Path, image: np.ndarray, digest: str | None = "") -> None:
-    """Write a marked PNG, JPEG or WebP, atomically.
+    """Write a marked PNG, JPEG or WebP, atomically; what killed writers of it left beside it is removed.
 
     Args:
         path: the file; its suffix decides the kind.
@@ -168,9 +168,10 @@ def write_marked(path: Path, image: np.ndarray, digest: str | None = "") -> None
     Raises:
         TristyleError: the place cannot be written.
     """
-    from stages.core.files import write_bytes
+    from stages.core.files import sweep_beside, write_bytes
 
     try:
+        sweep_beside(path)
         write_bytes(path, encode_marked(image, path.suffix.lower(), digest))
     except OSError as error:
         raise TristyleError(f"{path}: cannot be written ({error.strerror}). Choose another place for -o.") from None

@@ -32,6 +32,9 @@ from stages.networks.stylegan2 import LRELU_GAIN, LRELU_SLOPE, MappingNetwork, r
 MOST, FEWEST = 256, 16  # channels
 SEEN = 128, 256  # px a side that the encoder sees, at least and at most
 GRID = 4  # places a side that the encoder's last map is pooled to
+# MobileNetV2's blocks (arXiv 1801.04381, table 2): expansion, channels, how many, stride of the first; last channels.
+STAGES = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
+LAST = 1280
 
 
 class BlazePicture(NamedTuple):
@@ -237,6 +240,65 @@ def inference(generator: BlazeGenerator) -> BlazeGenerator:
     return twin.eval().requires_grad_(False)
 
 
+class InvertedResidual(nn.Module):
+    """Expand, filter each channel, project (arXiv 1801.04381, figure 3b): x [N, C, H, W] -> [N, D, H/s, W/s].
+
+    Args:
+        inputs, outputs: C and D.
+        stride: s; with 1 and C = D the input is added.
+        expansion: times C, the channels between.
+    """
+
+    def __init__(self, inputs: int, outputs: int, stride: int, expansion: int) -> None:
+        super().__init__()
+        between = inputs * expansion
+        self.added = stride == 1 and inputs == outputs
+        self.layers = nn.Sequential(
+            *(_filtered(inputs, between, 1) if expansion > 1 else ()),
+            *_filtered(between, between, 3, stride, between),
+            nn.Conv2d(between, outputs, 1, bias=False),
+            BatchNorm2d(outputs),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Apply the block."""
+        out: Tensor = self.layers(x)
+        return x + out if self.added else out
+
+
+def _filtered(inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1) -> tuple[nn.Module, ...]:
+    """Convolution, batch norm, ReLU6."""
+    convolution = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False)
+    return convolution, BatchNorm2d(outputs), nn.ReLU6()
+
+
+def mobilenet_v2(width: float = 1.0) -> nn.Sequential:
+    """The features of MobileNetV2 (arXiv 1801.04381, table 2): x [N, 3, H, W] -> [N, LAST, H/32, W/32].
+
+    Args:
+        width: factor of the channels, which are multiples of 8; the last layer stays as it is below 1.
+    """
+    channels = _eights(32 * width)
+    blocks: list[nn.Module] = [nn.Sequential(*_filtered(3, channels, 3, 2))]
+    for expansion, wide, count, stride in STAGES:
+        for index in range(count):
+            blocks.append(InvertedResidual(channels, _eights(wide * width), 1 if index else stride, expansion))
+            channels = _eights(wide * width)
+    trunk = nn.Sequential(*blocks, nn.Sequential(*_filtered(channels, LAST, 1)))
+
+    # Variances of the signal stay the same on the way.
+    for layer in trunk.modules():
+        if isinstance(layer, nn.Conv2d):
+            nn.init.kaiming_normal_(layer.weight, mode="fan_out")
+    return trunk
+
+
+def _eights(channels: float) -> int:
+    """The nearest multiple of 8, at least 8, and not a tenth below."""
+    near = max(8, int(channels + 4) // 8 * 8)
+    return near + 8 if near < 0.9 * channels else near
+
+
 class BlazeEncoder(nn.Module):
     """Photos [N, 3, H, W] in [-1, 1] -> ws [N, num_ws, w_dim]: the mean w and one offset for each layer.
 
@@ -251,16 +313,13 @@ class BlazeEncoder(nn.Module):
 
     def __init__(self, num_ws: int, w_dim: int, resolution: int, width: float = 0.5, generator: str = "") -> None:
         super().__init__()
-        from torchvision.models.mobilenetv2 import MobileNetV2  # half a second, which only this network pays
-
         self.arguments: dict[str, Any] = {
             "num_ws": num_ws, "w_dim": w_dim, "resolution": resolution, "width": width, "generator": generator,
         }  # fmt: skip
         self.num_ws, self.w_dim, self.generator = num_ws, w_dim, generator
         self.side = min(max(resolution, SEEN[0]), SEEN[1])
-        trunk = MobileNetV2(width_mult=width, norm_layer=BatchNorm2d)
-        self.trunk = trunk.features
-        self.squeeze = nn.Conv2d(trunk.last_channel, 64, 1)
+        self.trunk = mobilenet_v2(width)
+        self.squeeze = nn.Conv2d(LAST, 64, 1)
         self.hidden = nn.Linear(64 * GRID**2, 256)
         self.offsets = nn.Linear(256, num_ws * w_dim)
         with torch.no_grad():  # near the mean face at first

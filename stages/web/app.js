@@ -1,5 +1,5 @@
 /* The page: wires camera, pictures, network and controls together. No setting is stored, nothing is sent. */
-import { cameraFacts, closeCamera, listCameras, openCamera } from './camera.js';
+import { NO_PICTURE, cameraFacts, closeCamera, listCameras, openCamera } from './camera.js';
 import { natural, overlay } from './overlay.js';
 import { Runner } from './runner.js';
 import { Grabber, centreSquare, layout, show } from './frame.js';
@@ -137,7 +137,7 @@ async function refresh() {
     present(shown, result);
     tell(`${place.width} × ${place.height} px · network `, Math.round(milliseconds), ` ms · ${threads()}`);
   } catch (error) {
-    say(`The network failed (${error.message}). Choose a smaller size or another model.`, true);
+    if (asked === picture) fail(error, 'Choose a smaller size or another model.');
   }
 }
 
@@ -146,17 +146,30 @@ async function drawFace() {
   stopCamera();
   try {
     const { image, milliseconds } = await runner.draw(model.faces);
-    show(page.styled, image);
+    presentResult(image);
     tell(`a face of nobody, ${image.width} px · network `, Math.round(milliseconds), ` ms · ${threads()}`);
   } catch (error) {
-    say(`The network failed (${error.message}). Choose another model.`, true);
+    fail(error, 'Choose another model.');
   }
 }
 
 function present(photo, result) {
   page.stage.style.setProperty('--ratio', photo.width / photo.height);
   show(page.photo, photo);
-  show(page.styled, result);
+  presentResult(result);
+}
+
+function presentResult(image) {
+  show(page.styled, image);
+  page.save.disabled = !!measuring || !model;
+}
+
+/** Say that the network failed. The photo stands unpainted in the result's place, and cannot be saved as one. */
+function fail(error, remedy) {
+  say(`The network failed (${error.message}). ${remedy}`, true);
+  tell('\u00a0');
+  present(picture, picture);
+  page.save.disabled = true;
 }
 
 /* ---------------------------------------------------------------- camera */
@@ -173,11 +186,14 @@ async function startCamera(id = '') {
     page.camera.disabled = false;
   }
   const opened = video;
-  opened.srcObject.getVideoTracks()[0].onended = () => {
+  const [track] = opened.srcObject.getVideoTracks();
+  track.onended = () => {
     if (video !== opened) return;
     stopCamera();
     say('The camera stopped. Connect it and press the button again, or open a picture.', true);
   };
+  track.onmute = () => video === opened && say(NO_PICTURE, true); // covered, or another program took it
+  track.onunmute = () => video === opened && say();
   say();
   picture = null;
   frames = [];
@@ -217,7 +233,7 @@ async function pump() {
     }
   } catch (error) {
     stopCamera();
-    say(`The network failed (${error.message}). Choose a smaller size or another model.`, true);
+    fail(error, 'Choose a smaller size or another model.');
   }
   busy = false;
   pump();

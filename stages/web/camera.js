@@ -1,5 +1,11 @@
 /* The camera: open, close, and what to tell a person when it does not open. */
 
+const PATIENCE = 10_000; // ms that an open camera has for its first frame
+
+/** What to say of a camera that is open and shows nothing. */
+export const NO_PICTURE =
+  'The camera gives no picture. Uncover it, connect it again or choose another one, or open a picture.';
+
 /** -> a <video> that plays the camera of this id, or the one that faces the person. Rejects with an Error whose
     message is a plain sentence with the remedy. */
 export async function openCamera(id = '') {
@@ -15,14 +21,29 @@ export async function openCamera(id = '') {
     const wanted = { ...which, width: { ideal: 640 }, height: { ideal: 480 }, frameRate: { ideal: 30 } };
     stream = await navigator.mediaDevices.getUserMedia({ video: wanted, audio: false });
   } catch (error) {
-    throw new Error(sentence(error));
+    refuse(error);
   }
   const video = document.createElement('video');
   video.muted = true;
   video.playsInline = true; // or an iPhone shows it full screen
   video.srcObject = stream;
-  await video.play();
+  let late;
+  const patience = new Promise((_, reject) => {
+    late = setTimeout(() => reject(new Error(NO_PICTURE)), PATIENCE);
+  });
+  try {
+    await Promise.race([video.play().catch(refuse), patience]); // without a frame it would wait for ever
+  } catch (error) {
+    closeCamera(video); // or its light stays on
+    throw error;
+  } finally {
+    clearTimeout(late);
+  }
   return video;
+}
+
+function refuse(error) {
+  throw new Error(sentence(error));
 }
 
 export function closeCamera(video) {

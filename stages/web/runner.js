@@ -1,7 +1,9 @@
 /* The network as the page sees it: load a model, run it on an ImageData. The work is done in worker.js. */
 
-/** What this page may use: one thread where it is not isolated (no shared memory), else as many as there are cores. */
-export const THREADS = globalThis.crossOriginIsolated ? navigator.hardwareConcurrency || 1 : 1;
+/** What this page may use: one thread where there is no shared memory (mostly: the page is not isolated), else as many
+    as there are cores. */
+export const THREADS =
+  globalThis.crossOriginIsolated && globalThis.SharedArrayBuffer ? navigator.hardwareConcurrency || 1 : 1;
 
 /** One core is left to the camera and the page. More than four gain nothing for networks this small, and a phone's
     small cores would hold the large ones up. */

@@ -60,7 +60,9 @@ const actions = {
     const results = await session.run({ [session.inputNames[0]]: feed }, wanted);
     const milliseconds = performance.now() - begun;
     toPixels(results[painted].data, bytes);
-    return { pixels, matte: wanted.length > 1 ? results[alpha].data : null, milliseconds };
+    const area = wanted.length > 1 ? results[alpha].data : null;
+    if (area) refuseInfinite(area.reduce((sum, value) => sum + value, 0));
+    return { pixels, matte: area, milliseconds };
   },
 };
 
@@ -86,15 +88,23 @@ function toPlanes(bytes, planes) {
   }
 }
 
-/** Three planes in [-1, 1] -> opaque RGBA; a clamped array rounds and clips by itself. */
+/** A sum of float32 values is finite where each of them is. */
+function refuseInfinite(sum) {
+  if (!Number.isFinite(sum)) throw new Error('its output is not finite');
+}
+
+/** Three planes in [-1, 1] -> opaque RGBA; a clamped array rounds and clips by itself, and makes black of NaN. */
 function toPixels(planes, bytes) {
   const count = planes.length / 3;
+  let sum = 0;
   for (let i = 0, to = 0; i < count; i++, to += 4) {
     bytes[to] = (planes[i] + 1) * 127.5;
     bytes[to + 1] = (planes[i + count] + 1) * 127.5;
     bytes[to + 2] = (planes[i + 2 * count] + 1) * 127.5;
     bytes[to + 3] = 255;
+    sum += planes[i] + planes[i + count] + planes[i + 2 * count];
   }
+  refuseInfinite(sum);
 }
 
 let last = Promise.resolve();

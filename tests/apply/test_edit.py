@@ -171,6 +171,22 @@ def test_the_last_finished_editor_is_taken_and_students_are_sought_elsewhere(
     assert model_path(None) == Path("runs/export/other/student.onnx")
 
 
+def test_the_last_export_is_known_by_its_manifest_where_a_copy_lost_the_times(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("editor", "student"):
+        for age, day in ((0, "01"), (1, "03"), (2, "02")):
+            folder = tmp_path / f"runs/export/{name}{day}"
+            folder.mkdir(parents=True)
+            (folder / f"{name}.onnx").touch()
+            (folder / "manifest.json").write_text(json.dumps({"created": f"2026-01-{day}T00:00:00Z", "files": {}}))
+            for file in folder.iterdir():
+                os.utime(file, (1000 - age, 1000 - age))
+    assert edit.editor_path(None) == Path("runs/export/editor03/editor.onnx")
+    assert model_path(None) == Path("runs/export/student03/student.onnx")
+
+
 @pytest.mark.parametrize(
     ("notes", "line"),
     [

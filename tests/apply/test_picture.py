@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import io
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +14,7 @@ from PIL import Image, ImageCms
 
 from stages.apply import main
 from stages.apply.picture import cut_out, read_photo
-from stages.core.files import sha256_file
+from stages.core.files import sha256_file, temporary_path
 from stages.core.images import write_image
 from stages.core.mark import SOURCE_TYPES, Mark, read_mark
 
@@ -127,10 +130,24 @@ def test_the_output_lies_beside_the_photo(alpha: bool, name: str, model: Path, t
         assert image.mode == ("RGBA" if alpha else "RGB") and image.size == (64, 64)
 
 
-def test_verify_and_help_import_nothing_heavy(tmp_path: Path) -> None:
-    import subprocess
-    import sys
+@pytest.mark.parametrize("name", ["photo.png", "a[1]*.png", "x" * 230 + ".png"])
+def test_what_a_killed_run_left_beside_the_output_is_swept(name: str, model: Path, tmp_path: Path) -> None:
+    write_image(tmp_path / name, half_bright(64, 64))
+    out = tmp_path / f"{Path(name).stem}.stylized.png"
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    left, other, alive = (
+        temporary_path(path).with_suffix("").with_suffix(f".{process}.tmp")
+        for path, process in ((out, ended.pid), (tmp_path / "b.stylized.png", ended.pid), (out, os.getpid()))
+    )
+    for file in (left, other, alive):
+        file.write_bytes(b"half")
+    main([str(tmp_path / name), "--model", str(model), "--faces", "never"])
+    assert out.exists() and not left.exists()
+    assert other.exists() and alive.exists()  # of another output; of a process that may be writing
 
+
+def test_verify_and_help_import_nothing_heavy(tmp_path: Path) -> None:
     write_image(tmp_path / "photo.png", half_bright(32, 32))
     code = (
         "import sys\nfrom stages.apply import main\n"

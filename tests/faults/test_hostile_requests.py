@@ -41,9 +41,9 @@ def ask(port: int, text: bytes, wait: float = 5) -> bytes:
     return found
 
 
-def get(port: int, *headers: str, path: str = "/models.json") -> bytes:
+def get(port: int, *headers: str, path: str = "/models.json", wait: float = 5) -> bytes:
     lines = [f"GET {path} HTTP/1.1", *headers, "Connection: close", "", ""]
-    return ask(port, "\r\n".join(lines).encode())
+    return ask(port, "\r\n".join(lines).encode(), wait)
 
 
 def test_the_right_names_are_answered(port: int) -> None:
@@ -109,7 +109,7 @@ def test_a_body_is_not_the_next_request(port: int) -> None:
 
 def test_slow_clients_are_hung_up_on_and_few(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(serve, "PATIENCE", 0.5)
-    slow = [socket.create_connection(("127.0.0.1", port)) for _ in range(200)]
+    slow = [socket.create_connection(("127.0.0.1", port)) for _ in range(serve.MOST_THREADS + 8)]
     for connection in slow:
         connection.sendall(b"GET / HTTP/1.1\r\n")
     time.sleep(0.2)
@@ -123,7 +123,7 @@ def test_slow_clients_are_hung_up_on_and_few(port: int, monkeypatch: pytest.Monk
                 connection.send(b"a")  # byte by byte: never idle, never done
             except OSError:
                 pass
-        answer = get(port, f"Host: localhost:{port}")
+        answer = get(port, f"Host: localhost:{port}", wait=0.5)
         time.sleep(0.1)
     assert answer.startswith(b"HTTP/1.1 200")
     for connection in slow:

@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
+from torchvision.models.mobilenetv2 import MobileNetV2
 
 from stages.core.tensors import TensorSpec
 from stages.export.contract import check_exportable
@@ -18,6 +19,7 @@ from stages.networks.blaze import (
     SeparableStyledConv,
     fitted,
     inference,
+    mobilenet_v2,
     widths,
 )
 from stages.networks.mobile import count_parameters
@@ -121,6 +123,16 @@ def test_faces_come_from_latents_alone() -> None:
         first, scaled = faces(z), faces(2 * z)
     assert first.shape == (3, 3, 64, 64) and torch.allclose(first, scaled, atol=1e-3)  # z counts by its direction
     assert not torch.allclose(first[0], first[1])
+
+
+@pytest.mark.parametrize("width", [0.1, 0.5, 1.0])
+def test_the_trunk_is_mobilenet_v2(width: float) -> None:
+    torch.manual_seed(0)
+    ours, theirs = mobilenet_v2(width).eval(), MobileNetV2(width_mult=width).features.eval()
+    theirs.load_state_dict(dict(zip(theirs.state_dict(), ours.state_dict().values(), strict=True)))
+    x = torch.randn(2, 3, 64, 96)
+    with torch.no_grad():
+        assert torch.allclose(ours(x), theirs(x), atol=1e-6)
 
 
 def test_the_encoder_starts_at_the_mean_and_takes_any_size() -> None:

@@ -222,7 +222,7 @@ def test_a_cutoff_leaves_fine_layers_alone(tmp_path) -> None:
 def test_the_writer_holds_no_more_than_it_was_told(tmp_path, monkeypatch) -> None:
     gates, under_way, most = threading.Semaphore(0), [0], [0]
     done: list[int] = []
-    monkeypatch.setattr("stages.style.sampling.write.write_image", lambda path, image: gates.acquire())
+    monkeypatch.setattr("stages.style.sampling.write.write_image", lambda *_: gates.acquire())
 
     def release() -> None:  # one batch at a time is let through, and only while the producer waits
         while len(done) < 6:

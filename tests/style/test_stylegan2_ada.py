@@ -121,7 +121,7 @@ def test_a_state_that_does_not_fit_is_refused(whole, tmp_path) -> None:
     with pytest.raises(TristyleError, match="48 images already"):
         train(task(**EVERYTHING), tmp_path, start=tmp_path / "training.ckpt")
     (tmp_path / "torn.ckpt").write_bytes(b"0" * 80)
-    with pytest.raises(TristyleError, match="no readable training state"):
+    with pytest.raises(TristyleError, match="no whole training state is left"):
         train(task(**EVERYTHING), tmp_path, start=tmp_path / "torn.ckpt")
 
 

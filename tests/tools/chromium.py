@@ -48,7 +48,7 @@ def write_camera(path: Path, frames: Sequence[np.ndarray], rate: int = 30) -> Pa
 
 
 class Chromium:
-    """One page in a headless browser; a context manager.
+    """A headless browser with one tab, or more; a context manager.
 
     Args:
         camera: .y4m file that the fake camera plays; None = no camera is there.
@@ -86,13 +86,10 @@ class Chromium:
         self._closed = False
         threading.Thread(target=self._listen, daemon=True).start()
 
-        # One page; every later command goes to it.
+        # One page; every later command goes to it, until another tab is opened.
         self._next = 0
-        self._session = ""
-        target = self.send("Target.createTarget", url="about:blank")["targetId"]
-        self._session = self.send("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
-        for domain in ("Page", "Runtime", "Log"):
-            self.send(f"{domain}.enable")
+        self.tab = ""
+        self.open_tab()
 
     def __enter__(self) -> Chromium:
         return self
@@ -133,8 +130,8 @@ class Chromium:
         self._next += 1
         number = self._next
         message = {"id": number, "method": method, "params": parameters}
-        if self._session and not method.startswith(("Target.", "Browser.")):
-            message["sessionId"] = self._session
+        if self.tab and not method.startswith(("Target.", "Browser.")):
+            message["sessionId"] = self.tab
         os.write(self._out, json.dumps(message).encode() + b"\0")
         with self._news:
             done = self._news.wait_for(lambda: number in self._answers or self._closed, self.timeout)
@@ -142,6 +139,14 @@ class Chromium:
             answer = self._answers.pop(number)
         assert "error" not in answer, f"{method}: {answer['error']}"
         return answer["result"]
+
+    def open_tab(self) -> str:
+        """Open an empty tab beside the others. Commands go to `tab`: this one, until another one's name is set."""
+        target = self.send("Target.createTarget", url="about:blank")["targetId"]
+        self.tab = self.send("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
+        for domain in ("Page", "Runtime", "Log"):
+            self.send(f"{domain}.enable")
+        return self.tab
 
     def open(self, address: str) -> None:
         """Go to an address; returns when its scripts have begun."""

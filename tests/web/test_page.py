@@ -309,6 +309,155 @@ def test_without_a_camera_a_sentence_says_what_to_do(
         assert said in text and "open a picture" in text
 
 
+KEPT = """(() => {
+    const ask = navigator.mediaDevices.getUserMedia.bind(navigator.mediaDevices);
+    navigator.mediaDevices.getUserMedia = async (wanted) => (window.kept = await ask(wanted));
+})()"""  # the page's camera, as `kept`
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("NotReadableError", "Another program holds the camera. Close it"),
+        ("NotAllowedError", "The camera was not allowed. Allow it"),
+        ("AbortError", "The camera did not open (what broke). Try again"),
+    ],
+)
+def test_a_camera_that_does_not_open_is_named_with_the_remedy(page: Chromium, name: str, said: str) -> None:
+    page.run(f"navigator.mediaDevices.getUserMedia = async () => {{ throw new DOMException('what broke', '{name}') }}")
+    page.run("camera.click()")
+    text = page.until("message.classList.contains('bad') && message.textContent")
+    assert said in text and "open a picture" in text
+    page.until("!camera.disabled && camera.textContent === 'Start camera' && !open.disabled")
+
+
+def test_an_address_that_browsers_give_no_camera_says_where_it_works(page: Chromium) -> None:
+    page.run("Object.defineProperty(navigator, 'mediaDevices', { value: undefined })")
+    page.run("camera.click()")
+    text = page.until("message.classList.contains('bad') && message.textContent")
+    assert "https" in text and "Pictures work here" in text
+
+
+def test_a_camera_pulled_out_leaves_its_last_frame_and_can_start_again(page: Chromium) -> None:
+    page.run(KEPT)
+    page.run("camera.click()")
+    page.until("numbers.textContent.includes('frames/s')")
+    page.run("kept.getVideoTracks()[0].dispatchEvent(new Event('ended'))")
+    assert "The camera stopped." in page.until("message.classList.contains('bad') && message.textContent")
+    assert page.run("photoName.textContent") == "last frame"
+    page.run("camera.click()")
+    page.until("message.hidden && numbers.textContent.includes('frames/s')")
+    page.run("kept.getVideoTracks()[0].dispatchEvent(new Event('mute'))")
+    assert "gives no picture" in page.until("message.classList.contains('bad') && message.textContent")
+    page.run("kept.getVideoTracks()[0].dispatchEvent(new Event('unmute'))")
+    page.until("message.hidden")
+    page.run("camera.click()")
+
+
+def test_a_camera_that_cannot_be_played_is_closed_again(page: Chromium) -> None:
+    page.run(KEPT)
+    page.run("HTMLMediaElement.prototype.play = () => Promise.reject(new DOMException('broken', 'NotSupportedError'))")
+    page.run("camera.click()")
+    text = page.until("message.classList.contains('bad') && message.textContent")
+    assert "The camera did not open (broken)" in text and "open a picture" in text
+    assert page.run("kept.getVideoTracks()[0].readyState") == "ended"
+
+
+def test_a_camera_without_a_single_frame_is_given_up(page: Chromium) -> None:
+    page.run("""(() => {
+        const later = window.setTimeout.bind(window);
+        window.setTimeout = (action, wait, ...rest) => later(action, wait / 10, ...rest);
+        window.kept = document.createElement('canvas').captureStream(0);
+        navigator.mediaDevices.getUserMedia = async () => kept;
+    })()""")
+    page.run("camera.click()")
+    text = page.until("message.classList.contains('bad') && message.textContent", 10)
+    assert "gives no picture" in text and "open a picture" in text
+    assert page.run("!camera.disabled && kept.getVideoTracks()[0].readyState") == "ended"
+
+
+def test_without_shared_memory_the_network_works_on_one_thread(browser: Chromium, address: str, session) -> None:
+    browser.send("Emulation.setHardwareConcurrencyOverride", hardwareConcurrency=4)
+    script = "delete globalThis.SharedArrayBuffer"
+    added = browser.send("Page.addScriptToEvaluateOnNewDocument", source=script)["identifier"]
+    try:
+        open_page(browser, address)
+        assert (
+            browser.run("navigator.hardwareConcurrency") == 4 and browser.run("typeof SharedArrayBuffer") != "function"
+        )
+        assert "one thread" in browser.run("numbers.textContent")
+        browser.run("camera.click()")
+        browser.until("numbers.textContent.includes('frames/s')")
+        photo, styled = both(browser)
+        assert np.abs(styled - expected(session, photo)).max() <= 1
+        browser.run("camera.click()")
+    finally:
+        browser.send("Page.removeScriptToEvaluateOnNewDocument", identifier=added)
+        browser.send("Emulation.setHardwareConcurrencyOverride", hardwareConcurrency=os.cpu_count())
+
+
+def test_two_tabs_work_side_by_side(page: Chromium, address: str, session) -> None:
+    first = page.tab
+    page.run("camera.click()")
+    page.until("numbers.textContent.includes('frames/s')")
+    second = page.open_tab()
+    try:
+        open_page(page, address)
+        page.run("camera.click()")
+        for tab in (second, first):
+            page.tab = tab
+            page.until("message.hidden && numbers.textContent.includes('frames/s')")
+            photo, styled = both(page)
+            assert np.abs(styled - expected(session, photo)).max() <= 1
+        page.tab = second
+        page.send("Page.close")
+    finally:
+        page.tab = first
+    page.run("camera.click()")
+    assert page.run("photoName.textContent") == "last frame"
+
+
+def test_a_picture_of_50_million_pixels_is_shown_and_saved(page: Chromium, tmp_path: Path) -> None:
+    Image.fromarray(painted(433, 650)).resize((8660, 5774)).save(tmp_path / "large.jpg")
+    give(page, tmp_path / "large.jpg")
+    page.until("photoName.textContent === 'large.jpg' && styled.width === 2048 && styled.height === 1365", 60)
+    photo, styled = both(page)
+    assert photo.shape == styled.shape and np.abs(styled.astype(int) - photo).max() > 20
+    (tmp_path / "saved").mkdir()
+    with Image.open(downloaded(page, tmp_path / "saved", "save")) as image:
+        assert image.size == (2048, 1365)
+
+
+@pytest.mark.parametrize("value", ["nan", "inf"])
+def test_a_model_that_is_not_finite_is_refused_and_nothing_of_it_is_saved(
+    browser: Chromium, model: Path, tmp_path: Path, value: str
+) -> None:
+    import onnx
+
+    # Every weight of one kind of the copy is not a number.
+    network = onnx.load(model)
+    for weight in network.graph.initializer:
+        held = onnx.numpy_helper.to_array(weight)
+        if held.dtype == np.float32 and held.ndim == 4:
+            weight.CopyFrom(onnx.numpy_helper.from_array(np.full_like(held, float(value)), weight.name))
+    onnx.save(network, tmp_path / "bad.onnx")
+
+    # The good one works before and after it.
+    with running(serve.open_server(0, serve.page_models([model, tmp_path / "bad.onnx"]))) as url:
+        open_page(browser, url)
+        for running_camera in (False, True):
+            if running_camera:
+                browser.run("camera.click()")
+                browser.until("numbers.textContent.includes('frames/s')")
+            browser.run("model.value = 1; model.dispatchEvent(new Event('change'))")
+            text = browser.until("message.classList.contains('bad') && message.textContent")
+            assert "not finite" in text and "another model" in text
+            photo, styled = both(browser)
+            assert np.array_equal(photo, styled) and browser.run("save.disabled && !document.body.dataset.camera")
+            browser.run("model.value = 0; model.dispatchEvent(new Event('change'))")
+            browser.until("message.hidden && numbers.textContent.includes('network') && !save.disabled")
+
+
 def test_a_static_host_without_headers_works_on_one_thread(
     browser: Chromium, model: Path, session, tmp_path: Path
 ) -> None:
