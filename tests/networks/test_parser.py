@@ -20,7 +20,6 @@ from stages.networks.parser import FaceParser
 from stages.networks.patchgan import PatchGAN
 from stages.recipes.parser_labels import read_labels, reduce_labels
 from tests.tools.portraits import portrait
-from tests.tools.weights import awaits_weights
 
 PEOPLE = [portrait(number) for number in range(700, 708)]
 PICTURES = np.stack([one.image for one in PEOPLE])
@@ -90,7 +89,6 @@ def test_every_parser_answers_at_the_pictures_size(own: Path) -> None:
     assert open_parser(own).id == f"parser-{sha256_file(own)[:8]}"
 
 
-@awaits_weights
 def test_the_reader_speaks_celebamask() -> None:
     labels, head = open_parser(None).labels(PICTURES), open_parser(None).head(PICTURES)
     truth = np.stack([np.isin(one.parsing, PARSER_HEAD) for one in PEOPLE])

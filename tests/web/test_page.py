@@ -418,7 +418,7 @@ def test_two_tabs_work_side_by_side(page: Chromium, address: str, session) -> No
 
 
 def test_a_picture_of_50_million_pixels_is_shown_and_saved(page: Chromium, tmp_path: Path) -> None:
-    Image.fromarray(painted(433, 650)).resize((8660, 5774)).save(tmp_path / "large.jpg")
+    Image.fromarray(person(433, 650)).resize((8660, 5774)).save(tmp_path / "large.jpg")
     give(page, tmp_path / "large.jpg")
     page.until("photoName.textContent === 'large.jpg' && styled.width === 2048 && styled.height === 1365", 60)
     photo, styled = both(page)
