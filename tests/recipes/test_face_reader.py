@@ -24,7 +24,6 @@ from stages.recipes import face_reader as train
 from stages.recipes import reader_score as score
 from stages.recipes.finetune import finetune
 from stages.training.fit import Update, fit
-from tests.tools.weights import awaits_weights
 
 SMALL = {"widths": [8, 12, 12, 16], "lateral": 8}
 
@@ -186,7 +185,6 @@ def test_the_shipped_reader_matches_its_card() -> None:
     assert not any(value.requires_grad for value in reader.parameters())
 
 
-@awaits_weights
 def test_the_shipped_reader_reads_held_out_people(few: people.ReaderPictures) -> None:
     scores = score.score(load_reader(), few)
     for name in people.DOMAINS:

@@ -37,7 +37,6 @@ from stages.style.inversion.optimise import (
 )
 from stages.training.fit import Update
 from stages.training.losses import perceptual_distance, pixel_distance
-from tests.tools.weights import awaits_weights
 
 SIZE = 16
 
@@ -376,7 +375,6 @@ def test_bad_inversions_are_refused(changes) -> None:
         Invert(**changes)
 
 
-@awaits_weights
 def test_the_shipped_encoder_is_its_cards_and_inverts_people_it_never_saw(reader, tmp_path) -> None:
     path = data_file("encoder64.safetensors")
     card = json.loads(path.with_suffix(".json").read_text())
