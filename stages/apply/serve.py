@@ -192,6 +192,7 @@ class _Handler(BaseHTTPRequestHandler):
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
     allow_reuse_address = sys.platform != "win32"  # on Windows that would share a port with another program
+    request_queue_size = 2 * MOST_THREADS  # who finds the queue full tries again after a second
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)

@@ -379,7 +379,8 @@ class BlazeFaces(nn.Module):
 
     def forward(self, z: Tensor) -> Tensor:
         """Draw pictures of z [N, z_dim]."""
-        ws = self.mapping(z, truncation_psi=self.psi, update_w_avg=False)
+        ws = self.mapping(z, update_w_avg=False)
+        ws = self.mapping.w_avg + self.psi * (ws - self.mapping.w_avg)  # without lerp, which converters lack
         out: Tensor = self.generator(ws).colour.clamp(-1, 1)
         return out
 

@@ -8,9 +8,6 @@ is meant to change the training:
 
 from __future__ import annotations
 
-import json
-import os
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -31,9 +28,9 @@ from stages.student.blaze_fewshot import BlazeFewShot, FewShotTask
 from stages.student.blaze_finish import faces_of
 from stages.training.fit import Phase, Update, fit
 from tests.tools import tiny_blaze
+from tests.tools.recording import Recording
 from tests.tools.tiny_pairs import toys
 
-RECORDED = Path(__file__).with_name("blaze.json")
 SIZE, IMAGES, BATCH = 32, 160, 8
 # Relative tolerances: other torch versions and instruction sets sum in another order, and a GAN amplifies it.
 TOLERANCE = {
@@ -49,6 +46,7 @@ TOLERANCE = {
     "score_encoder_moved": 1.0,  # of 1e-4: it must stand still
     "score_diversity": 0.1,
 }
+RECORDING = Recording(Path(__file__).with_name("blaze.json"), TOLERANCE, least=1e-4)
 
 
 class ReadyTeacher(BlazeTask):
@@ -129,29 +127,8 @@ def run(folder: Path, kind: type[BlazeTask] = BlazeTask, few_shot: type[FewShotT
     return found | {f"score_{name}": [value] for name, value in scores.items()}
 
 
-def deviations(found: dict[str, list[float]], recorded: dict[str, list[float]]) -> dict[str, float]:
-    """What lies outside its tolerance: name -> largest relative deviation. {} = as recorded."""
-    assert found.keys() == recorded.keys() == TOLERANCE.keys()
-    worst = {
-        name: max(abs(a - b) / max(abs(b), 1e-4) for a, b in zip(found[name], recorded[name], strict=True))
-        for name in found
-    }
-    return {name: value for name, value in worst.items() if not value <= TOLERANCE[name]}
-
-
-@lru_cache(maxsize=1)
-def recorded() -> dict[str, list[float]]:
-    """The recorded values."""
-    return dict(json.loads(RECORDED.read_text()))
-
-
 def test_the_training_is_as_recorded(tmp_path: Path) -> None:
-    found = run(tmp_path)
-    if os.environ.get("TRISTYLE_RECORD") == "1":
-        rounded = {name: [round(value, 6) for value in values] for name, values in found.items()}
-        RECORDED.write_text(json.dumps(rounded, indent=1) + "\n")
-        pytest.skip(f"recorded {RECORDED}")
-    assert deviations(found, recorded()) == {}
+    RECORDING.check(run(tmp_path))
 
 
 FAULTS: dict[str, dict[str, type]] = {
@@ -164,4 +141,4 @@ FAULTS: dict[str, dict[str, type]] = {
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_planted_fault_is_noticed(fault: str, tmp_path: Path) -> None:
-    assert deviations(run(tmp_path, **FAULTS[fault]), recorded()) != {}
+    assert RECORDING.deviations(run(tmp_path, **FAULTS[fault])) != {}

@@ -8,9 +8,6 @@ is meant to change the training:
 
 from __future__ import annotations
 
-import json
-import os
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +22,8 @@ from stages.core.tracking import Tracker
 from stages.training.fit import fit
 from tests.tools import tiny_editor as tiny
 from tests.tools.pair_toys import heads
+from tests.tools.recording import Recording
 
-RECORDED = Path(__file__).with_name("expanded.json")
 IMAGES = 160
 # Relative tolerances. Other torch versions and instruction sets sum in another order.
 TOLERANCE = {
@@ -39,6 +36,7 @@ TOLERANCE = {
     "score_reconstruction": 0.2,
     "score_unaligned": 0.2,
 }
+RECORDING = Recording(Path(__file__).with_name("expanded.json"), TOLERANCE, least=1e-3)
 
 
 def train(folder: Path, **changes: Any) -> dict[str, list[float]]:
@@ -70,29 +68,8 @@ def train(folder: Path, **changes: Any) -> dict[str, list[float]]:
     }
 
 
-def deviations(found: dict[str, list[float]], recorded: dict[str, list[float]]) -> dict[str, float]:
-    """What lies outside its tolerance: name -> largest relative deviation. {} = as recorded."""
-    assert found.keys() == recorded.keys()
-    worst = {
-        name: max(abs(a - b) / max(abs(b), 1e-3) for a, b in zip(found[name], recorded[name], strict=True))
-        for name in found
-    }
-    return {name: value for name, value in worst.items() if not value <= TOLERANCE[name]}
-
-
-@lru_cache(maxsize=1)
-def recorded() -> dict[str, list[float]]:
-    """The recorded values."""
-    return dict(json.loads(RECORDED.read_text()))
-
-
 def test_the_training_is_as_recorded(tmp_path: Path) -> None:
-    found = train(tmp_path)
-    if os.environ.get("TRISTYLE_RECORD") == "1":
-        rounded = {name: [round(value, 6) for value in values] for name, values in found.items()}
-        RECORDED.write_text(json.dumps(rounded, indent=1) + "\n")
-        pytest.skip(f"recorded {RECORDED}")
-    assert deviations(found, recorded()) == {}
+    RECORDING.check(train(tmp_path))
 
 
 FAULTS: dict[str, dict[str, Any]] = {
@@ -106,4 +83,4 @@ FAULTS: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_planted_fault_is_noticed(fault: str, tmp_path: Path) -> None:
-    assert deviations(train(tmp_path, **FAULTS[fault]), recorded()) != {}
+    assert RECORDING.deviations(train(tmp_path, **FAULTS[fault])) != {}

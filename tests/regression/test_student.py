@@ -8,10 +8,7 @@ lets pass fails here. Record again after a change that is meant to change the tr
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Callable
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -29,9 +26,9 @@ from stages.student.batches import paintable, pair_batches
 from stages.student.pix2pix import Pix2Pix, Pix2PixWeights
 from stages.training.fit import fit
 from stages.training.losses import equivariance, moved, random_similarities
+from tests.tools.recording import Recording
 from tests.tools.tiny_pairs import toys
 
-RECORDED = Path(__file__).with_name("student.json")
 SIZE, PAIRS, IMAGES, BATCH = 32, 48, 480, 8
 # Relative tolerances. Other torch versions and instruction sets sum in another order, and a GAN amplifies it; a rate
 # 1 % off, which does about as much, moves the values by 0.06 at most.
@@ -45,6 +42,7 @@ TOLERANCE = {
     "score_clarity": 0.15,
     "score_unsteady": 0.25,
 }
+RECORDING = Recording(Path(__file__).with_name("student.json"), TOLERANCE, least=1e-4)
 
 Arrays = tuple[np.ndarray, np.ndarray, np.ndarray]
 
@@ -95,29 +93,8 @@ def train(
     return curves | {name: [value] for name, value in scores.items()}
 
 
-def deviations(found: dict[str, list[float]], recorded: dict[str, list[float]]) -> dict[str, float]:
-    """What lies outside its tolerance: name -> largest relative deviation. {} = as recorded."""
-    assert found.keys() == recorded.keys()
-    worst = {
-        name: max(abs(a - b) / max(abs(b), 1e-4) for a, b in zip(found[name], recorded[name], strict=True))
-        for name in found
-    }
-    return {name: value for name, value in worst.items() if not value <= TOLERANCE[name]}
-
-
-@lru_cache(maxsize=1)
-def recorded() -> dict[str, list[float]]:
-    """The recorded values."""
-    return dict(json.loads(RECORDED.read_text()))
-
-
 def test_the_training_is_as_recorded(tmp_path: Path) -> None:
-    found = train(tmp_path)
-    if os.environ.get("TRISTYLE_RECORD") == "1":
-        rounded = {name: [round(value, 6) for value in values] for name, values in found.items()}
-        RECORDED.write_text(json.dumps(rounded, indent=1) + "\n")
-        pytest.skip(f"recorded {RECORDED}")
-    assert deviations(found, recorded()) == {}
+    RECORDING.check(train(tmp_path))
 
 
 def swapped_targets(arrays: Arrays) -> Arrays:
@@ -151,4 +128,4 @@ FAULTS: dict[str, dict[str, object]] = {
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_planted_fault_is_noticed(fault: str, tmp_path: Path) -> None:
-    assert deviations(train(tmp_path, **FAULTS[fault]), recorded()) != {}  # type: ignore[arg-type]
+    assert RECORDING.deviations(train(tmp_path, **FAULTS[fault])) != {}  # type: ignore[arg-type]

@@ -8,9 +8,6 @@ is meant to change the training:
 
 from __future__ import annotations
 
-import json
-import os
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +25,8 @@ from stages.style.stage import Images
 from stages.style.stylegan2_ada import Ada, Recipe, StyleGAN2
 from stages.training.fit import fit
 from stages.training.losses import r1_penalty
+from tests.tools.recording import Recording
 
-RECORDED = Path(__file__).with_name("style.json")
 SIZE, COUNT, IMAGES, BATCH = 16, 64, 640, 8
 # Relative tolerances. Other torch versions and instruction sets sum in another order, and a GAN amplifies it.
 TOLERANCE = {
@@ -41,6 +38,7 @@ TOLERANCE = {
     "score_colour": 0.3,
     "score_p": 0.3,
 }
+RECORDING = Recording(Path(__file__).with_name("style.json"), TOLERANCE, least=1e-3)
 
 
 def pictures() -> np.ndarray:
@@ -94,29 +92,8 @@ def train(
     }
 
 
-def deviations(found: dict[str, list[float]], recorded: dict[str, list[float]]) -> dict[str, float]:
-    """What lies outside its tolerance: name -> largest relative deviation. {} = as recorded."""
-    assert found.keys() == recorded.keys()
-    worst = {
-        name: max(abs(a - b) / max(abs(b), 1e-3) for a, b in zip(found[name], recorded[name], strict=True))
-        for name in found
-    }
-    return {name: value for name, value in worst.items() if not value <= TOLERANCE[name]}
-
-
-@lru_cache(maxsize=1)
-def recorded() -> dict[str, list[float]]:
-    """The recorded values."""
-    return dict(json.loads(RECORDED.read_text()))
-
-
 def test_the_training_is_as_recorded(tmp_path: Path) -> None:
-    found = train(tmp_path)
-    if os.environ.get("TRISTYLE_RECORD") == "1":
-        rounded = {name: [round(value, 6) for value in values] for name, values in found.items()}
-        RECORDED.write_text(json.dumps(rounded, indent=1) + "\n")
-        pytest.skip(f"recorded {RECORDED}")
-    assert deviations(found, recorded()) == {}
+    RECORDING.check(train(tmp_path))
 
 
 class Inverted(Images):
@@ -137,4 +114,4 @@ FAULTS: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_planted_fault_is_noticed(fault: str, tmp_path: Path) -> None:
-    assert deviations(train(tmp_path, **FAULTS[fault]), recorded()) != {}
+    assert RECORDING.deviations(train(tmp_path, **FAULTS[fault])) != {}
