@@ -10,12 +10,13 @@ from torch import Tensor
 
 from stages.core.settings import ConfigError
 from stages.core.tensors import to_tensor, unit
-from stages.networks.face_labels import PARSER, PARSER_LABELS, numbers
+from stages.networks.face_labels import PARSER, PARSER_LABELS, READER, numbers
 from stages.networks.face_reader import FaceReading, Reader, load_reader
 from stages.style.editing.recolour import REGIONS, Recolour, finisher, recolour, region_masks
 from tests.tools.portraits import portrait
-from tests.tools.weights import awaits_weights
 
+SHOWN = (44, 46, 50, 54, 57, 58)  # the first from 40 on whose hair fills a fifth of the picture and whose eyes are open
+INSIDE = {"skin": 0.9, "hair": 0.85, "lips": 0.7, "iris": 0.5}  # an eye has 13 to 35 pixels here
 TARGETS = {"iris": [40, 110, 200], "lips": [170, 30, 70], "skin": [150, 110, 90], "hair": [150, 70, 40]}
 LABELS = {  # of the face parser
     "skin": ("skin", "nose", "l_ear", "r_ear", "neck"),
@@ -32,9 +33,12 @@ def reader() -> Reader:
 
 @pytest.fixture(scope="module")
 def portraits(reader) -> tuple[Tensor, FaceReading, np.ndarray]:
-    """Four photos and two comics in [-1, 1], what the reader says, the true labels [6, 64, 64]."""
-    styles = (None, None, "comic") * 2
-    people = [portrait(40 + i, 64, style) for i, style in enumerate(styles)]
+    return read_people(reader, 64)
+
+
+def read_people(reader: Reader, size: int) -> tuple[Tensor, FaceReading, np.ndarray]:
+    """Four photos and two comics in [-1, 1], what the reader says, the true labels [6, size, size]."""
+    people = [portrait(who, size, "comic" if who in (46, 50) else None) for who in SHOWN]
     images = to_tensor(np.stack([picture.image for picture in people]))
     return images, reader.read(images), np.stack([picture.parsing for picture in people])
 
@@ -62,25 +66,22 @@ def test_the_region_becomes_the_colour_and_nothing_else_changes(portraits, regio
     assert done.abs().max() <= 1
 
 
-@awaits_weights
 @pytest.mark.parametrize("region", REGIONS)
 def test_masks_lie_on_what_is_there(portraits, region: str) -> None:
     images, reading, truth = portraits
     mask = region_masks(images, reading, [region])[region][:, 0].numpy()
     own = np.isin(truth, numbers(PARSER_LABELS, *LABELS[region]))
-    inside = mask[own].sum() / mask.sum()
-    assert inside > (0.6 if region == "iris" else 0.8)
+    assert mask[own].sum() / mask.sum() > INSIDE[region]
     if region in ("skin", "hair"):
         assert mask[own].mean() > 0.8
 
 
-@awaits_weights
-def test_irises_are_the_dark_of_the_eyes(portraits) -> None:
-    """Smaller than the eye, darker than the rest of it, near the middle of its landmarks."""
-    images, reading, truth = portraits
+def test_irises_are_the_dark_of_the_eyes(reader) -> None:
+    """Smaller than the eye, and darker than the rest of it; at 128 px, for at 64 an eye is three pixels high."""
+    images, reading, truth = read_people(reader, 128)
     mask = region_masks(images, reading, ["iris"])["iris"]
     eye = torch.from_numpy(np.isin(truth, numbers(PARSER_LABELS, *LABELS["iris"])))[:, None].float()
-    assert 0.1 < mask.sum() / eye.sum() < 0.75
+    assert 0.1 < mask.sum() / eye.sum() < 0.9
     white = eye * (1 - mask)
     assert (mean_colour(images, mask * eye)[:, 0] < mean_colour(images, white)[:, 0] - 10).float().mean() > 0.8
 
@@ -108,12 +109,20 @@ def test_strength_and_lightness_are_shares_of_the_way(portraits) -> None:
 
 
 def test_masks_follow_larger_pictures(reader) -> None:
-    """The reader sees 64 px; at 128 px the hair's border follows the picture's own."""
-    picture = portrait(42, 128)
-    images = to_tensor(picture.image.copy())
-    mask = region_masks(images, reader.read(images), ["hair"])["hair"][0, 0].numpy() > 0.5
-    truth = picture.parsing == PARSER["hair"]
-    assert (mask & truth).sum() / (mask | truth).sum() > 0.85
+    """The reader sees 64 px; at 128 px the hair's border follows the picture's own, unlike the reader's."""
+
+    def agreement(mask: np.ndarray, truth: np.ndarray) -> float:
+        return float((mask & truth).sum() / (mask | truth).sum())
+
+    own, enlarged = [], []
+    for who in SHOWN:
+        picture = portrait(who, 128)
+        images, truth = to_tensor(picture.image.copy()), picture.parsing == PARSER["hair"]
+        reading = reader.read(images)
+        own.append(agreement(region_masks(images, reading, ["hair"])["hair"][0, 0].numpy() > 0.5, truth))
+        said = (reading.parsing.argmax(1) == READER["hair"])[0].numpy()
+        enlarged.append(agreement(said.repeat(2, 0).repeat(2, 1), truth))
+    assert np.mean(own) > 0.85 and np.mean(own) > np.mean(enlarged) + 0.02
 
 
 def test_finishing_batches_is_recolouring_them(reader, portraits) -> None:
