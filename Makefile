@@ -21,7 +21,7 @@ demo: setup
 	$(BIN)/tristyle experiment=rendered-64
 
 test: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist loadfile
 
 test-all: test runtimes
 	$(BIN)/python -m pytest -m all
