@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stages.faces.detect import open_detector
+from stages.faces.detect import CascadeDetector, open_detector
 
 if TYPE_CHECKING:
     import numpy as np
@@ -32,11 +32,12 @@ class Face:
     tilt: float = 0.0
 
 
-def open_finder(weights: Path | None = None) -> Finder:
+def open_finder(weights: Path | None = None, *, still: bool = True) -> Finder:
     """The finder to use: uint8 RGB [H, W, 3] -> faces, the largest first.
 
     Args:
         weights: a folder with facexlib's detection weights, see `open_detector`.
+        still: it looks at single pictures, which may lie on a side: there the cascade's false alarms are no faces.
 
     Raises:
         TristyleError: the folder has no such file, or facexlib or the weights cannot be loaded.
@@ -44,7 +45,10 @@ def open_finder(weights: Path | None = None) -> Finder:
     detector = open_detector(weights)
 
     def find(photo: np.ndarray) -> list[Face]:
-        return sorted((face_of_points(face.points) for face in detector(photo)), key=lambda face: -face.side)
+        found = detector(photo)
+        if still and isinstance(detector, CascadeDetector) and detector.lies(photo, found):
+            return []
+        return sorted((face_of_points(face.points) for face in found), key=lambda face: -face.side)
 
     return find
 

@@ -53,6 +53,7 @@ class Stylizer:
     Args:
         options: the model, and how to stylise.
         threads: of the network; 0 = one a core.
+        still: see `open_finder`.
 
     Attributes:
         options: as given.
@@ -63,7 +64,7 @@ class Stylizer:
         untouched: whether the last photo was left as it is.
     """
 
-    def __init__(self, options: Options, threads: int = 0) -> None:
+    def __init__(self, options: Options, threads: int = 0, *, still: bool = True) -> None:
         """Open the model and the finder.
 
         Raises:
@@ -82,7 +83,9 @@ class Stylizer:
             raise TristyleError(f"--size {options.size}: {options.model} takes {side} px only. Leave --size out.")
         if self.faces_only and options.faces == "never":
             raise TristyleError(f"--faces never: {options.model} draws faces only. Leave --faces out.")
-        self.find: Finder | None = None if options.faces == "never" else open_finder(options.weights)
+        self.find: Finder | None = None
+        if options.faces != "never":
+            self.find = open_finder(options.weights, still=still)
         if options.alpha and len(self.session.get_outputs()) < 2:
             raise TristyleError(f"{options.model}: paints the whole frame and has no matte. Leave --alpha out.")
 

@@ -59,7 +59,7 @@ def stylize_video(source: Path, out: Path, options: Options, smooth: float, thre
         stream = _pictures(reader, source)
 
         # Whether to paint faces or whole frames is decided once, or the video would switch between both.
-        stylizer = Stylizer(options, threads)
+        stylizer = Stylizer(options, threads, still=False)
         whole = options.faces == "auto" and not stylizer.faces_only
         if stylizer.find and whole and not _shows_faces(av, source, stylizer):
             stylizer.find = None

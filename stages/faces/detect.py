@@ -303,6 +303,10 @@ SMALLEST = 28  # px: the smallest box it looks for
 # Where the five points lie in a box of the cascade, as shares of its side: between painted and real portraits.
 IN_BOX = ((0.3147, 0.3945), (0.6853, 0.3945), (0.5, 0.6364), (0.3425, 0.7878), (0.6575, 0.7878))
 
+SMALL = 0.42  # of the picture's shorter side: a larger face is believed, however the picture lies
+LARGER = 1.5  # times as large is the face of a turned picture that makes a false alarm of the one found
+FEW = 2  # more faces than these are not false alarms
+
 
 class CascadeDetector(Detector):
     """The frontal cascade, on the photo and its mirror image.
@@ -325,20 +329,45 @@ class CascadeDetector(Detector):
 
     def __call__(self, picture: np.ndarray) -> list[Found]:
         """Faces of a picture uint8 [H, W, 3], the largest first."""
-        import cv2
         import numpy as np
 
-        height, width = picture.shape[:2]
-        scale = SIDE / max(height, width)
-        size = (max(SMALLEST, round(width * scale)), max(SMALLEST, round(height * scale)))
-        small = cv2.resize(picture, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
-        grey = cv2.cvtColor(small, cv2.COLOR_RGB2GRAY)
+        grey, scale = self._reduced(picture)
         faces = []
         for box in _largest(_confirmed(box, self._mirrored(grey, box)) for box in self._boxes(grey)):
             left, top, side = (length / scale for length in box)
             points = np.array(IN_BOX) * side + [left - 0.5, top - 0.5]
             faces.append(Found(points, (left - 0.5, top - 0.5, left + side - 0.5, top + side - 0.5), 1.0, None))
         return faces
+
+    def lies(self, picture: np.ndarray, found: list[Found]) -> bool:
+        """Whether a picture seems to lie on its side or head, so that what was found is a false alarm.
+
+        It does where one or two small faces were found, and a far larger one when it is turned. Measured without the
+        limit FEW: of 268 upright portraits none is taken for lying; of 56 that lie on a side with a false alarm, 53.
+
+        Args:
+            picture: uint8 [H, W, 3].
+            found: its faces, the largest first.
+        """
+        import numpy as np
+
+        side = found[0].box[2] - found[0].box[0] if found else 0.0
+        if not 0 < side < SMALL * min(picture.shape[:2]) or len(found) > FEW:
+            return False
+        grey, scale = self._reduced(picture)
+        least = LARGER * side * scale
+        turned = (np.ascontiguousarray(np.rot90(grey, quarters)) for quarters in (1, 3, 2))
+        return any(_confirmed(box, self._mirrored(view, box)) for view in turned for box in self._boxes(view, least))
+
+    def _reduced(self, picture: np.ndarray) -> tuple[np.ndarray, float]:
+        """A picture's grey values at SIDE px, and the scale."""
+        import cv2
+
+        height, width = picture.shape[:2]
+        scale = SIDE / max(height, width)
+        size = (max(SMALLEST, round(width * scale)), max(SMALLEST, round(height * scale)))
+        small = cv2.resize(picture, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
+        return cv2.cvtColor(small, cv2.COLOR_RGB2GRAY), scale
 
     def _boxes(self, grey: np.ndarray, least: float = 0, most: float = math.inf) -> list[Box]:
         import numpy as np
