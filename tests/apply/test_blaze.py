@@ -95,7 +95,7 @@ def test_faces_from_scratch(export: Path, tmp_path: Path, capsys: pytest.Capture
         with pytest.raises(SystemExit, match="2"):
             cli.main(["faces", "--model", str(export), *words])
     with pytest.raises(SystemExit, match="2"):
-        cli.main(["faces", "--model", "painted"])
+        cli.main(["faces", "--model", "rendered"])
     said = capsys.readouterr().err.splitlines()
     assert len(said) == 4 and "has no generator of faces beside it" in said[-1]
 
@@ -106,5 +106,5 @@ def test_the_page_gets_it_with_its_generator(export: Path) -> None:
 
 
 def test_the_page_takes_the_shipped_models_for_what_they_are() -> None:
-    """`faces.onnx` lies beside the painted student, too, and is a model of photos."""
-    assert [model.faces for model in page_models([Path("painted"), Path("faces")])] == [None, None]
+    """`faces.onnx` lies beside the student of rendered people, too, and is a model of photos."""
+    assert [model.faces for model in page_models([Path("rendered"), Path("faces")])] == [None, None]

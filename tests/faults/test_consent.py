@@ -44,7 +44,7 @@ OWN = {
     "report/write.py", "student/blaze.py", "student/blaze_fewshot.py",
     "style/editing/sheet.py", "style/finish.py", "style/fusion/library.py", "style/sampling/filters.py",
     "style/sampling/score.py", "style/stage.py", "web/__init__.py", "evaluate/portraits.py styles_of",
-    "datasets/folders/stage.py run", "datasets/folders/stage.py _root",
+    "datasets/folders/stage.py run", "datasets/folders/stage.py _root", "recipes/base_generator.py",
 }  # fmt: skip
 LISTS = {"iterdir", "glob", "rglob", "walk", "scandir", "listdir", "listed", "below"}
 

@@ -66,7 +66,7 @@ def test_a_damaged_card_is_one_line(model: Path, tmp_path: Path, name: str, text
 
 
 def test_what_is_shipped_has_its_digest() -> None:
-    for name in ("faces", "painted"):
+    for name in ("faces", "rendered"):
         assert model_path(Path(name)).is_file()
         assert read_json(model_path(Path(name)).with_suffix(".json"), {"sha256": str})
 

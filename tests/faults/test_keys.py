@@ -151,7 +151,7 @@ def test_permissions_are_asked_for_and_not_set(tmp_path: Path, words: list[str],
 def test_a_shipped_models_name_wins_over_a_folder(tmp_path: Path, monkeypatch, capsys) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "faces").mkdir()
-    assert model_path(Path("faces")) == data_file("faces.onnx") and model_path(Path("painted")).suffix == ".onnx"
+    assert model_path(Path("faces")) == data_file("faces.onnx") and model_path(Path("rendered")).suffix == ".onnx"
     (tmp_path / "faces" / "student.onnx").touch()
     assert model_path(Path("faces")) == Path("faces/student.onnx")
     assert "the folder of that name is used" in capsys.readouterr().err
