@@ -17,10 +17,12 @@ STOPPED, CLOSED = 130, 141  # 128 + SIGINT, 128 + SIGPIPE
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 CLOSED_DISK = (errno.EROFS, errno.EACCES, errno.EPERM)
 WORKERS = "workers: a process was killed, mostly for lack of memory. Run again with workers=1; what is done is kept."
+PEER = "processes: another one is gone (killed, or out of memory). Run the same command again; what is done is kept."
 SMALLER = "Set a smaller batch or size, or fewer workers."
 REFERENCE = "A dollar sign before a brace is a reference: for the sign itself write \\$, and quote the value twice."
 MEMORY = ("DefaultCPUAllocator", "alloc_cpu", "out of memory", "can't allocate memory", "Cannot allocate memory",
           "bad_alloc", "bad allocation", "failed to map segment", "Insufficient memory")  # fmt: skip
+CONNECTIONS = ("gloo", "NCCL")  # what connects the processes of a training
 
 
 def settle_streams() -> None:
@@ -47,6 +49,8 @@ def line_of(error: BaseException) -> str | None:
         return WORKERS
     if isinstance(error, MemoryError) or any(sign in str(error) for sign in MEMORY):
         return f"memory: not enough for these settings ({text[:160]}). {SMALLER}"
+    if isinstance(error, RuntimeError) and any(sign in str(error) for sign in CONNECTIONS):
+        return PEER
     if isinstance(error, ImportError):
         name = error.name or "a package"
         return f"{name}: cannot be imported ({text}). Install it: pip install {name.partition('.')[0]}"

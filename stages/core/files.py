@@ -102,14 +102,23 @@ def write_jsonl(path: Path | str, rows: Iterable[dict[str, Any]]) -> None:
     write_bytes(path, "".join(json.dumps(row) + "\n" for row in rows).encode())
 
 
-def append_jsonl(path: Path | str, row: dict[str, Any]) -> None:
-    """Append one JSON line, on the disk when this returns; what a killed writer left of the last line is cut off."""
+def append_jsonl(path: Path | str, row: dict[str, Any], *, sync: bool = False) -> None:
+    """Append one JSON line; what a killed writer left of the last line is cut off.
+
+    Args:
+        path: the file.
+        row: the line.
+        sync: wait until the disk has it, so that it outlives the machine, too, and not the process alone.
+    """
     try:
         with open(path, "ab+") as file:
             end = file.seek(0, os.SEEK_END)
             if end and (torn := _torn(file, end)):
                 file.truncate(end - torn)
             file.write((json.dumps(row) + "\n").encode())
+            if sync:
+                file.flush()
+                os.fsync(file.fileno())
     except OSError as error:
         if error.errno is not None:
             error.filename = str(path)

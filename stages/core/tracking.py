@@ -89,7 +89,7 @@ class Tracker:
     def scalars(self, phase: str, images: int, values: dict[str, float]) -> None:
         """Append `values` of a training `phase` after `images` images."""
         row = {"phase": phase, "images": images, **{name: round(float(value), 6) for name, value in values.items()}}
-        append_jsonl(self.out / "log.jsonl", row)
+        append_jsonl(self.out / "log.jsonl", row, sync=True)
 
     def rewind(self, label: str, images: int) -> None:
         """Forget what the training `label` logged after `images` images: it goes on from there and logs it again."""
@@ -116,6 +116,8 @@ class Tracker:
 class WandbTracker(Tracker):
     """Weights & Biases beside the files, offline unless WANDB_MODE says otherwise.
 
+    A dashboard that cannot be reached, or that fails, is named once; the training goes on with its files.
+
     Args:
         project: the project on the dashboard.
     """
@@ -129,26 +131,45 @@ class WandbTracker(Tracker):
         os.environ.setdefault("WANDB_SILENT", "true")
         import wandb
 
-        folder = out.parent.parent / "wandb_runs"
-        folder.mkdir(parents=True, exist_ok=True)
-        self._run = wandb.init(project=project, name=name, dir=str(folder), config=self.config, reinit="create_new")
+        self._run: Any = None
+        with self._optional():
+            folder = out.parent.parent / "wandb_runs"
+            folder.mkdir(parents=True, exist_ok=True)
+            self._run = wandb.init(project=project, name=name, dir=str(folder), config=self.config, reinit="create_new")
+
+    @contextmanager
+    def _optional(self) -> Iterator[None]:
+        """A fault within the block ends the dashboard, and nothing else."""
+        try:
+            yield
+        except Exception as error:  # of the network, the disk, its server or itself
+            self._run = None
+            said = (str(error).splitlines() or [type(error).__name__])[0]
+            print(f"tracker: the dashboard is left ({said}). All of it stands in {self.out}.", file=sys.stderr)
 
     def scalars(self, phase: str, images: int, values: dict[str, float]) -> None:
         """Log `values` under the phase's name, in the file and on the dashboard."""
         super().scalars(phase, images, values)
-        self._run.log({f"{phase}/{name}": value for name, value in values.items()} | {f"{phase}/images": images})
+        if self._run:
+            with self._optional():
+                row = {f"{phase}/{name}": value for name, value in values.items()}
+                self._run.log(row | {f"{phase}/images": images})
 
     def image(self, name: str, images: int, picture: np.ndarray) -> None:
         """Keep a picture (uint8 [H, W, 3]) as a file and on the dashboard."""
-        import wandb
-
         super().image(name, images, picture)
-        self._run.log({name: wandb.Image(picture)})
+        if self._run:
+            import wandb
+
+            with self._optional():
+                self._run.log({name: wandb.Image(picture)})
 
     def close(self, metrics: dict[str, float]) -> None:
         """Write the stage's measures into the run's summary and end it."""
-        self._run.summary.update(metrics)
-        self._run.finish()
+        if self._run:
+            with self._optional():
+                self._run.summary.update(metrics)
+                self._run.finish()
 
 
 class Silent(Tracker):

@@ -1,9 +1,11 @@
 """The log is always there and survives a kill; Weights & Biases works offline, without an account, with pictures."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -64,3 +66,28 @@ def test_wandb_offline_run_can_be_read_back(out: Path) -> None:
     told = json.dumps(json.loads(said))
     for wanted in ("style-0123", "style/G/loss", "kid", "lr"):
         assert wanted in told
+
+
+@pytest.mark.parametrize("place", ["init", "log", "finish"])
+def test_a_dashboard_that_fails_is_left_and_the_files_are_whole(
+    out: Path, place: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise OSError("no answer\nfrom anybody")
+
+    calls = {name: fail if name == place else lambda *_: None for name in ("log", "finish")}
+    run = SimpleNamespace(summary={}, **calls)
+    fake = SimpleNamespace(init=fail if place == "init" else lambda **_: run, Image=lambda picture: None)
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+    follow(WandbTracker(out))
+    assert len(read_jsonl(out / "log.jsonl")) == 3 and (out / "preview" / "sheet_00000300.png").exists()
+    assert capsys.readouterr().err == f"tracker: the dashboard is left (no answer). All of it stands in {out}.\n"
+
+
+def test_every_line_of_the_log_is_on_the_disk_when_it_is_written(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[bytes] = []
+    monkeypatch.setattr(os, "fsync", lambda number: synced.append((out / "log.jsonl").read_bytes()))
+    tracker = Tracker(out)
+    for images in (100, 200):
+        tracker.scalars("style/G", images, {"loss": 1.0})
+    assert [data.count(b"\n") for data in synced] == [1, 2]

@@ -58,14 +58,17 @@ def marker(tmp_path) -> Path:
     return tmp_path / "marker"
 
 
+# How a torch file of before 1.6 begins: three pickles, and then the one that counts.
+MAGIC = pickle.dumps(0x1950A86A20F9469CFC6C, 2) + pickle.dumps(1001, 2) + pickle.dumps({"little_endian": True}, 2)
+
+
 def payloads(marker: Path) -> dict[str, tuple[bytes, str]]:
     """Name -> a pickle that would create `marker`, or reach for what could, and what the refusal names."""
     touch = word(f"touch {marker}") + b"\x85"
     code = word(f"open({str(marker)!r}, 'w').close()") + b"\x85"
     system = called("os", "system", touch)
     nested = b"B" + struct.pack("<I", len(system)) + system + b"\x85"
-    magic = pickle.dumps(0x1950A86A20F9469CFC6C, 2) + pickle.dumps(1001, 2) + pickle.dumps({"little_endian": True}, 2)
-    chain = magic + system
+    chain = MAGIC + system
     storage = b"B" + struct.pack("<I", len(chain)) + chain + b"\x85"
     return {
         "os.system": (system, "os.system"),
@@ -90,11 +93,13 @@ def payloads(marker: Path) -> dict[str, tuple[bytes, str]]:
 
 
 @pytest.mark.parametrize("name", payloads(Path("marker")))
-@pytest.mark.parametrize("place", ["alone", "in a snapshot", "in a torch file"])
+@pytest.mark.parametrize("place", ["alone", "in a snapshot", "in a torch file", "in an old torch file"])
 def test_a_payload_is_refused_by_name_and_does_not_run(tmp_path, marker, name, place):
     data, named = payloads(marker)[name]
     if place == "in a snapshot":  # as the first value of the dict, before anything else is looked at
         data = b"\x80\x04}" + word("G_ema") + data.removeprefix(b"\x80\x04")[:-1] + b"s."
+    elif place == "in an old torch file":
+        data, named = MAGIC + data, "x.pkl"
     elif place == "in a torch file":
         buffer = io.BytesIO()
         with zipfile.ZipFile(buffer, "w") as archive:

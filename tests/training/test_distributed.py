@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import socket
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from stages.core import faults
 from stages.core.artifact import SCRATCH, open_artifact
 from stages.core.files import read_jsonl
 from stages.core.runtime import Runtime
@@ -42,6 +45,7 @@ from tests.tools import tiny_editor
 from tests.tools.aligned_toys import faces
 from tests.tools.pair_toys import heads, translator, weights
 from tests.tools.tiny_pairs import STYLE, data_artifact, pair_artifact, toys
+from tests.training import test_fit
 
 Toy = tuple[Task, Batches, Train]
 
@@ -158,6 +162,44 @@ def join(rank: int, port: int, folder: Path) -> None:
     (stage.join if rank else stage.run)(inputs, folder / "stage", Runtime("cpu", 1, track))
 
 
+class Lost(test_fit.Toy):
+    """Its second process is killed in the update that ends at 20 images."""
+
+    def after_update(self, images: int, batch: int) -> dict[str, float]:
+        if images == 20 and distributed.rank() == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().after_update(images, batch)
+
+
+def lose(rank: int, port: int, folder: Path) -> None:
+    """One of two processes, of which the second does not come to the end."""
+    torch.set_num_threads(1)
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "RANK": str(rank)}
+    runtime = test_fit.runtime(folder)
+    try:
+        fit(Lost(), test_fit.batches, train=test_fit.train(), scratch=folder, runtime=runtime, label="toy")
+    except RuntimeError as error:
+        (folder / "said.txt").write_text(str(faults.line_of(error)))
+    os._exit(0)  # torch aborts a process that ends connected
+
+
+def together(work: Callable[[int, int, Path], None], path: Path, seconds: float) -> list[int | None]:
+    """Exit codes of two gloo processes that do `work`, ended after so many seconds."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__, "torch._dynamo"])  # which optimisers import
+    workers = [context.Process(target=work, args=(rank, port, path)) for rank in range(2)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(seconds)
+        worker.kill()
+        worker.join()
+    return [worker.exitcode for worker in workers]
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where two processes have left their states and logs."""
@@ -165,18 +207,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (path / "stage").mkdir()
     data_artifact(path / "sealed" / "data", 32)  # the toys log beside it
     pair_artifact(path / "sealed" / "pair", 32)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__, "torch._dynamo"])  # which optimisers import
-    workers = [context.Process(target=join, args=(rank, port, path)) for rank in range(2)]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join(600)
-        worker.kill()
-    assert [worker.exitcode for worker in workers] == [0, 0]
+    assert together(join, path, 600) == [0, 0]
     return path
 
 
@@ -225,6 +256,15 @@ def test_every_buffer_that_losses_move_is_declared(name: str) -> None:
         moved = {key for key, value in before.items() if not torch.equal(value, after[key])}
         assert {key for key in moved if after[key].data_ptr() not in declared} == set(), phase.name
         assert moved or (name, phase.name) in (("style", "Dreg"), ("editor", "editor"))
+
+
+def test_a_killed_process_ends_the_others_in_one_line(folder: Path, tmp_path: Path) -> None:
+    """`folder` comes first: it has the processes' parent import torch."""
+    begun = time.monotonic()
+    assert together(lose, tmp_path, 60) == [0, -signal.SIGKILL] and time.monotonic() - begun < 60
+    assert (tmp_path / "said.txt").read_text().startswith("processes: another one is gone")
+    kept = load_checkpoint(tmp_path / "toy.ckpt")
+    assert kept is not None and kept["images"] == 16
 
 
 def test_the_log_is_written_once_and_holds_the_means(folder: Path, tmp_path: Path) -> None:
