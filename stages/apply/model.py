@@ -205,9 +205,21 @@ def draws_faces_only(session: Any) -> bool:
 
 
 def faces_beside(path: Path) -> Path | None:
-    """The model beside a student's file that draws faces from scratch; None where there is none."""
-    beside = path.with_name(path.name.replace("student", "faces", 1))
-    return beside if beside != path and beside.is_file() else None
+    """The model beside a student's file that draws faces from scratch, of its precision where there is one; None else.
+
+    An export has none in int8, so `student.int8.onnx` is served by the generator of another precision.
+
+    Raises:
+        TristyleError: it changed since it was exported.
+    """
+    if not path.name.startswith("student."):
+        return None
+    same = path.with_name(path.name.replace("student", "faces", 1))
+    others = sorted(path.parent.glob("faces.*onnx"), key=lambda file: len(file.name))  # float32 has no second suffix
+    found = next((file for file in (same, *others) if file.is_file()), None)
+    if found:
+        _verify(found)
+    return found
 
 
 def trained_size(session: Any) -> int | None:

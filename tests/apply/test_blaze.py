@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -13,13 +14,15 @@ pytest.importorskip("onnxscript")
 from stages.apply import cli  # noqa: E402
 from stages.apply.face_squares import Face  # noqa: E402
 from stages.apply.folder import stylize_folder  # noqa: E402
+from stages.apply.model import faces_beside  # noqa: E402
 from stages.apply.serve import page_models  # noqa: E402
 from stages.apply.stylizer import Options, Stylizer  # noqa: E402
 from stages.apply.video import stylize_video  # noqa: E402
+from stages.core.files import write_json  # noqa: E402
 from stages.core.images import read_image, write_image  # noqa: E402
 from stages.core.mark import read_mark  # noqa: E402
 from stages.core.settings import TristyleError  # noqa: E402
-from stages.export.onnx import export_onnx  # noqa: E402
+from stages.export.onnx import export_onnx, write_half  # noqa: E402
 from tests.tools import tiny_blaze  # noqa: E402
 from tests.tools.tiny_student import write_clip  # noqa: E402
 
@@ -98,6 +101,58 @@ def test_faces_from_scratch(export: Path, tmp_path: Path, capsys: pytest.Capture
         cli.main(["faces", "--model", "rendered"])
     said = capsys.readouterr().err.splitlines()
     assert len(said) == 4 and "has no generator of faces beside it" in said[-1]
+
+
+@pytest.mark.parametrize(
+    ("student", "generators", "taken"),
+    [
+        ("student.int8.onnx", ["faces.fp16.onnx", "faces.onnx"], "faces.onnx"),
+        ("student.int8.onnx", ["faces.fp16.onnx"], "faces.fp16.onnx"),
+        ("student.fp16.onnx", ["faces.fp16.onnx", "faces.onnx"], "faces.fp16.onnx"),
+        ("student.fp16.onnx", ["faces.onnx"], "faces.onnx"),
+        ("student.onnx", ["faces.fp16.onnx"], "faces.fp16.onnx"),
+        ("student.int8.onnx", ["faces.json", "faces.mnn"], None),
+        ("other.onnx", ["faces.onnx"], None),
+    ],
+)
+def test_every_precision_finds_its_generator(
+    student: str, generators: list[str], taken: str | None, tmp_path: Path
+) -> None:
+    for name in (student, *generators):
+        (tmp_path / name).touch()
+    assert faces_beside(tmp_path / student) == (tmp_path / taken if taken else None)
+
+
+def test_a_generator_that_changed_since_its_export_is_refused(tmp_path: Path) -> None:
+    for name in ("student.onnx", "faces.onnx"):
+        (tmp_path / name).write_bytes(b"x")
+    write_json(tmp_path / "manifest.json", {"files": {"faces.onnx": {"sha256": "0"}}})
+    with pytest.raises(TristyleError, match=r"faces\.onnx: changed since it was exported"):
+        faces_beside(tmp_path / "student.onnx")
+
+
+@pytest.mark.parametrize("precision", ["fp16", "int8"])
+def test_faces_from_scratch_in_every_precision(export: Path, tmp_path: Path, precision: str) -> None:
+    for name in ("student", "faces"):
+        shutil.copyfile(export / f"{name}.onnx", tmp_path / f"{name}.onnx")
+    if precision == "fp16":
+        write_half(export / "faces.onnx", tmp_path / "faces.fp16.onnx")
+    (tmp_path / "student.onnx").rename(tmp_path / f"student.{precision}.onnx")
+    sheets = []
+    for model, name in ((export, "a.png"), (tmp_path / f"student.{precision}.onnx", "b.png")):
+        cli.main(["faces", "--model", str(model), "--count", "2", "-o", str(tmp_path / name)])
+        sheets.append(read_image(tmp_path / name).astype(int))
+    assert np.abs(sheets[0] - sheets[1]).max() <= (4 if precision == "fp16" else 0)
+
+
+def test_a_student_without_its_generator_is_refused_in_one_line(
+    export: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copyfile(export / "student.onnx", tmp_path / "student.int8.onnx")
+    with pytest.raises(SystemExit, match="2"):
+        cli.main(["faces", "--model", str(tmp_path / "student.int8.onnx")])
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "student.int8.onnx: has no generator of faces beside it. Give the folder" in line
 
 
 def test_the_page_gets_it_with_its_generator(export: Path) -> None:
