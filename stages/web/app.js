@@ -1,6 +1,6 @@
 /* The page: wires camera, pictures, network and controls together. No setting is stored, nothing is sent. */
 import { NO_PICTURE, cameraFacts, closeCamera, listCameras, openCamera } from './camera.js';
-import { natural, overlay } from './overlay.js';
+import { keptSize, natural, overlay } from './overlay.js';
 import { Runner } from './runner.js';
 import { Grabber, centreSquare, layout, show } from './frame.js';
 import { markedPng } from './mark.js';
@@ -16,6 +16,7 @@ let runner, models, runtime;
 let model = null; // the loaded one, null while none is
 let video = null; // the open camera
 let picture = null; // the picture on show, a canvas; null while the camera runs
+let notice = ''; // what stays said of it
 let frames = []; // of the camera: {at, whole} in ms
 let busy = false,
   fresh = false; // a frame is being worked on; a newer one is there
@@ -64,10 +65,8 @@ async function chooseModel() {
     await runner.load(chosen.file);
   } catch (error) {
     if (chosen === models[page.model.value]) {
-      say(
-        `The model “${chosen.name}” could not be loaded (${error.message}). Export it again, or choose another one.`,
-        true,
-      );
+      const remedy = error.remedy ?? 'Export it again, or choose another one.';
+      say(`The model “${chosen.name}” could not be loaded (${error.message}). ${remedy}`, true);
       enable();
     }
     return;
@@ -76,7 +75,7 @@ async function chooseModel() {
   model = chosen;
   fillSizes(chosen);
   page.styleName.textContent = chosen.style || 'stylised';
-  say();
+  say(notice);
   enable();
   await refresh();
 }
@@ -115,7 +114,9 @@ async function openFile(file) {
     );
   } else {
     page.photoName.textContent = file.name;
-    say();
+    const [width, height] = keptSize(bitmap);
+    notice = width < bitmap.width ? `“${file.name}” is shown and saved reduced to ${width} × ${height} px.` : '';
+    say(notice);
     await openPicture(bitmap);
   }
   bitmap.close();
@@ -194,6 +195,7 @@ async function startCamera(id = '') {
   };
   track.onmute = () => video === opened && say(NO_PICTURE, true); // covered, or another program took it
   track.onunmute = () => video === opened && say();
+  notice = '';
   say();
   picture = null;
   frames = [];

@@ -2,11 +2,14 @@
 
 const LARGEST = 2048; // px of the longer side that are kept: a phone holds four such canvases
 
-/** The photo at its own size, or reduced to LARGEST. -> canvas */
-export function natural(photo) {
-  const scale = Math.min(1, LARGEST / Math.max(photo.width, photo.height));
-  return enlarged(photo, Math.max(1, Math.round(photo.width * scale)), Math.max(1, Math.round(photo.height * scale)));
+/** The size that a photo is kept at: its own, or reduced to LARGEST. -> [width, height] in px */
+export function keptSize({ width, height }) {
+  const scale = Math.min(1, LARGEST / Math.max(width, height));
+  return [width, height].map((side) => Math.max(1, Math.round(side * scale)));
 }
+
+/** The photo at its kept size. -> canvas */
+export const natural = (photo) => enlarged(photo, ...keptSize(photo));
 
 /** up(o) + (1 - up(a)) (p - up(s)): p the photo, s what the network saw, o its output, a its matte (null: all painted).
 

@@ -13,22 +13,35 @@ export class Runner {
   #worker;
   #waiting = new Map();
   #next = 0;
+  #ended = null; // the error that the worker ended with: it will answer nothing more
 
   constructor(threads = USUAL_THREADS) {
     this.threads = threads;
-    this.#worker = new Worker(new URL('./worker.js', import.meta.url), { type: 'module' });
-    this.#worker.onmessage = ({ data }) => {
+    this.#start();
+  }
+
+  #start() {
+    const worker = new Worker(new URL('./worker.js', import.meta.url), { type: 'module' });
+    worker.onmessage = ({ data }) => {
       const { resolve, reject } = this.#waiting.get(data.id);
       this.#waiting.delete(data.id);
       if (data.error) reject(new Error(data.error));
       else resolve(data);
     };
-    this.#worker.onerror = (event) => this.#fail(new Error(event.message || 'its scripts could not be loaded'));
-    this.#ask('open', { threads }).catch(() => {}); // a failure shows when a model is loaded
+    worker.onerror = (event) => {
+      const error = new Error(event.message || 'the scripts of the page could not be loaded');
+      this.#end(Object.assign(error, { remedy: 'Check the connection, then choose it again or reload the page.' }));
+    };
+    this.#worker = worker;
+    this.#ended = null;
+    this.#ask('open', { threads: this.threads }).catch(() => {}); // a failure shows when a model is loaded
   }
 
-  /** Fetch and open a model. Rejects with the reason in a few words. */
+  /** Fetch and open a model, in a new worker where the last one has failed.
+
+      Rejects with the reason in a few words; where another model would not help, the error has a `remedy`. */
   async load(url) {
+    if (this.#ended) this.#start();
     await this.#ask('load', { url: new URL(url, document.baseURI).href });
   }
 
@@ -48,11 +61,11 @@ export class Runner {
   }
 
   close() {
-    this.#worker.terminate();
-    this.#fail(new Error('stopped'));
+    this.#end(new Error('stopped'));
   }
 
   #ask(action, values, transfer = []) {
+    if (this.#ended) return Promise.reject(this.#ended);
     const id = this.#next++;
     return new Promise((resolve, reject) => {
       this.#waiting.set(id, { resolve, reject });
@@ -60,7 +73,9 @@ export class Runner {
     });
   }
 
-  #fail(error) {
+  #end(error) {
+    this.#worker.terminate();
+    this.#ended = error;
     for (const { reject } of this.#waiting.values()) reject(error);
     this.#waiting.clear();
   }

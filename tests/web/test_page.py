@@ -423,9 +423,16 @@ def test_a_picture_of_50_million_pixels_is_shown_and_saved(page: Chromium, tmp_p
     page.until("photoName.textContent === 'large.jpg' && styled.width === 2048 && styled.height === 1365", 60)
     photo, styled = both(page)
     assert photo.shape == styled.shape and np.abs(styled.astype(int) - photo).max() > 20
+    said = "“large.jpg” is shown and saved reduced to 2048 × 1365 px."
+    assert page.run("message.textContent") == said and page.run("!message.hidden && !message.matches('.bad')")
+    page.run("model.value = 1; model.dispatchEvent(new Event('change'))")
+    page.until(f"message.textContent === '{said}' && !save.disabled", 60)  # the other model's result is as small
     (tmp_path / "saved").mkdir()
     with Image.open(downloaded(page, tmp_path / "saved", "save")) as image:
         assert image.size == (2048, 1365)
+    page.run("camera.click()")
+    page.until("message.hidden && numbers.textContent.includes('frames/s')")
+    page.run("camera.click()")
 
 
 @pytest.mark.parametrize("value", ["nan", "inf"])
@@ -477,6 +484,30 @@ def test_a_static_host_without_headers_works_on_one_thread(
         (site / "models.json").unlink()
         browser.open(f"{address}below/?without")
         assert "models.json" in browser.until("message.classList.contains('bad') && message.textContent")
+
+
+@pytest.mark.parametrize("script", ["worker.js", "vendor/ort.wasm.min.mjs"])
+def test_scripts_that_do_not_load_are_said_at_every_choice_and_fetched_again(
+    browser: Chromium, model: Path, tmp_path: Path, script: str
+) -> None:
+    shutil.copy(model, tmp_path / "copy.onnx")
+    site = tmp_path / "site"
+    models = serve.page_models([model, tmp_path / "copy.onnx"])
+    write_site(site, models)
+    (site / script).rename(tmp_path / "away")
+    with running(static(site)) as address:
+        browser.open(address)
+        for choice in (0, 1, 0):
+            text = browser.until("message.classList.contains('bad') && message.textContent")
+            assert f"“{models[choice].name}”" in text and "scripts of the page could not be loaded" in text
+            assert "reload the page" in text and browser.run("camera.disabled && save.disabled && !model.disabled")
+            browser.run(f"model.value = {1 - choice}; model.dispatchEvent(new Event('change'))")
+
+        # With the connection back, the same page works.
+        (tmp_path / "away").rename(site / script)
+        browser.run("model.value = 1; model.dispatchEvent(new Event('change'))")
+        browser.until("message.hidden && numbers.textContent.includes('network') && !save.disabled")
+        assert both(browser)[1].std() > 1
 
 
 def static(folder: Path) -> HTTPServer:
