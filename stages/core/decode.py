@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from stages.core import colour
+from stages.core.faults import quiet_pillow
 from stages.core.settings import TristyleError
 
 MAX_PIXELS = 64_000_000  # refused by the header, before anything is decoded
@@ -135,9 +136,13 @@ def stored_values(data: bytes, path: Path | str) -> tuple[np.ndarray | None, boo
 
 @contextmanager
 def _judging(data: bytes, path: Path) -> Iterator[None]:
-    """Whatever Pillow raises for broken files, a dozen types with SyntaxError among them, as an ImageError."""
+    """Whatever Pillow raises for broken files, a dozen types with SyntaxError among them, as an ImageError.
+
+    What it would print of them is left out.
+    """
     try:
-        yield
+        with quiet_pillow:
+            yield
     except ImageError:
         raise
     except Exception as error:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import sys
 import tempfile
+import threading
 import traceback
+import warnings
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from pathlib import Path
@@ -38,6 +41,36 @@ def settle_streams() -> None:
         stream = getattr(sys, name)
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
+
+
+class _QuietPillow:
+    """A context without Pillow's warnings and log lines: what it thinks of a damaged file, beside our own line.
+
+    Python's filters of warnings belong to the process and not to a thread. So the first thread that enters sets them,
+    and the last one that leaves puts them back.
+    """
+
+    def __init__(self) -> None:
+        self.lock, self.inside = threading.Lock(), 0
+        self.filters = warnings.catch_warnings()
+
+    def __enter__(self) -> None:
+        with self.lock:
+            if not self.inside:
+                logging.getLogger("PIL").setLevel(logging.CRITICAL)
+                self.filters = warnings.catch_warnings()
+                self.filters.__enter__()
+                warnings.filterwarnings("ignore", module=r"PIL\.")
+            self.inside += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self.lock:
+            self.inside -= 1
+            if not self.inside:
+                self.filters.__exit__(None, None, None)
+
+
+quiet_pillow = _QuietPillow()
 
 
 def line_of(error: BaseException) -> str | None:

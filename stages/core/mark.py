@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 from xml.parsers import expat
 
+from stages.core.faults import quiet_pillow
 from stages.core.settings import TristyleError
 
 if TYPE_CHECKING:
@@ -336,7 +337,7 @@ def _picture_xmp(path: Path) -> list[bytes]:
     from PIL import Image
 
     try:
-        with Image.open(path) as image:
+        with quiet_pillow, Image.open(path) as image:
             info: dict[Any, Any] = dict(image.info)
     except Exception as error:  # Pillow raises a dozen types for broken files
         reason = "not a picture" if "cannot identify" in str(error) else str(error).splitlines()[0]

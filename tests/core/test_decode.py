@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import io
+import logging
 import re
 import sys
 import threading
+import warnings
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +18,7 @@ from PIL import Image, ImageOps
 
 from stages.core import decode as decoding
 from stages.core.decode import ImageError, decode
+from stages.core.settings import TristyleError
 from tests.tools import odd_pictures as odd
 
 SHOWN = odd.portrait(0)
@@ -199,6 +204,52 @@ def test_the_limit_of_pillow_is_left_as_it_was_by_many_threads() -> None:
     sys.setswitchinterval(interval)
     assert len(refused) == 4 * 5 * 3 and Image.MAX_IMAGE_PIXELS == limit
     assert sum("20000x20000 pixels" in line for line in refused) == 20
+
+
+def damaged_tiffs() -> dict[str, bytes]:
+    """TIFFs that Pillow warns of: a tag with more values than it may have, a cut directory, too many samples."""
+    data = bytearray(odd.encode(SHOWN, "TIFF"))
+    place = int.from_bytes(data[4:8], "little")
+    tags = {int.from_bytes(data[at : at + 2], "little"): at for at in range(place + 2, len(data) - 12, 12)}
+
+    def changed(tag: int, at: int, value: int) -> bytes:
+        copy = bytearray(data)
+        copy[tags[tag] + at : tags[tag] + at + 4] = value.to_bytes(4, "little")
+        return bytes(copy)
+
+    return {"many": changed(284, 4, 7), "long": changed(278, 4, 10**6), "samples": changed(277, 8, 54531),
+            "cut": bytes(data[: place + 40])}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", damaged_tiffs())
+def test_pillow_prints_nothing_beside_our_line(kind: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    from stages.core.mark import read_mark
+
+    path = tmp_path / "x.tif"
+    path.write_bytes(damaged_tiffs()[kind])
+
+    def through(door: Callable[[Path], object]) -> None:
+        try:
+            door(path)
+        except TristyleError as error:
+            assert "\n" not in str(error)
+
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        before = list(warnings.filters)
+        threads = [
+            threading.Thread(target=through, args=(door,))
+            for door in (lambda file: decoding.read(file, formats=("TIFF",)), read_mark) * 8
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert not said and not caplog.records and list(warnings.filters) == before
+        logging.getLogger("PIL").setLevel(logging.NOTSET)  # alone Pillow does: else this test could not fail
+        with suppress(Exception), Image.open(path) as opened:
+            opened.load()
+        assert said or caplog.records
 
 
 def test_mutations_raise_only_image_errors() -> None:
