@@ -102,27 +102,24 @@ def write_jsonl(path: Path | str, rows: Iterable[dict[str, Any]]) -> None:
     write_bytes(path, "".join(json.dumps(row) + "\n" for row in rows).encode())
 
 
-def append_jsonl(path: Path | str, row: dict[str, Any], *, sync: bool = False) -> None:
-    """Append one JSON line; what a killed writer left of the last line is cut off.
-
-    Args:
-        path: the file.
-        row: the line.
-        sync: wait until the disk has it, so that it outlives the machine, too, and not the process alone.
-    """
+def append_jsonl(path: Path | str, row: dict[str, Any]) -> None:
+    """Append one JSON line, which outlives this process; what a killed writer left of the last line is cut off."""
     try:
         with open(path, "ab+") as file:
             end = file.seek(0, os.SEEK_END)
             if end and (torn := _torn(file, end)):
                 file.truncate(end - torn)
             file.write((json.dumps(row) + "\n").encode())
-            if sync:
-                file.flush()
-                os.fsync(file.fileno())
     except OSError as error:
         if error.errno is not None:
             error.filename = str(path)
         raise
+
+
+def sync_file(path: Path) -> None:
+    """Wait until the disk has what was written to a file, so that it outlives the machine, too; none is fine."""
+    with suppress(FileNotFoundError), open(path, "rb") as file:
+        os.fsync(file.fileno())
 
 
 def _torn(file: BinaryIO, end: int) -> int:

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stages.core.files import append_jsonl, read_jsonl, write_jsonl
+from stages.core.files import append_jsonl, read_jsonl, sync_file, write_jsonl
 from stages.core.images import write_image
 from stages.core.mark import TRAINED
 
@@ -89,7 +89,11 @@ class Tracker:
     def scalars(self, phase: str, images: int, values: dict[str, float]) -> None:
         """Append `values` of a training `phase` after `images` images."""
         row = {"phase": phase, "images": images, **{name: round(float(value), 6) for name, value in values.items()}}
-        append_jsonl(self.out / "log.jsonl", row, sync=True)
+        append_jsonl(self.out / "log.jsonl", row)
+
+    def settle(self) -> None:
+        """Wait until the disk has the log: before a state is kept that it belongs to."""
+        sync_file(self.out / "log.jsonl")
 
     def rewind(self, label: str, images: int) -> None:
         """Forget what the training `label` logged after `images` images: it goes on from there and logs it again."""
@@ -179,6 +183,9 @@ class Silent(Tracker):
         super().__init__(Path())
 
     def scalars(self, phase: str, images: int, values: dict[str, float]) -> None:
+        """Nothing."""
+
+    def settle(self) -> None:
         """Nothing."""
 
     def rewind(self, label: str, images: int) -> None:

@@ -44,7 +44,13 @@ from stages.training.draws import Draws
 from stages.training.ema import ema_update, half_life_decay
 from stages.training.fit import Phase, Task, Update
 from stages.training.loading import Allowance, Kept, read_ahead
-from stages.training.losses import discriminator_logistic, generator_logistic, perceptual_distance, r1_penalty
+from stages.training.losses import (
+    LOGISTIC_CHANCE,
+    discriminator_logistic,
+    generator_logistic,
+    perceptual_distance,
+    r1_penalty,
+)
 
 LEAST = 32  # px: the reader sees nothing in smaller levels of the pyramid
 RISE = 0.02  # share of the encoder's training over which its learning rate rises
@@ -245,7 +251,7 @@ class BlazeTask(Task):
         phases = [Phase("generator", *adam(self.generator, lr, 0.0))]
         if s.weights.adversarial:
             discriminator = adam(self.discriminator, lr, 0.0)
-            phases.append(Phase("discriminator", *discriminator))
+            phases.append(Phase("discriminator", *discriminator, chance=LOGISTIC_CHANCE))
             if s.weights.r1_gamma:
                 phases.append(Phase("r1", *discriminator, s.weights.r1_every))
         if s.encoder_share:

@@ -42,7 +42,13 @@ from stages.student.student import StudentTraining
 from stages.training.draws import Draws
 from stages.training.ema import ema_update, half_life_decay
 from stages.training.fit import Phase, Task, Update
-from stages.training.losses import discriminator_logistic, generator_logistic, perceptual_distance, r1_penalty
+from stages.training.losses import (
+    LOGISTIC_CHANCE,
+    discriminator_logistic,
+    generator_logistic,
+    perceptual_distance,
+    r1_penalty,
+)
 
 MOST = 10  # pictures of a style
 CHECKED = 16  # latents of the held-out check
@@ -268,7 +274,7 @@ class FewShotTask(Task):
         phases = [Phase("generator", own, torch.optim.Adam(own, lr=lr, betas=(0.0, 0.99)))]
         if weights.adversarial:
             optimizer = torch.optim.Adam(other, lr=lr, betas=(0.0, 0.99))
-            phases.append(Phase("discriminator", other, optimizer))
+            phases.append(Phase("discriminator", other, optimizer, chance=LOGISTIC_CHANCE))
             if weights.r1_gamma:
                 phases.append(Phase("r1", other, optimizer, weights.r1_every))
         return phases

@@ -29,6 +29,7 @@ from stages.training.draws import Draws
 from stages.training.ema import ema_update, half_life_decay
 from stages.training.fit import Phase, Task, Update
 from stages.training.losses import (
+    LOGISTIC_CHANCE,
     discriminator_logistic,
     distance_consistency,
     generator_logistic,
@@ -236,7 +237,7 @@ class StyleGAN2(Task):
         phases = [Phase("Gmain", g_params, g_optimizer)]
         if r.pl_weight:
             phases.append(Phase("Greg", g_params, g_optimizer, r.pl_every))
-        phases.append(Phase("Dmain", d_params, d_optimizer))
+        phases.append(Phase("Dmain", d_params, d_optimizer, chance=LOGISTIC_CHANCE))
         if r.r1_gamma:
             phases.append(Phase("Dreg", d_params, d_optimizer, r.r1_every))
         return phases

@@ -54,12 +54,14 @@ class Phase:
         params: what they train.
         optimizer: two phases may share one.
         every: updates from one such step to the next.
+        chance: its loss where it answers 0 to every picture, of a discriminator that the log watches for it.
     """
 
     name: str
     params: list[nn.Parameter]
     optimizer: torch.optim.Optimizer
     every: int = 1
+    chance: float | None = None
 
 
 @dataclass
@@ -240,7 +242,7 @@ def fit(
         SystemExit: a signal has asked it to stop; the state is kept.
     """
     device, first = _set_up(task, runtime), distributed.rank() == 0
-    watched = [phase.name for phase in task.phases if phase.every == 1]
+    watched = {phase.name: phase.chance for phase in task.phases if phase.every == 1}
     log, path = TrainingLog(runtime.track if first else Silent(), label, watched), scratch / f"{label}.ckpt"
 
     # Resume. A state brings the learning rates of its own moment, so the full ones are noted before.
@@ -458,6 +460,7 @@ def keep_state(scratch: Path, label: str, path: Path) -> None:
 def _save(path: Path, task: Task, images: int, log: TrainingLog) -> None:
     optimizers = [optimizer.state_dict() for optimizer in _optimizers(task)]
     state = {"images": images, "task": task.state_dict(), "optimizers": optimizers}
+    log.track.settle()
     save_checkpoint(path, state | log.state_dict())
 
 
@@ -515,6 +518,7 @@ def _roll_back(fault: BrokenTraining, path: Path, task: Task, batches: Batches, 
         raise fault
 
     log.rollbacks = again
+    log.losing = dict.fromkeys(log.losing, 0)  # the state may be of the time when it had begun
     log.track.rewind(log.label, images)
     said = f"back to the state after {images} images, on with other batches ({again} of {MOST_ROLLBACKS})"
     print(f"{log.label}: {said}.", file=sys.stderr, flush=True)

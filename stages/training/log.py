@@ -1,10 +1,10 @@
-"""What a training logs, and the watch over it: broken losses, spikes, collapse, a discriminator that has won."""
+"""What a training logs, and the watch over it: broken losses, spikes, collapse, a lopsided contest."""
 
 from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Iterable
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,8 @@ from stages.training import distributed
 LINES, FEWEST_LINES = 32, 10  # lines of the log that a loss is compared with
 SPIKE, LEAST_SPIKE = 50.0, 5.0  # times the median of those lines; the least loss that counts
 WON = 1e-3  # loss of a discriminator that makes no mistakes
+# Times the loss of one that answers 0 to everything; in sound trainings the least of ten lines came to 0.79 of it.
+OVERWHELMED = 1.1
 COLLAPSED, LEAST_SPREAD = 0.1, 0.02  # share of the widest spread; the least spread that is one
 
 
@@ -53,12 +55,12 @@ class TrainingLog:
     Args:
         track: where the log goes.
         label: name of the training in it.
-        watched: phases whose loss has a level that it keeps.
+        watched: phases whose loss has a level that it keeps, each with its `Phase.chance`.
     """
 
-    def __init__(self, track: Tracker, label: str, watched: Iterable[str] = ()) -> None:
+    def __init__(self, track: Tracker, label: str, watched: Mapping[str, float | None] | None = None) -> None:
         self.track, self.label = track, label
-        self.watched, self.said = frozenset(watched), set[str]()
+        self.watched, self.said = watched or {}, set[str]()
         self.state: dict[str, float] = {}  # what `Task.after_update` gave last
         self.sums: dict[str, dict[str, Any]] = {}
         self.counts: dict[str, int] = {}
@@ -66,6 +68,7 @@ class TrainingLog:
         self.history: dict[str, list[float]] = {}  # of each phase, its losses in the last lines
         self.spread = 0.0  # the widest that samples were
         self.rollbacks = 0
+        self.losing: dict[str, int] = {}  # lines in a row that a discriminator, once ahead, was worse than chance
 
     def add(self, phase: str, images: int, rows: list[dict[str, Tensor]]) -> None:
         """Count the terms of one step after `images` images, a row for each micro-batch."""
@@ -79,12 +82,13 @@ class TrainingLog:
     def state_dict(self) -> dict[str, Any]:
         """What `resume` takes up, so that a stop changes neither log nor watch."""
         watch = [self.history, self.spread, self.rollbacks]
-        return {"log": [self.sums, self.counts], "watch": watch, "machine": machine()}
+        return {"log": [self.sums, self.counts], "watch": watch, "losing": self.losing, "machine": machine()}
 
     def resume(self, state: dict[str, Any], device: torch.device) -> None:
         """Take up the sums of a kept state; say where this machine is not the one that kept it."""
         sums, self.counts = state.get("log", [{}, {}])
         self.history, self.spread, self.rollbacks = state.get("watch", [{}, 0.0, 0])
+        self.losing = state.get("losing", {})
         self.recent = []
         self.sums = {phase: {name: value.to(device) for name, value in row.items()} for phase, row in sums.items()}
         here, there = machine(), state.get("machine", {})
@@ -132,11 +136,33 @@ class TrainingLog:
             raise BrokenTraining(self.label, what, images, self._worst())
         self.history[phase] = [*known, float(loss)][-LINES:]
 
-        # Losses near 0 line after line: pictures are told apart without fault, and so teach nothing.
-        last = self.history[phase][-FEWEST_LINES:]
-        if phase == "discriminator" and len(last) == FEWEST_LINES and 0 <= max(last) < WON and "won" not in self.said:
+        self._watch_discriminator(phase, float(loss), images)
+
+    def _watch_discriminator(self, phase: str, loss: float, images: int) -> None:
+        """Say once that it has won; end with it where the generator overwhelms it.
+
+        One that has won tells pictures apart without fault, and so teaches nothing. One that is overwhelmed was ahead,
+        and is worse, line after line, than if it took no notice of the picture: the generator runs away from it.
+
+        Raises:
+            BrokenTraining: it is overwhelmed.
+        """
+        chance = self.watched.get(phase)
+        if phase != "discriminator" and chance is None:
+            return
+        known = self.history[phase]
+        last = known[-FEWEST_LINES:]
+        begun = any(known)  # in a warm-up its loss is 0
+        if begun and len(last) == FEWEST_LINES and 0 <= max(last) < WON and "won" not in self.said:
             self.said.add("won")
             self._say(f"the discriminator has won (its loss is {loss:.2g}); lower its rate, or give more pictures")
+
+        if chance is None or not (loss < chance or phase in self.losing):
+            return
+        self.losing[phase] = self.losing.get(phase, 0) + 1 if loss > OVERWHELMED * chance else 0
+        if self.losing[phase] >= FEWEST_LINES:
+            what = f"the discriminator is overwhelmed (its loss is {loss:.3g}; a blind one's is {chance:.3g})"
+            raise BrokenTraining(self.label, what, images, self._worst())
 
     def look(self, task: Any, images: int) -> None:
         """Compare how much samples differ with the most that they did.

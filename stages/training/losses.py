@@ -5,12 +5,16 @@ Each section names its source. Nothing here keeps state or knows a network.
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 # ---------------------------------------------------------------------------------------------------------------------
 # StyleGAN2: logistic adversarial losses, R1, path length (arXiv 1406.2661, 1801.04406, 1912.04958 sec. 3.2)
+
+LOGISTIC_CHANCE = 2 * math.log(2)  # both terms of a discriminator that answers 0 to everything
 
 
 def generator_logistic(fake_logits: Tensor) -> Tensor:

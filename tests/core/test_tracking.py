@@ -1,7 +1,6 @@
 """The log is always there and survives a kill; Weights & Biases works offline, without an account, with pictures."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -82,12 +81,3 @@ def test_a_dashboard_that_fails_is_left_and_the_files_are_whole(
     follow(WandbTracker(out))
     assert len(read_jsonl(out / "log.jsonl")) == 3 and (out / "preview" / "sheet_00000300.png").exists()
     assert capsys.readouterr().err == f"tracker: the dashboard is left (no answer). All of it stands in {out}.\n"
-
-
-def test_every_line_of_the_log_is_on_the_disk_when_it_is_written(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    synced: list[bytes] = []
-    monkeypatch.setattr(os, "fsync", lambda number: synced.append((out / "log.jsonl").read_bytes()))
-    tracker = Tracker(out)
-    for images in (100, 200):
-        tracker.scalars("style/G", images, {"loss": 1.0})
-    assert [data.count(b"\n") for data in synced] == [1, 2]

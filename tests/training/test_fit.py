@@ -273,6 +273,22 @@ def log_of(folder: Path) -> bytes:
     return (folder / "log.jsonl").read_bytes()
 
 
+def test_the_log_is_on_the_disk_before_a_state_that_it_belongs_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[tuple[str, int]] = []
+
+    def sync(number: int) -> None:
+        name = Path(os.readlink(f"/proc/self/fd/{number}")).name
+        synced.append((name, log_of(tmp_path).count(b"\n")))
+
+    monkeypatch.setattr(os, "fsync", sync)
+    fit(Toy(), batches, train=train(16), scratch=tmp_path, runtime=runtime(tmp_path), label="toy")
+    lines = [7, 13]  # an update writes left, right and state; the first one lazy, too
+    assert [name for name, _ in synced] == ["log.jsonl", ".toy.ckpt.tmp"] * 2
+    assert [count for name, count in synced if name == "log.jsonl"] == lines
+
+
 def test_a_stop_off_the_grid_leaves_the_log_of_an_uninterrupted_training(tmp_path: Path) -> None:
     length = Train(images=1600, batch=4, lr=0.01, checkpoint_images=100)  # a line of the log every two updates
     for folder in ("a", "b"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from stages.core.files import read_jsonl
 from stages.core.settings import Train, TristyleError
 from stages.training.checkpoint import load_checkpoint
 from stages.training.fit import Update, fit
+from stages.training.losses import LOGISTIC_CHANCE, discriminator_logistic
 from tests.training.test_fit import Toy, batches, runtime
 
 
@@ -91,3 +93,82 @@ def test_a_discriminator_that_has_won_is_named(tmp_path: Path, capsys: pytest.Ca
     torch.manual_seed(0)
     fit(Won(), batches, train=LENGTH, scratch=tmp_path, runtime=runtime(tmp_path), label="toy")
     assert capsys.readouterr().err.count("the discriminator has won") == 1
+
+
+class Contest(Toy):
+    """Its discriminator's loss follows from the images seen and the rollbacks so far, as a share of chance."""
+
+    def __init__(self, share: Callable[[int, int], float], chance: float | None = LOGISTIC_CHANCE) -> None:
+        super().__init__()
+        self.phases[1].name, self.phases[1].chance = "discriminator", chance
+        self.share, self.seen, self.rollbacks = share, 0, 0
+
+    def losses(self, phase: str, batch: dict[str, Tensor], update: Update) -> dict[str, Tensor]:
+        terms = super().losses("right" if phase == "discriminator" else phase, batch, update)
+        if phase != "discriminator":
+            return terms
+        self.rollbacks += update.images < self.seen
+        self.seen = update.images
+        return {"real": terms["score"] * 0 + self.share(update.images, self.rollbacks) * LOGISTIC_CHANCE}
+
+
+def watched(task: Toy, folder: Path) -> None:
+    fit(task, Named(), train=LENGTH, scratch=folder, runtime=runtime(folder), label="toy")
+
+
+def test_the_chance_of_a_logistic_discriminator() -> None:
+    blind = torch.zeros(4)
+    loss = discriminator_logistic(blind, real=True).mean() + discriminator_logistic(blind, real=False).mean()
+    assert float(loss) == pytest.approx(LOGISTIC_CHANCE)
+
+
+def test_an_overwhelmed_discriminator_goes_back(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    task = Contest(lambda images, rollbacks: 1.2 if images >= 160 and not rollbacks else 0.6)
+    watched(task, tmp_path)
+    said = capsys.readouterr().err
+    assert "the discriminator is overwhelmed (its loss is 1.66; a blind one's is 1.39); the batch was picture" in said
+    assert "back to the state after 192 images" in said and "(1 of 3)" in said and task.rollbacks == 1
+    state = load_checkpoint(tmp_path / "toy.ckpt")
+    assert state is not None and state["images"] == 480 and state["losing"] == {"discriminator": 0}
+
+
+def test_one_that_stays_overwhelmed_ends_the_training(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(TristyleError, match="overwhelmed .* Lower the learning rate"):
+        watched(Contest(lambda images, rollbacks: 1.2 if images >= 160 else 0.6), tmp_path)
+    assert "(3 of 3)" in capsys.readouterr().err
+
+
+def test_a_kill_changes_nothing_of_that_watch(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    task = Contest(lambda images, rollbacks: 1.2 if images >= 160 else 0.6)
+    task.stop_after = 196  # four lines on; ten make the fault
+    with pytest.raises(KeyboardInterrupt):
+        watched(task, tmp_path)
+    task.stop_after = None
+    with pytest.raises(TristyleError):
+        watched(task, tmp_path)
+    whole = Contest(task.share)
+    (tmp_path / "whole").mkdir()
+    with pytest.raises(TristyleError):
+        watched(whole, tmp_path / "whole")
+    first = [line for line in capsys.readouterr().err.splitlines() if "overwhelmed" in line]
+    assert len(first) == 8 and first[:4] == first[4:]
+
+
+@pytest.mark.parametrize(
+    ("share", "chance"),
+    [
+        (lambda images, _: 1.05 if images >= 160 else 0.6, LOGISTIC_CHANCE),  # the generator is perfect
+        (lambda images, _: 3.0 if images < 200 else 0.6, LOGISTIC_CHANCE),  # it has not found its feet yet
+        (lambda images, _: 2.0 if images % 32 else 0.6, LOGISTIC_CHANCE),  # now and then it loses
+        (
+            lambda images, _: 0.0 if images < 240 else 1.5,
+            None,
+        ),  # a warm-up, and another loss
+    ],
+)
+def test_sound_discriminators_raise_no_alarm(
+    share: Callable[[int, int], float], chance: float | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    watched(Contest(share, chance), tmp_path)
+    said = capsys.readouterr().err
+    assert "discriminator" not in said and "back to the state" not in said

@@ -33,6 +33,7 @@ from stages.training import distributed
 from stages.training.ema import early_decay, ema_update
 from stages.training.fit import Batches, Phase, Task, Update, epoch_order, fit, update_seed
 from stages.training.losses import (
+    LOGISTIC_CHANCE,
     discriminator_logistic,
     generator_logistic,
     perceptual_distance,
@@ -134,7 +135,7 @@ class Encoding(Task):
         if settings.latent:
             latent_params: list[nn.Parameter] = list(self.discriminator.parameters())
             optimizer = torch.optim.Adam(latent_params, lr=settings.latent_lr, betas=(0.9, 0.99))
-            self.phases.append(Phase("latent", latent_params, optimizer))
+            self.phases.append(Phase("latent", latent_params, optimizer, chance=LOGISTIC_CHANCE))
             if settings.r1_gamma:
                 self.phases.append(Phase("latent_r1", latent_params, optimizer, settings.r1_every))
 
