@@ -21,7 +21,7 @@ from stages.core.tensors import TensorSpec
 from stages.export.contract import Signature
 from stages.export.fidelity import agreement, drawn_inputs, expected, milliseconds
 from stages.export.onnx import Onnx, export_onnx
-from stages.export.stage import sample_of, split_photos
+from stages.export.stage import origin, pictures, sample_of, split_photos
 from stages.networks.expanded import ExpandedEditor
 from stages.networks.face_labels import READER_LABELS
 from stages.networks.face_reader import Reader, load_reader, reader_file
@@ -97,7 +97,7 @@ class EditorExport(Stage):
             "tristyle.attributes": ",".join(editor.attributes),
             "tristyle.regions": ",".join(READER_LABELS),
             "tristyle.generator": editor.encoder.generator,
-        }
+        } | origin(inputs["data"])
         export_onnx(network, out / FILE, notes, replace(signature, side=side))
 
         samples = [
@@ -127,7 +127,7 @@ def _card(
     network: EditorGraph, file: Path, inputs: dict[str, Artifact], metrics: dict[str, float], versions: dict[str, str]
 ) -> dict[str, Any]:
     """What a person needs to feed the file and to know where it comes from; no paths, no dates."""
-    side, data = network.multiple_of, inputs["data"].records()
+    side = network.multiple_of
 
     def port(spec: TensorSpec) -> dict[str, Any]:
         entry = {"name": spec.name, "range": [spec.low, spec.high], "shape": list(spec.shape(side, side))}
@@ -145,10 +145,7 @@ def _card(
         "checked": metrics | {"against": "the same network in torch, float32, on held-out photos"},
         "scores": inputs["style"].metrics,
         "made": {"style": inputs["style"].digest, "data": inputs["data"].digest},
-        "pictures": {
-            "sources": sorted({str(row.get("source")) for row in data}),
-            "licences": sorted({str(row.get("licence")) for row in data}),
-        },
+        "pictures": pictures(inputs["data"]),
         "licence": "of the weights: what the licences of the pictures allow; of the code: Apache-2.0",
         "use": f"Outputs are synthetic pictures; mark them (IPTC DigitalSourceType {SOURCE_TYPE}), as `stylize` does.",
     }

@@ -6,7 +6,10 @@ in an interpreter of their own. Inputs and outputs are float32 and NCHW at every
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import io
+import json
+import zipfile
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -17,6 +20,8 @@ from stages.core.files import sha256_file
 from stages.core.settings import ConfigError, number
 from stages.export.contract import LARGEST, SMALLEST, STEP, ConversionSource, Signature
 from stages.export.subprocess_runtime import Call, ChildRuntime
+
+NOTES = "notes.json"
 
 
 @dataclass(kw_only=True)
@@ -135,6 +140,20 @@ def convert(source: ConversionSource, precision: str, folder: Path, options: dic
         litert_torch.convert(network, sample_kwargs=examples).export(str(base))
     if precision != "fp32":
         path.write_bytes(quantised(base, precision, folder / "calibration.npz", source.signature))
+    path.write_bytes(with_notes(path.read_bytes(), source.notes))
+
+
+def with_notes(model: bytes, notes: Mapping[str, str]) -> bytes:
+    """A .tflite with its notes as TFLite packs a file that belongs to a model: in a zip archive behind it.
+
+    Args:
+        model: the file's bytes.
+        notes: written as `notes.json`; `unzip -p FILE notes.json` shows them.
+    """
+    buffer = io.BytesIO(model)
+    with zipfile.ZipFile(buffer, "a") as archive:
+        archive.writestr(zipfile.ZipInfo(NOTES), json.dumps(dict(notes), indent=1, sort_keys=True) + "\n")
+    return buffer.getvalue()
 
 
 def quantised(base: Path, precision: str, calibration: Path, signature: Signature) -> bytes:

@@ -1,4 +1,4 @@
-"""ncnn (Tencent): a folder of student.param and student.bin, by pnnx from the ONNX, any size.
+"""ncnn (Tencent): a folder of student.param, student.bin and notes.json, by pnnx from the ONNX, any size.
 
 pnnx is a program of its own. It writes half a dozen further files, some with the paths of this machine; they are not
 kept. The blobs of the param file get the names that inputs and outputs have everywhere.
@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from stages.core.files import write_json
 from stages.export.contract import ConversionSource, Signature
 from stages.export.subprocess_runtime import Call, ChildRuntime
 
@@ -32,7 +33,8 @@ class Ncnn(ChildRuntime):
     packages: ClassVar[tuple[str, ...]] = ("ncnn", "pnnx")
     notes: ClassVar[tuple[str, ...]] = (
         "ncnn is BSD-3-Clause and asks nothing of the weights' licence.",
-        "A folder: student.param holds the layers, student.bin the weights. Blobs have no batch dimension.",
+        "A folder: student.param holds the layers, student.bin the weights, notes.json where they come from.",
+        "Blobs have no batch dimension.",
         "fp16 is the size of the file here; ncnn computes in it on processors that can.",
     )
     precisions: list[str] = field(default_factory=lambda: ["fp32", "fp16"])
@@ -60,6 +62,7 @@ def convert(source: ConversionSource, precision: str, folder: Path, options: dic
 
     param = out / "student.param"
     param.write_text(renamed(param.read_text(), source.signature))
+    write_json(out / "notes.json", source.notes)  # neither file has a place for them
 
 
 def renamed(param: str, signature: Signature) -> str:

@@ -153,8 +153,7 @@ class ExportStage(Stage):
         notes = {"tristyle.size": str(trained), "tristyle.style": style}
         if not getattr(network, "whole_frames", True):
             notes["tristyle.faces"] = "only"
-        notes |= {f"tristyle.{name}": value for name, value in provenance(inputs["data"]).items()}
-        notes["tristyle.outputs"] = SOURCE_TYPE
+        notes |= origin(inputs["data"])
         if signature.multiple_of != contract.STEP:  # what a reader assumes
             notes["tristyle.multiple_of"] = str(signature.multiple_of)
         export_onnx(network, scratch / "source.onnx", notes, signature)
@@ -306,7 +305,7 @@ def card(
     network: Exportable,
 ) -> dict[str, Any]:
     """What a person needs to feed the model and to know where it comes from; no paths, no dates."""
-    first, data = rows[0], inputs["data"].records()
+    first = rows[0]
     module, signature = cast(nn.Module, network), source.signature
     zeros = [torch.zeros(shape) for shape in signature.shapes(256, 256)]
     return {
@@ -339,15 +338,22 @@ def card(
             "data": inputs["data"].digest,
             "train": inputs["student"].config.get("train", {}),
         },
-        "pictures": {
-            "sources": sorted({str(row.get("source")) for row in data}),
-            "licences": sorted({str(row.get("licence")) for row in data}),
-            "licence_classes": sorted({str(row.get("licence_class")) for row in data}),
-        },
+        "pictures": pictures(inputs["data"]),
         "notes": list(runtime.notes),
         "licence": "of the weights: what the licences of the pictures allow; of the code: Apache-2.0",
         "use": f"Outputs are synthetic pictures; mark them (IPTC DigitalSourceType {SOURCE_TYPE}), as `stylize` does.",
     }
+
+
+def origin(data: Artifact) -> dict[str, str]:
+    """What is noted within a model's file of where it comes from, and of what its outputs are."""
+    return {f"tristyle.{name}": value for name, value in provenance(data).items()} | {"tristyle.outputs": SOURCE_TYPE}
+
+
+def pictures(data: Artifact) -> dict[str, list[str]]:
+    """The card's entry of the pictures that a network was trained on."""
+    rows, keys = data.records(), {"sources": "source", "licences": "licence", "licence_classes": "licence_class"}
+    return {name: sorted({str(row.get(key)) for row in rows}) for name, key in keys.items()}
 
 
 def port(spec: TensorSpec, source: ConversionSource, side: int | None) -> dict[str, Any]:

@@ -57,6 +57,11 @@ def test_the_card_says_how_to_feed_it(exported: Path) -> None:
     assert card["attributes"] == tiny.NAMES and card["sha256"] == sha256_file(exported / "editor.onnx")
     assert [port["name"] for port in card["inputs"]] == ["photo", "attributes"]
     assert card["inputs"][1]["range"] == [-2, 2] and card["outputs"][1]["shape"] == [1, 13, 32, 32]
+    notes = edit.Editor(exported / "editor.onnx", threads=1).session.get_modelmeta().custom_metadata_map
+    assert (
+        notes["tristyle.data"] == card["made"]["data"] and notes["tristyle.licence"] == card["pictures"]["licences"][0]
+    )
+    assert {"tristyle.licence_class", "tristyle.sources", "tristyle.outputs"} <= notes.keys()
     assert str(Path(__file__).parents[2]).encode() not in (exported / "editor.onnx").read_bytes()
 
 

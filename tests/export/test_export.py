@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from stages.core.artifact import Artifact, seal
-from stages.core.files import sha256_file
+from stages.core.files import data_file, read_json, sha256_file
 from stages.core.images import read_image
 from stages.core.runtime import Runtime
 from stages.core.settings import ConfigError, TristyleError
@@ -101,7 +101,10 @@ def test_the_card_says_how_to_feed_it(exported: tuple[Path, dict[str, float]], i
     card = json.loads((out / "card.json").read_text())
     assert card["sha256"] == sha256_file(out / "student.onnx")
     assert card["scores"]["face_error"] == 0.1 and card["inputs"][0]["sides"]["trained_at"] == 64
-    assert card["pictures"]["licences"] == ["Apache-2.0"]
+    assert card["pictures"]["licences"] == ["Apache-2.0"] and card["licence"] and card["pictures"]["sources"]
+    assert card["pictures"]["licence_classes"] and card["made"]["data"] == inputs["data"].digest
+    notes = {item.key: item.value for item in onnx.load(out / "student.onnx").metadata_props}
+    assert notes["tristyle.data"] == inputs["data"].digest and notes["tristyle.licence"] == "Apache-2.0"
     assert str(out) not in json.dumps(card)
     photo = read_image(inputs["data"].path / "heldout/photo/000000.png")
     (entry,) = card["inputs"]
@@ -113,6 +116,14 @@ def test_the_card_says_how_to_feed_it(exported: tuple[Path, dict[str, float]], i
         expected = trained_looking_student()(torch.from_numpy(values)).numpy()
     assert np.abs(found[0] - expected).max() < 1e-5
     assert 0 <= found[1].min() and found[1].max() <= 1
+
+
+@pytest.mark.parametrize("name", ["faces", "student"])
+def test_a_shipped_model_has_a_card_that_says_where_it_comes_from(name: str) -> None:
+    card, path = read_json(data_file(f"{name}.json"), {"licence": str, "pictures": dict, "made": dict}), f"{name}.onnx"
+    assert card["file"] == path and card["sha256"] == sha256_file(data_file(path))
+    assert all(card["pictures"][key] for key in ("sources", "licences", "licence_classes"))
+    assert len(card["made"]["data"]) == 64
 
 
 def test_agreement_by_hand() -> None:

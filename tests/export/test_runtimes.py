@@ -9,6 +9,7 @@ import re
 import sys
 import tomllib
 import types
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -354,7 +355,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> ConversionSource:
     export_onnx(student(), folder / "source.onnx", {"tristyle.size": str(SIDE)})
     np.savez(folder / "calibration.npz", photo=to_tensor(toys(0, 16, SIDE)[0]).numpy())
     paths = (folder / name for name in ("source.onnx", "student.safetensors", "calibration.npz"))
-    return ConversionSource(*paths, SIDE, PAINTS, style="comic")
+    return ConversionSource(*paths, SIDE, PAINTS, style="comic", notes={"tristyle.licence": "Apache-2.0"})
 
 
 def made(name: str, **settings: object) -> ChildRuntime:
@@ -421,6 +422,37 @@ def test_equal_students_give_equal_files_without_a_trace_of_here(
     for data in first.values():
         for trace in (str(tmp_path), str(source.onnx.parent), str(ROOT), "site-packages", os.path.expanduser("~/")):
             assert trace.encode() not in data
+
+
+def noted_in(path: Path) -> dict[str, str]:
+    """The notes within a converted file."""
+    if path.suffix == ".tflite":
+        with zipfile.ZipFile(path) as archive:
+            assert archive.namelist() == ["notes.json"] and archive.testzip() is None
+            return dict(json.loads(archive.read("notes.json")))
+    return dict(json.loads((path / "notes.json").read_text()))
+
+
+def test_litert_notes_stand_behind_an_unchanged_model(tmp_path: Path) -> None:
+    model, notes = b"\x1c\0\0\0TFL3" + bytes(range(256)) * 40, {"tristyle.licence": "Apache-2.0 ü"}
+    found = litert.with_notes(model, notes)
+    (tmp_path / "x.tflite").write_bytes(found)
+    assert found.startswith(model) and noted_in(tmp_path / "x.tflite") == notes
+    assert litert.with_notes(model, notes) == found  # no time in it
+
+
+@pytest.mark.all
+@pytest.mark.parametrize("name", ["ncnn", "litert"])
+def test_the_notes_are_in_every_precision(name: str, source: ConversionSource, tmp_path: Path) -> None:
+    runtime = made(name)
+    for precision in runtime.known:
+        assert noted_in(runtime.convert(source, precision, tmp_path)) == source.notes
+
+
+@pytest.mark.all
+def test_core_ml_holds_the_notes(source: ConversionSource, tmp_path: Path) -> None:
+    found = files(made("coreml").convert(source, "fp32", tmp_path))
+    assert any(b"tristyle.licence" in data and b"Apache-2.0" in data for data in found.values())
 
 
 @pytest.mark.all
