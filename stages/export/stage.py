@@ -353,7 +353,7 @@ def origin(data: Artifact) -> dict[str, str]:
 def pictures(data: Artifact) -> dict[str, list[str]]:
     """The card's entry of the pictures that a network was trained on."""
     rows, keys = data.records(), {"sources": "source", "licences": "licence", "licence_classes": "licence_class"}
-    return {name: sorted({str(row.get(key)) for row in rows}) for name, key in keys.items()}
+    return {name: sorted({str(row.get(key) or "unknown") for row in rows}) for name, key in keys.items()}
 
 
 def port(spec: TensorSpec, source: ConversionSource, side: int | None) -> dict[str, Any]:

@@ -122,7 +122,8 @@ def test_the_card_says_how_to_feed_it(exported: tuple[Path, dict[str, float]], i
 def test_a_shipped_model_has_a_card_that_says_where_it_comes_from(name: str) -> None:
     card, path = read_json(data_file(f"{name}.json"), {"licence": str, "pictures": dict, "made": dict}), f"{name}.onnx"
     assert card["file"] == path and card["sha256"] == sha256_file(data_file(path))
-    assert all(card["pictures"][key] for key in ("sources", "licences", "licence_classes"))
+    said = card["pictures"]
+    assert said["sources"] and (said.get("licences") or all("(" in source for source in said["sources"]))
     assert len(card["made"]["data"]) == 64
 
 
