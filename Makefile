@@ -28,7 +28,7 @@ test-all: test runtimes
 
 soak: setup
 	SOAK=1100 SEED=$${SEED:-1} $(BIN)/python -m pytest tests/faults/test_fuzz.py
-	KILLS=100 SEED=$${SEED:-1} $(BIN)/python -m pytest tests/faults/test_kill9.py
+	KILLS=100 SEED=$${SEED:-1} $(BIN)/python -m pytest -m all tests/faults/test_kill9.py
 
 lint: setup
 	$(BIN)/ruff check && $(BIN)/ruff format --check && $(BIN)/mypy && $(BIN)/lint-imports && $(BIN)/deptry .

@@ -1,6 +1,6 @@
 """kill -9 of whole commands, at random moments and around renames: each resumes to the same digest and leaves nothing.
 
-Short by default: the first stage, killed once. `make soak` kills all stages, 200 times in all (KILLS, SEED).
+The first stage, killed once. `make soak` kills all stages, 200 times in all (KILLS, SEED).
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ KILLS, SEED = os.environ.get("KILLS"), os.environ.get("SEED", "1")
 MOMENTS = {"a rename": ["--at-rename"], "any moment": []}
 
 
+@pytest.mark.all
 @pytest.mark.parametrize("moment", MOMENTS if KILLS else ["a rename"])
 def test_killed_runs_end_with_the_same_digest_and_leave_nothing(moment: str, tmp_path: Path, root: Path) -> None:
     kills, stages = int(KILLS or 1), STAGES if KILLS else STAGES[:1]
