@@ -21,7 +21,7 @@ from stages.core.tensors import TensorSpec
 from stages.export.contract import Signature
 from stages.export.fidelity import agreement, drawn_inputs, expected, milliseconds
 from stages.export.onnx import Onnx, export_onnx
-from stages.export.stage import origin, pictures, sample_of, split_photos
+from stages.export.stage import finite, origin, pictures, sample_of, split_photos
 from stages.networks.expanded import ExpandedEditor
 from stages.networks.face_labels import READER_LABELS
 from stages.networks.face_reader import Reader, load_reader, reader_file
@@ -143,7 +143,7 @@ def _card(
         "inputs": [port(spec) for spec in network.inputs],
         "outputs": [port(spec) for spec in network.outputs],
         "checked": metrics | {"against": "the same network in torch, float32, on held-out photos"},
-        "scores": inputs["style"].metrics,
+        "scores": {name: finite(value) for name, value in inputs["style"].metrics.items()},
         "made": {"style": inputs["style"].digest, "data": inputs["data"].digest},
         "pictures": pictures(inputs["data"]),
         "licence": "of the weights: what the licences of the pictures allow; of the code: Apache-2.0",

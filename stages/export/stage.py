@@ -192,7 +192,7 @@ class ExportStage(Stage):
         with closing(self.runtime.open(path, source.signature, 1)) as run:
             found = agreement(run, samples, truth, source.signature)
         self._accept(path, precision, found)
-        row |= {name: _finite(value) for name, value in found.items()}
+        row |= {name: finite(value) for name, value in found.items()}
 
         for threads in (1, 2):
             with closing(self.runtime.open(path, source.signature, threads)) as run:
@@ -221,8 +221,9 @@ def time_key(side: int, threads: int) -> str:
     return f"ms_{side}_{threads}"
 
 
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
+def finite(value: Any) -> Any:
+    """The value itself, or None for a number that JSON does not know."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def metrics(rows: list[dict[str, Any]], prefix: str = "") -> dict[str, float]:
@@ -332,7 +333,7 @@ def card(
             "ms": "ms_<side>_<threads>, least of several: CPU time on one thread, wall time on two",
             "where": "one x86 machine; a phone was not measured",
         },
-        "scores": inputs["student"].metrics,
+        "scores": {name: finite(value) for name, value in inputs["student"].metrics.items()},
         "made": {
             "student": inputs["student"].digest,
             "data": inputs["data"].digest,
