@@ -82,6 +82,7 @@ def test_mistakes_are_one_line_with_exit_code_2(
     (tmp_path / "folder.png").mkdir()
     (tmp_path / "file").write_text("")
     monkeypatch.setattr("stages.core.files.data_file", lambda name: tmp_path / "nothing" / name)
+    monkeypatch.chdir(tmp_path)  # where no run lies whose model would be taken
     out = str(tmp_path / "out.png")
     cases = [
         ([str(tmp_path / "missing.png"), "-o", out, "--model", str(model)], "missing.png"),
