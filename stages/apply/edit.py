@@ -11,6 +11,7 @@ where nothing changes the photo stays as it is, sharp.
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -19,7 +20,7 @@ from stages.apply.cli import check_consent
 from stages.apply.face_squares import Face, open_finder
 from stages.apply.folder import WRITTEN
 from stages.apply.heads import paint_heads
-from stages.apply.model import EDITOR, created, open_session, trained_size
+from stages.apply.model import EDITOR, check_digest, created, editor_names, is_editor, open_session, trained_size
 from stages.core.mark import write_marked
 from stages.core.settings import TristyleError
 
@@ -29,25 +30,23 @@ if TYPE_CHECKING:
 WEAKEST, STRONGEST = -2.0, 2.0
 COLUMNS = (-2.0, -1.0, 0.0, 1.0, 2.0)  # strengths on a sheet
 SHOWN = 256  # px that a photo's longer side has on a sheet
-MARGIN = 0.03  # room around a region, as a share of the square's side
-SOLID = 0.15  # change, of full white, from which none of the photo's own fine detail is kept
 WHOLE = "background"  # the label that is not a region of the face
 
 
 class Editor:
     """An editor opened once, with strengths and a region that may be set anew.
 
-    It stands where `paint_heads` wants a session of one photo: `run` gives the edited photo and the share of the
-    photo's own detail that goes.
+    It stands where `paint_heads` wants a session of one photo.
 
     Args:
         path: the ONNX file.
 
     Attributes:
         attributes: names, in the order of the vector.
-        regions: names that `region` may take.
+        regions: names that `within` may be given.
         strengths: of the attributes, each from -2 to 2.
-        region: where the edit is kept; None: everywhere.
+        shares: of the edit that show in each label, 0 or 1.
+        size: px a side of the squares that it takes.
 
     Raises:
         TristyleError: not an editor, or onnxruntime is missing.
@@ -55,17 +54,13 @@ class Editor:
 
     def __init__(self, path: Path, threads: int = 0) -> None:
         self.session = open_session(path, threads)
-        notes = self.session.get_modelmeta().custom_metadata_map
-        names = [taken.name for taken in self.session.get_inputs()]
-        self.size = trained_size(self.session) or 0
-        noted = self.size and {"tristyle.attributes", "tristyle.regions"} <= notes.keys()
-        if names != ["photo", "attributes"] or not noted:
+        if not is_editor(self.session):
             raise TristyleError(f"{path}: not an editor. Give a file made by stage=export export=editor.")
-        self.attributes = notes["tristyle.attributes"].split(",")
-        self.labels = notes["tristyle.regions"].split(",")
-        self.regions = [name for name in self.labels if name != WHOLE]
+        self.size = trained_size(self.session) or 0
+        self.attributes, labels = editor_names(self.session)
+        self.regions = [name for name in labels if name != WHOLE]
         self.strengths = dict.fromkeys(self.attributes, 0.0)
-        self.region: str | None = None
+        self.shares = dict.fromkeys(labels, 1.0)
 
     def set(self, strengths: dict[str, float]) -> None:
         """Choose the edit; attributes that are not named stay.
@@ -80,33 +75,16 @@ class Editor:
                 raise TristyleError(f"--set {name}={value:g}: out of range. Give {WEAKEST:g} to {STRONGEST:g}.")
         self.strengths = dict.fromkeys(self.attributes, 0.0) | strengths
 
-    def within(self, region: str | None) -> None:
-        """Keep the edit within a region of the face; None: everywhere.
+    def within(self, regions: Sequence[str]) -> None:
+        """Keep the edit within regions of the face; none: everywhere.
 
         Raises:
             TristyleError: no region of that name.
         """
-        if region is not None and region not in self.regions:
-            raise TristyleError(f"--region {region}: unknown. Choose of: {', '.join(self.regions)}.")
-        self.region = region
-
-    def change(self, photo: np.ndarray) -> np.ndarray:
-        """What the edit changes in a square photo.
-
-        Args:
-            photo: float32 [1, 3, R, R] in [-1, 1].
-
-        Returns:
-            float32 [1, 3, R, R], to be added to it.
-        """
-        import numpy as np
-
-        vectors = [list(self.strengths.values()), [0.0] * len(self.attributes)]
-        (edited, _), (kept, regions) = (
-            self.session.run(None, {"photo": photo, "attributes": np.array([vector], np.float32)}) for vector in vectors
-        )
-        change: np.ndarray = edited - kept
-        return change if self.region is None else change * soft_region(regions[0, self.labels.index(self.region)])
+        for region in regions:
+            if region not in self.regions:
+                raise TristyleError(f"--region {region}: unknown. Choose of: {', '.join(self.regions)}.")
+        self.shares = {name: float(not regions or name in regions) for name in self.shares}
 
     # What `paint_heads` asks of a session.
 
@@ -114,9 +92,9 @@ class Editor:
         """The photo alone."""
         return list(self.session.get_inputs()[:1])
 
-    def get_outputs(self) -> list[str]:
+    def get_outputs(self) -> list[Any]:
         """Two: the picture, and a matte."""
-        return ["output", "matte"]
+        return list(self.session.get_outputs())
 
     def get_modelmeta(self) -> Any:
         """Of the file, with the square's side as the only one that it takes."""
@@ -127,28 +105,9 @@ class Editor:
         """The edited square [1, 3, R, R] in [-1, 1], and how much of the photo's detail goes [1, 1, R, R] in [0, 1]."""
         import numpy as np
 
-        photo = values["photo"]
-        change = self.change(photo)
-        size = np.abs(change).max(axis=1, keepdims=True) / 2
-        return [np.clip(photo + change, -1, 1), np.clip(size / SOLID, 0, 1)]
-
-
-def soft_region(share: np.ndarray) -> np.ndarray:
-    """A region with some room around it and a soft rim.
-
-    Args:
-        share: float32 [R, R], its probability at each place.
-
-    Returns:
-        float32 [R, R] in 0..1.
-    """
-    import cv2
-    import numpy as np
-
-    room = max(1, round(MARGIN * len(share)))
-    core = cv2.dilate((share > 0.5).astype(np.float32), np.ones((2 * room + 1, 2 * room + 1), np.uint8))
-    out: np.ndarray = cv2.GaussianBlur(core, (0, 0), room / 2) * core
-    return out
+        vectors = {"attributes": self.strengths, "regions": self.shares}
+        given = {name: np.array([list(chosen.values())], np.float32) for name, chosen in vectors.items()}
+        return list(self.session.run(None, values | given))
 
 
 def editor_path(given: Path | None) -> Path:
@@ -158,21 +117,29 @@ def editor_path(given: Path | None) -> Path:
         given: a file or the folder of an export; None: of the newest one in ./runs.
 
     Raises:
-        TristyleError: there is none.
+        TristyleError: there is none, or it changed since it was exported.
     """
     if given is None:
-        finished = sorted(Path("runs/export").glob("*/manifest.json"), key=created)
-        finished = [file for manifest in finished if (file := manifest.with_name(EDITOR)).exists()]
-        if not finished:
+        file = last_editor()
+        if file is None:
             raise TristyleError(
                 "--model: no editor in runs/export. Run tristyle stage=export export=editor, or name a file."
             )
-        return finished[-1]
-
-    file = given / EDITOR if given.is_dir() else given
-    if not file.is_file():
-        raise TristyleError(f"{given}: no editor here. Give a file made by stage=export export=editor, or its folder.")
+    else:
+        file = given / EDITOR if given.is_dir() else given
+        if not file.is_file():
+            raise TristyleError(
+                f"{given}: no editor here. Give a file made by stage=export export=editor, or its folder."
+            )
+    check_digest(file)
     return file
+
+
+def last_editor() -> Path | None:
+    """The newest editor in ./runs; None where there is none."""
+    finished = sorted(Path("runs/export").glob("*/manifest.json"), key=created)
+    files = [file for manifest in finished if (file := manifest.with_name(EDITOR)).exists()]
+    return files[-1] if files else None
 
 
 def edit_photo(editor: Editor, photo: np.ndarray, faces: list[Face]) -> np.ndarray:
@@ -212,7 +179,7 @@ def arguments() -> argparse.ArgumentParser:
     add("input", type=Path, help="a picture")
     add("-o", "--out", type=Path, help="file to write: .png, .jpg or .webp; default: INPUT.edited.png beside it")
     add("--set", nargs="+", default=[], metavar="NAME=STRENGTH", help="attributes and strengths from -2 to 2")
-    add("--region", help="keep the edit within a region: mouth, eye, nose, hair, ...")
+    add("--region", nargs="+", default=[], help="keep the edit within regions: mouth, eye, nose, hair, ...")
     add("--sheet", action="store_true", help="show each attribute at five strengths")
     add(
         "--model",

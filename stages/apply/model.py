@@ -13,7 +13,8 @@ from stages.core.settings import TristyleError
 if TYPE_CHECKING:
     import numpy as np
 
-EDITOR = "editor.onnx"  # in the folder of export=editor, which `stylize edit` alone runs
+EDITOR = "editor.onnx"  # in the folder of export=editor, which `stylize edit` and the page run
+EDITED = ["photo", "attributes", "regions"]  # what an editor takes
 STEP = 8  # px: sides are multiples of this unless the model notes another number
 SMALLEST = 32  # px a side
 NOTED = {"tristyle.size": (SMALLEST, 4096), "tristyle.multiple_of": (1, 256)}  # in the model's notes
@@ -64,7 +65,7 @@ def model_path(given: Path | None) -> Path:
         kind = OTHER_KINDS.get(path.suffix)
         if kind:
             raise TristyleError(f"{path}: {kind}; stylize runs ONNX. Give the student.onnx of the same export.")
-        _verify(path)
+        check_digest(path)
         return path
     if given is None:
         raise TristyleError("no model is shipped with this version. Name one: --model runs/export/<key>")
@@ -91,7 +92,7 @@ def created(manifest: Path) -> str:
         return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(manifest.stat().st_mtime))
 
 
-def _verify(path: Path) -> None:
+def check_digest(path: Path) -> None:
     """Compare a model with the digest that its export's manifest, or the card beside it, has of it.
 
     Raises:
@@ -183,6 +184,12 @@ def _check_notes(session: Any, path: Path) -> None:
 def open_model(path: Path, threads: int = 0) -> Any:
     """Open a model of one photo. Arguments and errors as `open_session`; another model is refused, too."""
     session = open_session(path, threads)
+    check_takes_a_photo(session, path)
+    return session
+
+
+def check_takes_a_photo(session: Any, path: Path) -> None:
+    """Refuse a model of something else than one photo. Raises TristyleError."""
     try:
         inputs = session.get_inputs()
         shape = inputs[0].shape if inputs else []
@@ -190,7 +197,19 @@ def open_model(path: Path, threads: int = 0) -> Any:
         raise TristyleError(f"{path}: its names or notes are not UTF-8. Export it again.") from None
     if len(inputs) != 1 or len(shape) != 4 or shape[1] != 3:
         raise TristyleError(f"{path}: takes {shape}, not [1, 3, height, width]. Give a model made by stage=export.")
-    return session
+
+
+def is_editor(session: Any) -> bool:
+    """Whether the model is an editor of faces: a photo, strengths and regions in, the edited photo and a matte out."""
+    notes = session.get_modelmeta().custom_metadata_map
+    taken = [port.name for port in session.get_inputs()]
+    return taken == EDITED and {"tristyle.size", "tristyle.attributes", "tristyle.regions"} <= notes.keys()
+
+
+def editor_names(session: Any) -> tuple[list[str], list[str]]:
+    """Names of an editor's attributes and of its regions, in the order of its vectors."""
+    notes = session.get_modelmeta().custom_metadata_map
+    return notes["tristyle.attributes"].split(","), notes["tristyle.regions"].split(",")
 
 
 def fixed_side(session: Any) -> int | None:
@@ -218,7 +237,7 @@ def faces_beside(path: Path) -> Path | None:
     others = sorted(path.parent.glob("faces.*onnx"), key=lambda file: len(file.name))  # float32 has no second suffix
     found = next((file for file in (same, *others) if file.is_file()), None)
     if found:
-        _verify(found)
+        check_digest(found)
     return found
 
 

@@ -45,7 +45,8 @@ def arguments() -> argparse.ArgumentParser:
         type=Path,
         nargs="+",
         metavar="MODEL",
-        help=".onnx files, folders of exports, faces, rendered; default: the last in runs/export, else both of these",
+        help=".onnx files, folders of exports, faces, rendered; default: the last in runs/export, else both of "
+        "these; and the last editor",
     )
     return parser
 
@@ -58,12 +59,13 @@ def page_models(given: list[Path] | None) -> list[Model]:
 
     Args:
         given: as `--model`; the folder of an export stands for every precision in it. None: the last export in ./runs,
-            else all shipped models.
+            else all shipped models; and the last editor in ./runs.
 
     Raises:
         TristyleError: a file is missing or not a student; the line names it.
     """
-    from stages.apply.model import SHIPPED, model_path
+    from stages.apply.edit import editor_path, last_editor
+    from stages.apply.model import EDITOR, SHIPPED, model_path
 
     # Which files are meant.
     paths: list[Path] = []
@@ -71,9 +73,14 @@ def page_models(given: list[Path] | None) -> list[Model]:
     if not given and model_path(None) == model_path(Path(next(iter(SHIPPED)))):
         wanted = [Path(name) for name in SHIPPED]
     for item in wanted:
+        if item is not None and (item / EDITOR).is_file():
+            paths.append(editor_path(item))
+            continue
         first = model_path(item)
         others = sorted(first.parent.glob("student.*.onnx")) if item is not None and item.is_dir() else []
         paths += [path for path in [first, *others] if path not in paths]
+    if not given and last_editor():
+        paths.append(editor_path(None))
 
     models = [_described(path) for path in paths]
     names = [model.name for model in models]
@@ -85,9 +92,21 @@ def page_models(given: list[Path] | None) -> list[Model]:
 
 def _described(path: Path) -> Model:
     """A model with the name and size that its metadata and its card give."""
-    from stages.apply.model import draws_faces_only, faces_beside, fixed_side, open_model
+    from stages.apply.model import (
+        check_takes_a_photo,
+        draws_faces_only,
+        editor_names,
+        faces_beside,
+        fixed_side,
+        is_editor,
+        open_session,
+    )
 
-    session = open_model(path)
+    session = open_session(path)
+    if is_editor(session):
+        attributes, regions = editor_names(session)
+        return Model(path, "editor", fixed_side(session) or SIZE, fixed=True, attributes=attributes, regions=regions)
+    check_takes_a_photo(session, path)
     notes = session.get_modelmeta().custom_metadata_map
     size, style = notes.get("tristyle.size", ""), notes.get("tristyle.style", "")
     precision = next((name for name in PRECISIONS if f".{name}." in path.name), "")

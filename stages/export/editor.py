@@ -22,18 +22,26 @@ from stages.export.contract import Signature
 from stages.export.fidelity import agreement, drawn_inputs, expected, milliseconds
 from stages.export.onnx import Onnx, export_onnx
 from stages.export.stage import finite, origin, pictures, sample_of, split_photos
-from stages.networks.expanded import ExpandedEditor
+from stages.networks.expanded import ExpandedEditor, soft_region
 from stages.networks.face_labels import READER_LABELS
 from stages.networks.face_reader import Reader, load_reader, reader_file
 from stages.networks.latents import load_editor
 from stages.networks.mobile import count_parameters
+from stages.web import Model, write_site
 
 FILE = "editor.onnx"
+PAGE = "editor.web"
+SOLID = 0.15  # change, of full white, from which none of the photo's own fine detail is kept
+REGIONS_NOTE = f"share of the edit that shows in {', '.join(READER_LABELS)}; all 1: everywhere"
+MATTE_NOTE = "share of the photo's own fine detail that goes"
 TOLERANCE = 2e-3  # |runtime - torch| at most, of values in [-1, 1]: a quarter of a step of eight bits
 
 
 class EditorGraph(nn.Module):
     """An editor and the face reader's regions as one network (stages.export.contract.Exportable).
+
+    What an edit changes, against what the editor makes of the photo without one, is added to the photo: where nothing
+    changes it stays as it is.
 
     Args:
         editor: edits.
@@ -45,17 +53,29 @@ class EditorGraph(nn.Module):
         self.arguments = editor.arguments
         self.multiple_of = editor.multiple_of
         self.editor, self.reader = editor, reader
-        self.inputs: tuple[TensorSpec, ...] = editor.inputs
-        regions = TensorSpec("regions", len(READER_LABELS), 0.0, 1.0, note=", ".join(READER_LABELS))
-        self.outputs: tuple[TensorSpec, ...] = (*editor.outputs, regions)
+        regions = TensorSpec("regions", len(READER_LABELS), 0.0, 1.0, spatial=False, note=REGIONS_NOTE)
+        self.inputs: tuple[TensorSpec, ...] = (*editor.inputs, regions)
+        self.outputs: tuple[TensorSpec, ...] = (*editor.outputs, TensorSpec("matte", 1, 0.0, 1.0, note=MATTE_NOTE))
 
     def compute(self, *inputs: Tensor) -> tuple[Tensor, ...]:
-        """The edited photos [N, 3, R, R] and the probabilities of the regions [N, 13, R, R]."""
-        photos, strengths = inputs
+        """Edit photos within regions.
+
+        Args:
+            inputs: photos [N, 3, R, R] in [-1, 1], strengths [N, K], and the share of each region's edit that shows
+                [N, 13] in [0, 1]; all 1: the edit shows everywhere.
+
+        Returns:
+            The photos with the edit, and the share of their own fine detail that goes with it [N, 1, R, R] in [0, 1].
+        """
+        photos, strengths, shares = inputs
+        edited, kept = self.editor(
+            torch.cat([photos, photos]), torch.cat([strengths, torch.zeros_like(strengths)])
+        ).chunk(2)
         parsing, _, _ = self.reader.decode(self.reader.encode(photos))
-        size = photos.shape[-2:]
-        regions = F.interpolate(parsing, size, mode="bilinear", align_corners=False).softmax(dim=1)
-        return self.editor(photos, strengths), regions
+        labels = F.interpolate(parsing, photos.shape[-2:], mode="bilinear", align_corners=False).softmax(dim=1)
+        change = (edited - kept) * soft_region((labels * shares[:, :, None, None]).sum(dim=1, keepdim=True))
+        matte = change.abs().amax(dim=1, keepdim=True) / (2 * SOLID)
+        return (photos + change).clamp(-1, 1), matte.clamp(0, 1)
 
 
 @dataclass(kw_only=True)
@@ -65,11 +85,13 @@ class EditorExport(Stage):
     Args:
         photos: held-out photos it is checked on.
         repeats: timed runs; the least counts.
+        page: write the page with the editor in it, too, as the folder editor.web for any static host.
     """
 
     reads: ClassVar[tuple[str, ...]] = ("style", "data")
     photos: int = 8
     repeats: int = 20
+    page: bool = False
 
     def __post_init__(self) -> None:
         number("photos", self.photos, 1, integer=True)
@@ -113,6 +135,10 @@ class EditorExport(Stage):
                     "Do not use it; try another version of onnxruntime."
                 )
             spent = milliseconds(run, drawn_inputs(signature, side), 1, self.repeats)
+
+        if self.page:
+            model = Model(out / FILE, "editor", side, fixed=True, attributes=editor.attributes, regions=READER_LABELS)
+            write_site(out / PAGE, [model])
 
         checked = {name: found[name] for name in ("max_error", "psnr")}
         size = (out / FILE).stat().st_size

@@ -27,6 +27,8 @@ STRONGEST = 2.0  # strength of an edit, at most, in either direction
 OPEN = 3.0  # logit of a gate at first: 95 % of what the inversion missed comes through
 QUICK = 5.0  # a gate's logit moves so many times what its layer gives: it has far to go
 LIGHT = 16  # px: bands up to this hold light and the tones of hair and skin
+MARGIN = 0.03  # room around a region, and the width of its rim, as a share of the picture's side
+SURE = (0.4, 0.6)  # probabilities between which a pixel comes to belong to a region
 
 # ---------------------------------------------------------------------------------------------------------------------
 # What is seen in a face
@@ -119,6 +121,22 @@ def bands(image: Tensor, count: int, taps: Tensor) -> list[Tensor]:
         out.append(image - upsample2d(small, taps))
         image = small
     return [image, *reversed(out)]
+
+
+def soft_region(share: Tensor) -> Tensor:
+    """A region with some room around it and a rim that fades.
+
+    Args:
+        share: [N, 1, R, R], its probability at each place.
+
+    Returns:
+        [N, 1, R, R] in [0, 1]: 1 up to the region's edge, 0 from two margins beyond it.
+    """
+    low, high = SURE
+    core = ((share - low) / (high - low)).clamp(0, 1)
+    room = max(1, round(MARGIN * share.shape[-1]))
+    wide = F.max_pool2d(core, 2 * room + 1, 1, room)
+    return F.avg_pool2d(wide, 2 * room + 1, 1, room, count_include_pad=False)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""The page that runs students in a browser: its files, and what they become when models are put beside them.
+"""The page that runs models in a browser: its files, and what they become when models are put beside them.
 
 Plain files without a build step: index.html, style.css, ES modules, one painted picture, and ONNX Runtime Web in
 vendor/ (three files of one release, gzipped; NOTICE.txt names it). `stylize serve` sends them, `export=web` writes
@@ -45,7 +45,7 @@ ISOLATION = {
 
 @dataclass(frozen=True)
 class Model:
-    """One student in the page's chooser.
+    """One student or editor in the page's chooser.
 
     Attributes:
         path: its ONNX file.
@@ -54,6 +54,8 @@ class Model:
         style: name of its style, "" when it is not known.
         fixed: it takes squares of that size only.
         faces: ONNX file of its generator alone, which draws faces from scratch; None where there is none.
+        attributes: of a face that it edits, in the order of its vector; none where it is no editor.
+        regions: of a face, likewise.
     """
 
     path: Path
@@ -62,6 +64,8 @@ class Model:
     style: str = ""
     fixed: bool = False
     faces: Path | None = None
+    attributes: Sequence[str] = ()
+    regions: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -107,6 +111,8 @@ def site(models: Sequence[Model]) -> dict[str, File]:
             files[entry[key]] = File(data, KINDS[".onnx"])
             if key == "file":
                 entry |= {"bytes": len(data), "sha256": digest}
+        if model.attributes:
+            entry |= {"attributes": list(model.attributes), "regions": list(model.regions)}
         entries.append(entry | ({"fixed": True} if model.fixed else {}))
 
     listed = json.dumps({"runtime": RUNTIME, "models": entries}, indent=1) + "\n"

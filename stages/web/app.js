@@ -3,6 +3,7 @@ import { NO_PICTURE, cameraFacts, closeCamera, listCameras, openCamera } from '.
 import { keptSize, natural, overlay } from './overlay.js';
 import { Runner } from './runner.js';
 import { Grabber, centreSquare, layout, show } from './frame.js';
+import { showSliders } from './editing.js';
 import { markedPng } from './mark.js';
 import { describeDevice, measure } from './measure.js';
 
@@ -20,6 +21,8 @@ let notice = ''; // what stays said of it
 let frames = []; // of the camera: {at, whole} in ms
 let busy = false,
   fresh = false; // a frame is being worked on; a newer one is there
+let editing = false,
+  edited = false; // the picture is being edited; a slider has moved since
 let measuring = null; // AbortController
 let figures = null; // the last measurement
 
@@ -74,7 +77,8 @@ async function chooseModel() {
   if (chosen !== models[page.model.value]) return; // another one was chosen meanwhile
   model = chosen;
   fillSizes(chosen);
-  page.styleName.textContent = chosen.style || 'stylised';
+  runner.edit = showSliders(page.edits, chosen, edit);
+  page.styleName.textContent = chosen.attributes ? 'edited' : chosen.style || 'stylised';
   say(notice);
   enable();
   await refresh();
@@ -140,6 +144,19 @@ async function refresh() {
   } catch (error) {
     if (asked === picture) fail(error, 'Choose a smaller size or another model.');
   }
+}
+
+/** Show the picture with another edit; of the ones that are asked for meanwhile the last. */
+async function edit(chosen) {
+  runner.edit = chosen;
+  edited = true;
+  if (editing) return;
+  editing = true;
+  while (edited) {
+    edited = false;
+    await refresh();
+  }
+  editing = false;
 }
 
 /** Draw a face of nobody in the place of the result. */
@@ -271,7 +288,7 @@ function download(blob, name) {
 const stamp = () => new Date().toISOString().slice(0, 19).replace('T', '-').replaceAll(':', '');
 
 async function save() {
-  download(await markedPng(page.styled, model.sha256), `tristyle-${model.style || 'result'}-${stamp()}.png`);
+  download(await markedPng(page.styled, model.sha256), `tristyle-${page.styleName.textContent}-${stamp()}.png`);
 }
 
 async function runMeasure() {

@@ -1,6 +1,7 @@
 /* Times models on this device. The figures stay in the page until the person saves them. */
 import { Runner, THREADS } from './runner.js';
 import { Grabber, layout, show } from './frame.js';
+import { noEdit } from './editing.js';
 
 const WARM_UP = 10;
 
@@ -32,6 +33,7 @@ export async function measure({
       try {
         const begun = performance.now();
         await runner.load(model.file);
+        runner.edit = noEdit(model);
         const load = performance.now() - begun;
         const times = await timed(runner, source, size(model), canvas, runs, (done) => {
           progress(`${model.name}, ${threads === 1 ? 'one thread' : `${threads} threads`}: ${done} of ${runs}`);

@@ -14,6 +14,7 @@ export class Runner {
   #waiting = new Map();
   #next = 0;
   #ended = null; // the error that the worker ended with: it will answer nothing more
+  edit = null; // {attributes, regions} that an editor gets with every picture; null: the model takes the picture alone
 
   constructor(threads = USUAL_THREADS) {
     this.threads = threads;
@@ -50,7 +51,7 @@ export class Runner {
   async run(image, matte = false) {
     const { width, height } = image;
     const pixels = image.data.buffer;
-    const answer = await this.#ask('run', { pixels, width, height, matte }, [pixels]);
+    const answer = await this.#ask('run', { pixels, width, height, matte, edit: this.edit }, [pixels]);
     return { ...answer, image: new ImageData(new Uint8ClampedArray(answer.pixels), width, height) };
   }
 

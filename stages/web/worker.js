@@ -46,9 +46,10 @@ const actions = {
     return { pixels: bytes.buffer, width, height, milliseconds };
   },
 
-  /** pixels: ArrayBuffer of RGBA, width and height multiples of 8. -> pixels, matte (Float32Array, or null),
+  /** pixels: ArrayBuffer of RGBA, width and height multiples of 8; edit: lists of numbers by the name of the input that
+      takes them, or null. -> pixels, matte (Float32Array, or null),
       milliseconds of the network alone. */
-  async run({ pixels, width, height, matte }) {
+  async run({ pixels, width, height, matte, edit }) {
     const bytes = new Uint8ClampedArray(pixels);
     if (feed?.dims[2] !== height || feed.dims[3] !== width) {
       feed = new ort.Tensor('float32', new Float32Array(3 * width * height), [1, 3, height, width]);
@@ -56,8 +57,12 @@ const actions = {
     toPlanes(bytes, feed.data);
     const [painted, alpha] = session.outputNames;
     const wanted = matte && alpha ? [painted, alpha] : [painted];
+    const given = { [session.inputNames[0]]: feed };
+    for (const [name, values] of Object.entries(edit ?? {})) {
+      given[name] = new ort.Tensor('float32', Float32Array.from(values), [1, values.length]);
+    }
     const begun = performance.now();
-    const results = await session.run({ [session.inputNames[0]]: feed }, wanted);
+    const results = await session.run(given, wanted);
     const milliseconds = performance.now() - begun;
     toPixels(results[painted].data, bytes);
     const area = wanted.length > 1 ? results[alpha].data : null;

@@ -8,12 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 
 from stages.apply import edit, main  # noqa: E402
 from stages.apply.model import model_path  # noqa: E402
+from stages.apply.serve import page_models  # noqa: E402
 from stages.core.files import sha256_file  # noqa: E402
 from stages.core.images import read_image, write_image  # noqa: E402
 from stages.core.mark import read_mark  # noqa: E402
@@ -21,9 +23,12 @@ from stages.core.runtime import Runtime  # noqa: E402
 from stages.core.settings import TristyleError  # noqa: E402
 from stages.core.tensors import to_tensor  # noqa: E402
 from stages.core.tracking import Tracker  # noqa: E402
-from stages.export.editor import EditorExport  # noqa: E402
+from stages.export.editor import SOLID, EditorExport  # noqa: E402
+from stages.networks.expanded import soft_region  # noqa: E402
+from stages.networks.face_labels import READER_LABELS  # noqa: E402
 from stages.networks.latents import load_editor  # noqa: E402
 from stages.style.expanded.encode import read_photos  # noqa: E402
+from stages.web import write_site  # noqa: E402
 from tests.tools import tiny_editor as tiny  # noqa: E402
 from tests.tools.pair_toys import heads  # noqa: E402
 
@@ -35,7 +40,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     inputs = {"style": tiny.style(root / "style"), "data": tiny.data(root / "data")}
     out = root / "export"
     out.mkdir()
-    metrics = EditorExport(photos=2, repeats=1).run(inputs, out, Runtime("cpu", 1, Tracker(out)))
+    metrics = EditorExport(photos=2, repeats=1, page=True).run(inputs, out, Runtime("cpu", 1, Tracker(out)))
     assert metrics["max_error"] < 1e-4 and metrics["editor_bytes"] > 1e5
     return out
 
@@ -55,8 +60,9 @@ def run(photo: Path, exported: Path, *words: str) -> np.ndarray:
 def test_the_card_says_how_to_feed_it(exported: Path) -> None:
     card = json.loads((exported / "card.json").read_text())
     assert card["attributes"] == tiny.NAMES and card["sha256"] == sha256_file(exported / "editor.onnx")
-    assert [port["name"] for port in card["inputs"]] == ["photo", "attributes"]
-    assert card["inputs"][1]["range"] == [-2, 2] and card["outputs"][1]["shape"] == [1, 13, 32, 32]
+    assert [port["name"] for port in card["inputs"]] == ["photo", "attributes", "regions"]
+    assert card["inputs"][1]["range"] == [-2, 2] and card["inputs"][2]["shape"] == [1, 13]
+    assert [port["name"] for port in card["outputs"]] == ["output", "matte"]
     notes = edit.Editor(exported / "editor.onnx", threads=1).session.get_modelmeta().custom_metadata_map
     assert (
         notes["tristyle.data"] == card["made"]["data"] and notes["tristyle.licence"] == card["pictures"]["licences"][0]
@@ -70,10 +76,11 @@ def test_the_file_changes_what_torch_changes(exported: Path) -> None:
     editor.set({"age": 1.0, "yaw": -0.5})
     image = to_tensor(heads(1, 5, False, tiny.SIZE)[0])
     torch_editor = load_editor(exported.parent / "style")
-    import torch
-
-    both = [torch_editor(image, torch.tensor([vector])) for vector in ([1.0, 0, -0.5], [0.0, 0, 0])]
-    assert np.abs(editor.change(image.numpy()) - (both[0] - both[1]).numpy()).max() < 1e-4
+    edited, kept = (torch_editor(image, torch.tensor([vector])) for vector in ([1.0, 0, -0.5], [0.0, 0, 0]))
+    made, matte = editor.run(None, {"photo": image.numpy()})
+    assert np.abs(made - (image + edited - kept).clamp(-1, 1).numpy()).max() < 1e-4
+    size = (edited - kept).abs().amax(dim=1, keepdim=True).numpy() / 2
+    assert np.abs(matte - np.clip(size / SOLID, 0, 1)).max() < 1e-3
 
 
 def test_an_edit_changes_the_photo_and_marks_it(exported: Path, photo: Path) -> None:
@@ -85,15 +92,18 @@ def test_an_edit_changes_the_photo_and_marks_it(exported: Path, photo: Path) -> 
 
 
 def test_a_region_keeps_the_edit_within(exported: Path, photo: Path) -> None:
-    share = np.zeros((32, 32), np.float32)
-    share[20:26, 12:20] = 1
-    mask = edit.soft_region(share)
-    assert mask[22, 15] == 1 and mask[:18].max() == 0 and 0 < mask[19, 15] < 1
+    share = torch.zeros(1, 1, 32, 32)
+    share[:, :, 20:26, 12:20] = 1
+    mask = soft_region(share)[0, 0]
+    assert mask[20:26, 12:20].min() == 1 and mask[:18].max() == 0 and 0 < mask[19, 15] < 1
+    assert soft_region(torch.ones(1, 1, 64, 64)).min() == 1
     before = read_image(photo).astype(int)
     whole, local = (
         np.abs(run(photo, exported, "--set", "yaw=2", *words) - before) for words in ((), ("--region", "mouth"))
     )
     assert local.sum() < whole.sum() and (local > whole + 3).mean() < 0.01
+    both = np.abs(run(photo, exported, "--set", "yaw=2", "--region", "mouth", "hair") - before)
+    assert local.sum() < both.sum() <= whole.sum()
 
 
 def test_a_sheet_has_a_row_an_attribute(exported: Path, photo: Path) -> None:
@@ -152,6 +162,26 @@ def test_another_network_is_not_an_editor(tmp_path: Path) -> None:
 
     with pytest.raises(TristyleError, match="not an editor. Give a file made by stage=export export=editor"):
         edit.Editor(tiny_model(tmp_path / "student.onnx"))
+
+
+def test_an_editor_that_changed_since_it_was_exported_is_refused(exported: Path, tmp_path: Path) -> None:
+    for name in ("editor.onnx", "card.json"):
+        (tmp_path / name).write_bytes((exported / name).read_bytes())
+    assert edit.editor_path(tmp_path) == tmp_path / "editor.onnx"
+    with (tmp_path / "editor.onnx").open("ab") as file:
+        file.write(b"\0")
+    with pytest.raises(TristyleError, match="editor.onnx: changed since it was exported"):
+        edit.editor_path(tmp_path)
+
+
+def test_the_page_lists_an_editor_with_its_attributes(exported: Path, tmp_path: Path) -> None:
+    (model,) = page_models([exported])
+    assert (model.name, model.size, model.fixed, list(model.attributes)) == ("editor", tiny.SIZE, True, tiny.NAMES)
+    write_site(tmp_path, [model])
+    for folder in (tmp_path, exported / "editor.web"):  # as it is served, and as it is exported for a static host
+        (entry,) = json.loads((folder / "models.json").read_text())["models"]
+        assert entry["attributes"] == tiny.NAMES and entry["regions"] == list(READER_LABELS) and entry["fixed"]
+        assert (folder / entry["file"]).is_file() and (folder / "index.html").is_file()
 
 
 def test_without_an_export_the_line_names_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -33,7 +33,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from stages.apply.edit import soft_region
 from stages.apply.face_squares import open_finder
 from stages.apply.picture import read_photo
 from stages.core.artifact import Artifact, open_artifact
@@ -48,7 +47,7 @@ from stages.datasets.rendered.people import RenderedPeople
 from stages.metrics.attributes import attributes
 from stages.metrics.bootstrap import draw, mean_interval
 from stages.metrics.pixel import background_error
-from stages.networks.expanded import AttributeClassifier, ExpandedEditor
+from stages.networks.expanded import AttributeClassifier, ExpandedEditor, soft_region
 from stages.networks.face_labels import PARSER_MOUTH, READER
 from stages.networks.face_reader import load_reader
 from stages.networks.latents import load_editor
@@ -374,8 +373,7 @@ def local_arm(bench: Bench, people: People) -> dict[str, Any]:
     by = torch.zeros(len(images), len(names))
     by[:, k] = 1.0
     parsing = F.interpolate(bench.reader.read(images).parsing, images.shape[-2:], mode="bilinear", align_corners=False)
-    share = parsing.softmax(dim=1)[:, READER["mouth"]].numpy()
-    region = torch.from_numpy(np.stack([soft_region(one) for one in share]))[:, None]
+    region = soft_region(parsing.softmax(dim=1)[:, READER["mouth"], None])
     change = (bench.editor.local(images, by, region) - bench.editor(images, 0 * by)).abs().mean(dim=1)
     room = max(1, round(0.05 * images.shape[-1]))
     mouth = np.isin(people.parsing, PARSER_MOUTH).astype(np.uint8)

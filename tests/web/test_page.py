@@ -20,6 +20,7 @@ onnxruntime = pytest.importorskip("onnxruntime")
 
 from stages import apply  # noqa: E402
 from stages.apply import serve  # noqa: E402
+from stages.apply.edit import Editor  # noqa: E402
 from stages.core.files import sha256_file  # noqa: E402
 from stages.core.images import write_image  # noqa: E402
 from stages.web import write_site  # noqa: E402
@@ -546,3 +547,51 @@ def test_a_model_of_one_size_works_on_the_square_and_draws_faces_from_scratch(
             seen.append(both(browser)[1])
         assert not np.array_equal(*seen) and seen[0].std() > 1
         assert "a face of nobody" in browser.run("numbers.textContent")
+
+
+def test_an_editor_has_sliders_that_edit_the_picture_on_show(browser: Chromium, tmp_path: Path) -> None:
+    from stages.core.runtime import Runtime
+    from stages.core.tracking import Tracker
+    from stages.export.editor import EditorExport
+    from tests.tools import tiny_editor
+
+    (tmp_path / "export").mkdir()
+    inputs = {"style": tiny_editor.style(tmp_path / "style"), "data": tiny_editor.data(tmp_path / "data")}
+    EditorExport(photos=1, repeats=1).run(inputs, tmp_path / "export", Runtime("cpu", 1, Tracker(tmp_path / "export")))
+    editor = Editor(tmp_path / "export" / "editor.onnx")
+    with running(serve.open_server(0, serve.page_models([tmp_path / "export"]))) as url:
+        open_page(browser, url)
+        assert browser.run("edits.querySelectorAll('input').length") == len(tiny_editor.NAMES)
+        photo, untouched = both(browser)
+        assert np.abs(untouched.astype(int) - photo).max() <= 1
+
+        # A slider moved is the edit that `stylize edit` makes of the square.
+        def move(control: str, value: object) -> None:
+            found = f"document.getElementById('{control}')"
+            browser.run(f"{found}.value = '{value}'; {found}.dispatchEvent(new Event('input'))")
+
+        move("edit-age", 2)
+        changed = "[...document.getElementById('edits').querySelectorAll('output')].map((o) => o.textContent).join()"
+        assert browser.run(changed) == "+2.0,0.0,0.0"
+        browser.until("!save.disabled")
+        time.sleep(1)
+        photo, whole = both(browser)
+        editor.set({"age": 2.0})
+        small, seen = (
+            np.asarray(Image.fromarray(image).resize((tiny_editor.SIZE,) * 2, Image.Resampling.BOX)).astype(np.float32)
+            for image in (photo, whole)
+        )
+        wanted = editor.run(None, {"photo": (small / 127.5 - 1).transpose(2, 0, 1)[None]})[0]
+        change = (wanted[0].transpose(1, 2, 0) + 1) * 127.5 - small
+        assert np.corrcoef(change.ravel(), (seen - small).ravel())[0, 1] > 0.9
+
+        # Within a region it changes less; Reset takes it back.
+        move("region", "mouth")
+        time.sleep(1)
+        local = both(browser)[1]
+        browser.run("reset.click()")
+        time.sleep(1)
+        again = both(browser)[1]
+        photo = photo.astype(int)
+        assert np.abs(whole - photo).sum() > np.abs(local - photo).sum() > 0
+        assert np.array_equal(again, untouched)
