@@ -24,8 +24,9 @@ import traceback
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-STAGES = ("data", "style", "pair", "student", "export", "ingest", "tar", "stylize")
 CHAIN = ("data", "style", "pair", "student", "export")
+KINDS = {"ingest": "data", "tar": "pair", "tps": "pair", "expanded": "style", "blaze": "student"}  # a variant's stage
+STAGES = (*CHAIN, *KINDS, "stylize")
 PLACES = (("own/photo", "photo", 0), ("own/style/ink", "comic", 300), ("pictures/a", "photo", 600))
 TINY = [
     "workers=1", "device=cpu", "data.count=24", "data.heldout=8", "data.style_count=16", "data.heldout_style=12",
@@ -36,6 +37,17 @@ TINY = [
     "+student.train.checkpoint_images=24", "+student.train.preview_images=32", "export.photos=2", "export.repeats=2",
     "export.calibration=4",
 ]  # fmt: skip
+VARIANTS = {
+    "tar": ["pair.write.format=tar", "pair.write.per_shard=6"],
+    "tps": ["pair=tps"],
+    "expanded": [
+        "style=expanded", "style.attributes=[age,yaw]", "style.iterative=true", "style.modes.steps=2",
+        "style.modes.tuning=2", "++style.classify.train.images=16", "++style.classify.train.batch=4",
+        "++style.classify.train.checkpoint_images=8", "++style.encode.train.images=16", "++style.encode.train.batch=4",
+        "++style.encode.train.checkpoint_images=8",
+    ],
+    "blaze": ["student=blaze"],
+}  # fmt: skip
 
 
 def words(stage: str, out: Path, work: Path) -> list[str]:
@@ -44,9 +56,7 @@ def words(stage: str, out: Path, work: Path) -> list[str]:
     if stage == "ingest":
         return ["tristyle", "stage=data", "data=folders", f"data.path={work / 'own'}", "workers=2", "device=cpu",
                 f"out={out}"]  # fmt: skip
-    if stage == "tar":
-        return ["tristyle", "stage=pair", "pair.write.format=tar", "pair.write.per_shard=6", f"out={out}", *TINY]
-    return ["tristyle", f"stage={stage}", f"out={out}", *TINY]
+    return ["tristyle", f"stage={KINDS.get(stage, stage)}", f"out={out}", *TINY, *VARIANTS.get(stage, [])]
 
 
 def doom(at: int, after: bool, count: Path | None) -> None:
@@ -124,8 +134,7 @@ def result(stage: str, out: Path) -> dict[str, str]:
     """What counts: of an artifact its sealed files and digest, of a stylised folder the pictures."""
     if stage == "stylize":
         return {name: value for name, value in files(out / "painted").items() if not name.startswith(".")}
-    kind = {"ingest": "data", "tar": "pair"}.get(stage, stage)
-    (manifest,) = (out / kind).glob("*/manifest.json")
+    (manifest,) = (out / KINDS.get(stage, stage)).glob("*/manifest.json")
     told = json.loads(manifest.read_bytes())
     return {"digest": told["digest"], **{name: entry["sha256"] for name, entry in told["files"].items()}}
 
@@ -147,9 +156,8 @@ def fresh(stage: str, base: Path, out: Path) -> None:
     """A run folder with the inputs of a stage and nothing of the stage itself."""
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir(parents=True)
-    if stage in CHAIN or stage == "tar":
-        before = CHAIN[: CHAIN.index("pair" if stage == "tar" else stage)]
-        for kind in before:
+    if stage in CHAIN or stage in VARIANTS:
+        for kind in CHAIN[: CHAIN.index(KINDS.get(stage, stage))]:
             shutil.copytree(base / kind, out / kind)
 
 
@@ -189,8 +197,7 @@ def main() -> int:
     torch.set_num_threads(1)
     make_pictures(work)
     base, taken, wanted = work / "base", {}, {}
-    named = {"tar": "pair"}
-    chain = [CHAIN.index(named.get(name, name)) for name in options.stages if named.get(name, name) in CHAIN]
+    chain = [CHAIN.index(name if name in CHAIN else KINDS[name]) for name in options.stages if name != "stylize"]
     for stage in [*CHAIN[: max(chain, default=-1) + 1], *(name for name in options.stages if name not in CHAIN)]:
         out = base if stage in CHAIN else work / f"base-{stage}"
         if stage not in CHAIN:
