@@ -244,7 +244,13 @@ class Pictures:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of the whole array; the first picture's is all others'."""
+        """Of the whole array; the first picture's is all others'.
+
+        Raises:
+            TristyleError: there is none, or the first one cannot be read.
+        """
+        if not len(self):
+            raise TristyleError(f"{self.root}: its records keep no picture. Run the stage that wrote it again.")
         if self._shape is None:
             self._shape = self._read(0).shape
         return (len(self), *self._shape)

@@ -25,7 +25,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Lock
@@ -48,7 +48,7 @@ from stages.training.draws import Draws
 from stages.training.ema import early_decay, ema_update
 from stages.training.fit import Batches, Phase, Task, Update
 from stages.training.loading import Allowance, Derived, Kept, read_ahead
-from stages.training.precision import PRECISIONS, compute_dtype
+from stages.training.precision import PRECISIONS, autocast
 
 CACHED = CHUNK * 64**2  # pixels of a forward pass on a CPU: more of them fall out of its cache
 FULL_POOL = 16  # cells a side that a full generator's modulation sees: the published 64 at 256 px, over four
@@ -243,7 +243,7 @@ class TranslationTask(Task):
     def _warm_up_losses(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """The photo -> style generator on latent pairs; its mask or the background on both sources and photos."""
         style, style_mask, count = batch["style"], batch["style_mask"], len(batch["style"])
-        with self._autocast(style.device):
+        with autocast(self.translator.precision, style.device):
             styled = self.to_style(torch.cat([batch["source"], batch["photo"]]))
         terms = {"latent": self.weights.latent * losses.regional_l1(styled.image[:count], style, style_mask)}
         if styled.mask is not None:
@@ -256,17 +256,13 @@ class TranslationTask(Task):
             terms["background"] = self.weights.background * losses.regional_l1(styled.image, inputs, outside)
         return terms
 
-    def _autocast(self, device: torch.device) -> AbstractContextManager[object]:
-        dtype = compute_dtype(self.translator.precision, device)
-        return nullcontext() if dtype is torch.float32 else torch.autocast(device.type, dtype)
-
     def _generator_losses(self, batch: dict[str, Tensor], update: Update) -> dict[str, Tensor]:
         """The generators' terms, both directions in each (eq. 3-7 and the additions of the module's text)."""
         photo, style, photo_mask, style_mask = (batch[key] for key in ("photo", "style", "photo_mask", "style_mask"))
         count, weights = len(photo), self.weights
 
         # one pass of each generator: its source, its target domain (identity mapping) and the latent pairs' sources
-        with self._autocast(photo.device):
+        with autocast(self.translator.precision, photo.device):
             inputs = [photo, style] + ([batch["source"]] if weights.latent and "source" in batch else [])
             styled, photoed = self.to_style(torch.cat(inputs)), self.to_photo(torch.cat([style, photo]))
             fake_style, fake_photo = styled.image[:count], photoed.image[:count]
@@ -351,7 +347,7 @@ class TranslationTask(Task):
         terms: dict[str, Tensor] = {}
         for domain, pictures in seen.items():
             # real and generated pictures share one pass
-            with self._autocast(pictures[0].device):
+            with autocast(self.translator.precision, pictures[0].device):
                 outputs = [discriminator(torch.cat(pictures)) for discriminator in self._discriminators(domain)]
             count = len(pictures[0])
             parts = [logits.float().split(count) for out in outputs for logits in (out.logit, out.cam_logit)]

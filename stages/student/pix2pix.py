@@ -12,6 +12,7 @@ kept (StyleGAN's practice), and pairs are flipped at random.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
@@ -24,11 +25,11 @@ from torch import Tensor, nn
 from stages.core.artifact import Artifact
 from stages.core.images import grid
 from stages.core.runtime import Runtime
-from stages.core.settings import Train, number
+from stages.core.settings import Train, choice, number
 from stages.core.tensors import to_tensor, to_uint8
 from stages.networks.face_reader import Reader, load_reader
-from stages.networks.mobile import MobileStudent, blend, normalised_together
-from stages.networks.patchgan import PatchGAN
+from stages.networks.mobile import Layers, MobileStudent, blend, normalised_together
+from stages.networks.patchgan import PatchGAN, PatchOutput
 from stages.student.augment import Augment, load_augmentation
 from stages.student.batches import load_pairs, pair_batches, prepared
 from stages.student.photographs import (
@@ -56,6 +57,7 @@ from stages.training.losses import (
     random_similarities,
     student_hinge,
 )
+from stages.training.precision import PRECISIONS, autocast
 
 SHOWN = 8  # pairs on the preview
 STRIDE = 8.0  # px, of the student's coarsest layer: shifts beyond it bring nothing new
@@ -108,6 +110,7 @@ class Pix2Pix:
         warm_up: share of the training without the adversarial terms.
         ema_images: half-life of the weight average in images; 0 keeps the raw weights.
         discriminator_lr: factor on the learning rate for the discriminator.
+        precision: `float32`, `bfloat16`, or `auto`: bfloat16 where the processor multiplies it natively.
     """
 
     reads: ClassVar[tuple[str, ...]] = ("pair",)
@@ -120,6 +123,7 @@ class Pix2Pix:
     warm_up: float = 0.55
     ema_images: int = 500
     discriminator_lr: float = 0.3
+    precision: str = "auto"
 
     def __post_init__(self) -> None:
         MobileStudent(self.tier)  # raises ConfigError for an unknown tier
@@ -128,6 +132,7 @@ class Pix2Pix:
         number("warm_up", self.warm_up, 0, 1)
         number("ema_images", self.ema_images, 0, integer=True)
         number("discriminator_lr", self.discriminator_lr, 0, 100, open_low=True)
+        choice("precision", self.precision, PRECISIONS)
 
     def files(self) -> dict[str, Path]:
         """The artifact of the photographs, where there are any."""
@@ -247,7 +252,7 @@ class Pix2PixTask(Task):
 
         # target, output and blurred target in one pass
         pictures = [pairs["style"], update.memory["output"].detach(), *([pairs["blurred"]] if weight else [])]
-        logits = self.discriminator(photo.repeat(len(pictures), 1, 1, 1), torch.cat(pictures)).logits
+        logits = self._judged(photo.repeat(len(pictures), 1, 1, 1), torch.cat(pictures)).logits
         real, fake, *blurred = logits.chunk(len(pictures))
         terms = {"hinge": patch_hinge(real, fake)}
         if weight:
@@ -257,8 +262,9 @@ class Pix2PixTask(Task):
         unpaired = update.memory["unpaired"]
         if unpaired and self.settings.photographs.adversarial:
             heads = torch.cat([unpaired["drawn"], update.memory["unpaired_output"].detach()])
-            both = on_grey(self.heads, heads, torch.cat([unpaired["drawn_head"], unpaired["real_head"]]))
-            terms["real_hinge"] = patch_hinge(*both.logits.chunk(2))
+            with self._autocast(heads):
+                both = on_grey(self.heads, heads, torch.cat([unpaired["drawn_head"], unpaired["real_head"]]))
+            terms["real_hinge"] = patch_hinge(*both.logits.float().chunk(2))
         return terms
 
     def _student_losses(self, pairs: dict[str, Tensor], update: Update) -> dict[str, Tensor]:
@@ -274,8 +280,8 @@ class Pix2PixTask(Task):
             unpaired["maps"] = self._maps(unpaired["real"], update.draws)
             again = self._moved(unpaired["real_again"], unpaired["maps"], update.draws)
             seen = torch.cat([seen, unpaired["real"], again])
-        with normalised_together(self.student, update.together):
-            layers = self.student.layers(seen)
+        with normalised_together(self.student, update.together), self._autocast(seen):
+            layers = Layers(*(values.float() for values in self.student.layers(seen)))
         outputs = blend(seen, layers)
         output, alpha = outputs[: len(photo)], layers.alpha[: len(photo)]
         update.memory["output"] = output
@@ -293,9 +299,9 @@ class Pix2PixTask(Task):
 
         # the real pictures' features are only a target: no gradient
         if not self.warming(update.images):
-            fake = self.discriminator(photo, output)
+            fake = self._judged(photo, output)
             with torch.no_grad():
-                real = self.discriminator(photo, style)
+                real = self._judged(photo, style)
             terms["features"] = weights.features * feature_matching(real.features, fake.features)
             terms["adversarial"] = weights.adversarial * student_hinge(fake.logits)
         if unpaired:
@@ -317,9 +323,19 @@ class Pix2PixTask(Task):
             lost = lost_identity(reader, real["real"], drawn, real["real_head"])
             terms["real_identity"] = settings.identity * lost
         if settings.adversarial:
-            fake = on_grey(self.heads, drawn, real["real_head"])
-            terms["real_adversarial"] = settings.adversarial * student_hinge(fake.logits)
+            with self._autocast(drawn):
+                fake = on_grey(self.heads, drawn, real["real_head"])
+            terms["real_adversarial"] = settings.adversarial * student_hinge(fake.logits.float())
         return terms
+
+    def _autocast(self, pictures: Tensor) -> AbstractContextManager[object]:
+        return autocast(self.settings.precision, pictures.device)
+
+    def _judged(self, photo: Tensor, picture: Tensor) -> PatchOutput:
+        """What the discriminator says of photos and pictures [N, 3, H, W], its logits in float32."""
+        with self._autocast(photo):
+            seen = self.discriminator(photo, picture)
+        return PatchOutput(seen.features, seen.logits.float())
 
     @staticmethod
     def _maps(photo: Tensor, draws: Draws) -> Tensor:

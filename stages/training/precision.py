@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -31,3 +32,9 @@ def compute_dtype(precision: str, device: torch.device) -> torch.dtype:
             fast = bool(flags.get("amx_bf16") or flags.get("avx512_bf16"))
         precision = "bfloat16" if fast else "float32"
     return torch.bfloat16 if precision == "bfloat16" else torch.float32
+
+
+def autocast(precision: str, device: torch.device) -> AbstractContextManager[object]:
+    """The block in which networks that know no number type of their own convolve in that of `compute_dtype`."""
+    dtype = compute_dtype(precision, device)
+    return nullcontext() if dtype is torch.float32 else torch.autocast(device.type, dtype)

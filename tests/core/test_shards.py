@@ -165,3 +165,5 @@ def test_pictures_that_are_damaged_or_of_another_size_are_named(tmp_path: Path) 
         with pytest.raises(TristyleError, match=problem) as refused:
             found[np.array([0, number])]
         assert str(tmp_path) in str(refused.value) and "\n" not in str(refused.value)
+    with pytest.raises(TristyleError, match="its records keep no picture. Run the stage that wrote it again"):
+        Pictures(tmp_path)[:]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -24,7 +24,7 @@ from stages.pair.tps.batches import REDUCE, REGIONS, region_grid
 from stages.training import losses
 from stages.training.ema import early_decay, ema_update
 from stages.training.fit import Phase, Task, Update
-from stages.training.precision import compute_dtype
+from stages.training.precision import autocast
 
 if TYPE_CHECKING:
     from stages.pair.tps.translator import TpsTranslator
@@ -98,14 +98,10 @@ class AlignedTask(Task):
     def _computing(self, device: torch.device, update: Update) -> Iterator[None]:
         """In the settings' precision, and with the batch statistics of all processes."""
         with ExitStack() as stack:
-            stack.enter_context(self._autocast(device))
+            stack.enter_context(autocast(self.settings.precision, device))
             for generator in (self.to_style, self.to_photo):
                 stack.enter_context(normalised_together(generator, update.together))
             yield
-
-    def _autocast(self, device: torch.device) -> AbstractContextManager[object]:
-        dtype = compute_dtype(self.settings.precision, device)
-        return nullcontext() if dtype is torch.float32 else torch.autocast(device.type, dtype)
 
     def _generator_losses(self, batch: dict[str, Tensor], update: Update) -> dict[str, Tensor]:
         """Both directions in each term."""
@@ -250,7 +246,7 @@ class AlignedTask(Task):
         """Real to 1 and generated to 0 in every contest; the two share a pass."""
         terms: dict[str, Tensor] = {}
         for name, (weight, real, fake) in update.memory["seen"].items():
-            with self._autocast(real.device):
+            with autocast(self.settings.precision, real.device):
                 real_logit, fake_logit = self._discriminator(name)(torch.cat([real, fake])).float().chunk(2)
             terms[name] = weight * (losses.lsgan(real_logit, 1.0) + losses.lsgan(fake_logit, 0.0))
         return terms
