@@ -25,8 +25,9 @@ from torch import Tensor, nn
 from stages.core.artifact import Artifact
 from stages.core.images import grid
 from stages.core.runtime import Runtime
-from stages.core.settings import Train, choice, number
+from stages.core.settings import Train, TristyleError, choice, number
 from stages.core.tensors import to_tensor, to_uint8
+from stages.core.weights import load_network
 from stages.networks.face_reader import Reader, load_reader
 from stages.networks.mobile import Layers, MobileStudent, blend, normalised_together
 from stages.networks.patchgan import PatchGAN, PatchOutput
@@ -111,6 +112,8 @@ class Pix2Pix:
         ema_images: half-life of the weight average in images; 0 keeps the raw weights.
         discriminator_lr: factor on the learning rate for the discriminator.
         precision: `float32`, `bfloat16`, or `auto`: bfloat16 where the processor multiplies it natively.
+        start: another student's `student.safetensors`, or the folder of its artifact, whose weights the training
+            begins with; of any size of pictures, but of the same tier. None: drawn by the seed.
     """
 
     reads: ClassVar[tuple[str, ...]] = ("pair",)
@@ -124,6 +127,7 @@ class Pix2Pix:
     ema_images: int = 500
     discriminator_lr: float = 0.3
     precision: str = "auto"
+    start: str | None = None
 
     def __post_init__(self) -> None:
         MobileStudent(self.tier)  # raises ConfigError for an unknown tier
@@ -135,8 +139,8 @@ class Pix2Pix:
         choice("precision", self.precision, PRECISIONS)
 
     def files(self) -> dict[str, Path]:
-        """The artifact of the photographs, where there are any."""
-        return self.photographs.files()
+        """The artifact of the photographs and the student that it begins with, where there are any."""
+        return self.photographs.files() | ({} if self.start is None else {"model.start": student_file(self.start)})
 
     def training(self, inputs: dict[str, Artifact], train: Train, runtime: Runtime) -> StudentTraining:
         """Open the kept pairs and draw the networks.
@@ -195,6 +199,8 @@ class Pix2PixTask(Task):
         self.settings, self.samples = settings, preview
         self.warm_up_images = settings.warm_up * train.images
         self.student = MobileStudent(settings.tier)
+        if settings.start is not None:
+            self.student.load_state_dict(open_student(student_file(settings.start), settings.tier).state_dict())
         self.discriminator = PatchGAN(settings.discriminator_width, settings.discriminator_layers)
         self.student_ema = MobileStudent(settings.tier).requires_grad_(False)
         self.student_ema.load_state_dict(self.student.state_dict())
@@ -362,6 +368,32 @@ class Pix2PixTask(Task):
     def preview(self) -> dict[str, np.ndarray]:
         """Photo, target and output side by side."""
         return {"sheet": sheet(self.student_ema, self.samples)}
+
+
+def student_file(start: str) -> Path:
+    """The weights that `student.model.start` names: a file, or the one in an artifact's folder."""
+    place = Path(start)
+    return place / "student.safetensors" if place.is_dir() else place
+
+
+def open_student(path: Path, tier: str) -> MobileStudent:
+    """Load a student of this tier.
+
+    Raises:
+        TristyleError: unreadable, another network, or of another tier.
+    """
+    student = load_network(path)
+    if not isinstance(student, MobileStudent):
+        raise TristyleError(
+            f"student.model.start: {path} holds {type(student).__name__}, not a mobile student. "
+            "Give the student.safetensors of a run of student=pix2pix."
+        )
+    if student.arguments["tier"] != tier:
+        raise TristyleError(
+            f"student.model.start: {path} is of tier {student.arguments['tier']}, not {tier}. "
+            f"Say student.model.tier={student.arguments['tier']}."
+        )
+    return student
 
 
 def sheet(student: MobileStudent, samples: dict[str, Tensor]) -> np.ndarray:

@@ -150,7 +150,8 @@ def feature_matching(real: list[Tensor], fake: list[Tensor]) -> Tensor:
         real: activations [N, C, h, w] by layer of the target; they are detached.
         fake: activations of the output, the same shapes.
     """
-    return torch.stack([F.l1_loss(b, a.detach()) for a, b in zip(real, fake, strict=True)]).mean()
+    pairs = zip(real, fake, strict=True)
+    return torch.stack([(b - a.detach()).abs().mean(dtype=torch.float32) for a, b in pairs]).mean()
 
 
 def edge_strength(images: Tensor) -> Tensor:

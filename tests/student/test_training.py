@@ -12,7 +12,7 @@ from stages.core.runtime import Runtime
 from stages.core.settings import ConfigError, Train, TristyleError
 from stages.core.tensors import mask_tensor, to_tensor
 from stages.core.tracking import Tracker
-from stages.core.weights import load_network
+from stages.core.weights import load_network, save_network
 from stages.metrics.heldout import read_heldout
 from stages.networks.face_reader import Reader
 from stages.networks.mobile import MobileStudent, count_parameters
@@ -204,6 +204,37 @@ def test_the_discriminator_refuses_blurred_edges_and_the_steadiness_rises_late()
     update = Update(images=76)
     assert "equivariance" not in plain.losses("student", batch, update)
     assert set(plain.losses("discriminator", batch, update)) == {"hinge"}
+
+
+def test_a_training_begins_with_another_student_of_its_tier(tmp_path: Path) -> None:
+    torch.manual_seed(7)
+    other = MobileStudent("nano")
+    save_network(tmp_path / "student.safetensors", other)
+    train, batch = Train(images=8, batch=4, lr=1e-3), pair_batches(*toys(0, 4, 32), seed=0, blurred=True)(0, 4)
+    for start in (tmp_path, tmp_path / "student.safetensors"):
+        settings = Pix2Pix(tier="nano", start=str(start))
+        assert settings.files() == {"model.start": tmp_path / "student.safetensors"}
+        task = settings.task(train, batch)
+        for network in (task.student, task.student_ema):
+            assert all(torch.equal(a, b) for a, b in zip(network.parameters(), other.parameters(), strict=True))
+    with pytest.raises(TristyleError, match="is of tier nano, not mid. Say student.model.tier=nano"):
+        Pix2Pix(start=str(tmp_path)).task(train, batch)
+    save_network(tmp_path / "reader.safetensors", Reader((4, 4, 8, 8, 8), 4))
+    with pytest.raises(TristyleError, match="holds Reader, not a mobile student"):
+        Pix2Pix(start=str(tmp_path / "reader.safetensors")).task(train, batch)
+
+
+def test_bfloat16_computes_nearly_the_same_losses() -> None:
+    batch, train = pair_batches(*toys(0, 4, 32), seed=0, blurred=True)(0, 4), Train(images=16, batch=4, lr=1e-3)
+    exact, rounded = (
+        Pix2Pix(tier="nano", warm_up=0.0, precision=kind).task(train, batch).losses("student", batch, Update(images=16))
+        for kind in ("float32", "bfloat16")
+    )
+    assert exact.keys() == rounded.keys()
+    for name, value in exact.items():
+        assert rounded[name].dtype == torch.float32
+        assert rounded[name].item() == pytest.approx(value.item(), rel=0.05, abs=0.01), name
+    assert any(rounded[name] != value for name, value in exact.items())
 
 
 def test_nothing_kept_is_said_in_one_line(tmp_path: Path) -> None:
