@@ -226,9 +226,9 @@ def main() -> int:
         log = work / f"trial-{options.seed}-{trial:03d}-{stage}.log"
         row = {"trial": trial, "stage": stage, "kills": [], "seed": options.seed}
         for _ in range(1 + (rng.random() < 0.25)):
-            wait = rng.uniform(0.03, 1.0) * taken[stage]
-            if options.at_rename:
-                wait = rng.randint(1, int((work / f"renames-{stage}").read_text()))
+            wait, renames = rng.uniform(0.03, 1.0) * taken[stage], work / f"renames-{stage}"
+            if options.at_rename and renames.exists():  # those of its processes are not counted
+                wait = rng.randint(1, int(renames.read_text()))
                 child = start(words(stage, out, work), log, mark, wait, rng.random() < 0.3)
             else:
                 child = start(words(stage, out, work), log, mark)
