@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import partial
 from math import cos, pi
@@ -27,7 +28,7 @@ from torch import Tensor, nn
 from stages.core.artifact import Artifact
 from stages.core.images import LazyImages
 from stages.core.runtime import Runtime
-from stages.core.settings import ConfigError, Train, TristyleError, number
+from stages.core.settings import ConfigError, Train, TristyleError, choice, number
 from stages.core.tensors import to_tensor
 from stages.networks.blaze import BlazeEncoder, BlazeGenerator, BlazePicture, BlazeStylizer, fitted, inference
 from stages.networks.face_labels import READER_HEAD
@@ -51,6 +52,7 @@ from stages.training.losses import (
     perceptual_distance,
     r1_penalty,
 )
+from stages.training.precision import PRECISIONS, autocast, compute_dtype
 
 LEAST = 32  # px: the reader sees nothing in smaller levels of the pyramid
 RISE = 0.02  # share of the encoder's training over which its learning rate rises
@@ -102,6 +104,8 @@ class Blaze:
         warm_up: share of the distillation without the adversarial terms.
         ema_images: half-life of the averaged networks, in images.
         encoder_lr: factor on the learning rate for the encoder.
+        precision: `float32`, `bfloat16`, or `auto`: bfloat16 where the processor multiplies it natively. The encoder
+            learns in float32: its separable convolutions are faster so.
         weights: of the loss terms.
     """
 
@@ -114,6 +118,7 @@ class Blaze:
     warm_up: float = 0.1
     ema_images: int = 2000
     encoder_lr: float = 0.5
+    precision: str = "auto"
     weights: BlazeWeights = field(default_factory=BlazeWeights)
 
     def __post_init__(self) -> None:
@@ -126,6 +131,7 @@ class Blaze:
         number("encoder_width", self.encoder_width, 0.1, 2)
         number("ema_images", self.ema_images, 0, integer=True)
         number("encoder_lr", self.encoder_lr, 0, 100, open_low=True)
+        choice("precision", self.precision, PRECISIONS)
 
     @property
     def reads(self) -> tuple[str, ...]:
@@ -278,6 +284,8 @@ class BlazeTask(Task):
     def losses(self, phase: str, batch: dict[str, Tensor], update: Update) -> dict[str, Tensor]:
         """Terms of `generator`, `discriminator` and `r1`, or of `encoder`; none of the part that stands still."""
         photos = batch["images"]
+        dtype = compute_dtype(self.settings.precision, photos.device)
+        self.teacher.synthesis.compute_dtype = self.discriminator.compute_dtype = dtype
         if phase == "encoder":
             return {} if self.distilling(update.images) else self._encoder(photos, update)
         if phase == "generator":
@@ -301,7 +309,9 @@ class BlazeTask(Task):
         with torch.no_grad():
             ws = self.styles(len(photos), update.draws)
             target = self.drawn(ws)
-        pyramid = self.generator.pyramid(ws, update.draws)
+        with self._autocast(ws):
+            pyramid = self.generator.pyramid(ws, update.draws)
+        pyramid = [BlazePicture(part.colour.float(), part.alpha.float()) for part in pyramid]
         update.memory |= {"target": target, "fakes": pyramid[-1].colour.detach()}
 
         terms = self._held(pyramid, target)
@@ -331,10 +341,10 @@ class BlazeTask(Task):
             left, top = (int(torch.randint(side - SIZE + 1, [])) if side > SIZE else 0 for _ in range(2))
             rows, columns = slice(top, top + SIZE), slice(left, left + SIZE)
             with torch.no_grad():
-                wanted = self.reader.encode(targets[factor][..., rows, columns])
+                wanted = self._maps(targets[factor][..., rows, columns])
                 if side == min(size, SIZE):
                     mask = self.reader.decode(wanted)[0].softmax(1)[:, READER_HEAD].sum(1, keepdim=True)
-            maps = self.reader.encode(image[..., rows, columns])
+            maps = self._maps(image[..., rows, columns])
             perceptual.append(perceptual_distance(maps, wanted).mean())
 
         assert mask is not None  # one level has the reader's size
@@ -363,20 +373,35 @@ class BlazeTask(Task):
         weights, n = self.settings.weights, len(photos)
         with torch.no_grad():
             known = self.styles(n, update.draws)
-            drawn = self.ema(known).colour
+            drawn = self._redrawn(known)
         with normalised_together(self.encoder, update.together):
             ws = self.encoder(torch.cat([photos, drawn]))
-        images = self.ema(ws[:n]).colour
+        images = self._redrawn(ws[:n])
 
         with torch.no_grad():
-            maps, who = self.reader.encode(photos), self.reader.identity(photos)
+            maps, who = self._maps(photos), self.reader.identity(photos)
         same = (self.reader.identity(images) * who).sum(dim=1)
         return {
             "pixel": weights.pixel * F.l1_loss(images, photos),
-            "perceptual": weights.likeness * perceptual_distance(self.reader.encode(images), maps).mean(),
+            "perceptual": weights.likeness * perceptual_distance(self._maps(images), maps).mean(),
             "identity": weights.identity * (1 - same).mean(),
             "regression": weights.regression * ((ws[n:] - known) / self.unit).square().mean(),
         }
+
+    def _autocast(self, tensor: Tensor) -> AbstractContextManager[object]:
+        return autocast(self.settings.precision, tensor.device)
+
+    def _maps(self, images: Tensor) -> list[Tensor]:
+        """The reader's features of pictures [N, 3, r, r], float32."""
+        with self._autocast(images):
+            maps = self.reader.encode(images)
+        return [level.float() for level in maps]
+
+    def _redrawn(self, ws: Tensor) -> Tensor:
+        """What the averaged generator draws of latents, [N, 3, R, R], float32."""
+        with self._autocast(ws):
+            out: Tensor = self.ema(ws).colour
+        return out.float()
 
     # Draws
 

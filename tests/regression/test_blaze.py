@@ -91,7 +91,9 @@ def run(folder: Path, kind: type[BlazeTask] = BlazeTask, few_shot: type[FewShotT
     photos, styles, _ = toys(0, 24, SIZE)
     teacher, discriminator = tiny_blaze.teacher(SIZE)
     settings = Train(images=IMAGES, batch=BATCH, lr=4e-3, seed=5, checkpoint_images=10**6, preview_images=10**6)
-    model = Blaze(channel_base=256, encoder_width=0.1, warm_up=0.2, ema_images=40, encoder_share=0.4)
+    model = Blaze(
+        channel_base=256, encoder_width=0.1, warm_up=0.2, ema_images=40, encoder_share=0.4, precision="float32"
+    )
     torch.manual_seed(5)
     task = kind(model, settings, teacher, discriminator, tiny_blaze.reader(), to_tensor(photos[:2]))
     task.generator.__class__ = generator

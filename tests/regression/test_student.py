@@ -59,8 +59,9 @@ def train(
     arrays = corrupt(toys(0, PAIRS, SIZE))
     settings = Train(images=IMAGES, batch=BATCH, lr=lr, seed=5, checkpoint_images=10**6, preview_images=10**6)
     model = Pix2Pix(
-        tier="nano", discriminator_width=8, ema_images=ema_images, warm_up=0.2, weights=Pix2PixWeights(**weights)
-    )
+        tier="nano", discriminator_width=8, ema_images=ema_images, warm_up=0.2, precision="float32",
+        weights=Pix2PixWeights(**weights),
+    )  # fmt: skip
     samples = {"photo": to_tensor(arrays[0][:1]), "style": to_tensor(arrays[1][:1])}
     task = model.task(settings, samples)
     (folder / ".scratch").mkdir(parents=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -148,7 +149,7 @@ def test_micro_batches_train_as_the_whole_batch(tmp_path: Path) -> None:
     found = []
     for accumulate in (1, 2):
         train = settings(16, accumulate=accumulate)
-        model = Blaze(channel_base=256, encoder_width=0.1, warm_up=0.0, ema_images=0, encoder_share=0.0)
+        model = replace(MODEL, ema_images=0, encoder_share=0.0, precision="float32")
         made = task(train, model)
         trained(made, train, tmp_path / str(accumulate), photo_batches(PHOTOS, 1))
         found.append(made.generator.state_dict())
@@ -157,6 +158,22 @@ def test_micro_batches_train_as_the_whole_batch(tmp_path: Path) -> None:
         moved = max(moved, float((found[0][name] - value).abs().max()))
         assert torch.allclose(found[0][name], found[1][name], atol=2e-4), name
     assert moved > 1e-3
+
+
+def test_bfloat16_computes_nearly_the_same_losses() -> None:
+    batch = photo_batches(PHOTOS, 1)(0, 8)
+    for images in (8, 24):  # the generator learns, then the encoder
+        found = []
+        for precision in ("float32", "bfloat16"):
+            made = task(settings(), replace(MODEL, precision=precision)).train()
+            torch.manual_seed(2)
+            update = Update(images=images)
+            found.append({name: v for p in made.phases for name, v in made.losses(p.name, batch, update).items()})
+        exact, rounded = found
+        assert exact.keys() == rounded.keys() and any(rounded[name] != value for name, value in exact.items())
+        for name, value in exact.items():
+            assert rounded[name].dtype == torch.float32
+            assert rounded[name].item() == pytest.approx(value.item(), rel=0.05, abs=0.01), name
 
 
 def test_only_one_part_learns_at_a_time() -> None:
