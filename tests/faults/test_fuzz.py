@@ -13,6 +13,7 @@ import random
 import resource
 import signal
 import struct
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -247,6 +248,7 @@ def test_mutated_files_are_read_or_refused_in_one_line(tmp_path: Path, kind: str
         rng = random.Random(f"{SEED} {kind} {number}")
         data = (mutate_json if kind in TREES else mutate)(whole, rng)
         path.write_bytes(data)
+        begun = time.process_time()
         signal.alarm(3 * SECONDS)  # three times, as the machine may be busy
         try:
             read(path)
@@ -256,4 +258,5 @@ def test_mutated_files_are_read_or_refused_in_one_line(tmp_path: Path, kind: str
             raise AssertionError(f"{kind} {SEED} {number}: {type(error).__name__}: {error}") from error
         finally:
             signal.alarm(0)
+        assert time.process_time() - begun < SECONDS, number
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < MEBI * 1024
