@@ -109,7 +109,8 @@ def check_digest(path: Path) -> None:
         with suppress(FileNotFoundError):
             noted = read_json(card, {})
             rows = noted["files"] if isinstance(noted.get("files"), list) else [noted]
-            said = {row.get("file"): row.get("sha256") for row in rows if isinstance(row, dict)}
+            named = [row for row in rows if isinstance(row, dict) and isinstance(row.get("file"), str)]
+            said = {row["file"]: row.get("sha256") for row in named}
             wanted = {**said, **wanted}
     if wanted.get(path.name) not in (None, sha256_file(path)):
         raise TristyleError(f"{path}: changed since it was exported. Export it again, or copy it again.")

@@ -55,8 +55,12 @@ def test_a_changed_model_is_refused_wherever_it_is_named(model: Path, tmp_path: 
 
 @pytest.mark.parametrize("name", ["manifest.json", "card.json", "student.json"])
 @pytest.mark.parametrize(
-    "text", ["", "[]", "[" * 200_000, '{"files": 1}', '{"files": [[]]}', '{"files": {"a": []}}', "\0"]
-)
+    "text",
+    [
+        "", "[]", "[" * 200_000, '{"files": 1}', '{"files": [[]]}', '{"files": {"a": []}}', "\0",
+        '{"files": [{"file": ["student.onnx"], "sha256": {}}]}',
+    ],
+)  # fmt: skip
 def test_a_damaged_card_is_one_line(model: Path, tmp_path: Path, name: str, text: str) -> None:
     (tmp_path / name).write_text(text)
     try:
