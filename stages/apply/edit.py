@@ -34,7 +34,7 @@ WHOLE = "background"  # the label that is not a region of the face
 
 
 class Editor:
-    """An editor opened once, with strengths and a region that may be set anew.
+    """An editor opened once, with strengths and regions that may be set anew.
 
     It stands where `paint_heads` wants a session of one photo.
 
@@ -55,7 +55,7 @@ class Editor:
     def __init__(self, path: Path, threads: int = 0) -> None:
         self.session = open_session(path, threads)
         if not is_editor(self.session):
-            raise TristyleError(f"{path}: not an editor. Give a file made by stage=export export=editor.")
+            raise TristyleError(f"{path}: not an editor. Export it again: stage=export export=editor.")
         self.size = trained_size(self.session) or 0
         self.attributes, labels = editor_names(self.session)
         self.regions = [name for name in labels if name != WHOLE]
@@ -179,7 +179,7 @@ def arguments() -> argparse.ArgumentParser:
     add("input", type=Path, help="a picture")
     add("-o", "--out", type=Path, help="file to write: .png, .jpg or .webp; default: INPUT.edited.png beside it")
     add("--set", nargs="+", default=[], metavar="NAME=STRENGTH", help="attributes and strengths from -2 to 2")
-    add("--region", nargs="+", default=[], help="keep the edit within regions: mouth, eye, nose, hair, ...")
+    add("--region", help="keep the edit within regions: mouth,eye,nose,hair,...")
     add("--sheet", action="store_true", help="show each attribute at five strengths")
     add(
         "--model",
@@ -233,7 +233,7 @@ def run(given: argparse.Namespace) -> Path:
     path = editor_path(given.model)
     editor = Editor(path)
     editor.set(strengths)
-    editor.within(given.region)
+    editor.within(given.region.split(",") if given.region is not None else [])
 
     check_consent(given.input)
     photo = read_photo(given.input)

@@ -185,26 +185,32 @@ def _check_notes(session: Any, path: Path) -> None:
 def open_model(path: Path, threads: int = 0) -> Any:
     """Open a model of one photo. Arguments and errors as `open_session`; another model is refused, too."""
     session = open_session(path, threads)
-    check_takes_a_photo(session, path)
+    check_photo_model(session, path)
     return session
 
 
-def check_takes_a_photo(session: Any, path: Path) -> None:
+def check_photo_model(session: Any, path: Path) -> None:
     """Refuse a model of something else than one photo. Raises TristyleError."""
     try:
         inputs = session.get_inputs()
         shape = inputs[0].shape if inputs else []
     except UnicodeDecodeError:
         raise TristyleError(f"{path}: its names or notes are not UTF-8. Export it again.") from None
+    if is_editor(session):
+        raise TristyleError(f"{path}: an editor. Run: stylize edit PHOTO --model {path} --set NAME=STRENGTH")
     if len(inputs) != 1 or len(shape) != 4 or shape[1] != 3:
         raise TristyleError(f"{path}: takes {shape}, not [1, 3, height, width]. Give a model made by stage=export.")
 
 
 def is_editor(session: Any) -> bool:
     """Whether the model is an editor of faces: a photo, strengths and regions in, the edited photo and a matte out."""
-    notes = session.get_modelmeta().custom_metadata_map
-    taken = [port.name for port in session.get_inputs()]
-    return taken == EDITED and {"tristyle.size", "tristyle.attributes", "tristyle.regions"} <= notes.keys()
+    notes, taken = session.get_modelmeta().custom_metadata_map, session.get_inputs()
+    try:
+        named = [port.name for port in taken] == EDITED
+    except UnicodeDecodeError:
+        return False
+    noted = {"tristyle.size", "tristyle.attributes", "tristyle.regions"} <= notes.keys()
+    return named and noted and len(taken[0].shape) == 4
 
 
 def editor_names(session: Any) -> tuple[list[str], list[str]]:

@@ -62,7 +62,7 @@ def page_models(given: list[Path] | None) -> list[Model]:
             else all shipped models; and the last editor in ./runs.
 
     Raises:
-        TristyleError: a file is missing or not a student; the line names it.
+        TristyleError: a file is missing, or neither a student nor an editor; the line names it.
     """
     from stages.apply.edit import editor_path, last_editor
     from stages.apply.model import EDITOR, SHIPPED, model_path
@@ -73,27 +73,26 @@ def page_models(given: list[Path] | None) -> list[Model]:
     if not given and model_path(None) == model_path(Path(next(iter(SHIPPED)))):
         wanted = [Path(name) for name in SHIPPED]
     for item in wanted:
-        if item is not None and (item / EDITOR).is_file():
-            paths.append(editor_path(item))
-            continue
-        first = model_path(item)
+        is_export = item is not None and (item / EDITOR).is_file()
+        first = editor_path(item) if is_export else model_path(item)
         others = sorted(first.parent.glob("student.*.onnx")) if item is not None and item.is_dir() else []
         paths += [path for path in [first, *others] if path not in paths]
-    if not given and last_editor():
-        paths.append(editor_path(None))
 
     models = [_described(path) for path in paths]
+    if not given and last_editor():
+        try:
+            models.append(_described(editor_path(None)))
+        except TristyleError as error:  # nobody asked for it
+            print(f"stylize serve: left out: {error}", file=sys.stderr)
     names = [model.name for model in models]
-    return [
-        model if names.count(model.name) == 1 else replace(model, name=f"{model.name} ({path.parent.name}/{path.stem})")
-        for model, path in zip(models, paths, strict=True)
-    ]
+    ends = [f" ({model.path.parent.name}/{model.path.stem})" if names.count(model.name) > 1 else "" for model in models]
+    return [replace(model, name=model.name + end) for model, end in zip(models, ends, strict=True)]
 
 
 def _described(path: Path) -> Model:
     """A model with the name and size that its metadata and its card give."""
     from stages.apply.model import (
-        check_takes_a_photo,
+        check_photo_model,
         draws_faces_only,
         editor_names,
         faces_beside,
@@ -106,7 +105,7 @@ def _described(path: Path) -> Model:
     if is_editor(session):
         attributes, regions = editor_names(session)
         return Model(path, "editor", fixed_side(session) or SIZE, fixed=True, attributes=attributes, regions=regions)
-    check_takes_a_photo(session, path)
+    check_photo_model(session, path)
     notes = session.get_modelmeta().custom_metadata_map
     size, style = notes.get("tristyle.size", ""), notes.get("tristyle.style", "")
     precision = next((name for name in PRECISIONS if f".{name}." in path.name), "")

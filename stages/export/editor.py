@@ -1,4 +1,4 @@
-"""`export=editor`: encoder, content branch and generator as one ONNX file with an attribute vector as input."""
+"""`export=editor`: encoder, content branch and generator as one ONNX file of a photo, attributes and regions."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from stages.core.artifact import Artifact, hash_path
 from stages.core.files import write_json, write_jsonl
 from stages.core.mark import SOURCE_TYPE
 from stages.core.runtime import Runtime
-from stages.core.settings import TristyleError, number
+from stages.core.settings import ConfigError, TristyleError, number
 from stages.core.stage import Stage
 from stages.core.tensors import TensorSpec
 from stages.export.contract import Signature
@@ -96,6 +96,8 @@ class EditorExport(Stage):
     def __post_init__(self) -> None:
         number("photos", self.photos, 1, integer=True)
         number("repeats", self.repeats, 1, integer=True)
+        if not isinstance(self.page, bool):
+            raise ConfigError("page", f"{self.page!r} is not true or false", "Write true or false")
 
     def files(self) -> dict[str, Path]:
         """The face reader, which finds the regions."""

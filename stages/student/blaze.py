@@ -284,8 +284,7 @@ class BlazeTask(Task):
     def losses(self, phase: str, batch: dict[str, Tensor], update: Update) -> dict[str, Tensor]:
         """Terms of `generator`, `discriminator` and `r1`, or of `encoder`; none of the part that stands still."""
         photos = batch["images"]
-        dtype = compute_dtype(self.settings.precision, photos.device)
-        self.teacher.synthesis.compute_dtype = self.discriminator.compute_dtype = dtype
+        self.discriminator.compute_dtype = compute_dtype(self.settings.precision, photos.device)
         if phase == "encoder":
             return {} if self.distilling(update.images) else self._encoder(photos, update)
         if phase == "generator":
@@ -322,7 +321,10 @@ class BlazeTask(Task):
 
     def drawn(self, ws: Tensor) -> Tensor:
         """The teacher's pictures of ws."""
-        out: Tensor = self.teacher.synthesis(ws, noise_mode="const")
+        synthesis = self.teacher.synthesis
+        synthesis.compute_dtype = compute_dtype(self.settings.precision, ws.device)
+        out: Tensor = synthesis(ws, noise_mode="const")
+        synthesis.compute_dtype = torch.float32  # in which sheets and measures see it
         return out
 
     def _held(self, pyramid: Sequence[BlazePicture], target: Tensor) -> dict[str, Tensor]:

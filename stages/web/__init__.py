@@ -1,8 +1,8 @@
 """The page that runs models in a browser: its files, and what they become when models are put beside them.
 
 Plain files without a build step: index.html, style.css, ES modules, one painted picture, and ONNX Runtime Web in
-vendor/ (three files of one release, gzipped; NOTICE.txt names it). `stylize serve` sends them, `export=web` writes
-them.
+vendor/ (three files of one release, gzipped; NOTICE.txt names it). `stylize serve` sends them, `export=web` and
+`export=editor` write them.
 """
 
 from __future__ import annotations

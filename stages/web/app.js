@@ -15,6 +15,7 @@ const page = Object.fromEntries([...document.querySelectorAll('[id]')].map((elem
 const grabber = new Grabber();
 let runner, models, runtime;
 let model = null; // the loaded one, null while none is
+let choices = 0; // how often a model was chosen
 let video = null; // the open camera
 let picture = null; // the picture on show, a canvas; null while the camera runs
 let notice = ''; // what stays said of it
@@ -62,19 +63,21 @@ function fillSizes(chosen) {
 
 async function chooseModel() {
   const chosen = models[page.model.value];
+  const choice = ++choices;
   model = null;
+  page.edits.hidden = true;
   say(`Loading ${chosen.name} …`);
   try {
     await runner.load(chosen.file);
   } catch (error) {
-    if (chosen === models[page.model.value]) {
+    if (choice === choices) {
       const remedy = error.remedy ?? 'Export it again, or choose another one.';
       say(`The model “${chosen.name}” could not be loaded (${error.message}). ${remedy}`, true);
       enable();
     }
     return;
   }
-  if (chosen !== models[page.model.value]) return; // another one was chosen meanwhile
+  if (choice !== choices) return; // another one was chosen meanwhile
   model = chosen;
   fillSizes(chosen);
   runner.edit = showSliders(page.edits, chosen, edit);
@@ -90,6 +93,7 @@ function enable() {
     control.disabled = !!measuring || !model;
   page.openLabel.classList.toggle('off', page.open.disabled);
   page.scratch.disabled = !!measuring || !model;
+  for (const control of page.edits.querySelectorAll('input, select, button')) control.disabled = !!measuring;
   page.scratch.hidden = !model?.faces;
 }
 
@@ -130,8 +134,8 @@ async function openFile(file) {
 async function refresh() {
   if (!picture || !model || measuring) return;
   const asked = picture;
-  const shown = model.fixed ? centreSquare(asked) : asked;
   try {
+    const shown = model.fixed ? centreSquare(asked) : asked;
     const place = layout(shown.width, shown.height, size(), true);
     const { image, matte, milliseconds } = await runner.run(grabber.grab(shown, place, { smooth: 'high' }), true);
     if (asked !== picture) return;
@@ -140,9 +144,10 @@ async function refresh() {
         ? image
         : overlay(shown, grabber.canvas, image, matte);
     present(shown, result);
+    say(notice);
     tell(`${place.width} × ${place.height} px · network `, Math.round(milliseconds), ` ms · ${threads()}`);
   } catch (error) {
-    if (asked === picture) fail(error, 'Choose a smaller size or another model.');
+    if (asked === picture) fail(error, remedy());
   }
 }
 
@@ -152,11 +157,14 @@ async function edit(chosen) {
   edited = true;
   if (editing) return;
   editing = true;
-  while (edited) {
-    edited = false;
-    await refresh();
+  try {
+    while (edited) {
+      edited = false;
+      await refresh();
+    }
+  } finally {
+    editing = false;
   }
-  editing = false;
 }
 
 /** Draw a face of nobody in the place of the result. */
@@ -181,6 +189,9 @@ function presentResult(image) {
   show(page.styled, image);
   page.save.disabled = !!measuring || !model;
 }
+
+const remedy = () =>
+  model?.attributes ? 'Press Reset or choose another model.' : 'Choose a smaller size or another model.';
 
 /** Say that the network failed. The photo stands unpainted in the result's place, and cannot be saved as one. */
 function fail(error, remedy) {
@@ -252,7 +263,7 @@ async function pump() {
     }
   } catch (error) {
     stopCamera();
-    fail(error, 'Choose a smaller size or another model.');
+    fail(error, remedy());
   }
   busy = false;
   pump();

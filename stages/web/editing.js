@@ -7,8 +7,8 @@ const WHOLE = 'background'; // the label that is not a region of the face
 export const noEdit = ({ attributes, regions }) =>
   attributes ? { attributes: attributes.map(() => 0), regions: regions.map(() => 1) } : null;
 
-/** Make the sliders and the choice of a region for an editor in `place`, which is hidden for another model. Each change of
-    theirs calls `changed` with the edit. -> the edit at first, as `noEdit` */
+/** Make the sliders and the choice of a region for an editor in `place`, which is hidden for another model. Each
+    change of theirs calls `changed` with the edit. -> the edit at first, as `noEdit` */
 export function showSliders(place, model, changed) {
   place.hidden = !model.attributes;
   place.replaceChildren();
@@ -19,7 +19,8 @@ export function showSliders(place, model, changed) {
   );
   const values = sliders.map(() => element('output'));
   const region = element('select', { id: 'region' });
-  region.append(...['', ...model.regions.filter((name) => name !== WHOLE)].map((name) => new Option(name || 'everywhere', name)));
+  const places = model.regions.filter((name) => name !== WHOLE);
+  region.append(new Option('everywhere', ''), ...places.map((name) => new Option(name, name)));
   const reset = element('button', { id: 'reset', type: 'button', textContent: 'Reset' });
 
   const read = () => {

@@ -101,8 +101,8 @@ def test_a_region_keeps_the_edit_within(exported: Path, photo: Path) -> None:
     whole, local = (
         np.abs(run(photo, exported, "--set", "yaw=2", *words) - before) for words in ((), ("--region", "mouth"))
     )
-    assert local.sum() < whole.sum() and (local > whole + 3).mean() < 0.01
-    both = np.abs(run(photo, exported, "--set", "yaw=2", "--region", "mouth", "hair") - before)
+    assert local.sum() < whole.sum()
+    both = np.abs(run(photo, exported, "--set", "yaw=2", "--region", "mouth,hair") - before)
     assert local.sum() < both.sum() <= whole.sum()
 
 
@@ -160,7 +160,7 @@ def test_a_photo_without_a_face_is_refused(exported: Path, tmp_path: Path) -> No
 def test_another_network_is_not_an_editor(tmp_path: Path) -> None:
     from tests.tools.tiny_student import tiny_model
 
-    with pytest.raises(TristyleError, match="not an editor. Give a file made by stage=export export=editor"):
+    with pytest.raises(TristyleError, match="not an editor. Export it again: stage=export export=editor"):
         edit.Editor(tiny_model(tmp_path / "student.onnx"))
 
 
@@ -182,6 +182,30 @@ def test_the_page_lists_an_editor_with_its_attributes(exported: Path, tmp_path: 
         (entry,) = json.loads((folder / "models.json").read_text())["models"]
         assert entry["attributes"] == tiny.NAMES and entry["regions"] == list(READER_LABELS) and entry["fixed"]
         assert (folder / entry["file"]).is_file() and (folder / "index.html").is_file()
+
+
+def test_the_page_leaves_out_a_last_editor_that_it_cannot_use(
+    exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "runs/export/key"
+    folder.mkdir(parents=True)
+    (folder / "editor.onnx").write_bytes((exported / "editor.onnx").read_bytes())
+    (folder / "manifest.json").write_text(json.dumps({"created": "2026-01-01T00:00:00Z", "files": {}}))
+    assert [model.name for model in page_models(None)][-1] == "editor" and len(page_models(None)) == 3
+    (folder / "editor.onnx").write_bytes(b"no model")
+    assert len(page_models(None)) == 2
+    said = capsys.readouterr().err
+    assert (
+        said.startswith("stylize serve: left out: runs/export/key/editor.onnx: not a readable")
+        and said.count("\n") == 1
+    )
+
+
+def test_an_editor_is_no_student(exported: Path, photo: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main([str(photo), "-o", str(photo.with_name("o.png")), "--model", str(exported / "editor.onnx")])
+    assert "an editor. Run: stylize edit PHOTO --model" in capsys.readouterr().err
 
 
 def test_without_an_export_the_line_names_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -226,7 +250,10 @@ def test_the_last_export_is_known_by_its_manifest_where_a_copy_lost_the_times(
     ("notes", "line"),
     [
         ({"tristyle.size": "9999999"}, "notes tristyle.size '9999999'; 32 to 4096 is possible. Export it again"),
-        ({"tristyle.attributes": "age"}, "not an editor. Give a file made by stage=export export=editor"),
+        (
+            {"tristyle.attributes": "age"},
+            "not an editor. Export it again: stage=export export=editor",
+        ),
     ],
 )
 def test_an_editors_notes_are_checked(notes: dict[str, str], line: str, exported: Path, tmp_path: Path) -> None:

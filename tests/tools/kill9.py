@@ -197,13 +197,15 @@ def main() -> int:
     torch.set_num_threads(1)
     make_pictures(work)
     base, taken, wanted = work / "base", {}, {}
-    chain = [CHAIN.index(name if name in CHAIN else KINDS[name]) for name in options.stages if name != "stylize"]
-    for stage in [*CHAIN[: max(chain, default=-1) + 1], *(name for name in options.stages if name not in CHAIN)]:
+    ends = [CHAIN.index(name) + 1 for name in options.stages if name in CHAIN]
+    ends += [CHAIN.index(KINDS[name]) for name in options.stages if name in VARIANTS]  # what they read
+    for stage in [*CHAIN[: max(ends, default=0)], *(name for name in options.stages if name not in CHAIN)]:
         out = base if stage in CHAIN else work / f"base-{stage}"
         if stage not in CHAIN:
             fresh(stage, base, out)
         begun = time.monotonic()
         renames = work / f"renames-{stage}"
+        renames.unlink(missing_ok=True)
         if stage in CHAIN and stage not in options.stages and (out / stage).is_dir():
             wanted[stage], taken[stage] = result(stage, out), 1.0
             continue
@@ -227,7 +229,7 @@ def main() -> int:
         row = {"trial": trial, "stage": stage, "kills": [], "seed": options.seed}
         for _ in range(1 + (rng.random() < 0.25)):
             wait, renames = rng.uniform(0.03, 1.0) * taken[stage], work / f"renames-{stage}"
-            if options.at_rename and renames.exists():  # those of its processes are not counted
+            if options.at_rename and renames.exists():  # else its child processes rename: any moment
                 wait = rng.randint(1, int(renames.read_text()))
                 child = start(words(stage, out, work), log, mark, wait, rng.random() < 0.3)
             else:

@@ -84,7 +84,9 @@ def student() -> Toy:
     """Flips, batch norms, the discriminator after the warm-up, and photos that move and are noisy."""
     length = Train(images=12, batch=4, lr=1e-3, seed=5, checkpoint_images=8)
     arrays = toys(0, 12, 32)
-    model = Pix2Pix(tier="nano", discriminator_width=4, warm_up=0.3, ema_images=20, weights=StudentWeights())
+    model = Pix2Pix(
+        tier="nano", discriminator_width=4, warm_up=0.3, ema_images=20, precision="float32", weights=StudentWeights()
+    )
     task = model.task(length, {})
     task.preview = dict  # type: ignore[method-assign]
     return task, pair_batches(*arrays, seed=5, blurred=True), length
@@ -96,7 +98,7 @@ def editor() -> Toy:
 
 
 def student_stage() -> StudentStage:
-    model = Pix2Pix(tier="nano", discriminator_width=4, weights=StudentWeights())
+    model = Pix2Pix(tier="nano", discriminator_width=4, precision="float32", weights=StudentWeights())
     return StudentStage(model=model, train=Train(images=8, batch=4, lr=1e-3), target=STYLE)
 
 

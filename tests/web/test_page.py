@@ -549,7 +549,7 @@ def test_a_model_of_one_size_works_on_the_square_and_draws_faces_from_scratch(
         assert "a face of nobody" in browser.run("numbers.textContent")
 
 
-def test_an_editor_has_sliders_that_edit_the_picture_on_show(browser: Chromium, tmp_path: Path) -> None:
+def test_an_editor_has_sliders_that_edit_the_picture_on_show(browser: Chromium, model: Path, tmp_path: Path) -> None:
     from stages.core.runtime import Runtime
     from stages.core.tracking import Tracker
     from stages.export.editor import EditorExport
@@ -559,39 +559,47 @@ def test_an_editor_has_sliders_that_edit_the_picture_on_show(browser: Chromium, 
     inputs = {"style": tiny_editor.style(tmp_path / "style"), "data": tiny_editor.data(tmp_path / "data")}
     EditorExport(photos=1, repeats=1).run(inputs, tmp_path / "export", Runtime("cpu", 1, Tracker(tmp_path / "export")))
     editor = Editor(tmp_path / "export" / "editor.onnx")
-    with running(serve.open_server(0, serve.page_models([tmp_path / "export"]))) as url:
+
+    def choose(control: str, value: object, event: str = "input") -> str:
+        found = f"document.getElementById('{control}')"
+        return f"{found}.value = '{value}'; {found}.dispatchEvent(new Event('{event}'));"
+
+    def change(words: str, before: np.ndarray) -> np.ndarray:
+        """The result after these words, once it is another one."""
+        browser.run(words)
+        end = time.monotonic() + 20
+        while np.array_equal(after := both(browser)[1], before):
+            assert time.monotonic() < end, "the picture did not change"
+            time.sleep(0.05)
+        return after
+
+    with running(serve.open_server(0, serve.page_models([tmp_path / "export", model]))) as url:
         open_page(browser, url)
         assert browser.run("edits.querySelectorAll('input').length") == len(tiny_editor.NAMES)
         photo, untouched = both(browser)
         assert np.abs(untouched.astype(int) - photo).max() <= 1
 
         # A slider moved is the edit that `stylize edit` makes of the square.
-        def move(control: str, value: object) -> None:
-            found = f"document.getElementById('{control}')"
-            browser.run(f"{found}.value = '{value}'; {found}.dispatchEvent(new Event('input'))")
-
-        move("edit-age", 2)
-        changed = "[...document.getElementById('edits').querySelectorAll('output')].map((o) => o.textContent).join()"
-        assert browser.run(changed) == "+2.0,0.0,0.0"
-        browser.until("!save.disabled")
-        time.sleep(1)
-        photo, whole = both(browser)
+        whole = change(choose("edit-age", 2), untouched)
+        told = "[...document.getElementById('edits').querySelectorAll('output')].map((o) => o.textContent).join()"
+        assert browser.run(told) == "+2.0,0.0,0.0"
         editor.set({"age": 2.0})
         small, seen = (
             np.asarray(Image.fromarray(image).resize((tiny_editor.SIZE,) * 2, Image.Resampling.BOX)).astype(np.float32)
             for image in (photo, whole)
         )
         wanted = editor.run(None, {"photo": (small / 127.5 - 1).transpose(2, 0, 1)[None]})[0]
-        change = (wanted[0].transpose(1, 2, 0) + 1) * 127.5 - small
-        assert np.corrcoef(change.ravel(), (seen - small).ravel())[0, 1] > 0.9
+        edit = (wanted[0].transpose(1, 2, 0) + 1) * 127.5 - small
+        assert np.corrcoef(edit.ravel(), (seen - small).ravel())[0, 1] > 0.9
 
         # Within a region it changes less; Reset takes it back.
-        move("region", "mouth")
-        time.sleep(1)
-        local = both(browser)[1]
-        browser.run("reset.click()")
-        time.sleep(1)
-        again = both(browser)[1]
+        local = change(choose("region", "mouth"), whole)
         photo = photo.astype(int)
         assert np.abs(whole - photo).sum() > np.abs(local - photo).sum() > 0
-        assert np.array_equal(again, untouched)
+        assert np.array_equal(change("reset.click()", local), untouched)
+
+        # Another model, chosen while a slider moves, gets no edit.
+        browser.run(choose("edit-age", 1) + choose("model", 1, "change"))
+        browser.until("edits.hidden && !save.disabled && styleName.textContent !== 'edited'")
+        browser.until("message.hidden && numbers.textContent.includes('network')")
+        assert both(browser)[1].std() > 1
