@@ -144,7 +144,7 @@ def _people(artifacts: Mapping[str, Artifact]) -> Markup:
     meaning = {
         "pair": "pair is the translator's raw output",
         "student": "student is the small network's raw output",
-        "true twin": "the true twin was painted from the same person, and no training saw it",
+        "true twin": "the true twin was rendered from the same person, and no training saw it",
     }
     explained = [meaning[name] for name in columns if name in meaning]
     return section(
