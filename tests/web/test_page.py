@@ -505,6 +505,7 @@ def test_scripts_that_do_not_load_are_said_at_every_choice_and_fetched_again(
             browser.run(f"model.value = {1 - choice}; model.dispatchEvent(new Event('change'))")
 
         # With the connection back, the same page works.
+        browser.until(f"message.classList.contains('bad') && message.textContent.includes('“{models[1].name}”')")
         (tmp_path / "away").rename(site / script)
         browser.run("model.value = 1; model.dispatchEvent(new Event('change'))")
         browser.until("message.hidden && numbers.textContent.includes('network') && !save.disabled")
