@@ -73,15 +73,15 @@ def page_models(given: list[Path] | None) -> list[Model]:
     if not given and model_path(None) == model_path(Path(next(iter(SHIPPED)))):
         wanted = [Path(name) for name in SHIPPED]
     for item in wanted:
-        is_export = item is not None and (item / EDITOR).is_file()
-        first = editor_path(item) if is_export else model_path(item)
+        first = editor_path(item) if item is not None and (item / EDITOR).is_file() else model_path(item)
         others = sorted(first.parent.glob("student.*.onnx")) if item is not None and item.is_dir() else []
         paths += [path for path in [first, *others] if path not in paths]
 
     models = [_described(path) for path in paths]
-    if not given and last_editor():
+    editor = None if given else last_editor()
+    if editor:
         try:
-            models.append(_described(editor_path(None)))
+            models.append(_described(editor_path(editor)))
         except TristyleError as error:  # nobody asked for it
             print(f"stylize serve: left out: {error}", file=sys.stderr)
     names = [model.name for model in models]

@@ -30,7 +30,7 @@ from stages.networks.mobile import count_parameters
 from stages.web import Model, write_site
 
 FILE = "editor.onnx"
-PAGE = "editor.web"
+PAGE = "editor.web"  # folder of the page with the editor in it
 SOLID = 0.15  # change, of full white, from which none of the photo's own fine detail is kept
 REGIONS_NOTE = f"share of the edit that shows in {', '.join(READER_LABELS)}; all 1: everywhere"
 MATTE_NOTE = "share of the photo's own fine detail that goes"

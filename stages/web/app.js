@@ -147,7 +147,7 @@ async function refresh() {
     say(notice);
     tell(`${place.width} × ${place.height} px · network `, Math.round(milliseconds), ` ms · ${threads()}`);
   } catch (error) {
-    if (asked === picture) fail(error, remedy());
+    if (asked === picture) fail(error, advice());
   }
 }
 
@@ -190,7 +190,7 @@ function presentResult(image) {
   page.save.disabled = !!measuring || !model;
 }
 
-const remedy = () =>
+const advice = () =>
   model?.attributes ? 'Press Reset or choose another model.' : 'Choose a smaller size or another model.';
 
 /** Say that the network failed. The photo stands unpainted in the result's place, and cannot be saved as one. */
@@ -263,7 +263,7 @@ async function pump() {
     }
   } catch (error) {
     stopCamera();
-    fail(error, remedy());
+    fail(error, advice());
   }
   busy = false;
   pump();
