@@ -260,6 +260,21 @@ def test_averaged_generator_trails() -> None:
     torch.testing.assert_close(task.ema.synthesis.b4.const.data, before.data + 0.5)
 
 
+def test_soft_training_blurs_real_pictures_alone() -> None:
+    """A point of light spreads by the deviation asked for; samples reach the discriminator as they are."""
+    task = tiny_task(soften=1.0)
+    seen: list[torch.Tensor] = []
+    task.discriminator.register_forward_pre_hook(lambda _, given: seen.append(given[0].detach()))
+    real, fakes = torch.zeros(8, 3, 16, 16), torch.randn(8, 3, 16, 16)
+    real[..., 8, 8] = 1.0
+    task.losses("Dmain", {"images": real}, update := Update(memory={"fakes": fakes}))
+    task.losses("Dreg", {"images": real}, update)
+    torch.testing.assert_close(seen[0], fakes)
+    for soft in seen[1:]:
+        torch.testing.assert_close(soft.sum(dim=(2, 3)), torch.ones(8, 3))
+        assert float(soft[0, 0].max()) == pytest.approx(1 / (2 * torch.pi), rel=0.05)
+
+
 # Augmentation
 
 

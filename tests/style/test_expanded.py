@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from stages.core.artifact import Artifact, seal
 from stages.core.files import read_jsonl, write_jsonl
-from stages.core.images import load_images
+from stages.core.images import load_images, write_image
 from stages.core.runtime import Runtime
 from stages.core.settings import ConfigError, Train, TristyleError
 from stages.core.tensors import to_tensor, to_uint8
@@ -24,10 +24,10 @@ from stages.networks.ops.resample import setup_filter
 from stages.networks.stylegan2 import FIR_TAPS
 from stages.style.expanded import encode, stage
 from stages.style.expanded.classifier import Classify, LabelledBatches, read_attributes, train_classifier
-from stages.style.expanded.labels import known, read_labels
-from stages.style.expanded.score import change_sheet, edit_sheet, score_editor
+from stages.style.expanded.labels import Edits, known, read_edits, read_labels
+from stages.style.expanded.score import change_sheet, edit_sheet, score_editor, score_true_edits
 from stages.style.expanded.stage import ExpandedStage
-from stages.style.expanded.training import Editing, Expand, first_directions, shifted
+from stages.style.expanded.training import EditBatches, Editing, Expand, first_directions, shifted
 from stages.style.inversion.e4e import Encode
 from stages.style.inversion.modes import ModeSettings, reconstruct
 from stages.style.inversion.optimise import decode
@@ -228,6 +228,53 @@ def test_training_stopped_and_resumed_equals_uninterrupted(tmp_path: Path, monke
     assert all(torch.equal(value, resumed[name]) for name, value in whole.items())
     before = tiny.generator().state_dict()
     assert all(torch.equal(value, whole[f"generator.{name}"]) for name, value in before.items())
+
+
+def test_true_edits_count_in_steps_and_turn_with_a_mirrored_photo(tmp_path: Path) -> None:
+    source = tiny.data(tmp_path)
+    rows = read_jsonl(source.path / "records.jsonl")
+    wanted = {"age": 60, "sex": "male", "yaw": -12.0, "hat": "cap"}  # the last one no editor here knows
+    for i, row in enumerate(rows):
+        name = list(wanted)[i % 4]
+        row["edit"] = {"attribute": name, "value": wanted[name], "photo": row["photo"]}
+    write_jsonl(source.path / "records.jsonl", rows)
+    labels, edits = read_labels(source, tiny.NAMES), read_edits(source, tiny.NAMES, 1.5)
+    assert edits is not None
+    assert edits.strengths[0] == pytest.approx([(60 - labels.raw[0, 0]) / labels.deviation[0] / 1.5, 0, 0], rel=1e-5)
+    assert edits.strengths[1].tolist() == [0, 1 - labels.raw[1, 1], 0] and not edits.strengths[3].any()
+
+    given = load_images(edits.files)
+    for start in (0, 24):
+        batch = EditBatches(given, given[:, ::-1], edits, 5, True)(start, 24)
+        turned = batch["strengths"][:, 2].sort().values
+        assert torch.equal(batch["edited"], batch["images"].flip(2))
+        assert len(turned[turned > 0]) and len(turned[turned < 0])  # both ways, as photos are mirrored
+
+    del rows[0]["edit"]
+    write_jsonl(source.path / "records.jsonl", rows)
+    with pytest.raises(TristyleError, match=r"only some photos have a true edit\. Make the data again"):
+        read_edits(source, tiny.NAMES, 1.5)
+
+
+def test_an_editor_learns_true_edits(tmp_path: Path) -> None:
+    """A second picture, redder the older it is: trained on, edits come near it; with truth=0 they do not."""
+    shown = heads(16, 0, False, tiny.SIZE)[0]
+    strengths = np.zeros((16, 3), np.float32)
+    strengths[:, 0] = np.linspace(-1.5, 1.5, 16)
+    red = shown.astype(np.float32) + 50 * strengths[:, 0, None, None, None] * np.array([1.0, -1.0, 0.0])
+    changed = red.clip(0, 255).astype(np.uint8)
+    names = [tmp_path / f"{i}.png" for i in range(16)]
+    for name, picture in zip(names, changed, strict=True):
+        write_image(name, picture)
+    edits = Edits(names, strengths, np.ones(3, np.float32))
+    errors = {}
+    for weight in (20.0, 0.0):
+        task, _, length = tiny.training(480, 1e-2, truth=weight, attribute=0.0, alignment=0.0, pixel=0.0, identity=0.0)
+        batches = EditBatches(shown, changed, edits, 5, True)
+        (tmp_path / str(weight)).mkdir()
+        fit(task, batches, train=length, scratch=tmp_path / str(weight), runtime=runtime(tmp_path), label="editor")
+        errors[weight] = score_true_edits(task.finished(), shown, edits)["edit_error_age"]
+    assert errors[20.0] < 0.6 < 0.9 < errors[0.0]
 
 
 def test_shrinkage_makes_zeros(tmp_path: Path) -> None:

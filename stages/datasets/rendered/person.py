@@ -168,7 +168,7 @@ def sample_person(number: int, seed: int = 0, pack: Pack | None = None) -> Perso
 
     # what grows and what is worn
     hair = _hair(rng, sex, age, tone, int(face.argmax()))
-    beard = _beard(rng, sex, age)
+    beard = beard_of(rng, sex, age)
     adult = age > 17
     hat = _one(rng, {"none": 0.87, "beanie": 0.045, "cap": 0.03, "fedora": 0.015, "headscarf": 0.0})
     if sex == "female" and adult and rng.random() < 0.06:
@@ -189,7 +189,7 @@ def sample_person(number: int, seed: int = 0, pack: Pack | None = None) -> Perso
         muscle=float(rng.uniform(0.3, 0.7) - (0.15 if sex == "female" else 0.0)),
         weight=float(np.clip(rng.normal(0.48, 0.17), 0.08, 0.92)),
         shape=_shape(rng, pack, sex if age > 15 else "child", age),
-        skin=_skin(rng, pack, sex, age, tone),
+        skin=skin_picture(rng, pack, sex, age, tone),
         tone=tone,
         skin_colour=_skin_colour(rng, tone),
         freckles=float(rng.uniform(0.3, 1)) if tone < 0.35 and rng.random() < 0.25 else 0.0,
@@ -221,10 +221,14 @@ def _triple(values: np.ndarray) -> Triple:
     return float(values[0]), float(values[1]), float(values[2])
 
 
+def creases(age: float) -> np.ndarray:
+    """Depth of each group of creases [4], 0..1: they set in at about thirty and are deep at eighty."""
+    return np.clip((age - np.array([34, 30, 28, 48])) / np.array([34, 34, 40, 30]), 0, 1)
+
+
 def _wrinkles(rng: np.random.Generator, age: float) -> tuple[float, float, float, float]:
-    """Creases set in at about thirty and are deep at eighty, not in everybody alike."""
-    deep = np.clip((age - np.array([34, 30, 28, 48])) / np.array([34, 34, 40, 30]), 0, 1) * rng.uniform(0.7, 1.3, 4)
-    a, b, c, d = np.clip(deep, 0, 1)
+    """Creases of the age, not in everybody alike."""
+    a, b, c, d = np.clip(creases(age) * rng.uniform(0.7, 1.3, 4), 0, 1)
     return float(a), float(b), float(c), float(d)
 
 
@@ -267,7 +271,7 @@ def _shape(rng: np.random.Generator, pack: Pack, sex: str, age: float) -> dict[s
     return shape
 
 
-def _skin(rng: np.random.Generator, pack: Pack, sex: str, age: float, tone: float) -> str:
+def skin_picture(rng: np.random.Generator, pack: Pack, sex: str, age: float, tone: float) -> str:
     """A skin picture of the sex, nearest in age, of the light or the dark half."""
     span = ("young", "middleage", "old")[int(np.digitize(age, [36, 58]))]
     half = "dark" if tone > rng.uniform(0.4, 0.6) else "light"
@@ -333,7 +337,8 @@ def _hair(rng: np.random.Generator, sex: str, age: float, tone: float, face: int
     )
 
 
-def _beard(rng: np.random.Generator, sex: str, age: float) -> Beard:
+def beard_of(rng: np.random.Generator, sex: str, age: float) -> Beard:
+    """Facial hair of a grown man; nobody else has any."""
     if sex == "female" or age < 19:
         return Beard(0.0, 0.0, False, False, False)
     kind = _one(rng, {"shaven": 0.36, "stubble": 0.24, "full": 0.2, "goatee": 0.1, "moustache": 0.1})

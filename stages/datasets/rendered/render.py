@@ -47,6 +47,7 @@ class Shot:
     light: np.ndarray  # float32 [S, S, 3], linear, before the camera
     cover: np.ndarray  # float32 [S, S]
     empty: np.ndarray  # uint8 [S, S, 3], the same photograph without the person
+    met: float  # what the camera metered, see `develop`
 
 
 def shoot(
@@ -56,12 +57,14 @@ def shoot(
     pack: Pack | None = None,
     camera: Camera | None = None,
     grain: float | None = None,
+    met: float | None = None,
 ) -> Shot:
     """Photograph a person; `size` px from 32 to 512.
 
     Args:
         camera: stands where this one stands; by default it frames the face.
         grain: see `develop`.
+        met: what the camera meters; by default what lights the face.
 
     Raises:
         ValueError: a size that cannot be rendered.
@@ -76,7 +79,8 @@ def shoot(
     shadows = Shadows(scene, lights, size)
     frame = capture(pack, scene, size, lights, shadows)
 
-    image, cover, met = shade(pack, frame, lights, shadows)
+    image, cover, lit = shade(pack, frame, lights, shadows)
+    met = lit if met is None else met
     covers: list[tuple[np.ndarray, int]] = []
     for bunch in scene.strands:
         colour = lit_strands(bunch, scene, lights, shadows)
@@ -89,7 +93,7 @@ def shoot(
     behind = ground(place, size)
     image_ = develop(light + behind * (1 - cover[..., None]), view, met, grain)
     picture = picture_of(pack, scene, image_, labels)
-    return Shot(picture, scene, frame, labels, light, cover, develop(behind, view, met, grain))
+    return Shot(picture, scene, frame, labels, light, cover, develop(behind, view, met, grain), met)
 
 
 def picture_of(pack: Pack, scene: Scene, image: np.ndarray, labels: np.ndarray) -> Picture:

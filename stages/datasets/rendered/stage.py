@@ -25,6 +25,7 @@ from stages.core.stage import Stage
 from stages.core.workers import start_worker
 from stages.datasets.people import MOST_PEOPLE, person_of
 from stages.datasets.pictures import mask_place
+from stages.datasets.rendered.edits import BODIES, draw_edit, edited
 from stages.datasets.rendered.person import attributes, sample_person, sample_view
 from stages.datasets.rendered.styles import STYLES
 
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from stages.core.artifact import Artifact
     from stages.core.runtime import Runtime
 
+EDIT_STREAM = 3  # of the random numbers of edits
 CHUNK = 32  # pictures a worker renders before it reports; a kill loses no more
 
 
@@ -58,6 +60,7 @@ class RenderedData(Stage):
         heldout: people kept for measuring: photo, mask and the true twin in every style.
         twins: who has true twins: `heldout` people alone, `all` people in every style, or the training people in the
             style of this name. `all` and a name write masks of where the twins are painted, too.
+        edits: render every photo once more with one attribute changed: the truth of `style=expanded`.
         heldout_style: pictures of each style kept as the real side of KID.
         seed: another seed renders other people.
 
@@ -75,6 +78,7 @@ class RenderedData(Stage):
     heldout: int = 256
     heldout_style: int = 600
     twins: str = "heldout"
+    edits: bool = False
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -92,6 +96,8 @@ class RenderedData(Stage):
         if len(set(self.styles)) != len(self.styles):
             raise ConfigError("styles", f"{list(self.styles)} names a style twice", "Name each style once")
         choice("twins", self.twins, ("heldout", "all", *self.styles))
+        if not isinstance(self.edits, bool):
+            raise ConfigError("edits", f"{self.edits!r} is not true or false", "Write true or false")
 
     def files(self) -> dict[str, Path]:
         """No file is read but the pack that ships with the package."""
@@ -161,7 +167,17 @@ class RenderedData(Stage):
                 "licence_class": "open",
             }
             twins = self.twin_styles(batch.split) if self.twins != "heldout" else []
-            yield row | ({"twins": {name: self._twin(batch.split, name, index) for name in twins}} if twins else {})
+            row |= {"twins": {name: self._twin(batch.split, name, index) for name in twins}} if twins else {}
+            if self.edits and batch.style is None:
+                name, value = self.edit_of(number_, view)
+                file = f"{edit_place(batch.split)}/{index:06d}.png"
+                row["edit"] = {"attribute": name, "value": value, "photo": file}
+            yield row
+
+    def edit_of(self, person: int, view: int) -> tuple[str, float | str]:
+        """The attribute that the edit of a photo changes, and what it becomes."""
+        random = np.random.default_rng([self.seed, person, view, EDIT_STREAM])
+        return draw_edit(sample_person(person, self.seed), sample_view(person, view, self.seed), random)
 
     def _twin(self, split: str, style: str, index: int) -> dict[str, str]:
         """Files of a twin: the picture, where it is painted, and what the people of photo and twin cover."""
@@ -173,6 +189,11 @@ def place(split: str, style: str | None) -> str:
     """Folder of a split's pictures within the artifact."""
     folder = "photo" if style is None else f"style/{style}"
     return f"heldout/{folder}" if split.startswith("heldout") else folder
+
+
+def edit_place(split: str) -> str:
+    """Folder of a split's edited photos within the artifact."""
+    return "heldout/edit" if split == "heldout" else "edit"
 
 
 def twin_place(split: str, style: str, kind: str = "twin") -> str:
@@ -215,12 +236,17 @@ def render_batch(settings: dict[str, Any], batch: Batch, out: Path) -> np.ndarra
             picture = shot.picture
             parsing = "heldout/parsing" if batch.split == "heldout" else "parsing"
             write_image(out / parsing / name, picture.parsing)
+            if data.edits:
+                attribute, value = data.edit_of(number_, view_number)
+                camera = None if attribute in BODIES else shot.scene.camera
+                changed = shoot(*edited(person, view, attribute, value), data.size, camera=camera, met=shot.met)
+                write_image(out / edit_place(batch.split) / name, changed.picture.image, DRAWN)
             for style in data.twin_styles(batch.split):
-                true = twin(shot, style)
-                write_image(out / twin_place(batch.split, style) / name, true.image, DRAWN)
+                drawn = twin(shot, style)
+                write_image(out / twin_place(batch.split, style) / name, drawn.image, DRAWN)
                 if data.twins != "heldout":
-                    write_image(out / twin_place(batch.split, style, "twin_mask") / name, true.bare)
-                    cover = np.dstack([picture.whole, true.whole, true.bare])
+                    write_image(out / twin_place(batch.split, style, "twin_mask") / name, drawn.bare)
+                    cover = np.dstack([picture.whole, drawn.whole, drawn.bare])
                     write_image(out / twin_place(batch.split, style, "twin_cover") / name, cover)
         else:
             picture = styled(person, view, data.size, batch.style)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -98,6 +99,59 @@ def read_labels(data: Artifact, names: Sequence[str], split: str = "train", like
             problem = f"fewer than {FEWEST} photos differ in {name}"
             raise TristyleError(f"style.attributes: {problem}. Use more photos, or leave it out.")
     return Labels(tuple(names), tuple(binary), raw, mean, deviation)
+
+
+@dataclass(frozen=True)
+class Edits:
+    """True edits of N photos: the same picture with one attribute changed.
+
+    Attributes:
+        files: of the edited photos.
+        strengths: float32 [N, K], 1 for a step; all 0 where an attribute changes that an editor does not know.
+        signs: float32 [K]: what a mirrored photo multiplies its strengths by.
+    """
+
+    files: list[Path]
+    strengths: np.ndarray
+    signs: np.ndarray
+
+
+def read_edits(
+    data: Artifact, names: Sequence[str], step: float, split: str = "train", like: Labels | None = None
+) -> Edits | None:
+    """The true edits of a split's photos, in the order of their ids; None where the data have none.
+
+    Args:
+        data: the data artifact.
+        names: which attributes.
+        step: deviations of a number that a strength of 1 moves; a kind goes all the way.
+        split: ``train`` or ``heldout``.
+        like: see `read_labels`.
+
+    Raises:
+        TristyleError: only some photos have an edit; or see `read_labels`.
+    """
+    rows = photo_rows(data, split)
+    edits = [row.get("edit") for row in rows]
+    if not any(edits):
+        return None
+    if not all(edits):
+        raise TristyleError(
+            f"{data.path}: only some photos have a true edit. Make the data again with data.edits=true."
+        )
+    labels = read_labels(data, names, split, like)
+
+    columns = {OTHER_NAMES.get(name, name): k for k, name in enumerate(labels.names)}
+    strengths = np.zeros((len(rows), len(labels.names)), np.float32)
+    for i, edit in enumerate(edits):
+        k = columns.get(edit["attribute"])
+        if k is None:
+            continue
+        if labels.binary[k]:
+            strengths[i, k] = float(str(edit["value"]) not in ABSENT) - labels.raw[i, k]
+        else:
+            strengths[i, k] = (float(edit["value"]) - labels.raw[i, k]) / labels.deviation[k] / step
+    return Edits([data.path / edit["photo"] for edit in edits], strengths, labels.signs)
 
 
 def photo_rows(data: Artifact, split: str) -> list[dict[str, Any]]:

@@ -13,10 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from stages.core.images import load_images
 from stages.core.tensors import to_tensor, to_uint8, unit
 from stages.metrics.pixel import background_error, mean_defined, ssim
-from stages.networks.expanded import AttributeClassifier, ExpandedEditor
+from stages.networks.expanded import STRONGEST, AttributeClassifier, ExpandedEditor
 from stages.style.editing.sheet import Row, layout
+from stages.style.expanded.labels import Edits
 from stages.style.expanded.likeness import decibels
 
 STRENGTHS = (-2.0, -1.0, 0.0, 1.0, 2.0)  # columns of a sheet
@@ -90,6 +92,31 @@ def score_editor(
     if behind:
         found["edit_background_error"] = float(np.mean(behind))
     return found | {"directions_used": float((editor.directions != 0).float().mean())}
+
+
+@torch.no_grad()
+def score_true_edits(editor: ExpandedEditor, photos: np.ndarray, edits: Edits) -> dict[str, float]:
+    """How near the edits of held-out photos come to the true ones.
+
+    Args:
+        editor: on the CPU.
+        photos: uint8 [N, R, R, 3].
+        edits: of these photos first.
+
+    Returns:
+        edit_error: L1 to the true edit over the L1 between photo and true edit, means over the photos: 0 is the true
+        edit, 1 no edit at all; edit_error_<name>: of the photos whose edit changes that attribute.
+    """
+    strengths = torch.from_numpy(edits.strengths[: len(photos)])
+    images, truth = to_tensor(photos), to_tensor(load_images(edits.files[: len(photos)]))
+    drawn = edited(editor, images, strengths.clamp(-STRONGEST, STRONGEST))
+    made, still = ((unit(x) - unit(truth)).abs().mean(dim=(1, 2, 3)) for x in (drawn, images))
+    found = {"edit_error": float(made.sum() / still.sum())}
+    for k, name in enumerate(editor.attributes):
+        some = strengths[:, k] != 0
+        if some.any():
+            found[f"edit_error_{name}"] = float(made[some].sum() / still[some].sum())
+    return found
 
 
 # ---------------------------------------------------------------------------------------------------------------------

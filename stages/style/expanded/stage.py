@@ -31,9 +31,9 @@ from stages.networks.face_reader import load_reader, reader_file
 from stages.networks.latents import BASES, SHIPPED_ENCODER, generator_id, load_encoder
 from stages.networks.stylegan2 import Generator
 from stages.style.expanded.classifier import Classify, accuracy, new_classifier, train_classifier
-from stages.style.expanded.labels import Labels, check_names, photo_rows, read_labels
-from stages.style.expanded.score import change_sheet, edit_sheet, mode_sheet, score_editor
-from stages.style.expanded.training import Editing, Expand, new_editor
+from stages.style.expanded.labels import Labels, check_names, photo_rows, read_edits, read_labels
+from stages.style.expanded.score import change_sheet, edit_sheet, mode_sheet, score_editor, score_true_edits
+from stages.style.expanded.training import EditBatches, Editing, Expand, new_editor
 from stages.style.finish import StyleNetworks, check_sampling, finish, target_pictures
 from stages.style.fusion.library import Lineage, of_artifact, of_file
 from stages.style.inversion.e4e import Encode, photo_batches, train_encoder
@@ -42,7 +42,7 @@ from stages.style.inversion.restyle import train_iterative
 from stages.style.sampling.candidates import Sampling
 from stages.style.weights.convert import open_pair
 from stages.training import distributed
-from stages.training.fit import fit, update_seed
+from stages.training.fit import Batches, fit, update_seed
 
 CLASSIFIER, ITERATIVE = "classifier.safetensors", "iterative.safetensors"
 MOST_SCORED = 256  # held-out photos behind the metrics
@@ -122,7 +122,7 @@ class ExpandedStage(Stage):
             classifier = load_classifier(Path(str(self.classifier)), self.attributes)
         else:
             classifier = train_classifier(photos, labels, self.classify, scratch, runtime, reader)
-        editor = self._train(generator, encoder, classifier, photos, out, runtime).finished()
+        editor = self._train(generator, encoder, classifier, data, photos, out, runtime).finished()
 
         others: dict[str, torch.nn.Module] = {"editor": editor, "encoder": encoder, "classifier": classifier}
         iterative = None
@@ -153,7 +153,7 @@ class ExpandedStage(Stage):
         else:
             labels = read_labels(data, self.attributes)
             classifier = new_classifier(labels, load_reader(runtime.device), self.seed).eval()
-        self._train(generator, encoder, classifier, photos, out, runtime)
+        self._train(generator, encoder, classifier, data, photos, out, runtime)
 
     # Parts of it
 
@@ -182,16 +182,21 @@ class ExpandedStage(Stage):
         generator: Generator,
         encoder: Encoder,
         classifier: AttributeClassifier,
+        data: Artifact,
         photos: LazyImages,
         out: Path,
         runtime: Runtime,
     ) -> Editing:
-        """The finished training of the editor."""
+        """The finished training of the editor, on the data's true edits where there are some."""
         torch.manual_seed(update_seed(self.seed, 0, "editor"))
         editor = new_editor(generator, encoder, classifier, self.expand)
         examples = to_tensor(photos[np.arange(min(len(photos), 16))])
         task = Editing(editor, classifier, load_reader("cpu"), self.expand, self.train.lr, examples)
-        batches = photo_batches(photos, self.train.seed, self.expand.mirror)
+        batches: Batches = photo_batches(photos, self.train.seed, self.expand.mirror)
+        edits = read_edits(data, self.attributes, self.expand.step)
+        if edits is not None:
+            changed = LazyImages(edits.files, runtime.workers)
+            batches = EditBatches(photos, changed, edits, self.train.seed, self.expand.mirror)
         fit(task, batches, train=self.train, scratch=out / SCRATCH, runtime=runtime, label="editor")
         return task
 
@@ -214,6 +219,9 @@ class ExpandedStage(Stage):
         if labels is not None and rows[0]["split"] == "heldout":
             held = read_labels(data, self.attributes, "heldout", labels)
             metrics |= accuracy(classifier, photos, replace(held, raw=held.raw[: len(photos)]))
+            edits = read_edits(data, self.attributes, self.expand.step, "heldout", labels)
+            if edits is not None:
+                metrics |= score_true_edits(editor, photos, edits)
 
         shown = photos[: self.shown]
         write_image(out / "editing.png", edit_sheet(editor, shown), TRAINED)

@@ -3,11 +3,12 @@
 Source: arXiv 2204.12530 (facts of its losses and weights: one attribute a photo and a sign against what the photo
 shows; classification of both branches' edits; identity, perceptual and squared error to the photo; alignment of what
 both edits change, with the style branch's side held fixed; sparsity of the directions; total variation). What differs:
-the generator's own samples are shown beside the photos, and as their latents are known, so are their true edits;
-patches of other pictures are pasted into sample and true edit alike, which stand for what a generator cannot draw; an
-edit is to show on heads alone, those before it and those after it; the wanted attributes are the classifier's reading
-of the photo plus the strength; sparsity is a shrinkage after each step (the proximal map of the L1 norm), which makes
-zeros; and the directions begin where a linear model of the classifier's readings puts them.
+edits have a truth. Where the data know it (`data.edits=true`), it is the same person rendered again with one attribute
+changed. Elsewhere the generator's own samples are shown beside the photos: their latents are known, and with them their
+edits. Patches of other pictures are pasted into picture and true edit alike, which stand for what a generator cannot
+draw. An edit is to show on heads alone, those before it and those after it; the wanted attributes are the classifier's
+reading of the photo plus the strength; sparsity is a shrinkage after each step (the proximal map of the L1 norm), which
+makes zeros; and the directions begin where a linear model of the classifier's readings puts them.
 """
 
 from __future__ import annotations
@@ -22,18 +23,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stages.core.images import grid
+from stages.core.images import LazyImages, grid
 from stages.core.settings import number
-from stages.core.tensors import to_uint8
+from stages.core.tensors import to_tensor, to_uint8
 from stages.networks.encoder import Encoder
 from stages.networks.expanded import STRONGEST, AttributeClassifier, EditOutput, ExpandedEditor
 from stages.networks.face_reader import Reader
 from stages.networks.latents import w_statistics
 from stages.networks.stylegan2 import Generator
 from stages.style.expanded.classifier import attribute_error
+from stages.style.expanded.labels import Edits
 from stages.style.inversion.optimise import decode
 from stages.training.ema import early_decay, ema_update
-from stages.training.fit import Phase, Task, Update
+from stages.training.fit import Phase, Task, Update, epoch_order, update_seed
 from stages.training.losses import mask_supervision, perceptual_distance, total_variation
 
 EMA = 0.995  # decay an update of the editor for use
@@ -41,7 +43,7 @@ WARMUP = 0.02  # share of the training over which the learning rate rises
 WEAKEST, STRONG = 0.4, 1.6  # range of the strengths in training
 IDLE = 0.15  # share of the photos without an edit
 AGAINST = 0.75  # share of the edits that go against what the photo shows
-FOREIGN = 0.5  # share of the samples into which a patch is pasted
+FOREIGN = 0.5  # share of the pictures with a true edit into which a patch is pasted
 CERTAIN = 0.03  # nearest that a wanted probability comes to 0 and 1
 SAMPLES = 1000  # of the generator, behind the first directions
 RIDGE = 0.1  # of the linear model, in mean variances of w
@@ -64,10 +66,10 @@ class Expand:
         attribute: weight of the classifier's error on edits.
         kept: weight of the other attributes in it, against the edited one.
         identity, perceptual, pixel: weights of 1 - cosine, of the distance of the reader's maps, of squared error: how
-            near the edit stays to the photo.
+            near the edit stays to the photo, or to the true edit where there is one.
         alignment: weight of the L1 of what the full edit changes against what the style branch's changes in the head.
         shown: weight of the cross-entropy of where an edit shows against the heads; part of the alignment.
-        truth: weight of the distance to the true edit on the generator's samples.
+        truth: weight of the distance to the true edit; 0: no samples are shown, and true edits count for nothing.
         sparsity: shrinkage of the directions in a step, as a share of their learning rate.
         variation: weight of the total variation.
         content: False: no content branch.
@@ -157,6 +159,34 @@ def first_directions(generator: Generator, classifier: AttributeClassifier, step
     return out
 
 
+class EditBatches:
+    """Batches of `images` and their true edits `edited` [rows, 3, R, R] in [-1, 1], and `strengths` [rows, K].
+
+    Args:
+        photos: uint8 [N, R, R, 3], in memory or on disk.
+        edited: their true edits, alike.
+        edits: by what.
+        seed: of the order and of what is mirrored.
+        mirror: mirror half of them, at random; strengths of what has a side change their sign.
+    """
+
+    def __init__(
+        self, photos: np.ndarray | LazyImages, edited: np.ndarray | LazyImages, edits: Edits, seed: int, mirror: bool
+    ) -> None:
+        self.photos, self.edited, self.edits = photos, edited, edits
+        self.seed, self.mirror = seed, mirror
+
+    def __call__(self, start: int, count: int, rows: slice = slice(None)) -> dict[str, Tensor]:
+        """A function of (seed, start, count, rows) alone."""
+        chosen = epoch_order(len(self.photos), self.seed, start, count)[rows]
+        photos, edited, strengths = self.photos[chosen], self.edited[chosen], self.edits.strengths[chosen]
+        if self.mirror:
+            flip = (np.random.default_rng(update_seed(self.seed, start, "mirror")).random(count) < 0.5)[rows]
+            photos[flip], edited[flip] = photos[flip, :, ::-1], edited[flip, :, ::-1]
+            strengths = np.where(flip[:, None], strengths * self.edits.signs, strengths)
+        return {"images": to_tensor(photos), "edited": to_tensor(edited), "strengths": torch.from_numpy(strengths)}
+
+
 class Editing(Task):
     """Training of an editor; `ema` holds the weights for use.
 
@@ -204,7 +234,12 @@ class Editing(Task):
     # Losses
 
     def losses(self, phase: str, batch: dict[str, Tensor], update: Update) -> dict[str, Tensor]:
-        """Terms on photos batch["images"], and on half as many samples of the generator."""
+        """Terms on photos batch["images"], with their true edits batch["edited"] by batch["strengths"] if it has them.
+
+        Else half as many samples of the generator are shown beside the photos, and their edits are the true ones.
+        """
+        if self.settings.truth and "edited" in batch:
+            return self._with_true_photos(batch, update)
         photos = batch["images"]
         known = self._known(len(photos) // 2, update) if self.settings.truth else None
         images = photos if known is None else torch.cat([photos, decode(self.editor.generator, known).detach()])
@@ -215,10 +250,24 @@ class Editing(Task):
 
         out = self.editor.edit(images, strengths)
         terms = self._attributes(images, out, strengths)
-        terms |= self._nearness(photos, out)
+        terms |= self._nearness(photos, photos, out)
         if truth is not None:
             terms["truth"] = self.settings.truth * self._distance(out.edited[len(photos) :], truth)
         return terms
+
+    def _with_true_photos(self, batch: dict[str, Tensor], update: Update) -> dict[str, Tensor]:
+        """Terms on photos whose edits are known; some get no edit and stay as they are."""
+        photos, strengths = batch["images"], batch["strengths"]
+        drawn = update.draws.own(lambda rows: torch.rand(rows, device=photos.device), len(photos))
+        still = (drawn < IDLE) | (strengths == 0).all(dim=1)
+        strengths = strengths * ~still[:, None]
+        truth = torch.where(still[:, None, None, None], photos, batch["edited"])
+        photos, truth = self._pasted(photos, truth, photos.flip(2, 3), update)
+
+        out = self.editor.edit(photos, strengths)
+        terms = self._attributes(photos, out, strengths)
+        terms |= self._nearness(photos, truth, out)
+        return terms | {"truth": self.settings.truth * self._distance(out.edited, truth)}
 
     def _attributes(self, images: Tensor, out: EditOutput, strengths: Tensor) -> dict[str, Tensor]:
         """What the classifier sees in both edits, against what it sees before them and the strengths."""
@@ -234,8 +283,8 @@ class Editing(Task):
             terms[f"attribute_{name}"] = s.attribute * ((error * touched).sum(dim=1) + s.kept * others).mean()
         return terms
 
-    def _nearness(self, photos: Tensor, out: EditOutput) -> dict[str, Tensor]:
-        """How near the photos' edits stay to the photos, and to what the style branch changes."""
+    def _nearness(self, photos: Tensor, wanted: Tensor, out: EditOutput) -> dict[str, Tensor]:
+        """How near the photos' edits come to what is wanted, and how far they follow what the style branch changes."""
         s, n, terms = self.settings, len(photos), {}
         edited = out.edited[:n]
         if s.alignment:
@@ -245,16 +294,16 @@ class Editing(Task):
             if out.shown is not None and s.gated:
                 terms["shown"] = s.shown * mask_supervision(out.shown[:n], heads)
         if s.pixel:
-            terms["pixel"] = s.pixel * (edited - photos).square().mean()
+            terms["pixel"] = s.pixel * (edited - wanted).square().mean()
         if s.variation:
             terms["variation"] = s.variation * total_variation(edited)
 
         if s.perceptual:
             with torch.no_grad():
-                maps = self.reader.encode(photos)
+                maps = self.reader.encode(wanted)
             terms["perceptual"] = s.perceptual * perceptual_distance(self.reader.encode(edited), maps).mean()
         if s.identity:
-            same = self.reader.identity(edited) * self.reader.identity(photos).detach()
+            same = self.reader.identity(edited) * self.reader.identity(wanted).detach()
             terms["identity"] = s.identity * (1 - same.sum(dim=1)).mean()
         return terms
 
@@ -299,27 +348,27 @@ class Editing(Task):
 
     @torch.no_grad()
     def _with_truth(self, images: Tensor, known: Tensor, strengths: Tensor, update: Update) -> tuple[Tensor, Tensor]:
-        """Photos and samples, with patches pasted into some samples; and the samples' true edits, pasted alike.
-
-        A patch is a rectangle of a photo.
-        """
-        m = len(known)
-        n = len(images) - m
+        """Photos and samples, with patches pasted into some samples; and the samples' true edits, pasted alike."""
+        n = len(images) - len(known)
         truth = decode(self.editor.generator, self.editor.moved(known, strengths[n:]))
         truth = torch.lerp(images[n:], truth, self._heads(images[n:], truth))
-        draws = update.draws.own(lambda rows: torch.rand(rows, 5, device=images.device), m)
+        pasted, truth = self._pasted(images[n:], truth, images[: len(known)].flip(3), update)
+        return torch.cat([images[:n], pasted]), truth
 
-        # From 15 to 40 % of the side, anywhere.
+    @staticmethod
+    def _pasted(images: Tensor, truth: Tensor, others: Tensor, update: Update) -> tuple[Tensor, Tensor]:
+        """Images and their true edits, into some of which a rectangle of another picture is pasted.
+
+        Its sides are 15 to 40 % of the picture's.
+        """
+        draws = update.draws.own(lambda rows: torch.rand(rows, 5, device=images.device), len(images))
         side = images.shape[-1]
         at = torch.arange(side, device=images.device) / side
         width, height = (0.15 + 0.25 * draws[:, i, None] for i in (0, 1))
         x, y = (draws[:, i + 2, None] * (1 - size) for i, size in enumerate((width, height)))
         within = ((at >= x) & (at < x + width))[:, None] & ((at >= y) & (at < y + height))[:, :, None]
         paste = (within & (draws[:, 4] < FOREIGN)[:, None, None])[:, None]
-
-        patches = images[:m].flip(3)
-        pasted = torch.where(paste, patches, images[n:])
-        return torch.cat([images[:n], pasted]), torch.where(paste, patches, truth)
+        return torch.where(paste, others, images), torch.where(paste, others, truth)
 
     # Between updates
 
