@@ -57,7 +57,7 @@ def edited(person: Person, view: View, name: str, value: float | str) -> tuple[P
         person: who; everything that has no part in the change stays.
         view: how they are seen.
         name: one of `EDITED`.
-        value: what the records are to say of it: years, degrees, `smile` from 0 to 1, female or male, a kind of glasses.
+        value: what the records are to say of it: years, degrees, `smile` from 0 to 1, a sex, a kind of glasses.
     """
     if name == "glasses":
         return replace(person, glasses=str(value)), view
@@ -75,7 +75,7 @@ def _turned(view: View, yaw: float) -> View:
 
 
 def _smiling(view: View, smile: float) -> View:
-    """The corners of the mouth drawn up as far as asked for, cheeks and lids with them; a frown goes as a smile comes."""
+    """The corners of the mouth drawn up as far as asked for, and cheeks with them; a frown goes as a smile comes."""
     units = dict(view.units)
     now = (units.get("mouthSmileLeft", 0.0) + units.get("mouthSmileRight", 0.0)) / 2
     for side in ("Left", "Right"):

@@ -132,13 +132,12 @@ def read_edits(
         TristyleError: only some photos have an edit; or see `read_labels`.
     """
     rows = photo_rows(data, split)
-    edits = [row.get("edit") for row in rows]
-    if not any(edits):
+    edits: list[dict[str, Any]] = [row["edit"] for row in rows if row.get("edit")]
+    if not edits:
         return None
-    if not all(edits):
-        raise TristyleError(
-            f"{data.path}: only some photos have a true edit. Make the data again with data.edits=true."
-        )
+    if len(edits) < len(rows):
+        problem = "only some photos have a true edit"
+        raise TristyleError(f"{data.path}: {problem}. Make the data again with data.edits=true.")
     labels = read_labels(data, names, split, like)
 
     columns = {OTHER_NAMES.get(name, name): k for k, name in enumerate(labels.names)}
