@@ -6,7 +6,8 @@
 
 Arms: `judge` (trains a classifier of another shape on rendered people of no data set; it judges rendered people),
 `modes` (reconstruction by every mode, and on held-out people by --others), `edits` (attributes, leak, identity and
-background of every method), `local` (the mouth), `photos` (the same of folders of photographs, judged by face-api's
+background of every method), `truth` (likeness of every method's edits to the true ones, of data with `data.edits=true`;
+`photo` stands for no edit), `local` (the mouth), `photos` (the same of folders of photographs, judged by face-api's
 networks), `speed`. Each leaves `<arm>.json` in --out; table.md is made of what there is.
 
 An edit goes against what the photo shows, as in training. Changes are in deviations of the data. Between the strengths
@@ -47,14 +48,14 @@ from stages.datasets.rendered.people import RenderedPeople
 from stages.metrics.attributes import attributes
 from stages.metrics.bootstrap import draw, mean_interval
 from stages.metrics.pixel import background_error
-from stages.networks.expanded import AttributeClassifier, ExpandedEditor, soft_region
+from stages.networks.expanded import STRONGEST, AttributeClassifier, ExpandedEditor, soft_region
 from stages.networks.face_labels import PARSER_MOUTH, READER
 from stages.networks.face_reader import load_reader
 from stages.networks.latents import load_editor
 from stages.style.editing.directions import boundary, sefa
 from stages.style.expanded.classifier import Classify, Classifying, LabelledBatches, accuracy
 from stages.style.expanded.encode import by_mode
-from stages.style.expanded.labels import ABSENT, OTHER_NAMES, Labels, photo_rows, read_labels
+from stages.style.expanded.labels import ABSENT, OTHER_NAMES, Edits, Labels, photo_rows, read_edits, read_labels
 from stages.style.expanded.likeness import MEASURES, independent_features, likeness_rows
 from stages.style.expanded.score import edit_sheet, edited
 from stages.style.expanded.stage import load_classifier, load_iterative
@@ -334,16 +335,42 @@ def inversions_of(bench: Bench, method: str, images: Tensor) -> Reconstructions:
     return reconstruct(mode, bench.editor.generator, images, *given)
 
 
+def edits_by(
+    bench: Bench, images: Tensor, method: str, editor: ExpandedEditor | None = None
+) -> Callable[[Tensor], Tensor]:
+    """What makes of strengths [N, K] a method's edits of images [N, 3, R, R]."""
+    if method == "editor":
+        return lambda by: edited(bench.editor if editor is None else editor, images, by)
+    found, moves = inversions_of(bench, method, images), directions_of(bench, method)
+    return lambda by: found.draw(lambda ws: ws + torch.einsum("nk,klw->nlw", by, moves))
+
+
+def truth_arm(
+    bench: Bench, people: People, edits: Edits, method: str, editor: ExpandedEditor | None = None
+) -> dict[str, Any]:
+    """Likeness of a method's edits to the true ones, over all people and those of each attribute."""
+    count, images = len(people.ids), to_tensor(people.photos)
+    truth, by = to_tensor(load_images(edits.files[:count])), torch.from_numpy(edits.strengths[:count])
+    drawn = images
+    if method != "photo":
+        drawn = edits_by(bench, images, method, editor)(by.clamp(-STRONGEST, STRONGEST))
+    rows = likeness_rows(drawn, truth, independent_features())
+    found: dict[str, Any] = {"count": count, "attributes": list(bench.editor.attributes)}
+    found |= {name: rows_of(rows[name].numpy(), people.ids) for name in MEASURES}
+    for k, name in enumerate(bench.editor.attributes):
+        some = (by[:, k] != 0).numpy()
+        ids = [who for who, ok in zip(people.ids, some.tolist(), strict=True) if ok]
+        found[name] = rows_of(rows[MEASURES[0]].numpy()[some], ids) if ids else None
+    return found
+
+
 def edits_arm(
     bench: Bench, people: People, method: str, judge: Judge, editor: ExpandedEditor | None = None
 ) -> dict[str, Any]:
     """For every attribute and strength: changes [N, K] in deviations, sameness and background error of each person."""
     images = to_tensor(people.photos)
     editor = bench.editor if editor is None else editor
-    found, moves = None, None
-    if method != "editor":
-        found, moves = inversions_of(bench, method, images), directions_of(bench, method)
-
+    make = edits_by(bench, images, method, editor)
     before = judge.read(images)
     signs = torch.where(before > judge.middle, -1.0, 1.0)
     out: dict[str, Any] = {"ids": people.ids, "attributes": list(judge.names), "rows": []}
@@ -351,10 +378,7 @@ def edits_arm(
         for strength in GRID:
             by = torch.zeros(len(images), len(editor.attributes))
             by[:, editor.attributes.index(name)] = strength * signs[:, k]
-            if found is None or moves is None:
-                drawn = edited(editor, images, by)
-            else:
-                drawn = found.draw(lambda ws, by=by: ws + torch.einsum("nk,klw->nlw", by, moves))
+            drawn = make(by)
             change = (judge.read(drawn) - before) * signs[:, k : k + 1]
             row = {"attribute": k, "strength": strength, "change": change.numpy().round(4).tolist()}
             row["same"] = bench.same_person(images, drawn).round(5).tolist()
@@ -504,8 +528,18 @@ def write_table(out: Path) -> None:
             cells = [name.removeprefix("modes-"), str(arm["count"]), *cells, f"{arm['seconds']:.3g}"]
             lines.append("| " + " | ".join(cells) + " |")
 
+    truth = {name: arm for name, arm in arms.items() if name.startswith("truth-")}
+    if truth:
+        names = next(iter(truth.values()))["attributes"]
+        lines += ["", f"| to the true edit | people | {' | '.join(MEASURES)} | {' | '.join(names)} |"]
+        lines += ["|---" * (len(MEASURES) + len(names) + 2) + "|"]
+        for name, arm in truth.items():
+            cells = [f"{arm[m]['mean']:.4g} ({arm[m]['low']:.4g} to {arm[m]['high']:.4g})" for m in MEASURES]
+            cells += [f"{arm[m]['mean']:.3g}" if arm[m] else "" for m in names]
+            lines.append(f"| {name.removeprefix('truth-')} | {arm['count']} | {' | '.join(cells)} |")
+
     # Edits of rendered people, then those of each folder of photographs.
-    shown = set(modes)
+    shown = set(modes) | set(truth)
     for first in (name for name in arms if name.endswith("-editor") and name not in modes):
         same = {name: arm for name, arm in arms.items() if name.startswith(first.removesuffix("editor"))}
         same = {first: arms[first]} | {name: arm for name, arm in same.items() if "rows" in arm}
@@ -537,6 +571,15 @@ def run(bench: Bench) -> None:
         modes_of(bench, everybody, photos, others)
     if "edits" in options.arms:
         edits_of(bench, "edits", everybody, judge_of_rendered(bench), others)
+    known = read_edits(bench.data, list(bench.editor.attributes), options.step, "heldout", bench.labels)
+    if "truth" in options.arms and known is not None:
+        for method in ("photo", *METHODS):
+            if method == "iterative" and load_iterative(options.editor) is None:
+                continue
+            some = everybody.first(options.slow) if method in SLOW else everybody
+            bench.arm(f"truth-{method}", lambda some=some, way=method: truth_arm(bench, some, known, way))
+        for name, other in others.items():
+            bench.arm(f"truth-{name}", lambda e=other: truth_arm(bench, everybody, known, "editor", e))
     if "local" in options.arms:
         bench.arm("local", lambda: local_arm(bench, everybody))
     if "photos" in options.arms and bench.api is not None:
@@ -591,7 +634,7 @@ def main(arguments: list[str] | None = None) -> None:
     add("editor", type=Path, help="folder of a style=expanded")
     add("data", type=Path, help="the rendered data artifact that it was trained on")
     add("--out", type=Path, default=Path("bench-expanded"))
-    arms = ("speed", "judge", "modes", "edits", "local", "photos")
+    arms = ("speed", "judge", "modes", "edits", "truth", "local", "photos")
     add("--arms", nargs="+", choices=arms, default=list(arms))
     add("--others", nargs="*", type=named, default=[], metavar="NAME=FOLDER", help="editors of the ablations")
     add("--photos", nargs="*", type=named, default=[], metavar="NAME=FOLDER", help="photographs, out of domain")
@@ -600,6 +643,7 @@ def main(arguments: list[str] | None = None) -> None:
     add("--slow", type=int, default=24, help="people of W+ optimisation and of pivotal tuning")
     add("--judge-people", type=int, default=8000)
     add("--judge-images", type=int, default=80_000)
+    add("--step", type=float, default=1.5, help="style.expand.step of the editor")
     add("--steps", type=int, default=500)
     add("--pivot", type=int, default=200)
     add("--tuning", type=int, default=350)

@@ -84,3 +84,40 @@ FAULTS: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_planted_fault_is_noticed(fault: str, tmp_path: Path) -> None:
     assert RECORDING.deviations(train(tmp_path, **FAULTS[fault])) != {}
+
+
+# True edits
+
+EDITS = Recording(Path(__file__).with_name("expanded_edits.json"), {"curve_truth": 0.15, "score_edit": 0.2}, least=1e-3)
+
+
+def learn(folder: Path, backwards: bool = False, **changes: Any) -> dict[str, list[float]]:
+    """A tiny training on true edits; its curve, and how far edits then lie from the true ones, 1 for no edit."""
+    task, _, length = tiny.training(IMAGES, 1e-2, **({"truth": 20.0, "alignment": 0.0, "attribute": 0.0} | changes))
+    (folder / ".scratch").mkdir(parents=True)
+    batches, photos, changed = tiny.true_edits(backwards=backwards)
+    fit(task, batches, train=length, scratch=folder / ".scratch", runtime=Runtime("cpu", 1, Tracker(folder)), label="e")
+    rows = [row for row in read_jsonl(folder / "log.jsonl") if row["phase"] == "e/editor"]
+    images, truth = to_tensor(photos), to_tensor(tiny.true_edits()[2])
+    with torch.no_grad():
+        made = task.finished()(images, torch.from_numpy(batches.edits.strengths))
+    return {
+        "curve_truth": [float(np.mean(part)) for part in np.array_split([row.get("truth", 0.0) for row in rows], 4)],
+        "score_edit": [float((made - truth).abs().mean() / (images - truth).abs().mean())],
+    }
+
+
+def test_learning_true_edits_is_as_recorded(tmp_path: Path) -> None:
+    EDITS.check(learn(tmp_path))
+
+
+EDIT_FAULTS: dict[str, dict[str, Any]] = {
+    "truth off": {"truth": 0.0},
+    "edits the other way round": {"backwards": True},
+    "no content branch to learn them": {"content": False},
+}
+
+
+@pytest.mark.parametrize("fault", EDIT_FAULTS)
+def test_a_fault_planted_into_true_edits_is_noticed(fault: str, tmp_path: Path) -> None:
+    assert EDITS.deviations(learn(tmp_path, **EDIT_FAULTS[fault])) != {}

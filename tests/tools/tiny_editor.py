@@ -19,7 +19,8 @@ from stages.networks.expanded import AttributeClassifier, ExpandedEditor
 from stages.networks.face_reader import Reader
 from stages.networks.latents import generator_id
 from stages.networks.stylegan2 import Generator
-from stages.style.expanded.training import Editing, Expand, new_editor
+from stages.style.expanded.labels import Edits
+from stages.style.expanded.training import EditBatches, Editing, Expand, new_editor
 from stages.style.inversion.e4e import photo_batches
 from stages.training.fit import Batches
 from tests.tools.pair_toys import heads, small_reader
@@ -74,6 +75,20 @@ def training(
     made = new_editor(of, encoder(of), seer, settings)
     task = Editing(made, seer, reader or small_reader(), settings, lr, to_tensor(photos))
     return task, photo_batches(photos, 5, True), length
+
+
+def true_edits(count: int = 16, backwards: bool = False) -> tuple[EditBatches, np.ndarray, np.ndarray]:
+    """Batches of drawn heads that redden with age; photos and edited photos, uint8 [N, R, R, 3].
+
+    Args:
+        count: of heads.
+        backwards: they redden with youth.
+    """
+    photos, strengths = heads(count, 0, False, SIZE)[0], np.zeros((count, len(NAMES)), np.float32)
+    strengths[:, 0] = np.linspace(-1.5, 1.5, count)
+    by = 50 * strengths[:, 0, None, None, None] * (-1 if backwards else 1)
+    changed = (photos + by * np.array([1.0, -1.0, 0.0])).clip(0, 255).astype(np.uint8)
+    return EditBatches(photos, changed, Edits([], strengths, np.ones(len(NAMES), np.float32)), 5, True), photos, changed
 
 
 def data(folder: Path, people: int = 24, held: int = 6) -> Artifact:
