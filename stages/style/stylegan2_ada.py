@@ -98,6 +98,8 @@ class Recipe:
         number("ema_images", self.ema_images, 0)
         if self.ema_ramp is not None:
             number("ema_ramp", self.ema_ramp, 0, 1, open_low=True)
+
+        # what stays fixed, and what the source still counts for
         number("freeze_d", self.freeze_d, 0, integer=True)
         number("freeze_g", self.freeze_g, 0, 1024, integer=True)
         if self.freeze_g & (self.freeze_g - 1) or self.freeze_g in (1, 2):

@@ -127,6 +127,7 @@ def _other_sex(person: Person, sex: str) -> Person:
     for name, weight in SEX_SHAPES[sex].items():
         shape[name] = shape.get(name, 0.0) + weight
     thick, height, arch = person.brow
+
     return replace(
         person,
         sex=sex,

@@ -87,6 +87,8 @@ class RenderedData(Stage):
             number(key, getattr(self, key), 1, MOST_PEOPLE, integer=True)
         number("views", self.views, 1, 1000, integer=True)
         number("seed", self.seed, 0, integer=True)
+
+        # styles, and what is rendered beside the photos
         if not isinstance(self.styles, list) or not self.styles:
             raise ConfigError(
                 "styles", f"{self.styles!r} is not a list of styles", f"Say styles=[{','.join(STYLES[:2])}]"
