@@ -5,7 +5,8 @@ and one learned direction per attribute (style branch); features of the photogra
 (content branch), added to the generator's RGB at every resolution (fusion). What differs: the content branch sees what
 the inversion missed and what the style branch changes, as HFGI's consultation does (arXiv 2109.06590, sec. 3.2). Per
 level it gates the band of what was missed and paints a correction of its own; per pixel it gates the style branch's
-change. So an untrained editor gives the photograph back plus that change. Attributes scale and shift its features in
+change, and says from where in the photograph its content comes: a turned head is the photograph's, moved. So an
+untrained editor gives the photograph back plus that change. Attributes scale and shift its features in
 the place of a modulated convolution, so a strength of 0 is an attribute like any other.
 """
 
@@ -26,6 +27,7 @@ from stages.networks.stylegan2 import FIR_TAPS, LRELU_SLOPE, Generator, Synthesi
 STRONGEST = 2.0  # strength of an edit, at most, in either direction
 OPEN = 3.0  # logit of a gate at first: 95 % of what the inversion missed comes through
 QUICK = 5.0  # a gate's logit moves so many times what its layer gives: it has far to go
+SWAY = 0.1  # of the picture's side: what a layer's 1 moves the photo's content by
 LIGHT = 16  # px: bands up to this hold light and the tones of hair and skin
 MARGIN = 0.03  # room around a region, and the width of its rim, as a share of the picture's side
 SURE = (0.4, 0.6)  # probabilities between which a pixel comes to belong to a region
@@ -143,8 +145,36 @@ def soft_region(share: Tensor) -> Tensor:
 # Content branch
 
 
+def warped(image: Tensor, flow: Tensor) -> Tensor:
+    """A picture [N, C, R, R] whose pixel at x shows what was at x + flow(x), bilinear; beyond the border, its rim.
+
+    Args:
+        image: the picture.
+        flow: [N, 2, R, R], to the right and down, in sides of the picture.
+    """
+    n, _, rows, columns = image.shape
+    still = torch.eye(2, 3, device=image.device, dtype=image.dtype).expand(n, 2, 3)
+    places = F.affine_grid(still, [n, 1, rows, columns], align_corners=False) + 2 * flow.permute(0, 2, 3, 1)
+    return F.grid_sample(image, places, padding_mode="border", align_corners=False)
+
+
+@dataclass(frozen=True)
+class Weighed:
+    """What a content branch gives of N photos.
+
+    Attributes:
+        levels: a gate [N, 1, r, r] in [0, 1] and a correction [N, 3, r, r] for r of 4, 8, ..., R.
+        shown: the gate of the style branch's change [N, 1, R, R].
+        flow: [N, 2, R, R], from where the photo's content comes, see `warped`; None: from where it is.
+    """
+
+    levels: list[tuple[Tensor, Tensor]]
+    shown: Tensor
+    flow: Tensor | None
+
+
 class ContentBranch(nn.Module):
-    """Photo, inversion, the style branch's change and strengths -> a gate and a correction per level, a gate of style.
+    """Photo, inversion, the style branch's change and strengths -> gates, corrections and a flow.
 
     A U-Net from the picture's resolution down to 4 px. From 32 px down it reads the encoder's maps of the photo and of
     the style branch's edit, too, which know where a head is.
@@ -155,6 +185,7 @@ class ContentBranch(nn.Module):
         width: channels at R; they double with every halving.
         widest: channels at most.
         gated: False leaves every gate open.
+        warp: False leaves the photo's content where it is.
         maps: channels of the encoder's maps at 32, 16, 8 and 4 px.
     """
 
@@ -165,10 +196,11 @@ class ContentBranch(nn.Module):
         width: int = 16,
         widest: int = 64,
         gated: bool = True,
+        warp: bool = True,
         maps: Sequence[int] = (24, 64, 96, 112),
     ) -> None:
         super().__init__()
-        self.gated = gated
+        self.gated, self.warp = gated, warp
         sizes = resolutions(resolution)[::-1]  # R, ..., 8, 4
         widths = [min(width * resolution // r, widest) for r in sizes]
 
@@ -182,14 +214,16 @@ class ContentBranch(nn.Module):
         # Up: a sum with what came down, and what the level gives.
         self.lift = nn.ModuleList(nn.Conv2d(b, a, 1) for a, b in pairs)
         self.mix = nn.ModuleList(nn.Conv2d(a, a, 3, padding=1) for a, _ in pairs)
-        self.give = nn.ModuleList(nn.Conv2d(w, 4 if i else 5, 1) for i, w in enumerate(widths))
-        for layer in [*self.film, *self.give]:  # nothing of its own at first, gates open
-            nn.init.zeros_(layer.weight)
-            nn.init.zeros_(layer.bias)
+        self.give = nn.ModuleList(nn.Conv2d(w, 6 if i else 5, 1) for i, w in enumerate(widths))
+        for name, value in self.named_parameters():
+            if name.startswith("give."):
+                nn.init.zeros_(value)  # nothing of its own at first, gates open
+            elif name.startswith("film."):
+                nn.init.normal_(value, std=0.1 if name.endswith("weight") else 0.0)
 
     def forward(
         self, photo: Tensor, inverted: Tensor, change: Tensor, strengths: Tensor, maps: Sequence[Tensor]
-    ) -> tuple[list[tuple[Tensor, Tensor]], Tensor]:
+    ) -> Weighed:
         """What both branches weigh.
 
         Args:
@@ -198,10 +232,6 @@ class ContentBranch(nn.Module):
             change: what its edit changes, the same shape.
             strengths: [N, K].
             maps: of photo and edit side by side, [N, 2 C, r, r] for r of 32, 16, 8 and 4.
-
-        Returns:
-            A gate [N, 1, r, r] in [0, 1] and a correction [N, 3, r, r] for r of 4, 8, ..., R; and the gate of the style
-            branch's change [N, 1, R, R].
         """
         x = self.enter(torch.cat([photo, inverted, change], dim=1))
         came: list[Tensor] = []
@@ -217,7 +247,18 @@ class ContentBranch(nn.Module):
             x = F.interpolate(self.lift[i](x), scale_factor=2.0, mode="nearest") + came[i]
             x = F.leaky_relu(self.mix[i](x), LRELU_SLOPE)
             given.append(self.give[i](x))
-        return [(self._gate(out[:, 3:4]), out[:, :3]) for out in given], self._gate(given[-1][:, 4:])
+        levels = [(self._gate(out[:, 3:4]), out[:, :3]) for out in given]
+        return Weighed(levels, self._gate(given[-1][:, 4:]), self._flow(given[:-1]) if self.warp else None)
+
+    @staticmethod
+    def _flow(given: Sequence[Tensor]) -> Tensor:
+        """The sum of what all levels but the finest say, coarse ones enlarged: [N, 2, R, R]."""
+        flow = torch.zeros_like(given[0][:, 4:])
+        for out in given:
+            if out.shape[-1] != flow.shape[-1]:
+                flow = F.interpolate(flow, scale_factor=2.0, mode="bilinear", align_corners=False)
+            flow = flow + SWAY * out[:, 4:]
+        return F.interpolate(flow, scale_factor=2.0, mode="bilinear", align_corners=False)
 
     def _level(self, index: int, x: Tensor, strengths: Tensor) -> Tensor:
         scale, shift = self.film[index](strengths)[:, :, None, None].chunk(2, dim=1)
@@ -256,7 +297,7 @@ class ExpandedEditor(nn.Module):
         z_dim, w_dim, img_resolution, num_layers, lr_multiplier: of the `Generator`.
         channel_base, channel_max, conv_clamp: likewise.
         size, widths, hidden, generator: of its `Encoder`.
-        width, widest, gated: of the content branch.
+        width, widest, gated, warp: of the content branch.
         content: False leaves the content branch out: the style branch alone.
         unit: what a direction's numbers are counted in, the deviation of one number of w.
     """
@@ -281,6 +322,7 @@ class ExpandedEditor(nn.Module):
         width: int = 16,
         widest: int = 64,
         gated: bool = True,
+        warp: bool = True,
         content: bool = True,
         unit: float = 1.0,
     ) -> None:
@@ -294,7 +336,7 @@ class ExpandedEditor(nn.Module):
         self.encoder = Encoder(self.generator.num_ws, w_dim, size, widths, hidden, generator)
         self.multiple_of = img_resolution
         self.directions = nn.Parameter(torch.zeros(len(attributes), self.generator.num_ws, w_dim))
-        self.content = ContentBranch(img_resolution, len(attributes), width, widest, gated, widths)
+        self.content = ContentBranch(img_resolution, len(attributes), width, widest, gated, warp, widths)
         self.register_buffer("taps", setup_filter(FIR_TAPS), persistent=False)
 
         note = f"strengths of {', '.join(attributes)}"
@@ -344,10 +386,11 @@ class ExpandedEditor(nn.Module):
         if not self.has_content or not content:
             return EditOutput(inverted, styled, styled)
         change = styled - inverted
-        given, shown = self.content(photos, inverted, change, strengths, self._maps(photos, styled))
-        kept = self._with_missed(before, photos - inverted, given, content)
-        edited = summed(kept, self.taps) + (1 + content * (shown - 1)) * change
-        return EditOutput(inverted, styled, edited, shown)
+        found = self.content(photos, inverted, change, strengths, self._maps(photos, styled))
+        moved = photos if found.flow is None else warped(photos, content * found.flow)
+        kept = self._with_missed(before, moved - inverted, found.levels, content)
+        edited = summed(kept, self.taps) + (1 + content * (found.shown - 1)) * change
+        return EditOutput(inverted, styled, edited, found.shown)
 
     @torch.no_grad()
     def _maps(self, photos: Tensor, styled: Tensor) -> list[Tensor]:
@@ -397,7 +440,7 @@ class ExpandedEditor(nn.Module):
         inverted = summed(rgb_levels(self.generator.synthesis, self.encoder(photos)), self.taps)
         drawn = rgb_levels(fused.synthesis, ws)
         none = torch.zeros(len(photos), len(self.attributes), device=photos.device)
-        given, _ = self.content(photos, inverted, torch.zeros_like(photos), none, self._maps(photos, inverted))
-        lit = self._with_missed(drawn, photos - inverted, given)
+        found = self.content(photos, inverted, torch.zeros_like(photos), none, self._maps(photos, inverted))
+        lit = self._with_missed(drawn, photos - inverted, found.levels)
         lit = [own if own.shape[-1] <= LIGHT else level for own, level in zip(lit, drawn, strict=True)]
         return (photos + head * (summed(lit, self.taps) - photos)).clamp(-1, 1)

@@ -74,6 +74,7 @@ class Expand:
         variation: weight of the total variation.
         content: False: no content branch.
         gated: False: its gates stay open.
+        warp: False: it moves nothing of the photo.
         width, widest: channels of the content branch.
         mirror: show mirrored photos too.
     """
@@ -92,6 +93,7 @@ class Expand:
     variation: float = 1e-3
     content: bool = True
     gated: bool = True
+    warp: bool = True
     width: int = 16
     widest: int = 64
     mirror: bool = True
@@ -113,7 +115,7 @@ def new_editor(
     _, spread = w_statistics(generator)
     given: dict[str, Any] = {name: generator.arguments[name] for name in OF_GENERATOR}
     given |= {name: encoder.arguments[name] for name in OF_ENCODER}
-    given |= {name: getattr(settings, name) for name in ("width", "widest", "gated", "content")}
+    given |= {name: getattr(settings, name) for name in ("width", "widest", "gated", "warp", "content")}
     editor = ExpandedEditor(classifier.names, **given, unit=spread / generator.w_dim**0.5)
     editor.generator.load_state_dict(generator.state_dict())
     editor.encoder.load_state_dict(encoder.state_dict())
