@@ -18,7 +18,7 @@ from stages.core.settings import ConfigError, Train, TristyleError
 from stages.core.tensors import to_tensor, to_uint8
 from stages.core.tracking import Tracker
 from stages.core.weights import load_network, save_network
-from stages.networks.expanded import ExpandedEditor, bands, rgb_levels, summed
+from stages.networks.expanded import ExpandedEditor, bands, rgb_levels, summed, warped
 from stages.networks.latents import check_editor, load_editor
 from stages.networks.ops.resample import setup_filter
 from stages.networks.stylegan2 import FIR_TAPS
@@ -76,6 +76,24 @@ def test_an_untrained_editor_adds_the_style_branchs_change_to_the_photo() -> Non
     wanted = out.inverted + gate * (shown - out.inverted) + gate * (out.styled - out.inverted)
     torch.testing.assert_close(out.edited, wanted, rtol=0, atol=1e-3)
     assert torch.equal(editor.edit(shown, torch.ones(3, 3), style=0.0).styled, out.inverted)
+
+
+def test_a_flow_says_from_where_content_comes() -> None:
+    """No flow, no change; a pixel to the right shows the right neighbour; beyond the border, the rim."""
+    image, flow = torch.randn(2, 3, 8, 8), torch.zeros(2, 2, 8, 8)
+    torch.testing.assert_close(warped(image, flow), image)
+    flow[:, 0] = 1 / 8
+    torch.testing.assert_close(warped(image, flow)[..., :-1], image[..., 1:])
+    torch.testing.assert_close(warped(image, flow)[..., -1], image[..., -1])
+
+
+def test_without_a_warp_the_content_branch_moves_nothing() -> None:
+    for warp in (True, False):
+        branch = tiny.editor(warp=warp).content
+        maps = [torch.randn(2, 16, r, r) for r in (32, 16, 8, 4)]
+        found = branch(*torch.randn(3, 2, 3, tiny.SIZE, tiny.SIZE), torch.ones(2, 3), maps)
+        assert (found.flow is None) == (not warp)
+        assert not warp or (found.flow.shape == (2, 2, tiny.SIZE, tiny.SIZE) and found.flow.abs().max() > 0)
 
 
 def test_a_local_edit_stays_in_its_region() -> None:
