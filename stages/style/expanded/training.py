@@ -44,6 +44,7 @@ WEAKEST, STRONG = 0.4, 1.6  # range of the strengths in training
 IDLE = 0.15  # share of the photos without an edit
 AGAINST = 0.75  # share of the edits that go against what the photo shows
 FOREIGN = 0.5  # share of the pictures with a true edit into which a patch is pasted
+TYPICAL, LEAST = 0.1, 0.005  # L1 in [-1, 1] of a true edit against its photo
 CERTAIN = 0.03  # nearest that a wanted probability comes to 0 and 1
 SAMPLES = 1000  # of the generator, behind the first directions
 RIDGE = 0.1  # of the linear model, in mean variances of w
@@ -69,7 +70,8 @@ class Expand:
             near the edit stays to the photo, or to the true edit where there is one.
         alignment: weight of the L1 of what the full edit changes against what the style branch's changes in the head.
         shown: weight of the cross-entropy of where an edit shows against the heads; part of the alignment.
-        truth: weight of the distance to the true edit; 0: no samples are shown, and true edits count for nothing.
+        truth: weight of the distance to the true edit, on photos in shares of how much the true edit changes: a smile
+            counts as much as a turn of the head. 0: no samples are shown, and true edits count for nothing.
         sparsity: shrinkage of the directions in a step, as a share of their learning rate.
         variation: weight of the total variation.
         content: False: no content branch.
@@ -254,7 +256,7 @@ class Editing(Task):
         terms = self._attributes(images, out, strengths)
         terms |= self._nearness(photos, photos, out)
         if truth is not None:
-            terms["truth"] = self.settings.truth * self._distance(out.edited[len(photos) :], truth)
+            terms["truth"] = self.settings.truth * self._distance(out.edited[len(photos) :], truth).mean()
         return terms
 
     def _with_true_photos(self, batch: dict[str, Tensor], update: Update) -> dict[str, Tensor]:
@@ -262,6 +264,8 @@ class Editing(Task):
         photos, strengths = batch["images"], batch["strengths"]
         drawn = update.draws.own(lambda rows: torch.rand(rows, device=photos.device), len(photos))
         still = (drawn < IDLE) | (strengths == 0).all(dim=1)
+        size = (batch["edited"] - photos).abs().mean(dim=(1, 2, 3))
+        share = TYPICAL / (torch.where(still, TYPICAL / 2, size) + LEAST)
         strengths = strengths * ~still[:, None]
         truth = torch.where(still[:, None, None, None], photos, batch["edited"])
         photos, truth = self._pasted(photos, truth, photos.flip(2, 3), update)
@@ -269,7 +273,7 @@ class Editing(Task):
         out = self.editor.edit(photos, strengths)
         terms = self._attributes(photos, out, strengths)
         terms |= self._nearness(photos, truth, out)
-        return terms | {"truth": self.settings.truth * self._distance(out.edited, truth)}
+        return terms | {"truth": self.settings.truth * (share * self._distance(out.edited, truth)).mean()}
 
     def _attributes(self, images: Tensor, out: EditOutput, strengths: Tensor) -> dict[str, Tensor]:
         """What the classifier sees in both edits, against what it sees before them and the strengths."""
@@ -317,10 +321,10 @@ class Editing(Task):
         return F.max_pool2d(heads, 2 * room + 1, stride=1, padding=room)
 
     def _distance(self, images: Tensor, truth: Tensor) -> Tensor:
-        """L1 and perceptual distance of edited samples to the true edits, scalar."""
+        """L1 and perceptual distance of edits to the true ones, [N]."""
         with torch.no_grad():
             maps = self.reader.encode(truth)
-        return (images - truth).abs().mean() + perceptual_distance(self.reader.encode(images), maps).mean()
+        return (images - truth).abs().mean(dim=(1, 2, 3)) + perceptual_distance(self.reader.encode(images), maps)
 
     # Draws
 
