@@ -26,7 +26,8 @@ BODIES = ("age", "sex")
 """Attributes that change a body's height: the camera must find the face anew."""
 RANGES = {"age": (18.0, 80.0), "smile": (0.0, 0.95), "yaw": (-38.0, 38.0)}
 LEAST = {"age": 9.0, "smile": 0.2, "yaw": 8.0}  # that an edit changes, in the attribute's own unit
-GLASSES = "square"  # one kind: which of several it will be, no editor could know
+GLASSES = "plain"  # the same ones on everybody: which of several they will be, no editor could know
+TEETH = 0.5  # smile from which the upper lip bares teeth
 GREYS = ("grey", "white")
 WHITENS = 62.0  # age in years from which edited hair is white
 SAGS = 42.0  # age in years from which skin sags
@@ -75,7 +76,7 @@ def _turned(view: View, yaw: float) -> View:
 
 
 def _smiling(view: View, smile: float) -> View:
-    """The corners of the mouth drawn up as far as asked for, and cheeks with them; a frown goes as a smile comes."""
+    """The corners of the mouth drawn up as far as asked for, cheeks and upper lip with them; a frown goes as it comes."""
     units = dict(view.units)
     now = (units.get("mouthSmileLeft", 0.0) + units.get("mouthSmileRight", 0.0)) / 2
     for side in ("Left", "Right"):
@@ -83,8 +84,8 @@ def _smiling(view: View, smile: float) -> View:
         units[f"mouthSmile{side}"] = min(own * smile / now if now > 0.02 else smile, 1.0)
         units[f"cheekSquint{side}"] = 0.55 * smile
         units[f"mouthDimple{side}"] = 0.2 * smile
-        for shape, share in (("mouthFrown", 1 - smile), ("mouthUpperUp", min(smile / max(now, 0.02), 1.0))):
-            units[f"{shape}{side}"] = units.get(f"{shape}{side}", 0.0) * share
+        units[f"mouthFrown{side}"] = units.get(f"mouthFrown{side}", 0.0) * (1 - smile)
+        units[f"mouthUpperUp{side}"] = max(smile - TEETH, 0.0)
     return replace(view, units={shape: weight for shape, weight in units.items() if weight > 1e-3})
 
 

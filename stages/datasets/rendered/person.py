@@ -104,7 +104,7 @@ class Person:
     lashes: float
     make_up: Triple  # lips, lids, cheeks: 0..1
     iris: str
-    glasses: str  # none | round | square | wide | half
+    glasses: str  # none | round | square | wide | half; plain: the same on everybody, see edits.py
     hat: str  # none | beanie | cap | fedora | headscarf
     hat_colour: Triple
     earrings: str  # none | stud | hoop | drop

@@ -21,7 +21,11 @@ FRAMES: tuple[Colour, ...] = (
     (0.02, 0.02, 0.05),
 )
 METALS: tuple[Colour, ...] = ((0.75, 0.55, 0.22), (0.72, 0.71, 0.69), (0.78, 0.52, 0.42))
-LENS = {"round": (0.40, 0.40, 2.0), "square": (0.41, 0.32, 3.6), "wide": (0.44, 0.34, 2.6), "half": (0.40, 0.26, 3.0)}
+LENS = {
+    "round": (0.40, 0.40, 2.0), "square": (0.41, 0.32, 3.6), "wide": (0.44, 0.34, 2.6), "half": (0.40, 0.26, 3.0),
+    "plain": (0.41, 0.33, 3.0),
+}  # fmt: skip
+PLAIN = 225  # the seed of plain glasses: a thick black frame, clear lenses
 
 
 def tube(path: np.ndarray, radius: float, sides: int = 7, closed: bool = True) -> Mesh:
@@ -95,6 +99,7 @@ def glasses(pack: Pack, person: Person, vertices: np.ndarray, rng: np.random.Gen
     """A frame that lies just before brows, cheeks and nose, with temples to the ears; some are sunglasses."""
     left, right = pack.joint(vertices, "l-eye"), pack.joint(vertices, "r-eye")
     apart = abs(left[0] - right[0])
+    rng = np.random.default_rng(PLAIN) if person.glasses == "plain" else rng
     wide, high, power = LENS[person.glasses]
     wide, high = apart * wide * rng.uniform(0.95, 1.08), apart * high * rng.uniform(0.92, 1.1)
     angle = np.linspace(0, 2 * np.pi, 40, endpoint=False)
