@@ -76,7 +76,7 @@ def _turned(view: View, yaw: float) -> View:
 
 
 def _smiling(view: View, smile: float) -> View:
-    """The corners of the mouth drawn up as far as asked for, cheeks and upper lip with them; a frown goes as it comes."""
+    """The corners of the mouth drawn up as far as asked for, cheeks and lip with them; a frown goes as it comes."""
     units = dict(view.units)
     now = (units.get("mouthSmileLeft", 0.0) + units.get("mouthSmileRight", 0.0)) / 2
     for side in ("Left", "Right"):
