@@ -244,11 +244,11 @@ def render_batch(settings: dict[str, Any], batch: Batch, out: Path) -> np.ndarra
                 changed = shoot(*edited(person, view, attribute, value), data.size, camera=camera, met=shot.met)
                 write_image(out / edit_place(batch.split) / name, changed.picture.image, DRAWN)
             for style in data.twin_styles(batch.split):
-                drawn = twin(shot, style)
-                write_image(out / twin_place(batch.split, style) / name, drawn.image, DRAWN)
+                true = twin(shot, style)
+                write_image(out / twin_place(batch.split, style) / name, true.image, DRAWN)
                 if data.twins != "heldout":
-                    write_image(out / twin_place(batch.split, style, "twin_mask") / name, drawn.bare)
-                    cover = np.dstack([picture.whole, drawn.whole, drawn.bare])
+                    write_image(out / twin_place(batch.split, style, "twin_mask") / name, true.bare)
+                    cover = np.dstack([picture.whole, true.whole, true.bare])
                     write_image(out / twin_place(batch.split, style, "twin_cover") / name, cover)
         else:
             picture = styled(person, view, data.size, batch.style)
