@@ -357,6 +357,23 @@ def test_the_stage_writes_editor_classifier_and_sheets(made: Artifact) -> None:
     assert all(np.isfinite(value) for value in made.metrics.values() if not isinstance(value, str))
 
 
+def test_the_stage_learns_from_true_edits_and_measures_against_them(tmp_path: Path) -> None:
+    save_network(tmp_path / "start.safetensors", tiny.generator())
+    source = tiny.data(tmp_path / "data")
+    rows = read_jsonl(source.path / "records.jsonl")
+    for row in rows:
+        picture = load_images([source.path / row["photo"]])[0]
+        row["edit"] = {"attribute": "age", "value": 90, "photo": row["photo"].replace("photo/", "edit/")}
+        write_image(source.path / row["edit"]["photo"], picture[::-1])
+    write_jsonl(source.path / "records.jsonl", rows)
+    out = tmp_path / "style"
+    out.mkdir()
+    metrics = settings(tmp_path / "start.safetensors").run({"data": source}, out, runtime(out))
+    assert metrics["edit_error"] == metrics["edit_error_age"] > 0
+    assert "edit_error_yaw" not in metrics
+    assert "truth" in next(row for row in read_jsonl(out / "log.jsonl") if row["phase"] == "editor/editor")
+
+
 def test_another_editor_can_use_its_classifier(made: Artifact, data: Artifact, tmp_path: Path) -> None:
     start = made.path / "generator.safetensors"
     which = settings(start, classifier=str(made.path))
