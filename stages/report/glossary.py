@@ -26,7 +26,7 @@ MEASURES = (
     Measure(r"leak", "sd", "lower", "change of the other attributes in the same edits, by the same classifier"),
     Measure(r"edit_background_error", "L1, 0–1", "lower", "edited photo to photo, mask under 0.02"),
     Measure(
-        r"edit_error.*", "×", "lower", "edit to the true edit over photo to true edit: 0 is the true one, 1 no edit"
+        r"edit_error.*", "×", "lower", "edit to the true one over photo to the true one; 1 is no edit"
     ),
     Measure(r"classifier_.*", "", "higher", "how the classifier reads held-out photos: correlation, or AUC of a kind"),
     Measure(r"directions_used", "0–1", "", "numbers of the editing directions that are not zero"),
