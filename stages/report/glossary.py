@@ -25,9 +25,7 @@ MEASURES = (
     Measure(r"moved_.*", "sd", "higher", "change of an edited attribute at strength 1, by the classifier trained here"),
     Measure(r"leak", "sd", "lower", "change of the other attributes in the same edits, by the same classifier"),
     Measure(r"edit_background_error", "L1, 0–1", "lower", "edited photo to photo, mask under 0.02"),
-    Measure(
-        r"edit_error.*", "×", "lower", "edit to the true one over photo to the true one; 1 is no edit"
-    ),
+    Measure(r"edit_error.*", "×", "lower", "edit to the true one over photo to the true one; 1 is no edit"),
     Measure(r"classifier_.*", "", "higher", "how the classifier reads held-out photos: correlation, or AUC of a kind"),
     Measure(r"directions_used", "0–1", "", "numbers of the editing directions that are not zero"),
     Measure(r"(editor|encoder)_psnr", "dB", "higher", "photo to the editor's, or the encoder's, reconstruction"),
