@@ -378,19 +378,21 @@ class ExpandedEditor(nn.Module):
             ws = self.encoder(photos)
             before = rgb_levels(synthesis, ws)
             inverted = summed(before, self.taps)
-        styled = summed(rgb_levels(synthesis, self.moved(ws, strengths)), self.taps)
+        after = rgb_levels(synthesis, self.moved(ws, strengths))
         if style != 1:
-            styled = inverted + style * (styled - inverted)
+            after = [torch.lerp(one, other, style) for one, other in zip(before, after, strict=True)]
+        styled = summed(after, self.taps)
 
-        # The content branch adds to every level of the inversion, and says where the edit shows.
+        # The content branch says where the photo's content goes and where the style's change shows on it. A closed gate
+        # shows what the style branch made of the edit, not the face before it.
         if not self.has_content or not content:
             return EditOutput(inverted, styled, styled)
         change = styled - inverted
         found = self.content(photos, inverted, change, strengths, self._maps(photos, styled))
         moved = photos if found.flow is None else warped(photos, content * found.flow)
-        kept = self._with_missed(before, moved - inverted, found.levels, content)
-        edited = summed(kept, self.taps) + (1 + content * (found.shown - 1)) * change
-        return EditOutput(inverted, styled, edited, found.shown)
+        wanted = moved + (1 + content * (found.shown - 1)) * change
+        kept = self._with_missed(after, wanted - styled, found.levels, content)
+        return EditOutput(inverted, styled, summed(kept, self.taps), found.shown)
 
     @torch.no_grad()
     def _maps(self, photos: Tensor, styled: Tensor) -> list[Tensor]:

@@ -73,7 +73,7 @@ def test_an_untrained_editor_adds_the_style_branchs_change_to_the_photo() -> Non
     style_only = editor.edit(shown, torch.tensor([[1.0, 0, 0]]).expand(3, -1), content=0.0)
     assert torch.equal(style_only.edited, out.styled) and not torch.equal(out.styled, out.inverted)
     gate = torch.tensor(3.0).sigmoid()  # what gates begin with
-    wanted = out.inverted + gate * (shown - out.inverted) + gate * (out.styled - out.inverted)
+    wanted = torch.lerp(out.styled, shown + gate * (out.styled - out.inverted), gate)
     torch.testing.assert_close(out.edited, wanted, rtol=0, atol=1e-3)
     assert torch.equal(editor.edit(shown, torch.ones(3, 3), style=0.0).styled, out.inverted)
 
