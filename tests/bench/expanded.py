@@ -335,12 +335,10 @@ def inversions_of(bench: Bench, method: str, images: Tensor) -> Reconstructions:
     return reconstruct(mode, bench.editor.generator, images, *given)
 
 
-def edits_by(
-    bench: Bench, images: Tensor, method: str, editor: ExpandedEditor | None = None
-) -> Callable[[Tensor], Tensor]:
-    """What makes of strengths [N, K] a method's edits of images [N, 3, R, R]."""
+def edits_by(bench: Bench, images: Tensor, method: str, editor: ExpandedEditor) -> Callable[[Tensor], Tensor]:
+    """What makes of strengths [N, K] a method's edits of images [N, 3, R, R]; `editor` edits by the method editor."""
     if method == "editor":
-        return lambda by: edited(bench.editor if editor is None else editor, images, by)
+        return lambda by: edited(editor, images, by)
     found, moves = inversions_of(bench, method, images), directions_of(bench, method)
     return lambda by: found.draw(lambda ws: ws + torch.einsum("nk,klw->nlw", by, moves))
 
@@ -353,7 +351,7 @@ def truth_arm(
     truth, by = to_tensor(load_images(edits.files[:count])), torch.from_numpy(edits.strengths[:count])
     drawn = images
     if method != "photo":
-        drawn = edits_by(bench, images, method, editor)(by.clamp(-STRONGEST, STRONGEST))
+        drawn = edits_by(bench, images, method, editor or bench.editor)(by.clamp(-STRONGEST, STRONGEST))
     rows = likeness_rows(drawn, truth, independent_features())
     found: dict[str, Any] = {"count": count, "attributes": list(bench.editor.attributes)}
     found |= {name: rows_of(rows[name].numpy(), people.ids) for name in MEASURES}
@@ -540,7 +538,7 @@ def write_table(out: Path) -> None:
 
     # Edits of rendered people, then those of each folder of photographs.
     shown = set(modes) | set(truth)
-    for first in (name for name in arms if name.endswith("-editor") and name not in modes):
+    for first in [name for name in arms if name.endswith("-editor") and name not in shown]:
         same = {name: arm for name, arm in arms.items() if name.startswith(first.removesuffix("editor"))}
         same = {first: arms[first]} | {name: arm for name, arm in same.items() if "rows" in arm}
         shown |= set(same)
@@ -573,10 +571,7 @@ def run(bench: Bench) -> None:
         edits_of(bench, "edits", everybody, judge_of_rendered(bench), others)
     known = read_edits(bench.data, list(bench.editor.attributes), options.step, "heldout", bench.labels)
     if "truth" in options.arms and known is not None:
-        for method in ("photo", *METHODS):
-            if method == "iterative" and load_iterative(options.editor) is None:
-                continue
-            some = everybody.first(options.slow) if method in SLOW else everybody
+        for method, some in [("photo", everybody), *methods_of(bench, everybody)]:
             bench.arm(f"truth-{method}", lambda some=some, way=method: truth_arm(bench, some, known, way))
         for name, other in others.items():
             bench.arm(f"truth-{name}", lambda e=other: truth_arm(bench, everybody, known, "editor", e))
@@ -610,12 +605,16 @@ def modes_of(bench: Bench, everybody: People, photos: dict[str, People], others:
         bench.arm(f"modes-heldout-{name}", lambda e=other, by=none: modes_arm(everybody, lambda x: edited(e, x, by)))
 
 
+def methods_of(bench: Bench, everybody: People) -> Iterable[tuple[str, People]]:
+    """The methods that there are, and whom each edits."""
+    for method in METHODS:
+        if method != "iterative" or load_iterative(bench.options.editor) is not None:
+            yield method, everybody.first(bench.options.slow) if method in SLOW else everybody
+
+
 def edits_of(bench: Bench, prefix: str, everybody: People, judge: Judge, others: dict[str, ExpandedEditor]) -> None:
     """Edits by every method and by the ablations."""
-    for method in METHODS:
-        if method == "iterative" and load_iterative(bench.options.editor) is None:
-            continue
-        some = everybody.first(bench.options.slow) if method in SLOW else everybody
+    for method, some in methods_of(bench, everybody):
         bench.arm(f"{prefix}-{method}", lambda some=some, method=method: edits_arm(bench, some, method, judge))
     for name, other in others.items():
         bench.arm(f"{prefix}-{name}", lambda other=other: edits_arm(bench, everybody, "editor", judge, other))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -516,3 +517,16 @@ def test_the_bench_compares_methods_at_equal_changes() -> None:
         bench.edit_table({"edits-editor": arm, "edits-styled": arm | {"ids": ["c", "b", "a"]}}, "edits-editor")
     )
     assert len(table) == 4 and table[2].startswith("| editor | 3 | 4.33 (") and table[3].startswith("| styled | 3 |")
+
+
+def test_the_table_keeps_true_edits_apart_from_the_judges(tmp_path: Path) -> None:
+    value = {"mean": 0.5, "low": 0.4, "high": 0.6}
+    rows = [{"attribute": 0, "strength": s, "change": [[s], [2 * s]], "same": [1.0, 0.9]} for s in (0.5, 1.0, 2.0)]
+    truth = {"count": 2, "attributes": ["age"], "age": value} | dict.fromkeys(bench.MEASURES, value)
+    arms = {"edits-editor": {"ids": ["a", "b"], "attributes": ["age"], "rows": rows}}
+    for name, found in (arms | {"truth-editor": truth, "truth-photo": truth | {"age": None}}).items():
+        (tmp_path / f"{name}.json").write_text(json.dumps({"arm": name, "found": found}))
+    bench.write_table(tmp_path)
+    lines = (tmp_path / "table.md").read_text().splitlines()
+    assert [line.split("|")[1].strip() for line in lines if line.startswith("| editor ")] == ["editor", "editor"]
+    assert lines[4].startswith("| photo | 2 | 0.5 (0.4 to 0.6) |") and lines[4].endswith("|  |")
