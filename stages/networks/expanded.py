@@ -6,8 +6,8 @@ and one learned direction per attribute (style branch); features of the photogra
 the inversion missed and what the style branch changes, as HFGI's consultation does (arXiv 2109.06590, sec. 3.2). Per
 level it gates the band of what was missed and paints a correction of its own; per pixel it gates the style branch's
 change, and says from where in the photograph its content comes: a turned head is the photograph's, moved. So an
-untrained editor gives the photograph back plus that change. Attributes scale and shift its features in
-the place of a modulated convolution, so a strength of 0 is an attribute like any other.
+untrained editor gives the photograph back plus that change. Attributes scale and shift its features in the place of a
+modulated convolution, so a strength of 0 is an attribute like any other.
 """
 
 from __future__ import annotations
@@ -403,7 +403,7 @@ class ExpandedEditor(nn.Module):
     def _with_missed(
         self, levels: list[Tensor], missed: Tensor, given: list[tuple[Tensor, Tensor]], content: float = 1.0
     ) -> list[Tensor]:
-        """Levels with what the content branch gives them of what the inversion missed [N, 3, R, R]."""
+        """Levels with what the content branch gives them of what their picture missed [N, 3, R, R]."""
         parts = zip(levels, bands(missed, len(levels), self.taps), given, strict=True)
         return [level + content * (gate * band + own) for level, band, (gate, own) in parts]
 

@@ -36,7 +36,7 @@ from stages.style.sampling.score import load
 from stages.style.stylegan2_ada import Ada, Recipe, StyleGAN2
 from stages.style.weights.convert import open_pair, partner
 from stages.training import distributed
-from stages.training.fit import epoch_order, fit, keep_state, update_seed
+from stages.training.fit import epoch_order, fit, keep_state, mirrored, update_seed
 
 STATE = "training.ckpt"
 STRIP_ALPHAS = (0.25, 0.5, 0.75)
@@ -296,7 +296,7 @@ class Images:
         """`images` [rows, 3, H, W] in [-1, 1], a function of (seed, start, count, rows) alone."""
         chosen = self.images[epoch_order(len(self.images), self.seed, start, count)[rows]]
         if self.mirror:
-            flip = (np.random.default_rng(update_seed(self.seed, start, "mirror")).random(count) < 0.5)[rows]
+            flip = mirrored(self.seed, start, count, rows)
             chosen[flip] = chosen[flip, :, ::-1]
         return {"images": to_tensor(chosen)}
 

@@ -201,6 +201,12 @@ def epoch_order(n: int, seed: int, start: int, count: int) -> np.ndarray:
     return np.array([_permutation(n, seed, int(position // n))[position % n] for position in positions])
 
 
+def mirrored(seed: int, start: int, count: int, rows: slice) -> np.ndarray:
+    """Which of a batch's rows to mirror, half of them: bool, a function of the arguments alone."""
+    chosen: np.ndarray = np.random.default_rng(update_seed(seed, start, "mirror")).random(count)[rows] < 0.5
+    return chosen
+
+
 def update_seed(seed: int, images: int, salt: str = "") -> int:
     """The seed of one update: 63 bits of a hash over the training's seed and the images seen."""
     return int.from_bytes(hashlib.sha256(f"{seed}/{images}/{salt}".encode()).digest()[:8], "big") >> 1

@@ -24,7 +24,7 @@ from stages.networks.face_reader import Reader
 from stages.style.expanded.labels import Labels
 from stages.style.inversion.e4e import begin_with
 from stages.training import distributed
-from stages.training.fit import Phase, Task, Update, epoch_order, fit, update_seed
+from stages.training.fit import Phase, Task, Update, epoch_order, fit, mirrored, update_seed
 
 WARMUP = 0.02  # share of the training over which the learning rate rises
 
@@ -123,7 +123,7 @@ class LabelledBatches:
         chosen = epoch_order(len(self.photos), self.seed, start, count)[rows]
         photos, values = self.photos[chosen], self.values[chosen].copy()
         if self.mirror:
-            flip = (np.random.default_rng(update_seed(self.seed, start, "mirror")).random(count) < 0.5)[rows]
+            flip = mirrored(self.seed, start, count, rows)
             photos[flip] = photos[flip, :, ::-1]
             values[flip] *= self.signs
         return {"images": to_tensor(photos), "labels": torch.from_numpy(values)}

@@ -35,7 +35,7 @@ from stages.style.expanded.classifier import attribute_error
 from stages.style.expanded.labels import Edits
 from stages.style.inversion.optimise import decode
 from stages.training.ema import early_decay, ema_update
-from stages.training.fit import Phase, Task, Update, epoch_order, update_seed
+from stages.training.fit import Phase, Task, Update, epoch_order, mirrored
 from stages.training.losses import mask_supervision, perceptual_distance, total_variation
 
 EMA = 0.995  # decay an update of the editor for use
@@ -185,7 +185,7 @@ class EditBatches:
         chosen = epoch_order(len(self.photos), self.seed, start, count)[rows]
         photos, edited, strengths = self.photos[chosen], self.edited[chosen], self.edits.strengths[chosen]
         if self.mirror:
-            flip = (np.random.default_rng(update_seed(self.seed, start, "mirror")).random(count) < 0.5)[rows]
+            flip = mirrored(self.seed, start, count, rows)
             photos[flip], edited[flip] = photos[flip, :, ::-1], edited[flip, :, ::-1]
             strengths = np.where(flip[:, None], strengths * self.edits.signs, strengths)
         return {"images": to_tensor(photos), "edited": to_tensor(edited), "strengths": torch.from_numpy(strengths)}

@@ -31,7 +31,7 @@ from stages.networks.stylegan2 import Generator
 from stages.style.inversion.optimise import decode
 from stages.training import distributed
 from stages.training.ema import early_decay, ema_update
-from stages.training.fit import Batches, Phase, Task, Update, epoch_order, fit, update_seed
+from stages.training.fit import Batches, Phase, Task, Update, epoch_order, fit, mirrored, update_seed
 from stages.training.losses import (
     LOGISTIC_CHANCE,
     discriminator_logistic,
@@ -300,7 +300,7 @@ def photo_batches(photos: np.ndarray | LazyImages, seed: int, mirror: bool) -> B
     def batches(start: int, count: int, rows: slice = slice(None)) -> dict[str, Tensor]:
         chosen = photos[epoch_order(len(photos), seed, start, count)[rows]]
         if mirror:
-            flip = (np.random.default_rng(update_seed(seed, start, "mirror")).random(count) < 0.5)[rows]
+            flip = mirrored(seed, start, count, rows)
             chosen[flip] = chosen[flip, :, ::-1]
         return {"images": to_tensor(chosen)}
 
