@@ -44,6 +44,7 @@ LOST_LINE = (
 )
 
 OWN_SETTING = re.compile(r"(data|style|pair|student|export|tracker)(\.\w+)+=")  # no group (style/recipe=), no +, no ~
+MOST_LINES = 100  # of a message of Hydra's: all choices of a group are named
 CONF = Path(__file__).resolve().parents[2] / "conf"  # a checkout; an installed wheel has stages/conf instead
 
 
@@ -190,7 +191,7 @@ def _first_lines(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     noise = ("full_key", "object_type", "reference_type", "To append", "Config search path", "provider=")
     kept = [line for line in lines if not line.startswith(noise)]
-    text = "; ".join(kept[:20]).replace(":; ", ": ").rstrip(".")
+    text = "; ".join(kept[:MOST_LINES]).replace(":; ", ": ").rstrip(".")
     if word := getattr(error, "override", None):
         key, _, value = str(word).lstrip("+").partition("=")
         quoted = f"'{key}=\"{value}\"'" if value else "'KEY=\"VALUE\"'"

@@ -73,6 +73,11 @@ def test_an_unknown_setting_is_refused_with_what_was_meant(refused, typed: str, 
     assert said in refused(typed)
 
 
+def test_an_unknown_experiment_is_answered_with_all_there_are(refused) -> None:
+    line, known = refused("experiment=nope"), [path.stem for path in (cli.CONF / "experiment").glob("*.yaml")]
+    assert len(known) > 15 and all(name in line for name in known)
+
+
 @pytest.mark.parametrize("old", sorted(RENAMED_KEYS))
 def test_an_old_name_is_refused_with_the_new_one(refused, old: str) -> None:
     line = refused(old if "=" in old else f"{old}=1")
