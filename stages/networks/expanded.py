@@ -280,12 +280,16 @@ class EditOutput:
         inverted: the style branch's reconstruction, without an edit.
         styled: the style branch's edit.
         edited: both branches' edit.
-        shown: [N, 1, R, R] in [0, 1], where the style branch's change comes through; None: no content branch.
+        moved: the photo, its content where the edit has it.
+        change: what the style branch's edit changes of its reconstruction, which is moved alike.
+        shown: [N, 1, R, R] in [0, 1], where that change comes through; None: no content branch.
     """
 
     inverted: Tensor
     styled: Tensor
     edited: Tensor
+    moved: Tensor
+    change: Tensor
     shown: Tensor | None = None
 
 
@@ -376,23 +380,29 @@ class ExpandedEditor(nn.Module):
         synthesis = self.generator.synthesis
         with torch.no_grad():
             ws = self.encoder(photos)
-            before = rgb_levels(synthesis, ws)
-            inverted = summed(before, self.taps)
+            levels = rgb_levels(synthesis, ws)
+            inverted = summed(levels, self.taps)
         after = rgb_levels(synthesis, self.moved(ws, strengths))
         if style != 1:
-            after = [torch.lerp(one, other, style) for one, other in zip(before, after, strict=True)]
+            after = [torch.lerp(one, other, style) for one, other in zip(levels, after, strict=True)]
         styled = summed(after, self.taps)
 
-        # The content branch says where the photo's content goes and where the style's change shows on it. A closed gate
-        # shows what the style branch made of the edit, not the face before it.
-        if not self.has_content or not content:
-            return EditOutput(inverted, styled, styled)
         change = styled - inverted
+        if not self.has_content or not content:
+            return EditOutput(inverted, styled, styled, photos, change)
+
+        # The content branch says where the photo's content goes and where the style's change shows on it. The
+        # reconstruction moves with the photo: of a turned head the change is what the turn alone does not give, and
+        # where it shows, the photo's own is what the inversion missed. A closed gate shows what the style branch made
+        # of the edit, not the face before it.
         found = self.content(photos, inverted, change, strengths, self._maps(photos, styled))
-        moved = photos if found.flow is None else warped(photos, content * found.flow)
+        moved = photos
+        if found.flow is not None:
+            moved, before = warped(torch.cat([photos, inverted], dim=1), content * found.flow).chunk(2, dim=1)
+            change = styled - before
         wanted = moved + (1 + content * (found.shown - 1)) * change
         kept = self._with_missed(after, wanted - styled, found.levels, content)
-        return EditOutput(inverted, styled, summed(kept, self.taps), found.shown)
+        return EditOutput(inverted, styled, summed(kept, self.taps), moved, change, found.shown)
 
     @torch.no_grad()
     def _maps(self, photos: Tensor, styled: Tensor) -> list[Tensor]:

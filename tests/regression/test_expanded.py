@@ -55,7 +55,7 @@ def train(folder: Path, **changes: Any) -> dict[str, list[float]]:
     with torch.no_grad():
         still, moved = editor.edit(photos, 0 * strengths), editor.edit(photos, strengths)
     change = (moved.styled - moved.inverted).abs().mean()
-    unaligned = (moved.edited - photos - (moved.styled - moved.inverted)).abs().mean()
+    unaligned = (moved.edited - moved.moved - moved.change).abs().mean()
     return {
         "curve_attributes": curve("attribute_styled", "attribute_edited"),
         "curve_alignment": curve("alignment"),

@@ -34,7 +34,7 @@ from stages.style.inversion.modes import ModeSettings, reconstruct
 from stages.style.inversion.optimise import decode
 from stages.style.inversion.restyle import invert_iteratively, train_iterative
 from stages.style.sampling.candidates import Sampling
-from stages.training.fit import fit
+from stages.training.fit import Update, fit
 from tests.bench import expanded as bench
 from tests.tools import tiny_editor as tiny
 from tests.tools.pair_toys import heads, small_reader
@@ -88,6 +88,21 @@ def test_a_flow_says_from_where_content_comes() -> None:
     torch.testing.assert_close(warped(image, flow)[..., -1], image[..., -1])
 
 
+def test_the_reconstruction_moves_with_the_photo() -> None:
+    """Where a head turns, the style branch's change shows on the photo moved, less what the move alone gives."""
+    editor, shown = tiny.training()[0].editor.eval(), photos()
+    with torch.no_grad():
+        editor.content.give[1].bias[4] = 1.0  # of the finest level that says a flow, in tenths of the side
+    out = editor.edit(shown, torch.tensor([[1.0, 0, 0]]).expand(3, -1))
+    flow = torch.zeros(3, 2, tiny.SIZE, tiny.SIZE)
+    flow[:, 0] = 0.1
+    torch.testing.assert_close(out.moved, warped(shown, flow))
+    torch.testing.assert_close(out.change, out.styled - warped(out.inverted, flow))
+    gate = torch.tensor(3.0).sigmoid()  # what gates begin with
+    wanted = torch.lerp(out.styled, out.moved + gate * out.change, gate)
+    torch.testing.assert_close(out.edited, wanted, rtol=0, atol=1e-3)
+
+
 def test_without_a_warp_the_content_branch_moves_nothing() -> None:
     for warp in (True, False):
         branch = tiny.editor(warp=warp).content
@@ -130,6 +145,18 @@ def test_an_editor_survives_its_file_and_knows_its_generator(tmp_path: Path) -> 
     save_network(tmp_path / "editor.safetensors", tiny.generator())
     with pytest.raises(TristyleError, match="holds Generator, not an editor"):
         load_editor(tmp_path)
+
+
+def test_what_moves_learns_from_the_true_edit() -> None:
+    """Heads that went right ask for content from the left, by more than a pixel: coarse scales see where they went."""
+    task, _, _ = tiny.training(motion=1.0)
+    pull = task.editor.content.give[1].bias  # of the finest level that says a flow, to the right
+    images = to_tensor(heads(8, 0, False, tiny.SIZE)[0])
+    for step in (-5, 5):
+        batch = {"images": images, "edited": images.roll(step, 3), "strengths": torch.eye(3)[[2]].expand(8, -1)}
+        terms = task.losses("editor", batch, Update())
+        (gradient,) = torch.autograd.grad(terms["motion"], pull)
+        assert gradient[4] * step > 0
 
 
 # Labels and classifier

@@ -219,9 +219,11 @@ class ExpandedStage(Stage):
         if labels is not None and rows[0]["split"] == "heldout":
             held = read_labels(data, self.attributes, "heldout", labels)
             metrics |= accuracy(classifier, photos, replace(held, raw=held.raw[: len(photos)]))
+        if rows[0]["split"] == "heldout" and rows[0].get("edit"):
+            labels = labels or read_labels(data, self.attributes)
             edits = read_edits(data, self.attributes, self.expand.step, "heldout", labels)
-            if edits is not None:
-                metrics |= score_true_edits(editor, photos, edits)
+            assert edits is not None
+            metrics |= score_true_edits(editor, photos, edits)
 
         shown = photos[: self.shown]
         write_image(out / "editing.png", edit_sheet(editor, shown), TRAINED)

@@ -4,11 +4,12 @@ Source: arXiv 2204.12530 (facts of its losses and weights: one attribute a photo
 shows; classification of both branches' edits; identity, perceptual and squared error to the photo; alignment of what
 both edits change, with the style branch's side held fixed; sparsity of the directions; total variation). What differs:
 edits have a truth. Where the data know it (`data.edits=true`), it is the same person rendered again with one attribute
-changed. Elsewhere the generator's own samples are shown beside the photos: their latents are known, and with them their
-edits. Patches of other pictures are pasted into picture and true edit alike, which stand for what a generator cannot
-draw. An edit is to show on heads alone, those before it and those after it; the wanted attributes are the classifier's
-reading of the photo plus the strength; sparsity is a shrinkage after each step (the proximal map of the L1 norm), which
-makes zeros; and the directions begin where a linear model of the classifier's readings puts them.
+changed; to it the flow alone is held, too, and what an edit moves is no part of the change that is aligned. Elsewhere
+the generator's own samples are shown beside the photos: their latents are known, and with them their edits. Patches of
+other pictures are pasted into picture and true edit alike, which stand for what a generator cannot draw. An edit is to
+show on heads alone, those before it and those after it; the wanted attributes are the classifier's reading of the photo
+plus the strength; sparsity is a shrinkage after each step (the proximal map of the L1 norm), which makes zeros; and the
+directions begin where a linear model of the classifier's readings puts them.
 """
 
 from __future__ import annotations
@@ -68,10 +69,13 @@ class Expand:
         kept: weight of the other attributes in it, against the edited one.
         identity, perceptual, pixel: weights of 1 - cosine, of the distance of the reader's maps, of squared error: how
             near the edit stays to the photo, or to the true edit where there is one.
-        alignment: weight of the L1 of what the full edit changes against what the style branch's changes in the head.
+        alignment: weight of the L1 of what the full edit changes against what the style branch's changes in the head,
+            both of a face that the flow has moved.
         shown: weight of the cross-entropy of where an edit shows against the heads; part of the alignment.
         truth: weight of the distance to the true edit, on photos in shares of how much the true edit changes: a smile
             counts as much as a turn of the head. 0: no samples are shown, and true edits count for nothing.
+        motion: weight of the L1, from 8 px on, of the moved photo alone against the true edit: what turns a head is
+            the flow, which corrections would else outrun.
         sparsity: shrinkage of the directions in a step, as a share of their learning rate.
         variation: weight of the total variation.
         content: False: no content branch.
@@ -91,6 +95,7 @@ class Expand:
     alignment: float = 10.0
     shown: float = 0.2
     truth: float = 5.0
+    motion: float = 10.0
     sparsity: float = 0.2
     variation: float = 1e-3
     content: bool = True
@@ -103,7 +108,8 @@ class Expand:
     def __post_init__(self) -> None:
         number("direction_lr", self.direction_lr, 0, 1, open_low=True)
         number("step", self.step, 0.1, 4)
-        for key in ("attribute", "kept", "identity", "perceptual", "pixel", "alignment", "shown", "truth", "variation"):
+        terms = ("attribute", "kept", "identity", "perceptual", "pixel", "alignment", "shown", "truth", "motion")
+        for key in (*terms, "variation"):
             number(key, getattr(self, key), 0, 1e4)
         number("sparsity", self.sparsity, 0, 1)
         number("width", self.width, 1, 256, integer=True)
@@ -273,6 +279,8 @@ class Editing(Task):
         out = self.editor.edit(photos, strengths)
         terms = self._attributes(photos, out, strengths)
         terms |= self._nearness(photos, truth, out)
+        if self.settings.motion:
+            terms["motion"] = self.settings.motion * _multiscale(out.moved - truth)
         return terms | {"truth": self.settings.truth * (share * self._distance(out.edited, truth)).mean()}
 
     def _attributes(self, images: Tensor, out: EditOutput, strengths: Tensor) -> dict[str, Tensor]:
@@ -295,8 +303,8 @@ class Editing(Task):
         edited = out.edited[:n]
         if s.alignment:
             heads = self._heads(photos, out.styled[:n].detach())
-            change = heads * (out.styled[:n] - out.inverted[:n]).detach()
-            terms["alignment"] = s.alignment * (edited - photos - change).abs().mean()
+            aligned = (out.moved[:n] + heads * out.change[:n]).detach()
+            terms["alignment"] = s.alignment * (edited - aligned).abs().mean()
             if out.shown is not None and s.gated:
                 terms["shown"] = s.shown * mask_supervision(out.shown[:n], heads)
         if s.pixel:
@@ -412,6 +420,18 @@ class Editing(Task):
             strengths[:, k] = torch.where(side[:, k] > 0, -1.0, 1.0)
             rows.append(to_uint8(self.ema(photos, strengths)))
         return {"edits": grid(np.concatenate(rows), columns=len(photos))}
+
+
+def _multiscale(error: Tensor) -> Tensor:
+    """Mean absolute error [N, C, R, R] of pictures at R px and of their halvings down to 8 px: a scalar.
+
+    Halved pictures that lie apart by a few pixels still overlap, so that the error says which way to move.
+    """
+    scales = [error.abs().mean()]
+    while error.shape[-1] > 8:
+        error = F.avg_pool2d(error, 2)
+        scales.append(error.abs().mean())
+    return torch.stack(scales).mean()
 
 
 def shifted(seen: Tensor, strengths: Tensor, binary: Tensor, step: float) -> Tensor:
