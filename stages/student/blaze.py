@@ -30,6 +30,7 @@ from stages.core.images import LazyImages
 from stages.core.runtime import Runtime
 from stages.core.settings import ConfigError, Train, TristyleError, choice, number
 from stages.core.tensors import to_tensor
+from stages.networks.augment import softened
 from stages.networks.blaze import BlazeEncoder, BlazeGenerator, BlazePicture, BlazeStylizer, fitted, inference
 from stages.networks.face_labels import READER_HEAD
 from stages.networks.face_reader import SIZE, Reader, load_reader, reader_file
@@ -49,6 +50,7 @@ from stages.training.losses import (
     LOGISTIC_CHANCE,
     discriminator_logistic,
     generator_logistic,
+    grid_error,
     perceptual_distance,
     r1_penalty,
 )
@@ -66,6 +68,7 @@ class BlazeWeights:
         l1: of the pyramid, mean over its levels.
         perceptual: of the pyramid from 32 px on and of crops at full size, mean over them.
         adversarial: logistic loss against real pictures; 0 leaves the discriminator out.
+        grid: of the largest pictures' error that alternates from pixel to pixel, see `grid_error`.
         matte: L1 between the drawn matte and the reader's.
         r1_gamma, r1_every: R1 of the discriminator.
         pixel, likeness, identity: of the encoder: L1, perceptual distance, and 1 - cosine, on photos.
@@ -75,6 +78,7 @@ class BlazeWeights:
     l1: float = 3.0
     perceptual: float = 10.0
     adversarial: float = 0.3
+    grid: float = 10.0
     matte: float = 1.0
     r1_gamma: float = 1.0
     r1_every: int = 16
@@ -102,6 +106,7 @@ class Blaze:
         mixing: probability that a latent mixes two.
         psi: truncation of the faces that are drawn from scratch; the training has none.
         warm_up: share of the distillation without the adversarial terms.
+        soften: px; the discriminator sees real pictures through a Gaussian of this deviation, see `softened`.
         ema_images: half-life of the averaged networks, in images.
         encoder_lr: factor on the learning rate for the encoder.
         precision: `float32`, `bfloat16`, or `auto`: bfloat16 where the processor multiplies it natively. The encoder
@@ -116,6 +121,7 @@ class Blaze:
     mixing: float = 0.5
     psi: float = 0.7
     warm_up: float = 0.1
+    soften: float = 0.8
     ema_images: int = 2000
     encoder_lr: float = 0.5
     precision: str = "auto"
@@ -129,6 +135,7 @@ class Blaze:
         if self.channel_base is not None:
             number("channel_base", self.channel_base, 256, 65536, integer=True)
         number("encoder_width", self.encoder_width, 0.1, 2)
+        number("soften", self.soften, 0, 4)
         number("ema_images", self.ema_images, 0, integer=True)
         number("encoder_lr", self.encoder_lr, 0, 100, open_low=True)
         choice("precision", self.precision, PRECISIONS)
@@ -301,7 +308,7 @@ class BlazeTask(Task):
 
     def real(self, photos: Tensor, update: Update) -> Tensor:
         """What the discriminator takes for real: photos, never the teacher's pictures."""
-        return photos
+        return softened(photos, self.settings.soften)
 
     def _generator(self, photos: Tensor, update: Update) -> dict[str, Tensor]:
         weights = self.settings.weights
@@ -354,6 +361,7 @@ class BlazeTask(Task):
         return {
             "l1": weights.l1 * l1,
             "perceptual": weights.perceptual * torch.stack(perceptual).mean(),
+            "grid": weights.grid * grid_error(pyramid[-1].colour, target),
             "matte": weights.matte * F.l1_loss(alpha, mask),
         }
 

@@ -13,7 +13,6 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from math import ceil
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +23,7 @@ from stages.core.images import grid
 from stages.core.settings import ConfigError, Train, TristyleError, choice, number
 from stages.core.tensors import to_uint8
 from stages.core.weights import save_network
-from stages.networks.augment import PIPES, AugmentPipe
+from stages.networks.augment import PIPES, AugmentPipe, softened
 from stages.networks.stylegan2 import Discriminator, Generator, MappingNetwork
 from stages.training.draws import Draws
 from stages.training.ema import ema_update, half_life_decay
@@ -55,8 +54,7 @@ class Recipe:
         mixing: probability that a batch mixes two styles.
         noise: feed the generator its per-pixel noise. Off, its strengths are 0: small generators of pictures without
             stochastic detail otherwise learn to draw eyes and outlines with it, the same ones in every face.
-        soften: px; the discriminator sees real pictures through a Gaussian of this deviation. A generator with few
-            channels answers strands of hair that it cannot draw with combs and grids; soft ones it draws whole.
+        soften: px; the discriminator sees real pictures through a Gaussian of this deviation, see `softened`.
         ema_images: half-life of the averaged generator, in images.
         ema_ramp: the half-life is at most this share of the images seen; null: no ramp (for transfer).
         freeze_d: discriminator layers kept fixed, counted from the image: fromrgb, then conv0, conv1 and skip of each
@@ -296,22 +294,11 @@ class StyleGAN2(Task):
 
     def losses(self, phase: str, batch: dict[str, Tensor], update: Update) -> dict[str, Tensor]:
         """Terms of `Gmain`, `Greg`, `Dmain` or `Dreg` on real images batch["images"]."""
-        real = self._softened(batch["images"])
+        real = softened(batch["images"], self.recipe.soften)
         dtype = compute_dtype(self.recipe.precision, real.device)
         self.generator.synthesis.compute_dtype = self.discriminator.compute_dtype = dtype
         found: dict[str, Tensor] = getattr(self, f"_{phase.lower()}")(real, update)
         return found
-
-    def _softened(self, real: Tensor) -> Tensor:
-        """Real pictures [N, 3, R, R] as the recipe shows them to the discriminator."""
-        sigma = self.recipe.soften
-        if not sigma:
-            return real
-        from kornia.filters import gaussian_blur2d  # half a second, which a sharp training does not pay
-
-        side = 2 * ceil(3 * sigma) + 1
-        out: Tensor = gaussian_blur2d(real, (side, side), (sigma, sigma))
-        return out
 
     def moved_buffers(self, phase: str) -> list[Tensor]:
         """The mean w, the mean path length, and the signs that steer ADA."""

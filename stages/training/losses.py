@@ -325,3 +325,20 @@ def perceptual_distance(maps: list[Tensor], targets: list[Tensor]) -> Tensor:
 def pixel_distance(images: Tensor, targets: Tensor) -> Tensor:
     """Mean squared error per picture of [N, 3, H, W] in [-1, 1]: [N]."""
     return (images - targets).square().mean(dim=(1, 2, 3))
+
+
+def grid_error(images: Tensor, targets: Tensor) -> Tensor:
+    """How far pictures have a regular grid of their sub-pixels that their targets lack: a scalar.
+
+    Of every 2x2 pixels of the error, what differs from row to row, from column to column and along the diagonal,
+    averaged over windows of 16 px: strands of hair cancel out there, a grid does not. L1 and discriminator overlook
+    one of 1 % of the range, and eyes do not.
+
+    Args:
+        images: [N, C, H, W], sides a multiple of 16.
+        targets: the same shape.
+    """
+    pixels = F.pixel_unshuffle(images - targets, 2).unflatten(1, (-1, 4))
+    signs = pixels.new_tensor([[1, 1, -1, -1], [1, -1, 1, -1], [1, -1, -1, 1]]) / 4
+    alternating = torch.einsum("ncphw,qp->ncqhw", pixels, signs).flatten(1, 2)
+    return F.avg_pool2d(alternating, 8).abs().mean()

@@ -18,6 +18,7 @@ from stages.core.settings import ConfigError, Train, TristyleError
 from stages.core.tensors import to_tensor
 from stages.core.tracking import Tracker
 from stages.core.weights import load_network, save_network
+from stages.networks.augment import softened
 from stages.networks.blaze import BlazeFaces, BlazeStylizer
 from stages.networks.latents import generator_id
 from stages.student import blaze, blaze_fewshot
@@ -30,6 +31,7 @@ from stages.student.stage import StudentStage
 from stages.style.few_pictures import FewPictures
 from stages.training.draws import Draws
 from stages.training.fit import Batches, Update, fit
+from stages.training.losses import grid_error
 from tests.tools import tiny_blaze
 from tests.tools.tiny_pairs import STYLE, data_artifact, toys
 
@@ -185,7 +187,20 @@ def test_only_one_part_learns_at_a_time() -> None:
     assert made.losses("encoder", batch, early) == {} and made.losses("discriminator", batch, early)
     assert made.losses("generator", batch, late) == {} and made.losses("r1", batch, late) == {}
     assert set(made.losses("encoder", batch, late)) == {"pixel", "perceptual", "identity", "regression"}
-    assert made.real(batch["images"], early) is batch["images"]  # real pictures, not the teacher's
+    soft = softened(batch["images"], 0.8)  # real pictures, not the teacher's, as soft as those
+    assert torch.equal(made.real(batch["images"], early), soft)
+
+
+def test_a_grid_is_an_error_and_hair_is_none() -> None:
+    """A grid of 1 % in step with the sub-pixels counts in full; what points to all sides does not."""
+    target = torch.rand(2, 3, 32, 32) * 2 - 1
+    assert grid_error(target, target) == 0
+    for rows, columns in ((1, 0), (0, 1), (1, 1)):
+        step = (rows * torch.arange(32)[:, None] + columns * torch.arange(32)) % 2
+        grid = 0.02 * (step.float() - 0.5)
+        assert grid_error(target + grid, target).item() == pytest.approx(0.01 / 3, rel=1e-3)
+    noise = 0.02 * (torch.randint(0, 2, (2, 3, 32, 32)).float() - 0.5)
+    assert grid_error(target + noise, target) < 0.001
 
 
 def test_styles_are_single_or_mixed() -> None:
