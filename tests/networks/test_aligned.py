@@ -20,8 +20,8 @@ from stages.networks.mobile import MobileStudent, count_macs, count_parameters
 def test_sizes_are_those_of_the_paper() -> None:
     large, light = count_parameters(ResnetTranslator()), count_parameters(LightTranslator())
     assert large == 11_378_179 and round(large / 2**20, 2) == 10.85
-    assert light == 1_783_980 and abs(light / 1.73e6 - 1) < 0.04
-    assert count_macs(LightTranslator(), 256) < 0.75e9
+    assert abs(light / 2**20 - 1.73) < 0.005
+    assert count_macs(LightTranslator(), 256) < 0.38e9
 
 
 @pytest.mark.parametrize("name", GENERATORS)
@@ -59,7 +59,7 @@ def test_a_mirrored_warp_mirrors_features_and_photo(network: torch.nn.Module) ->
 
 
 def test_without_a_mask_head_the_picture_is_all() -> None:
-    network = LightTranslator()
+    network = LightTranslator().eval()
     assert len(network.compute(torch.zeros(1, 3, 32, 32))) == 1 and [out.name for out in network.outputs] == ["output"]
     with pytest.raises(ConfigError, match="mask_head.*always paints a matte"):
         translator_network("mid", mask=False)

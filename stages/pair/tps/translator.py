@@ -80,8 +80,8 @@ class TpsTranslator:
     """Aligned translation: networks, branches and weights. A `Translator`.
 
     Args:
-        generator: `resnet` (CycleGAN's, 10.85 M), `light` (1.7 M), or a tier of the mobile student, which then needs no
-            student stage to become small.
+        generator: `resnet` (CycleGAN's, 10.85 M), `light` (1.73 M), or a tier of the mobile student, which then needs
+            no student stage to become small.
         mask_head: the generators also say where they paint, and the photo shows through elsewhere.
         composite: the discriminators see heads on a random colour instead of whole pictures.
         align: False leaves out the splines: CycleGAN with the other settings. The warped branch, the local module and
