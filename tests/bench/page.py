@@ -21,7 +21,8 @@ import torch
 
 from stages.apply import serve
 from stages.export.onnx import export_onnx
-from stages.networks.mobile import TIERS, MobileStudent, count_macs
+from stages.networks.aligned import LIGHT, translator_network
+from stages.networks.mobile import TIERS, count_macs
 from stages.web import Model
 from tests.tools.chromium import Chromium, find_chromium
 
@@ -30,12 +31,12 @@ OVERHEAD = 3.0  # ms
 
 
 def tier_models(folder: Path, tiers: list[str], size: int) -> list[Model]:
-    """One ONNX a tier, with weights that mean nothing."""
+    """One ONNX a tier, or of the light translator of `pair=tps`, with weights that mean nothing."""
     models = []
     for tier in tiers:
         torch.manual_seed(0)
         path = folder / f"{tier}.onnx"
-        export_onnx(MobileStudent(tier).eval(), path, {"tristyle.size": str(size)})
+        export_onnx(translator_network(tier, mask=True).eval(), path, {"tristyle.size": str(size)})
         models.append(Model(path, tier, size))
     return models
 
@@ -64,7 +65,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=256, help="px a side")
     parser.add_argument("--runs", type=int, default=300, help="frames a pass")
     parser.add_argument("--passes", type=int, default=3)
-    parser.add_argument("--tiers", nargs="+", choices=[*TIERS], default=[*TIERS])
+    parser.add_argument("--tiers", nargs="+", choices=[*TIERS, LIGHT], default=[*TIERS])
     parser.add_argument("--json", type=Path, help="also write the rows here")
     options = parser.parse_args()
 
@@ -97,7 +98,7 @@ def main() -> None:
         if options.size == 256 and rest >= OVERHEAD:
             verdict += f"  NOT reached: rest below {OVERHEAD:g}"
 
-        macs = count_macs(MobileStudent(tier), options.size) / 1e9
+        macs = count_macs(translator_network(tier, mask=True), options.size) / 1e9
         print(f"{tier:6} {macs:6.3f} {threads:8} {said[0]:>18} {said[1]:>18} {rest:6.1f}{verdict}")
     if options.json:
         options.json.write_text(json.dumps(list(rows.values()), indent=1) + "\n")
