@@ -99,6 +99,7 @@ def _described(path: Path) -> Model:
         fixed_side,
         is_editor,
         open_session,
+        step_of,
     )
 
     session = open_session(path)
@@ -112,7 +113,7 @@ def _described(path: Path) -> Model:
     name = ", ".join(part for part in (style, _tier(path), precision) if part)
     side, faces = fixed_side(session), faces_beside(path) if draws_faces_only(session) else None
     taken = side or (int(size) if size.isdigit() else SIZE)
-    return Model(path, name or path.stem, taken, style, side is not None, faces)
+    return Model(path, name or path.stem, taken, style, side is not None, step_of(session), faces)
 
 
 def _tier(path: Path) -> str:

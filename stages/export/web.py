@@ -47,8 +47,8 @@ class Web(Onnx):
             model = super().convert(source, precision, Path(scratch))
             shown = [source.style, _tier(source.network), "" if precision == "fp32" else precision]
             name = ", ".join(part for part in shown if part)
-            fixed = source.signature.side is not None
-            write_site(folder, [Model(model, name, source.size, source.style, fixed, source.faces)])
+            fixed, step = source.signature.side is not None, source.signature.multiple_of
+            write_site(folder, [Model(model, name, source.size, source.style, fixed, step, source.faces)])
         return folder
 
     def open(self, path: Path, signature: Signature, threads: int) -> Run:

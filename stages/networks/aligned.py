@@ -7,8 +7,8 @@ The paper names two generators by their size and gives no table of layers:
     in units of 2^20. `ResnetTranslator` is that one; its doubling is nearest neighbours and a convolution instead of a
     transposed convolution, with as many parameters and no checkerboard;
   * 1.73 M is ours to lay out: `LightTranslator`, 1,814,076 parameters (1.73 times 2^20), goes on from the mobile
-    student (`stages/networks/mobile.py`) by two more halvings, so that most of it is computed at a thirty-second of
-    the size.
+    student (`stages/networks/mobile.py`) by two more halvings, so that most of its parameters work at a thirty-second
+    of the size.
 
 Every generator splits into `encode` and `decode`. What lies between is a list of maps, the finest first; a warp takes
 all of them and the photo alike. The mobile student has the same two methods.
@@ -200,10 +200,10 @@ class LightTranslator(Translator2d):
             x = down(x)
             maps.append(x)
         for level in (3, 2, 1):
-            x = self.raised(level, x, maps[level])
+            x = self._doubled(level, x, maps[level])
         return [maps[0], x]
 
-    def raised(self, level: int, x: Tensor, skip: Tensor) -> Tensor:
+    def _doubled(self, level: int, x: Tensor, skip: Tensor) -> Tensor:
         """The map below a level, doubled, upon the level's skip."""
         out: Tensor = self.up[level](double(self.shrink[level](x)) + skip)
         return out
@@ -211,7 +211,7 @@ class LightTranslator(Translator2d):
     def decode(self, features: Sequence[Tensor]) -> ColourAlpha:
         """Those two maps -> colour and alpha at full size."""
         half, x = features
-        return self.split(F.pixel_shuffle(self.paint(self.raised(0, x, half)), 2))
+        return self.split(F.pixel_shuffle(self.paint(self._doubled(0, x, half)), 2))
 
 
 def translator_network(name: str, mask: bool) -> ResnetTranslator | LightTranslator | MobileStudent:

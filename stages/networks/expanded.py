@@ -4,10 +4,11 @@ Source: "Expanding the Latent Space of StyleGAN for Real Face Editing" (arXiv 22
 and one learned direction per attribute (style branch); features of the photograph that know the target attributes
 (content branch), added to the generator's RGB at every resolution (fusion). What differs: the content branch sees what
 the inversion missed and what the style branch changes, as HFGI's consultation does (arXiv 2109.06590, sec. 3.2). Per
-level it gates the band of what was missed and paints a correction of its own; per pixel it gates the style branch's
-change, and says from where in the photograph its content comes: a turned head is the photograph's, moved. So an
-untrained editor gives the photograph back plus that change. Attributes scale and shift its features in the place of a
-modulated convolution, so a strength of 0 is an attribute like any other.
+level it paints a correction of its own, and gates the coarse bands of what was missed (gates of fine ones learn to
+close where an edit is uncertain, and blur it); per pixel it gates the style branch's change, and says from where in the
+photograph its content comes: a turned head is the photograph's, moved. So an untrained editor gives the photograph back
+plus that change. Attributes scale and shift its features in the place of a modulated convolution, so a strength of 0 is
+an attribute like any other.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ STRONGEST = 2.0  # strength of an edit, at most, in either direction
 OPEN = 3.0  # logit of a gate at first: 95 % of what the inversion missed comes through
 QUICK = 5.0  # a gate's logit moves so many times what its layer gives: it has far to go
 SWAY = 0.1  # of the picture's side: what a layer's 1 moves the photo's content by
-LIGHT = 16  # px: bands up to this hold light and the tones of hair and skin
+LIGHT = 16  # px: bands up to this hold light and the tones of hair and skin; they are gated
 MARGIN = 0.03  # room around a region, and the width of its rim, as a share of the picture's side
 SURE = (0.4, 0.6)  # probabilities between which a pixel comes to belong to a region
 
@@ -163,7 +164,7 @@ class Weighed:
     """What a content branch gives of N photos.
 
     Attributes:
-        levels: a gate [N, 1, r, r] in [0, 1] and a correction [N, 3, r, r] for r of 4, 8, ..., R.
+        levels: a gate [N, 1, r, r] in [0, 1], 1 above 16 px, and a correction [N, 3, r, r] for r of 4, 8, ..., R.
         shown: the gate of the style branch's change [N, 1, R, R].
         flow: [N, 2, R, R], from where the photo's content comes, see `warped`; None: from where it is.
     """
@@ -214,7 +215,9 @@ class ContentBranch(nn.Module):
         # Up: a sum with what came down, and what the level gives.
         self.lift = nn.ModuleList(nn.Conv2d(b, a, 1) for a, b in pairs)
         self.mix = nn.ModuleList(nn.Conv2d(a, a, 3, padding=1) for a, _ in pairs)
-        self.give = nn.ModuleList(nn.Conv2d(w, 6 if i else 5, 1) for i, w in enumerate(widths))
+        # a correction, a flow (the finest level: how much of the change shows), a gate
+        given = [3 + (2 if i else 1) + (r <= LIGHT) for i, r in enumerate(sizes)]
+        self.give = nn.ModuleList(nn.Conv2d(w, count, 1) for w, count in zip(widths, given, strict=True))
         for name, value in self.named_parameters():
             if name.startswith("give."):
                 nn.init.zeros_(value)  # nothing of its own at first, gates open
@@ -247,17 +250,18 @@ class ContentBranch(nn.Module):
             x = F.interpolate(self.lift[i](x), scale_factor=2.0, mode="nearest") + came[i]
             x = F.leaky_relu(self.mix[i](x), LRELU_SLOPE)
             given.append(self.give[i](x))
-        levels = [(self._gate(out[:, 3:4]), out[:, :3]) for out in given]
-        return Weighed(levels, self._gate(given[-1][:, 4:]), self._flow(given[:-1]) if self.warp else None)
+        gates = [self._gate(out[:, -1:]) if out.shape[-1] <= LIGHT else torch.ones_like(out[:, :1]) for out in given]
+        levels = [(gate, out[:, :3]) for gate, out in zip(gates, given, strict=True)]
+        return Weighed(levels, self._gate(given[-1][:, 3:4]), self._flow(given[:-1]) if self.warp else None)
 
     @staticmethod
     def _flow(given: Sequence[Tensor]) -> Tensor:
         """The sum of what all levels but the finest say, coarse ones enlarged: [N, 2, R, R]."""
-        flow = torch.zeros_like(given[0][:, 4:])
+        flow = torch.zeros_like(given[0][:, 3:5])
         for out in given:
             if out.shape[-1] != flow.shape[-1]:
                 flow = F.interpolate(flow, scale_factor=2.0, mode="bilinear", align_corners=False)
-            flow = flow + SWAY * out[:, 4:]
+            flow = flow + SWAY * out[:, 3:5]
         return F.interpolate(flow, scale_factor=2.0, mode="bilinear", align_corners=False)
 
     def _level(self, index: int, x: Tensor, strengths: Tensor) -> Tensor:
@@ -280,15 +284,15 @@ class EditOutput:
         inverted: the style branch's reconstruction, without an edit.
         styled: the style branch's edit.
         edited: both branches' edit.
-        moved: the photo, its content where the edit has it.
-        change: what the style branch's edit changes of its reconstruction, which is moved alike.
+        warped: the photo, its content where the edit has it.
+        change: what the style branch's edit changes of its reconstruction, which is warped alike.
         shown: [N, 1, R, R] in [0, 1], where that change comes through; None: no content branch.
     """
 
     inverted: Tensor
     styled: Tensor
     edited: Tensor
-    moved: Tensor
+    warped: Tensor
     change: Tensor
     shown: Tensor | None = None
 
@@ -399,7 +403,7 @@ class ExpandedEditor(nn.Module):
         moved = photos
         if found.flow is not None:
             moved, before = warped(torch.cat([photos, inverted], dim=1), content * found.flow).chunk(2, dim=1)
-            change = styled - before
+            change = change + style * (inverted - before)
         wanted = moved + (1 + content * (found.shown - 1)) * change
         kept = self._with_missed(after, wanted - styled, found.levels, content)
         return EditOutput(inverted, styled, summed(kept, self.taps), moved, change, found.shown)

@@ -7,7 +7,8 @@ learns to find w of photos by pixel, perceptual and identity terms (FaceStylizer
 
 What differs: the perceptual features are the face reader's, also of crops at full size, since it sees 64 px; the
 discriminator begins as the teacher's; the encoder also sees drawn faces, whose latents are known; a matte of the drawn
-head is learnt from the reader's parsing. Both trainings are one: resuming and several processes need nothing new.
+head is learnt from the reader's parsing; so few channels would draw combs and checkers into hair: the adversary's
+photos are softened, a grid is an error. Both trainings are one: resuming and several processes need nothing new.
 """
 
 from __future__ import annotations
@@ -307,7 +308,7 @@ class BlazeTask(Task):
         return [value for value in moved if value.is_floating_point()]
 
     def real(self, photos: Tensor, update: Update) -> Tensor:
-        """What the discriminator takes for real: photos, never the teacher's pictures."""
+        """What the discriminator takes for real: photos, softened, never the teacher's pictures."""
         return softened(photos, self.settings.soften)
 
     def _generator(self, photos: Tensor, update: Update) -> dict[str, Tensor]:

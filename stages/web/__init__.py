@@ -53,6 +53,7 @@ class Model:
         size: side in px it was trained at.
         style: name of its style, "" when it is not known.
         fixed: it takes squares of that size only.
+        step: px; the sides of its pictures are multiples of it.
         faces: ONNX file of its generator alone, which draws faces from scratch; None where there is none.
         attributes: of a face that it edits, in the order of its vector; none where it is no editor.
         regions: of a face, likewise.
@@ -63,6 +64,7 @@ class Model:
     size: int
     style: str = ""
     fixed: bool = False
+    step: int = 8
     faces: Path | None = None
     attributes: Sequence[str] = ()
     regions: Sequence[str] = ()
@@ -102,7 +104,7 @@ def site(models: Sequence[Model]) -> dict[str, File]:
     # The models, addressed by content: two files named student.onnx do not clash.
     entries = []
     for model in models:
-        entry: dict[str, Any] = {"name": model.name, "style": model.style, "size": model.size}
+        entry: dict[str, Any] = {"name": model.name, "style": model.style, "size": model.size, "step": model.step}
         networks = {"file": model.path} | ({"faces": model.faces} if model.faces else {})
         for key, place in networks.items():
             data = place.read_bytes()

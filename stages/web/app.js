@@ -136,7 +136,7 @@ async function refresh() {
   const asked = picture;
   try {
     const shown = model.fixed ? centreSquare(asked) : asked;
-    const place = layout(shown.width, shown.height, size(), true);
+    const place = layout(shown.width, shown.height, size(), true, model.step);
     const { image, matte, milliseconds } = await runner.run(grabber.grab(shown, place, { smooth: 'high' }), true);
     if (asked !== picture) return;
     const result =
@@ -254,7 +254,8 @@ async function pump() {
   const opened = video;
   try {
     const begun = performance.now();
-    const place = layout(opened.videoWidth, opened.videoHeight, size(), page.framing.value === 'whole' && !model.fixed);
+    const whole = page.framing.value === 'whole' && !model.fixed;
+    const place = layout(opened.videoWidth, opened.videoHeight, size(), whole, model.step);
     const { image } = await runner.run(grabber.grab(opened, place, { mirrored: page.mirror.checked }));
     if (video === opened) {
       present(grabber.canvas, image); // the photo beside it is the frame that the network saw

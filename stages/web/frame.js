@@ -1,14 +1,14 @@
 /* From a source (video, picture) to the pixels that the network gets. */
 
-const STEP = 8; // the network's sides are multiples of this
 const SMALLEST = 32;
 const LONGEST = 2048; // px, of the longer side; a panorama gets a shorter side below the one asked for
 
-const multiple = (side) => Math.max(SMALLEST, Math.round(side / STEP) * STEP);
+const multiple = (side, step) => Math.max(SMALLEST, Math.round(side / step) * step);
 
 /** Which part of a width x height source is taken, and how large it becomes.
-    whole: the whole frame, its shorter side `size` px; else the square in its centre, `size` px a side. */
-export function layout(width, height, size, whole) {
+    whole: the whole frame, its shorter side `size` px; else the square in its centre, `size` px a side.
+    step: px that the network's sides are multiples of, at most 32. */
+export function layout(width, height, size, whole, step = 1) {
   if (!whole) {
     const side = Math.min(width, height);
     return {
@@ -16,8 +16,8 @@ export function layout(width, height, size, whole) {
       top: (height - side) / 2,
       across: side,
       down: side,
-      width: multiple(size),
-      height: multiple(size),
+      width: multiple(size, step),
+      height: multiple(size, step),
     };
   }
   const scale = Math.min(size / Math.min(width, height), LONGEST / Math.max(width, height));
@@ -26,8 +26,8 @@ export function layout(width, height, size, whole) {
     top: 0,
     across: width,
     down: height,
-    width: multiple(width * scale),
-    height: multiple(height * scale),
+    width: multiple(width * scale, step),
+    height: multiple(height * scale, step),
   };
 }
 

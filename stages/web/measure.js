@@ -35,7 +35,7 @@ export async function measure({
         await runner.load(model.file);
         runner.edit = noEdit(model);
         const load = performance.now() - begun;
-        const times = await timed(runner, source, size(model), canvas, runs, (done) => {
+        const times = await timed(runner, source, size(model), model.step, canvas, runs, (done) => {
           progress(`${model.name}, ${threads === 1 ? 'one thread' : `${threads} threads`}: ${done} of ${runs}`);
           signal?.throwIfAborted();
         });
@@ -57,9 +57,9 @@ export async function measure({
   return rows;
 }
 
-async function timed(runner, source, size, canvas, runs, tick) {
+async function timed(runner, source, size, step, canvas, runs, tick) {
   const grabber = new Grabber();
-  const place = layout(source.videoWidth || source.width, source.videoHeight || source.height, size, false);
+  const place = layout(source.videoWidth || source.width, source.videoHeight || source.height, size, false, step);
   const whole = [],
     network = [];
   for (let i = -WARM_UP; i < runs; i++) {

@@ -107,7 +107,9 @@ def test_models_are_listed_with_size_style_and_digest(port: int, model: Path) ->
     data = ask(port, f"/{entry['file']}")[1]
     assert data == model.read_bytes() and entry["sha256"] == hashlib.sha256(data).hexdigest()
     card = json.loads(model.with_suffix(".json").read_text())
-    assert entry["style"] == card["style"] and entry["size"] == card["inputs"][0]["sides"]["trained_at"]
+    sides = card["inputs"][0]["sides"]
+    assert entry["style"] == card["style"] and entry["size"] == sides["trained_at"]
+    assert entry["step"] == sides["multiple_of"]
 
 
 def test_several_models_have_names_of_their_own(model: Path, tmp_path: Path) -> None:

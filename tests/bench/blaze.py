@@ -44,6 +44,7 @@ from stages.core.weights import save_network
 from stages.export.onnx import export_onnx
 from stages.metrics.fid import frechet_distance
 from stages.metrics.kid import polynomial_kid
+from stages.networks.augment import softened
 from stages.networks.blaze import BlazeFaces, BlazeGenerator, inference
 from stages.networks.face_reader import Reader, load_reader
 from stages.networks.mobile import MobileStudent, count_parameters
@@ -258,8 +259,7 @@ class BlottedAndCopied(Blotted):
     """The same, with an adversary on the teacher's pictures."""
 
     def real(self, photos: Tensor, update: Update) -> Tensor:
-        found: Tensor = update.memory["target"]
-        return found
+        return softened(update.memory["target"], self.settings.soften)
 
 
 def _distilled(bench: Bench, name: str, kind: type[BlazeTask], model: Blaze, images: int) -> tuple[BlazeTask, float]:

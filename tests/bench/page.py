@@ -36,8 +36,9 @@ def tier_models(folder: Path, tiers: list[str], size: int) -> list[Model]:
     for tier in tiers:
         torch.manual_seed(0)
         path = folder / f"{tier}.onnx"
-        export_onnx(translator_network(tier, mask=True).eval(), path, {"tristyle.size": str(size)})
-        models.append(Model(path, tier, size))
+        network = translator_network(tier, mask=True).eval()
+        export_onnx(network, path, {"tristyle.size": str(size)})
+        models.append(Model(path, tier, size, step=network.multiple_of))
     return models
 
 

@@ -41,7 +41,7 @@ from stages.metrics.geometry import landmark_error
 from stages.metrics.heldout import read_style
 from stages.metrics.kid import composite_grey
 from stages.networks import tps
-from stages.networks.aligned import GENERATORS, LightTranslator, translator_network
+from stages.networks.aligned import GENERATORS, translator_network
 from stages.networks.face_reader import load_reader
 from stages.networks.mobile import count_macs, count_parameters
 from stages.networks.stylegan2 import Generator
@@ -325,7 +325,7 @@ def speed(options: argparse.Namespace) -> dict[str, Any]:
 
     # the stylizer that the generator stands for: StyleGAN2, configuration F, and an encoder
     generator, encoder = stylegan_macs()
-    light = count_macs(LightTranslator(), 256)
+    light = found["light"]["macs_256"]
     found["stylegan2_256"] = {"generator": generator, "encoder": encoder, "over_light": (generator + encoder) / light}
     return found
 

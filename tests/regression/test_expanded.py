@@ -55,7 +55,7 @@ def train(folder: Path, **changes: Any) -> dict[str, list[float]]:
     with torch.no_grad():
         still, moved = editor.edit(photos, 0 * strengths), editor.edit(photos, strengths)
     change = (moved.styled - moved.inverted).abs().mean()
-    unaligned = (moved.edited - moved.moved - moved.change).abs().mean()
+    unaligned = (moved.edited - moved.warped - moved.change).abs().mean()
     return {
         "curve_attributes": curve("attribute_styled", "attribute_edited"),
         "curve_alignment": curve("alignment"),
@@ -93,7 +93,9 @@ EDITS = Recording(Path(__file__).with_name("expanded_edits.json"), {"curve_truth
 
 def learn(folder: Path, backwards: bool = False, **changes: Any) -> dict[str, list[float]]:
     """A tiny training on true edits; its curve, and how far edits then lie from the true ones, 1 for no edit."""
-    task, _, length = tiny.training(IMAGES, 1e-2, **({"truth": 20.0, "alignment": 0.0, "attribute": 0.0} | changes))
+    task, _, length = tiny.training(
+        IMAGES, 1e-2, **({"truth": 20.0, "motion": 0.0, "alignment": 0.0, "attribute": 0.0} | changes)
+    )
     (folder / ".scratch").mkdir(parents=True)
     batches, photos, changed = tiny.true_edits(backwards=backwards)
     fit(task, batches, train=length, scratch=folder / ".scratch", runtime=Runtime("cpu", 1, Tracker(folder)), label="e")

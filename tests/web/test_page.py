@@ -136,6 +136,14 @@ def downloaded(browser: Chromium, folder: Path, press: str) -> Path:
     return found[0]
 
 
+def test_sides_are_multiples_of_what_the_network_takes(page: Chromium) -> None:
+    shown = [
+        page.run(f"import('./frame.js').then(({{ layout }}) => layout(1032, 768, 256, {whole}, {step}))")
+        for whole, step in (("true", 8), ("true", 32), ("false", 32))
+    ]
+    assert [(place["width"], place["height"]) for place in shown] == [(344, 256), (352, 256), (256, 256)]
+
+
 def test_the_camera_is_drawn_as_onnxruntime_computes_it(page: Chromium, session, trained: int) -> None:
     page.run("camera.click()")
     page.until("numbers.textContent.includes('frames/s')")

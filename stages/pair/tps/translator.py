@@ -155,9 +155,10 @@ class TpsTranslator:
         finder = self.finder(inputs)
         photos, styles = self.sets(inputs, face_photos(inputs, finder), face_styles(inputs, finder))
         height, width = photos.images.shape[1:3]
-        if height != width or height < SMALLEST or height % 16:
-            problem = f"{width}x{height} px photos do not fit the generators"
-            raise ConfigError("data.size", problem, f"Use squares of {SMALLEST} px or more, a multiple of 16")
+        least = 2 * SMALLEST if self.generator == LIGHT else SMALLEST  # a batch norm wants more than one place
+        if height != width or height < least or height % SMALLEST:
+            problem = f"{width}x{height} px photos do not fit the generator {self.generator}"
+            raise ConfigError("data.size", problem, f"Use squares of {least} px or more, a multiple of {SMALLEST}")
         if height >> self.discriminator_layers < LEAST_MAP:
             key, problem = "pair.translator.discriminator_layers", f"{self.discriminator_layers} leave nothing of"
             raise ConfigError(key, f"{problem} {height} px", "Choose fewer, or a larger data.size")

@@ -219,7 +219,7 @@ class ExpandedStage(Stage):
         if labels is not None and rows[0]["split"] == "heldout":
             held = read_labels(data, self.attributes, "heldout", labels)
             metrics |= accuracy(classifier, photos, replace(held, raw=held.raw[: len(photos)]))
-        if rows[0]["split"] == "heldout" and rows[0].get("edit"):
+        if rows[0]["split"] == "heldout" and any(row.get("edit") for row in rows):
             labels = labels or read_labels(data, self.attributes)
             edits = read_edits(data, self.attributes, self.expand.step, "heldout", labels)
             assert edits is not None

@@ -262,7 +262,9 @@ class Editing(Task):
         terms = self._attributes(images, out, strengths)
         terms |= self._nearness(photos, photos, out)
         if truth is not None:
-            terms["truth"] = self.settings.truth * self._distance(out.edited[len(photos) :], truth).mean()
+            n = len(photos)
+            terms["truth"] = self.settings.truth * self._distance(out.edited[n:], truth).mean()
+            terms |= self._motion(out.warped[n:], truth)
         return terms
 
     def _with_true_photos(self, batch: dict[str, Tensor], update: Update) -> dict[str, Tensor]:
@@ -279,8 +281,7 @@ class Editing(Task):
         out = self.editor.edit(photos, strengths)
         terms = self._attributes(photos, out, strengths)
         terms |= self._nearness(photos, truth, out)
-        if self.settings.motion:
-            terms["motion"] = self.settings.motion * _multiscale(out.moved - truth)
+        terms |= self._motion(out.warped, truth)
         return terms | {"truth": self.settings.truth * (share * self._distance(out.edited, truth)).mean()}
 
     def _attributes(self, images: Tensor, out: EditOutput, strengths: Tensor) -> dict[str, Tensor]:
@@ -303,7 +304,7 @@ class Editing(Task):
         edited = out.edited[:n]
         if s.alignment:
             heads = self._heads(photos, out.styled[:n].detach())
-            aligned = (out.moved[:n] + heads * out.change[:n]).detach()
+            aligned = (out.warped[:n] + heads * out.change[:n]).detach()
             terms["alignment"] = s.alignment * (edited - aligned).abs().mean()
             if out.shown is not None and s.gated:
                 terms["shown"] = s.shown * mask_supervision(out.shown[:n], heads)
@@ -320,6 +321,11 @@ class Editing(Task):
             same = self.reader.identity(edited) * self.reader.identity(wanted).detach()
             terms["identity"] = s.identity * (1 - same.sum(dim=1)).mean()
         return terms
+
+    def _motion(self, moved: Tensor, truth: Tensor) -> dict[str, Tensor]:
+        """How near the flow alone brings pictures to their true edits; nothing where there is no flow."""
+        weight = self.settings.motion
+        return {"motion": weight * _multiscale_l1(moved - truth)} if weight and moved.requires_grad else {}
 
     @torch.no_grad()
     def _heads(self, before: Tensor, after: Tensor) -> Tensor:
@@ -422,7 +428,7 @@ class Editing(Task):
         return {"edits": grid(np.concatenate(rows), columns=len(photos))}
 
 
-def _multiscale(error: Tensor) -> Tensor:
+def _multiscale_l1(error: Tensor) -> Tensor:
     """Mean absolute error [N, C, R, R] of pictures at R px and of their halvings down to 8 px: a scalar.
 
     Halved pictures that lie apart by a few pixels still overlap, so that the error says which way to move.
