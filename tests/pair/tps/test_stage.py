@@ -96,6 +96,14 @@ def test_a_mask_of_another_size_is_named(tmp_path: Path, numbers: list[int]) -> 
         made(data, tmp_path / "pair", train=Train(images=24, batch=4, lr=1e-3))
 
 
+def test_pictures_too_small_for_the_light_generator_end_before_the_training(tmp_path: Path) -> None:
+    data = data_artifact(tmp_path / "data")
+    with pytest.raises(
+        ConfigError, match=r"data\.size: 32x32 px photos do not fit the generator light\. Use squares of 64"
+    ):
+        made(data, tmp_path / "pair", translator=translator(generator="light"))
+
+
 def test_discriminators_that_are_too_deep_end_before_the_training(tmp_path: Path) -> None:
     data = data_artifact(tmp_path / "data")
     with pytest.raises(ConfigError, match=r"discriminator_layers: 4 leave nothing of 32 px\. Choose fewer"):
