@@ -48,7 +48,7 @@ from stages.datasets.rendered.people import RenderedPeople
 from stages.metrics.attributes import attributes
 from stages.metrics.bootstrap import draw, mean_interval
 from stages.metrics.pixel import background_error
-from stages.networks.expanded import STRONGEST, AttributeClassifier, ExpandedEditor, soft_region
+from stages.networks.expanded import AttributeClassifier, ExpandedEditor, soft_region
 from stages.networks.face_labels import PARSER_MOUTH, READER
 from stages.networks.face_reader import load_reader
 from stages.networks.latents import load_editor
@@ -57,7 +57,7 @@ from stages.style.expanded.classifier import Classify, Classifying, LabelledBatc
 from stages.style.expanded.encode import by_mode
 from stages.style.expanded.labels import ABSENT, OTHER_NAMES, Edits, Labels, photo_rows, read_edits, read_labels
 from stages.style.expanded.likeness import MEASURES, independent_features, likeness_rows
-from stages.style.expanded.score import edit_sheet, edited
+from stages.style.expanded.score import edit_sheet, edited, within
 from stages.style.expanded.stage import load_classifier, load_iterative
 from stages.style.inversion.modes import ModeSettings, Reconstructions, reconstruct
 from stages.style.inversion.optimise import decode
@@ -347,17 +347,16 @@ def truth_arm(
     bench: Bench, people: People, edits: Edits, method: str, editor: ExpandedEditor | None = None
 ) -> dict[str, Any]:
     """Likeness of a method's edits to the true ones, over all people and those of each attribute."""
-    count, images = len(people.ids), to_tensor(people.photos)
-    truth, by = to_tensor(load_images(edits.files[:count])), torch.from_numpy(edits.strengths[:count])
-    drawn = images
-    if method != "photo":
-        drawn = edits_by(bench, images, method, editor or bench.editor)(by.clamp(-STRONGEST, STRONGEST))
+    chosen = within(edits, len(people.ids))
+    everybody, images = [people.ids[i] for i in chosen], to_tensor(people.photos[chosen])
+    truth, by = to_tensor(load_images([edits.files[i] for i in chosen])), torch.from_numpy(edits.strengths[chosen])
+    drawn = images if method == "photo" else edits_by(bench, images, method, editor or bench.editor)(by)
     rows = likeness_rows(drawn, truth, independent_features())
-    found: dict[str, Any] = {"count": count, "attributes": list(bench.editor.attributes)}
-    found |= {name: rows_of(rows[name].numpy(), people.ids) for name in MEASURES}
+    found: dict[str, Any] = {"count": len(chosen), "attributes": list(bench.editor.attributes)}
+    found |= {name: rows_of(rows[name].numpy(), everybody) for name in MEASURES}
     for k, name in enumerate(bench.editor.attributes):
         some = (by[:, k] != 0).numpy()
-        ids = [who for who, ok in zip(people.ids, some.tolist(), strict=True) if ok]
+        ids = [who for who, ok in zip(everybody, some.tolist(), strict=True) if ok]
         found[name] = rows_of(rows[MEASURES[0]].numpy()[some], ids) if ids else None
     return found
 

@@ -26,7 +26,7 @@ from stages.networks.stylegan2 import FIR_TAPS
 from stages.style.expanded import encode, stage
 from stages.style.expanded.classifier import Classify, LabelledBatches, read_attributes, train_classifier
 from stages.style.expanded.labels import Edits, known, read_edits, read_labels
-from stages.style.expanded.score import change_sheet, edit_sheet, score_editor, score_true_edits
+from stages.style.expanded.score import change_sheet, edit_sheet, score_editor, score_true_edits, within
 from stages.style.expanded.stage import ExpandedStage
 from stages.style.expanded.training import EditBatches, Editing, Expand, first_directions, shifted
 from stages.style.inversion.e4e import Encode
@@ -182,6 +182,18 @@ def test_labels_are_numbers_and_kinds(data: Artifact) -> None:
     assert known([row for row in data.records() if row["split"] == "train"]) == ["age", "gender", "yaw", "glasses"]
 
 
+def test_held_out_people_may_all_be_of_one_kind(tmp_path: Path) -> None:
+    data = tiny.data(tmp_path)
+    rows = read_jsonl(data.path / "records.jsonl")
+    for row in rows:
+        row["attributes"]["sex"] = "male" if row["split"] == "heldout" else row["attributes"]["sex"]
+    write_jsonl(data.path / "records.jsonl", rows)
+    labels = read_labels(data, ["gender"])
+    assert read_labels(data, ["gender"], "heldout", labels).raw.tolist() == [[1]] * 6
+    with pytest.raises(TristyleError, match="does not label shoe"):
+        read_labels(data, ["shoe"], "heldout", labels)
+
+
 @pytest.mark.parametrize(
     ("names", "said"),
     [
@@ -304,6 +316,10 @@ def test_true_edits_count_in_steps_and_turn_with_a_mirrored_photo(tmp_path: Path
         assert torch.equal(batch["edited"], batch["images"].flip(2))
         assert len(turned[turned > 0]) and len(turned[turned < 0])  # both ways, as photos are mirrored
 
+    # An edit that is stronger than an editor's strongest is not scored.
+    strong = np.array([[0, 2, 0], [-2.1, 0, 0], [0, 0, 1.9]], np.float32)
+    assert within(Edits(edits.files[:3], strong, edits.signs), 2).tolist() == [0]
+
     del rows[0]["edit"]
     write_jsonl(source.path / "records.jsonl", rows)
     with pytest.raises(TristyleError, match=r"only some photos have a true edit\. Make the data again"):
@@ -412,12 +428,15 @@ def test_the_stage_learns_from_true_edits_and_measures_against_them(tmp_path: Pa
     assert "truth" in next(row for row in read_jsonl(out / "log.jsonl") if row["phase"] == "editor/editor")
 
 
-def test_another_editor_can_use_its_classifier(made: Artifact, data: Artifact, tmp_path: Path) -> None:
+def test_another_editor_can_use_its_classifier(
+    made: Artifact, data: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     start = made.path / "generator.safetensors"
     which = settings(start, classifier=str(made.path))
     assert which.files()["classifier"] == made.path
     which.run({"data": data}, tmp_path, runtime(tmp_path))
     assert (tmp_path / "classifier.safetensors").read_bytes() == (made.path / "classifier.safetensors").read_bytes()
+    monkeypatch.setattr(stage, "load_encoder", None)  # what cannot be is said before any training
     with pytest.raises(TristyleError, match=r"reads age, gender, yaw. Set style.attributes=\[age,gender,yaw\]"):
         settings(start, classifier=str(made.path), attributes=["age"]).run({"data": data}, tmp_path, runtime(tmp_path))
 
@@ -519,6 +538,7 @@ def test_encode_compares_modes_and_refuses_in_one_line(
         ([*common, "--compare", "magic"], "encode: --compare: 'magic' is unknown. Choose one of: editor, optimise"),
         ([str(tmp_path), str(data.path)], "no such editor"),
         ([str(made.path), str(tmp_path / "nothing")], "no pictures here"),
+        ([*common[:3], str(data.path / "records.jsonl")], "records.jsonl"),
     ):
         with pytest.raises(SystemExit) as stop:
             encode.main(words)

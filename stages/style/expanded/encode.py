@@ -7,7 +7,6 @@ python -m stages.style.expanded.encode runs/style/KEY photos -o encoded         
 from __future__ import annotations
 
 import argparse
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +20,7 @@ from torch import Tensor
 from stages.core.artifact import open_artifact
 from stages.core.consent import usable
 from stages.core.decode import read
+from stages.core.faults import end
 from stages.core.files import write_bytes, write_json
 from stages.core.images import load_images, write_image
 from stages.core.mark import TRAINED
@@ -156,9 +156,8 @@ def main(arguments: list[str] | None = None) -> None:
     """Command line: see `--help`. Mistakes end with one line on stderr and exit code 2."""
     try:
         encode(_arguments().parse_args(arguments))
-    except TristyleError as error:
-        print(f"encode: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
+    except (Exception, KeyboardInterrupt) as error:
+        raise SystemExit(end("encode", error)) from None
 
 
 if __name__ == "__main__":

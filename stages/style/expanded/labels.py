@@ -49,10 +49,15 @@ class Labels:
 
 def known(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """Names of the attributes that all records label and that can be edited: numbers, and words of two kinds."""
+    kinds = {name: _kind([row["attributes"][OTHER_NAMES.get(name, name)] for row in rows]) for name in _labelled(rows)}
+    return [name for name, kind in kinds.items() if kind is not None]
+
+
+def _labelled(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Names of the attributes that all records label."""
     facts = [row.get("attributes") or {} for row in rows]
-    names = [name for name in (facts[0] if facts else {}) if all(name in fact for fact in facts)]
     shown = {own: name for name, own in OTHER_NAMES.items()}
-    return [shown.get(name, name) for name in names if _kind([fact[name] for fact in facts]) is not None]
+    return [shown.get(name, name) for name in (facts[0] if facts else {}) if all(name in fact for fact in facts)]
 
 
 def _kind(values: Sequence[Any]) -> bool | None:
@@ -70,13 +75,13 @@ def read_labels(data: Artifact, names: Sequence[str], split: str = "train", like
         data: the data artifact.
         names: which attributes.
         split: ``train`` or ``heldout``.
-        like: labels of the training photos, whose mean and deviation count; None: these are they.
+        like: labels of the training photos, whose kinds, mean and deviation count; None: these are they.
 
     Raises:
         TristyleError: an attribute that the data do not label, or that all photos share.
     """
     rows = photo_rows(data, split)
-    there = known(rows)
+    there = known(rows) if like is None else _labelled(rows)  # few held-out people may all be of one kind
     missing = [name for name in names if name not in there]
     if missing:
         options = f"Choose of: {', '.join(there)}" if there else "Use data=rendered, which labels its people"
@@ -84,9 +89,9 @@ def read_labels(data: Artifact, names: Sequence[str], split: str = "train", like
 
     # Words become 0 and 1; numbers stay.
     columns, binary = [], []
-    for name in names:
+    for k, name in enumerate(names):
         facts = [row["attributes"][OTHER_NAMES.get(name, name)] for row in rows]
-        binary.append(bool(_kind(facts)))
+        binary.append(bool(_kind(facts)) if like is None else like.binary[k])
         columns.append([float(str(fact) not in ABSENT) if binary[-1] else float(fact) for fact in facts])
     raw = np.array(columns, np.float64).reshape(len(names), -1).T
     if like is not None:

@@ -95,6 +95,11 @@ def score_editor(
 
 
 @torch.no_grad()
+def within(edits: Edits, count: int) -> np.ndarray:
+    """Which of the first `count` edits an editor can make: no number moves by more than its strongest."""
+    return np.flatnonzero(np.abs(edits.strengths[:count]).max(axis=1) <= STRONGEST)
+
+
 def score_true_edits(editor: ExpandedEditor, photos: np.ndarray, edits: Edits) -> dict[str, float]:
     """How near the edits of held-out photos come to the true ones.
 
@@ -104,12 +109,14 @@ def score_true_edits(editor: ExpandedEditor, photos: np.ndarray, edits: Edits) -
         edits: of these photos first.
 
     Returns:
-        edit_error: L1 to the true edit over the L1 between photo and true edit, means over the photos: 0 is the true
-        edit, 1 no edit at all; edit_error_<name>: of the photos whose edit changes that attribute.
+        edit_error: L1 to the true edit over the L1 between photo and true edit, means over the photos whose edit is
+        within the editor's strengths: 0 is the true edit, 1 no edit at all; edit_error_<name>: of those whose edit
+        changes that attribute.
     """
-    strengths = torch.from_numpy(edits.strengths[: len(photos)])
-    images, truth = to_tensor(photos), to_tensor(load_images(edits.files[: len(photos)]))
-    drawn = edited(editor, images, strengths.clamp(-STRONGEST, STRONGEST))
+    chosen = within(edits, len(photos))
+    strengths = torch.from_numpy(edits.strengths[chosen])
+    images, truth = to_tensor(photos[chosen]), to_tensor(load_images([edits.files[i] for i in chosen]))
+    drawn = edited(editor, images, strengths)
     made, still = ((unit(x) - unit(truth)).abs().mean(dim=(1, 2, 3)) for x in (drawn, images))
     found = {"edit_error": float(made.sum() / still.sum())}
     for k, name in enumerate(editor.attributes):

@@ -31,7 +31,7 @@ from stages.networks.face_reader import load_reader, reader_file
 from stages.networks.latents import BASES, SHIPPED_ENCODER, generator_id, load_encoder
 from stages.networks.stylegan2 import Generator
 from stages.style.expanded.classifier import Classify, accuracy, new_classifier, train_classifier
-from stages.style.expanded.labels import Labels, check_names, photo_rows, read_edits, read_labels
+from stages.style.expanded.labels import Edits, Labels, check_names, photo_rows, read_edits, read_labels
 from stages.style.expanded.score import change_sheet, edit_sheet, mode_sheet, score_editor, score_true_edits
 from stages.style.expanded.training import EditBatches, Editing, Expand, new_editor
 from stages.style.finish import StyleNetworks, check_sampling, finish, target_pictures
@@ -114,13 +114,15 @@ class ExpandedStage(Stage):
         generator = self._generator(photos.shape[1])
         check_sampling(self.sampling, generator)
         labels = None if self.classifier is not None else read_labels(data, self.attributes)
+        classifier = None if labels else load_classifier(Path(str(self.classifier)), self.attributes)
+        read_edits(data, self.attributes, self.expand.step)
+        truth = self._held_out(data, labels)  # all that can be refused is refused before the long trainings
 
         encoder = load_encoder(generator)
         if encoder is None:
             encoder = train_encoder(generator, photos, self.encode, scratch, runtime, reader).cpu()
-        if labels is None:
-            classifier = load_classifier(Path(str(self.classifier)), self.attributes)
-        else:
+        if classifier is None:
+            assert labels is not None
             classifier = train_classifier(photos, labels, self.classify, scratch, runtime, reader)
         editor = self._train(generator, encoder, classifier, data, photos, out, runtime).finished()
 
@@ -134,7 +136,7 @@ class ExpandedStage(Stage):
             columns=[("generator", generator)],
         )  # fmt: skip
         metrics = finish(networks, data, self.target, self.sampling, out, runtime)
-        return metrics | self._measured(editor, classifier, iterative, labels, data, out, runtime)
+        return metrics | self._measured(editor, classifier, iterative, truth, data, out, runtime)
 
     def join(self, inputs: dict[str, Artifact], out: Path, runtime: Runtime) -> None:
         """The editor's training alone, which writes nothing: for all processes of a torchrun but the first.
@@ -205,7 +207,7 @@ class ExpandedStage(Stage):
         editor: ExpandedEditor,
         classifier: AttributeClassifier,
         iterative: IterativeEncoder | None,
-        labels: Labels | None,
+        truth: tuple[Labels | None, Edits | None],
         data: Artifact,
         out: Path,
         runtime: Runtime,
@@ -216,13 +218,10 @@ class ExpandedStage(Stage):
         places = [data.path / row["mask"] for row in rows if row.get("mask")]
         masks = mask_tensor(load_masks(places, runtime.workers)).numpy() if len(places) == len(rows) else None
         metrics = score_editor(editor, classifier, photos, masks)
-        if labels is not None and rows[0]["split"] == "heldout":
-            held = read_labels(data, self.attributes, "heldout", labels)
-            metrics |= accuracy(classifier, photos, replace(held, raw=held.raw[: len(photos)]))
-        if rows[0]["split"] == "heldout" and any(row.get("edit") for row in rows):
-            labels = labels or read_labels(data, self.attributes)
-            edits = read_edits(data, self.attributes, self.expand.step, "heldout", labels)
-            assert edits is not None
+        labels, edits = truth
+        if labels is not None:
+            metrics |= accuracy(classifier, photos, replace(labels, raw=labels.raw[: len(photos)]))
+        if edits is not None:
             metrics |= score_true_edits(editor, photos, edits)
 
         shown = photos[: self.shown]
@@ -230,6 +229,15 @@ class ExpandedStage(Stage):
         write_image(out / "change.png", change_sheet(editor, shown), TRAINED)
         write_image(out / "modes.png", mode_sheet(shown, self._by_modes(editor, iterative, shown)), TRAINED)
         return metrics
+
+    def _held_out(self, data: Artifact, labels: Labels | None) -> tuple[Labels | None, Edits | None]:
+        """What is known of the held-out photos: labels where the training's are given, and true edits."""
+        rows = photo_rows(data, "heldout")
+        held = read_labels(data, self.attributes, "heldout", labels) if rows and labels is not None else None
+        if not any(row.get("edit") for row in rows):
+            return held, None
+        like = labels or read_labels(data, self.attributes)
+        return held, read_edits(data, self.attributes, self.expand.step, "heldout", like)
 
     def _by_modes(
         self, editor: ExpandedEditor, iterative: IterativeEncoder | None, photos: np.ndarray
