@@ -57,7 +57,7 @@ def load_generator(path: Path, device: str = "cpu") -> Generator:
     """
     network = load_network(path, device)
     if not isinstance(network, Generator):
-        raise TristyleError(f"{path}: holds {type(network).__name__}, not a generator. Run stage=style again.")
+        raise TristyleError(f"{path}: holds {type(network).__name__}, not a generator. Name a generator's file.")
     return network
 
 

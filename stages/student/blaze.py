@@ -200,7 +200,7 @@ def check_groups(train: Train, group: int) -> None:
     count = distributed.world() * train.accumulate
     unit = count * (group if count > 1 else min(group, train.batch))
     if train.batch % unit:
-        raise ConfigError("train.batch", f"{train.batch} is not a multiple of {unit}", f"Choose a multiple of {unit}")
+        raise ConfigError("student.train.batch", f"{train.batch} is not a multiple of {unit}", "Choose one that is")
 
 
 def stylizer_of(generator: BlazeGenerator, encoder: BlazeEncoder, of: str = "") -> BlazeStylizer:

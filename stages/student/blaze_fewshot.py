@@ -124,7 +124,7 @@ class BlazeFewShot:
         """The start's networks, as far as there is a start, and the face reader."""
         place = self._place()
         found = {} if place is None else {f"model.start.{name}": place / f"{name}.safetensors" for name in NETWORKS}
-        return found | reader_file()
+        return {key: path for key, path in found.items() if path.exists()} | reader_file()
 
     def check(self) -> None:
         """Raises TristyleError: there is no student to start from."""
@@ -138,9 +138,7 @@ class BlazeFewShot:
         """The start's folder."""
         if self.start is not None:
             return Path(self.start)
-        finished = [
-            item for item in _students(Path(self.students)) if (item.path / "discriminator.safetensors").exists()
-        ]
+        finished = [one for one in _students(Path(self.students)) if (one.path / "discriminator.safetensors").exists()]
         return max(finished, key=lambda item: str(item.manifest["created"])).path if finished else None
 
     def training(self, inputs: dict[str, Artifact], train: Train, runtime: Runtime) -> StudentTraining:
@@ -204,19 +202,19 @@ def open_start(place: Path) -> tuple[BlazeStylizer, BlazeFaces, Discriminator]:
     Raises:
         TristyleError: one is missing or another network, or the encoder belongs to another generator.
     """
-    stylizer, faces, discriminator = (load_network(place / f"{name}.safetensors") for name in NETWORKS)
-    if not isinstance(stylizer, BlazeStylizer):
+    paths = [place / f"{name}.safetensors" for name in NETWORKS]
+    both, faces, judge = (load_network(path) if path.exists() else None for path in paths)
+    if not (isinstance(both, BlazeStylizer) and isinstance(faces, BlazeFaces) and isinstance(judge, Discriminator)):
         raise TristyleError(
-            f"student.model.start: {place} holds {type(stylizer).__name__}, not a blaze student. "
-            "Name the folder of one that experiment=blaze-128 made."
+            f"student.model.start: {place} does not hold {', '.join(NETWORKS)} of a blaze student. Name the folder of "
+            "one that experiment=blaze-128 made: not a few-shot student, but the one that it was made from."
         )
-    assert isinstance(faces, BlazeFaces) and isinstance(discriminator, Discriminator)  # they come with such a student
-    if stylizer.encoder.generator != generator_id(stylizer.generator):
+    if both.encoder.generator != generator_id(both.generator):
         raise TristyleError(
             f"student.model.start: {place} holds an encoder of another generator, as few-shot students do. "
             "Name the student that it was made from."
         )
-    return stylizer, faces, discriminator
+    return both, faces, judge
 
 
 class FewShotTask(Task):

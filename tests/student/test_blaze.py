@@ -120,7 +120,9 @@ def test_the_chain_from_teacher_to_style(tmp_path: Path) -> None:
     with pytest.raises(TristyleError, match="whole: 11 pictures, more than 10. Say style=pictures"):
         few.training(inputs | {"style": whole}, settings(16, 4), Runtime("cpu", 1, Tracker(tmp_path)))
 
-    # What was taught a style holds an encoder of another generator: nothing starts from it.
+    # What was taught a style lacks what the next would need, and holds an encoder of another generator.
+    with pytest.raises(TristyleError, match="does not hold student, faces, discriminator.*the one that it was made"):
+        open_start(taught)
     for name in ("faces", "discriminator"):
         shutil.copy(out / f"{name}.safetensors", taught / f"{name}.safetensors")
     with pytest.raises(TristyleError, match="holds an encoder of another generator.*Name the student"):
@@ -155,11 +157,13 @@ def test_micro_batches_train_as_the_whole_batch(tmp_path: Path) -> None:
         made = task(train, model)
         trained(made, train, tmp_path / str(accumulate), photo_batches(PHOTOS, 1))
         found.append(made.generator.state_dict())
-    moved = 0.0
+    # On the mean: Adam makes steps of rounding where a weight's gradient is almost none, differently on each processor.
+    most = 0.0
     for name, value in task(settings()).generator.state_dict().items():
-        moved = max(moved, float((found[0][name] - value).abs().max()))
-        assert torch.allclose(found[0][name], found[1][name], atol=2e-4), name
-    assert moved > 1e-3
+        moved, apart = (float((found[0][name] - other).abs().mean()) for other in (value, found[1][name]))
+        assert apart <= 0.02 * moved, name
+        most = max(most, moved)
+    assert most > 1e-3
 
 
 def test_bfloat16_computes_nearly_the_same_losses() -> None:
