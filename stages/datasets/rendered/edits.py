@@ -1,4 +1,4 @@
-"""True edits: a person with one attribute changed and nothing else, before the same camera, in the same light."""
+"""True edits: a person with one attribute changed and nothing else, in the same place and light, framed anew."""
 
 from __future__ import annotations
 
@@ -22,8 +22,9 @@ from stages.datasets.rendered.person import (
 
 EDITED = ("age", "sex", "smile", "yaw", "glasses")
 """Attributes that can be edited, as the records call them."""
-BODIES = ("age", "sex")
-"""Attributes that change a body's height: the camera must find the face anew."""
+REFRAMED = ("age", "sex", "yaw")
+"""Attributes that move a face off its place: the camera finds it anew, so that edits lie as photos do. Whatever knows
+photos only (generator, encoder, a classifier of attributes) misreads a turned head that its neck took aside."""
 RANGES = {"age": (18.0, 80.0), "smile": (0.0, 0.95), "yaw": (-38.0, 38.0)}
 LEAST = {"age": 9.0, "smile": 0.2, "yaw": 8.0}  # that an edit changes, in the attribute's own unit
 GLASSES = "plain"  # the same ones on everybody: which of several they will be, no editor could know

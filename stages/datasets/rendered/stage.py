@@ -25,7 +25,7 @@ from stages.core.stage import Stage
 from stages.core.workers import start_worker
 from stages.datasets.people import MOST_PEOPLE, person_of
 from stages.datasets.pictures import mask_place
-from stages.datasets.rendered.edits import BODIES, draw_edit, edited
+from stages.datasets.rendered.edits import REFRAMED, draw_edit, edited
 from stages.datasets.rendered.person import attributes, sample_person, sample_view
 from stages.datasets.rendered.styles import STYLES
 
@@ -240,7 +240,7 @@ def render_batch(settings: dict[str, Any], batch: Batch, out: Path) -> np.ndarra
             write_image(out / parsing / name, picture.parsing)
             if data.edits:
                 attribute, value = data.edit_of(number_, view_number)
-                camera = None if attribute in BODIES else shot.scene.camera
+                camera = None if attribute in REFRAMED else shot.scene.camera
                 changed = shoot(*edited(person, view, attribute, value), data.size, camera=camera, met=shot.met)
                 write_image(out / edit_place(batch.split) / name, changed.picture.image, DRAWN)
             for style in data.twin_styles(batch.split):

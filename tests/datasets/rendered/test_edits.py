@@ -1,6 +1,7 @@
 """True edits: one attribute becomes what the record says, everything else stays, and the data set keeps both."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ from stages.core.images import load_images
 from stages.core.runtime import Runtime
 from stages.core.settings import ConfigError
 from stages.core.tracking import Tracker
-from stages.datasets.rendered.edits import EDITED, LEAST, RANGES, draw_edit, edited
+from stages.datasets.rendered.edits import EDITED, LEAST, RANGES, REFRAMED, draw_edit, edited
 from stages.datasets.rendered.person import attributes, sample_person, sample_view
 from stages.datasets.rendered.render import shoot
 from stages.datasets.rendered.stage import RenderedData
@@ -43,6 +44,20 @@ def test_the_body_stays_when_the_head_turns() -> None:
     person, view = sample_person(1), sample_view(1)
     turned = edited(person, view, "yaw", -20.0)[1]
     assert turned.yaw * turned.lean == pytest.approx(view.yaw * view.lean)
+
+
+def test_a_turned_head_is_framed_as_a_photo_is() -> None:
+    """Its neck takes it aside; what knows photos only would read a face beside the middle wrongly."""
+    assert "yaw" in REFRAMED
+    for number in (1, 4):
+        person, view = sample_person(number), replace(sample_view(number), yaw=-15.0, lean=0.2, shift=(0.0, 0.0))
+        shot = shoot(person, view, 64)
+        turned = edited(person, view, "yaw", 25.0)
+        before, followed, still = (
+            one.picture.landmarks[36:].mean(axis=0)[0] / 64
+            for one in (shot, shoot(*turned, 64), shoot(*turned, 64, camera=shot.scene.camera))
+        )
+        assert abs(followed - before) < 0.08 < 0.15 < still - before
 
 
 @pytest.mark.parametrize(("name", "value"), [("glasses", "plain"), ("smile", 0.9), ("age", 75.0), ("sex", "male")])
