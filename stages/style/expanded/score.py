@@ -94,12 +94,12 @@ def score_editor(
     return found | {"directions_used": float((editor.directions != 0).float().mean())}
 
 
-@torch.no_grad()
 def within(edits: Edits, count: int) -> np.ndarray:
     """Which of the first `count` edits an editor can make: no number moves by more than its strongest."""
     return np.flatnonzero(np.abs(edits.strengths[:count]).max(axis=1) <= STRONGEST)
 
 
+@torch.no_grad()
 def score_true_edits(editor: ExpandedEditor, photos: np.ndarray, edits: Edits) -> dict[str, float]:
     """How near the edits of held-out photos come to the true ones.
 
@@ -111,9 +111,11 @@ def score_true_edits(editor: ExpandedEditor, photos: np.ndarray, edits: Edits) -
     Returns:
         edit_error: L1 to the true edit over the L1 between photo and true edit, means over the photos whose edit is
         within the editor's strengths: 0 is the true edit, 1 no edit at all; edit_error_<name>: of those whose edit
-        changes that attribute.
+        changes that attribute. Nothing where there are none.
     """
     chosen = within(edits, len(photos))
+    if not len(chosen):
+        return {}
     strengths = torch.from_numpy(edits.strengths[chosen])
     images, truth = to_tensor(photos[chosen]), to_tensor(load_images([edits.files[i] for i in chosen]))
     drawn = edited(editor, images, strengths)
