@@ -3,8 +3,8 @@
     |m1 - m2|^2 + tr S1 + tr S2 - 2 tr (S1 S2)^(1/2)
 
 It is biased upwards for small sets and compares only numbers of one extractor and one count: here it stands beside KID,
-never in its place. All of it is float64; S is the population covariance, as in the reference (np.cov would divide by
-N - 1, a difference of 1/N).
+never in its place. All of it is float64; S is the population covariance, as in the golden values of the tests
+(np.cov divides by N - 1, a difference of 1/N).
 """
 
 from __future__ import annotations

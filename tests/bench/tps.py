@@ -18,7 +18,7 @@ import argparse
 import json
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -215,7 +215,8 @@ def run_arm(name: str, seed: int, data: Artifact, options: argparse.Namespace) -
     reader = load_reader(options.device)
     metrics = measure_heldout(data, options.style, painter, reader, folder, runtime)
     true = read_landmarks_error(data, folder, FaceLandmarks(reader, None, options.device))
-    off = landmark_error(*(torch.from_numpy(found) for found in (styles.points, jittered(styles.points, arm.jitter))))
+    unmoved = face_sets(data, replace(arm, jitter=0.0), options)[1].points if arm.jitter else styles.points
+    off = landmark_error(torch.from_numpy(styles.points), torch.from_numpy(unmoved))
     seconds = time.process_time() - begun
     about = {"arm": name, "seed": seed, "size": options.size, "images": options.images, "styles": len(styles.points)}
     measured = metrics | true | {"jitter_mld": float(off.mean()) if arm.jitter else 0.0}

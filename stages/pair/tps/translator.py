@@ -116,6 +116,10 @@ class TpsTranslator:
     def __post_init__(self) -> None:
         for key in ("mask_head", "composite", "align"):
             choice(key, getattr(self, key), (True, False))
+        for key in ("landmarks", "perceptual"):
+            if not isinstance(getattr(self, key), str) or not getattr(self, key):
+                usual = READER if key == "landmarks" else "squeezenet"
+                raise ConfigError(key, f"{getattr(self, key)!r} names nothing", f"Say {usual}, or the path of weights")
         with torch.device("meta"):
             translator_network(self.generator, self.mask_head)  # raises for an unknown name
 

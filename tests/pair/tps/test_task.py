@@ -142,6 +142,8 @@ def test_a_resumed_training_is_bit_equal(tmp_path: Path, monkeypatch: pytest.Mon
         ({"discriminator_max_width": 2}, "discriminator_max_width"),
         ({"ema": 1.0}, "ema"),
         ({"precision": "half"}, "precision"),
+        ({"landmarks": None}, "landmarks: None names nothing. Say reader"),
+        ({"perceptual": ""}, "perceptual: .. names nothing"),
     ],
 )
 def test_settings_are_checked(changes: dict[str, Any], key: str) -> None:
