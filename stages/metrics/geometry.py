@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 OUTER_EYES = (36, 45)  # the outer eye corners among the 68 landmarks (iBUG 300-W order)
+ROUNDING = 1e-5  # of a column: less is how a network rounds the same picture at different places of a batch
 
 
 def landmark_error(landmarks: Tensor, truth: Tensor) -> Tensor:
@@ -47,8 +48,9 @@ def correspondence(values: Tensor, reference: Tensor) -> Tensor:
         reference: [N, K], the same of the photos, or of another generator with the same z.
 
     Returns:
-        [K] in [-1, 1]; 0 for a column that does not vary.
+        [K] in [-1, 1]; 0 for a column that does not vary, or by no more than a network's rounding.
     """
     a, b = values - values.mean(0), reference - reference.mean(0)
     size = a.norm(dim=0) * b.norm(dim=0)
-    return torch.where(size > 1e-12, (a * b).sum(0) / size.clamp(min=1e-12), torch.zeros_like(size))
+    varies = (a.norm(dim=0) > ROUNDING * values.norm(dim=0)) & (b.norm(dim=0) > ROUNDING * reference.norm(dim=0))
+    return torch.where(varies & (size > 1e-12), (a * b).sum(0) / size.clamp(min=1e-12), torch.zeros_like(size))

@@ -234,6 +234,8 @@ def test_differences_and_correspondence() -> None:
     expected = [scipy.stats.pearsonr(first[:, k], second[:, k]).statistic for k in range(3)]
     assert np.allclose(geometry.correspondence(tensor(first), tensor(second)).numpy(), expected)
     assert geometry.correspondence(torch.ones(5, 1), torch.rand(5, 1)).tolist() == [0.0]
+    rounded = 1.75 + torch.tensor([0.0, 1, 0, 2, 1], dtype=torch.float64)[:, None] * 2**-23  # one reading in float32
+    assert geometry.correspondence(rounded, torch.rand(5, 1).double()).tolist() == [0.0]
 
 
 def test_coverage_counts_effective_bins() -> None:
