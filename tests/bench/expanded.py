@@ -4,11 +4,12 @@
     python -m tests.bench.expanded runs/style/KEY runs/data/KEY --out bench --others no_alignment=runs/style/KEY2
     python -m tests.bench.expanded runs/style/KEY runs/data/KEY --out bench --photos london=DIR --face-api DIR
 
-Arms: `judge` (trains a classifier of another shape on rendered people of no data set; it judges rendered people),
-`modes` (reconstruction by every mode, and on held-out people by --others), `edits` (attributes, leak, identity and
-background of every method), `truth` (likeness of every method's edits to the true ones, of data with `data.edits=true`;
-`photo` stands for no edit), `local` (the mouth), `photos` (the same of folders of photographs, judged by face-api's
-networks), `speed`. Each leaves `<arm>.json` in --out; table.md is made of what there is.
+Arms: `judge` (trains a classifier of another shape on rendered people of no data set; it judges rendered people, and
+says what it sees in true edits), `modes` (reconstruction by every mode, and on held-out people by --others), `edits`
+(attributes, leak, identity and background of every method), `truth` (likeness of every method's edits to the true ones,
+of data with `data.edits=true`; `photo` stands for no edit), `local` (the mouth), `photos` (the same of folders of
+photographs, judged by face-api's networks), `speed`. Each leaves `<arm>.json` in --out; table.md is made of what there
+is.
 
 An edit goes against what the photo shows, as in training. Changes are in deviations of the data. Between the strengths
 of GRID a table interpolates to the change that the editor makes at a strength of 1. Methods: `editor`; `styled` (its
@@ -67,6 +68,7 @@ JUDGE_PEOPLE = 700_000  # first person that the judge learns from: of no data se
 GRID = (0.5, 0.75, 1.0, 1.5, 2.0, 3.0)  # strengths of a method, between which an equal change is sought
 METHODS = ("editor", "styled", "iterative", "optimise", "pivotal", "boundary", "sefa")
 SLOW = ("optimise", "pivotal")
+ABOUT = (0.7, 1.5)  # strengths of true edits that count as about 1
 FACTORS = 10  # of SeFa, of which the best for each attribute counts
 HARD = ("sun", "rim", "flash")
 COLUMNS = ("change", "same", "background")  # of a row, a person each
@@ -361,6 +363,20 @@ def truth_arm(
     return found
 
 
+def judged_arm(people: People, edits: Edits, judge: Judge) -> dict[str, Any]:
+    """What the judge sees in the true edits of about a strength of 1: no editor's edits can be asked for more."""
+    strengths, out = torch.from_numpy(edits.strengths), dict[str, Any]()
+    change = judge.read(to_tensor(load_images(edits.files))) - judge.read(to_tensor(people.photos))
+    for k, name in enumerate(judge.names):
+        some = (strengths[:, k].abs() > ABOUT[0]) & (strengths[:, k].abs() < ABOUT[1])
+        ids = [who for who, ok in zip(people.ids, some.tolist(), strict=True) if ok]
+        if ids:
+            moved = (change[some, k] * strengths[some, k].sign()).numpy()
+            found = {"people": len(ids), "strength": float(strengths[some, k].abs().mean())}
+            out[name] = found | {"change": rows_of(moved, ids), "by_a_deviation": rows_of(moved >= 1, ids)}
+    return out
+
+
 def edits_arm(
     bench: Bench, people: People, method: str, judge: Judge, editor: ExpandedEditor | None = None
 ) -> dict[str, Any]:
@@ -569,6 +585,8 @@ def run(bench: Bench) -> None:
     if "edits" in options.arms:
         edits_of(bench, "edits", everybody, judge_of_rendered(bench), others)
     known = read_edits(bench.data, list(bench.editor.attributes), options.step, "heldout", bench.labels)
+    if "judge" in options.arms and known is not None:
+        bench.arm("judge-edits", lambda: judged_arm(held_out(bench.data), known, judge_of_rendered(bench)))
     if "truth" in options.arms and known is not None:
         for method, some in [("photo", everybody), *methods_of(bench, everybody)]:
             bench.arm(f"truth-{method}", lambda some=some, way=method: truth_arm(bench, some, known, way))

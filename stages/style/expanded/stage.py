@@ -115,7 +115,7 @@ class ExpandedStage(Stage):
         check_sampling(self.sampling, generator)
         labels = None if self.classifier is not None else read_labels(data, self.attributes)
         classifier = None if labels else load_classifier(Path(str(self.classifier)), self.attributes)
-        read_edits(data, self.attributes, self.expand.step)
+        edits = read_edits(data, self.attributes, self.expand.step)
         truth = self._held_out(data, labels)  # all that can be refused is refused before the long trainings
 
         encoder = load_encoder(generator)
@@ -124,7 +124,7 @@ class ExpandedStage(Stage):
         if classifier is None:
             assert labels is not None
             classifier = train_classifier(photos, labels, self.classify, scratch, runtime, reader)
-        editor = self._train(generator, encoder, classifier, data, photos, out, runtime).finished()
+        editor = self._train(generator, encoder, classifier, photos, edits, out, runtime).finished()
 
         others: dict[str, torch.nn.Module] = {"editor": editor, "encoder": encoder, "classifier": classifier}
         iterative = None
@@ -155,7 +155,8 @@ class ExpandedStage(Stage):
         else:
             labels = read_labels(data, self.attributes)
             classifier = new_classifier(labels, load_reader(runtime.device), self.seed).eval()
-        self._train(generator, encoder, classifier, data, photos, out, runtime)
+        edits = read_edits(data, self.attributes, self.expand.step)
+        self._train(generator, encoder, classifier, photos, edits, out, runtime)
 
     # Parts of it
 
@@ -184,8 +185,8 @@ class ExpandedStage(Stage):
         generator: Generator,
         encoder: Encoder,
         classifier: AttributeClassifier,
-        data: Artifact,
         photos: LazyImages,
+        edits: Edits | None,
         out: Path,
         runtime: Runtime,
     ) -> Editing:
@@ -195,7 +196,6 @@ class ExpandedStage(Stage):
         examples = to_tensor(photos[np.arange(min(len(photos), 16))])
         task = Editing(editor, classifier, load_reader("cpu"), self.expand, self.train.lr, examples)
         batches: Batches = photo_batches(photos, self.train.seed, self.expand.mirror)
-        edits = read_edits(data, self.attributes, self.expand.step)
         if edits is not None:
             changed = LazyImages(edits.files, runtime.workers)
             batches = EditBatches(photos, changed, edits, self.train.seed, self.expand.mirror)
