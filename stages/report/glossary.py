@@ -132,7 +132,7 @@ class Target:
 
 
 TARGETS = (
-    Target("student", ("face_ratio",), "Face error, share of the photo's own", "×", 0.7),
+    Target("student", ("face_ratio",), "Face error, share of the photo's own", "×", 0.65),
     Target("student", ("background_error",), "Background error", "L1", 0.03),
     Target("student", ("kid_ratio",), "KID to the style, share of the photos' own", "×", 0.5),
     Target("export", ("bytes", "onnx_bytes"), "Size of the exported student", "MB", 1.5, 1e-6),

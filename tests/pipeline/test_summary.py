@@ -13,6 +13,6 @@ def test_summary_shows_cost_and_promised_numbers(capsys: pytest.CaptureFixture[s
     print_summary({"student": Artifact(Path("."), manifest)})
     rows = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert ["student", "1.5", "min"] in rows
-    assert any(row[-4:] == ["0.5", "×", "0.7", "×"] for row in rows)
+    assert any(row[-4:] == ["0.5", "×", "0.65", "×"] for row in rows)
     assert any(row[-4:] == ["0.04", "L1", "0.03", "L1"] for row in rows)
     assert not any("other" in row for row in rows)

@@ -112,7 +112,7 @@ def test_numbers_carry_unit_direction_reader_and_verdict(chain: dict[str, Artifa
     row = re.search(r"<tr>(?:(?!</tr>).)*student</span><code>background_error</code>.*?</tr>", text, re.S)
     assert row and "0.041" in row.group() and "L1" in row.group() and "lower" in row.group()
     assert tiny_runs.READER in text and "n/a" in text
-    assert "✗ at most 0.03 L1" in text and "✓ at most 0.7" in text and "1.12" in text
+    assert "✗ at most 0.03 L1" in text and "✓ at most 0.65" in text and "1.12" in text
     assert "10.0 minutes" in text  # five stages of two minutes
     assert "12 photos and 12 style pictures" in text
     assert "&lt;b&gt;&amp;" in text  # the card's text is escaped
