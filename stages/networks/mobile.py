@@ -113,6 +113,20 @@ def normalised_together(network: nn.Module, parts: Parts | None) -> Iterator[Non
             norm.parts = None
 
 
+@contextmanager
+def statistics_kept(network: nn.Module) -> Iterator[None]:
+    """Within the block, the batch norms of `network` normalise as ever, but what they will use afterwards stays."""
+    norms = [module for module in network.modules() if isinstance(module, BatchNorm2d)]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.momentum = 0.0
+    try:
+        yield
+    finally:
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+
+
 def conv_bn_relu(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
     """3x3 convolution (no bias: the norm has one), BatchNorm, ReLU."""
     conv = nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1, bias=False)

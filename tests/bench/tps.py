@@ -1,8 +1,9 @@
 """The claims of `pair=tps`, arm by arm: `python -m tests.bench.tps GROUP --out FOLDER [options]`.
 
     python -m tests.bench.tps cost speed --out FOLDER                # minutes: no training
+    python -m tests.bench.tps landmarks --size 128 --mesh facemesh.pth --out FOLDER    # a minute: who reads them best
     python -m tests.bench.tps alignment --out FOLDER                 # a group of arms; see GROUPS
-    python -m tests.bench.tps table --out FOLDER                     # FOLDER/table.md and table.json of all there is
+    python -m tests.bench.tps table --out FOLDER                     # table.md, table.json, curves.html of all there is
 
 Rendered people at `--size` px in the style `--style`; arms of a group see as many images, from the same seeds. An arm
 leaves FOLDER/<arm>-<size>-<seed>/result.json and is not run again; a stopped one goes on from its last state. At 64 px
@@ -24,6 +25,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from markupsafe import Markup
 from torch import Tensor, nn
 
 from stages.core.artifact import Artifact, open_artifact, seal
@@ -35,9 +37,10 @@ from stages.core.tensors import to_tensor, to_uint8
 from stages.core.tracking import Tracker
 from stages.core.weights import save_network
 from stages.datasets.rendered.stage import RenderedData
+from stages.faces.landmarks import MeshLandmarks
 from stages.metrics.backbones import Lpips, load_perceptual
 from stages.metrics.fid import art_fid, frechet_distance
-from stages.metrics.geometry import landmark_error
+from stages.metrics.geometry import OUTER_EYES, landmark_error
 from stages.metrics.heldout import read_style
 from stages.metrics.kid import composite_grey
 from stages.networks import tps
@@ -47,11 +50,13 @@ from stages.networks.mobile import count_macs, count_parameters
 from stages.networks.stylegan2 import Generator
 from stages.pair.batches import unpaired_batches
 from stages.pair.score import compare, measure_heldout
-from stages.pair.tps.batches import FaceSet, aligned_batches
+from stages.pair.tps.batches import REGIONS, FaceSet, aligned_batches, bank_patches, region, region_grid
 from stages.pair.tps.landmarks import FaceLandmarks, face_photos, face_styles, spline_points
 from stages.pair.tps.translator import TpsTranslator, TpsWeights
 from stages.pair.translator import TrainingInputs
 from stages.pair.ugatit import TranslatorWeights, UgatitTranslator
+from stages.report.charts import Dot, scatter
+from stages.report.markup import page
 from stages.training import fit as engine
 from stages.training.loading import Allowance, read_ahead
 
@@ -103,6 +108,9 @@ def unaligned(**changes: Any) -> TpsTranslator:
     return aligned(align=False, warped=0, local=0, deformation=0, **changes)
 
 
+KINDS = ("comic", "anime", "figurine", "watercolour")
+# The five points by which Face Mesh is placed: eyes, nose, corners of the mouth.
+FIVE = (slice(36, 42), slice(42, 48), slice(30, 31), slice(48, 49), slice(54, 55))
 PLAIN = UgatitTranslator(
     mask_head=False, composite=False, background_cycle=1, warm_up=0, face_identity_from=0, weights=PUBLISHED
 )
@@ -181,7 +189,7 @@ def face_sets(data: Artifact, arm: Arm, options: argparse.Namespace) -> tuple[Fa
     runtime = Runtime(options.device, options.workers, Tracker(options.out))
     reader = load_reader(options.device)
     inputs = TrainingInputs(data, None, reader, options.out / "scratch", runtime, options.style)
-    finder, memory = FaceLandmarks(reader, None, options.device), Allowance()
+    finder, memory = FaceLandmarks(reader, options.device), Allowance()
     photos, styles = (
         FaceSet.of(data, find(inputs, finder), options.workers, memory) for find in (face_photos, face_styles)
     )
@@ -199,11 +207,11 @@ def run_arm(name: str, seed: int, data: Artifact, options: argparse.Namespace) -
     runtime = Runtime(options.device, options.workers, Tracker(folder))
     train = Train(images=options.images, batch=4, lr=1e-3, seed=seed, checkpoint_images=400, preview_images=2000)
     photos, styles = face_sets(data, arm, options)
-    if isinstance(arm.settings, TpsTranslator):
+    if isinstance(arm.settings, TpsTranslator) and arm.settings.align:
         patch = options.size // 4 if arm.settings.weights.local else 0
         batches = aligned_batches(photos, styles, seed, arm.settings.most_folded, patch)
     else:
-        chosen = np.arange(len(styles.points))
+        chosen = np.arange(len(styles.points))  # as many as the arm sees
         shown = (photos.images, photos.masks, styles.images[chosen], styles.masks[chosen])
         batches = unpaired_batches(*shown, seed)
     task = arm.settings.task(options.size, train, options.device)
@@ -214,7 +222,7 @@ def run_arm(name: str, seed: int, data: Artifact, options: argparse.Namespace) -
     painter = arm.settings.painter(network, options.device)
     reader = load_reader(options.device)
     metrics = measure_heldout(data, options.style, painter, reader, folder, runtime)
-    true = read_landmarks_error(data, folder, FaceLandmarks(reader, None, options.device))
+    true = read_landmarks_error(data, folder, FaceLandmarks(reader, options.device))
     unmoved = face_sets(data, replace(arm, jitter=0.0), options)[1].points if arm.jitter else styles.points
     off = landmark_error(torch.from_numpy(styles.points), torch.from_numpy(unmoved))
     seconds = time.process_time() - begun
@@ -285,7 +293,8 @@ def cost(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def spline_work(sets: tuple[FaceSet, FaceSet], batches: engine.Batches) -> None:
-    """All splines of an update: the grids of four new couples (none kept), and their forward and backward sampling."""
+    """All splines of an update: the grids of four new couples (none kept), their forward and backward sampling, and
+    the bank's 16 patches with the sampling of the regions beside them."""
     points = [spline_points(faces.points[:4]) for faces in sets]
     query = tps.cell_centres(64, 64, 4, points[0]).flatten(0, 1)
     grids = [(tps.basis(a, query, 1e-3) @ b).unflatten(1, (18, 18)).float() for a, b in (points, points[::-1])]
@@ -295,6 +304,47 @@ def spline_work(sets: tuple[FaceSet, FaceSet], batches: engine.Batches) -> None:
         for channels, factor in ((32, 1), (16, 2), (3, 4), (3, 4), (3, 4), (1, 4)):
             maps = torch.zeros(4, channels, 16 * factor, 16 * factor, requires_grad=True)
             tps.sample(maps, full[factor]).sum().backward()
+    random = np.random.default_rng(0)
+    for face in sets[0].points[:4]:
+        bank_patches(sets[1], face, random, 16)
+        grids = region_grid(torch.stack([region(face, name) for name in REGIONS]).float(), 16)
+        image = torch.zeros(1, 3, 64, 64, requires_grad=True)
+        tps.sample(image.expand(4, -1, -1, -1), grids).sum().backward()
+
+
+def landmarks(options: argparse.Namespace) -> dict[str, Any]:
+    """Errors of 51 inner landmarks and of the jaw by who reads them, against the renderer's, in distances of the eyes.
+
+    `settled` is that of the inner ones less each point's own mean error in the face's axes: readers mean slightly other
+    points by a name, and a spline between two faces that one has read does not see that.
+    """
+    place = options.out / f"landmarks-{options.size}"
+    if not (place / "landmarks.npz").exists():
+        counts = {"count": 40, "style_count": 40, "heldout": 1, "heldout_style": 1}
+        data = RenderedData(size=options.size, styles=list(KINDS), **counts, seed=77)  # other people than the reader's
+        data.run({}, place, Runtime("cpu", options.workers, Tracker(place)))
+    reader, mesh = FaceLandmarks(load_reader()), None if options.mesh is None else MeshLandmarks(options.mesh)
+    found: dict[str, Any] = {}
+    with np.load(place / "landmarks.npz") as stored:
+        truth = {kind: (stored[kind] + 0.5) / options.size for kind in stored}
+    for kind, true in truth.items():
+        images = load_images(sorted((place / kind).glob("*.png")))
+        points = reader(images)[0]
+        seen = {reader.id: points}
+        if mesh is not None:
+            five = [np.stack([face[part].mean(0) for part in FIVE]) * options.size - 0.5 for face in points]
+            seen[mesh.id] = np.concatenate([mesh(image, [one])[0] for image, one in zip(images, five, strict=True)])
+            seen[mesh.id] = (seen[mesh.id] + 0.5) / options.size
+        found[kind] = {name: landmark_errors(read, true) for name, read in seen.items()}
+    return found
+
+
+def landmark_errors(points: np.ndarray, true: np.ndarray) -> dict[str, float]:
+    """Of landmarks [N, 68, 2] against true ones; see `landmarks`."""
+    off, eyes = ((shares[..., 0] + 1j * shares[..., 1]) for shares in (points - true, true))
+    off = off / (eyes[:, OUTER_EYES[1]] - eyes[:, OUTER_EYES[0]])[:, None]  # in the face's axes, eyes 1 apart
+    inner, jaw, settled = np.abs(off[:, 17:]), np.abs(off[:, :17]), np.abs(off - off.mean(0))[:, 17:]
+    return {name: float(part.mean()) for name, part in (("inner", inner), ("jaw", jaw), ("settled", settled))}
 
 
 def speed(options: argparse.Namespace) -> dict[str, Any]:
@@ -447,11 +497,32 @@ def table(options: argparse.Namespace) -> None:
         numbers = " | ".join(f"{means[name]:.3g}" for name in SHOWN)
         lines.append(f"| {arm} | {size} | {len(runs)} | {runs[0]['images']} | {numbers} |")
     extra = {name: json.loads((options.out / f"{name}.json").read_text())
-             for name in ("cost", "speed", "exemplar") if (options.out / f"{name}.json").exists()}  # fmt: skip
+             for name in (*MEASURES, "exemplar") if (options.out / f"{name}.json").exists()}  # fmt: skip
     write_json(options.out / "table.json", {"arms": rows, **extra})
     text = "\n".join(lines) + "\n\n" + "".join(f"{k}: {json.dumps(v)}\n\n" for k, v in extra.items())
     (options.out / "table.md").write_text(text)
+    (options.out / "curves.html").write_text(curves(results))
     print(text)
+
+
+def curves(results: dict[tuple[str, int], list[dict[str, Any]]]) -> Markup:
+    """Quality against misalignment, and against the number of style pictures; a dot a seed."""
+    parts = []
+    for size in sorted({px for _, px in results}):
+        runs = [run for (_, px), some in results.items() if px == size for run in some]
+        jitters = [run for run in runs if run["arm"] in GROUPS["alignment"] and run["arm"] != "unaligned"]
+        jitters.sort(key=lambda run: run["metrics"]["jitter_mld"])
+        for name in ("fid", "art_fid"):
+            dots = [_dot(run, run["metrics"]["jitter_mld"], name, f"seed {run['seed']}") for run in jitters]
+            parts.append(scatter(dots, "landmarks off, in distances of the eyes", f"{name} at {size} px", trails=True))
+        ladder = sorted((run for run in runs if run["arm"] in GROUPS["few"]), key=lambda run: run["styles"])
+        dots = [_dot(run, float(np.log2(run["styles"])), "kid", run["arm"].rstrip("0123456789")) for run in ladder]
+        parts.append(scatter(dots, "style pictures, powers of 2", f"kid at {size} px"))
+    return page("pair=tps", *parts)
+
+
+def _dot(run: dict[str, Any], x: float, name: str, kind: str) -> Dot:
+    return Dot(x, run["metrics"][name], f"{run['arm']}, seed {run['seed']}", kind)
 
 
 def _against(runs: list[dict[str, Any]], base: list[dict[str, Any]]) -> dict[str, Any]:
@@ -470,9 +541,14 @@ def _against(runs: list[dict[str, Any]], base: list[dict[str, Any]]) -> dict[str
     return found
 
 
+MEASURES: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
+    "cost": cost, "speed": speed, "landmarks": landmarks,
+}  # fmt: skip
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    known = [*GROUPS, *ARMS, "cost", "speed", "exemplar", "table"]
+    known = [*GROUPS, *ARMS, *MEASURES, "exemplar", "table"]
     parser.add_argument("what", nargs="+", choices=known, metavar="WHAT", help=f"groups {', '.join(GROUPS)}; or arms")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--size", type=int, default=64)
@@ -485,13 +561,14 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--exemplars", type=int, default=48)
     parser.add_argument("--steps", type=int, default=120)
+    parser.add_argument("--mesh", type=Path, help="Face Mesh's weights, for `landmarks`")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--workers", type=int, default=1)
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     for what in options.what:
-        if what in ("cost", "speed"):
-            found = {"cost": cost, "speed": speed}[what](options)
+        if what in MEASURES:
+            found = MEASURES[what](options)
         elif what == "exemplar":
             found = exemplar(people(options), options)
         else:

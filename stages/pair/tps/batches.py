@@ -7,8 +7,9 @@ others is drawn from the seed. Where none does, the least folded one counts.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -57,14 +58,7 @@ class FaceSet:
         Raises:
             TristyleError: the masks are of another size.
         """
-        images, masks = Pictures(data.path, workers=workers), Pictures(data.path, colour=False, workers=workers)
-        for name, mask in zip(found.names, found.masks, strict=True):
-            images.add(name)
-            masks.add(mask)
-        if masks.shape[1:] != images.shape[1:3]:
-            sizes = f"a mask of {masks.shape[1:]} px for a picture of {images.shape[1:3]}"
-            raise TristyleError(f"{data.path / found.masks[0]}: {sizes}. Run stage=data again.")
-        return cls(Kept(images, allowance), Kept(masks, allowance), found.points)
+        return cls(*read_pictures(data, found.rows, workers, allowance), found.points)
 
     def face(self, number: int, mirrored: bool) -> np.ndarray:
         """Landmarks of one picture, or of its mirror image: [68, 2]."""
@@ -79,6 +73,24 @@ class FaceSet:
         """Its mask, uint8 [H, W]."""
         mask: np.ndarray = self.masks[np.array([number])][0]
         return mask[:, ::-1] if mirrored else mask
+
+
+def read_pictures(
+    data: Artifact, rows: Sequence[dict[str, Any]], workers: int, allowance: Allowance
+) -> tuple[Kept, Kept]:
+    """The records' pictures [N, H, W, 3] and masks [N, H, W], read when asked for, kept as far as the allowance goes.
+
+    Raises:
+        TristyleError: the masks are of another size.
+    """
+    images, masks = Pictures(data.path, workers=workers), Pictures(data.path, colour=False, workers=workers)
+    for row in rows:
+        images.add(row["photo"])
+        masks.add(row["mask"])
+    if masks.shape[1:] != images.shape[1:3]:
+        sizes = f"a mask of {masks.shape[1:]} px for a picture of {images.shape[1:3]}"
+        raise TristyleError(f"{data.path / rows[0]['mask']}: {sizes}. Run stage=data again.")
+    return Kept(images, allowance), Kept(masks, allowance)
 
 
 class Splines:
@@ -112,14 +124,13 @@ class Partner:
     """The style picture for a photo.
 
     Attributes:
-        number, mirrored: which one.
+        which: its number, and whether it is mirrored.
         to_photo: where each cell of the photo's layout lies in the style picture, [cells, cells, 2].
         to_style: where each cell of the style picture's layout lies in the photo.
         folded: the larger share of the two that is folded.
     """
 
-    number: int
-    mirrored: bool
+    which: tuple[int, bool]
     to_photo: Tensor
     to_style: Tensor
     folded: float
@@ -149,10 +160,10 @@ def aligned_batches(photos: FaceSet, styles: FaceSet, seed: int, most_folded: fl
         mirrored = bool(random.random() < 0.5)
         partner = choose(number, mirrored, style, random)
         made = {"to_photo": partner.to_photo, "to_style": partner.to_style, "folded": torch.tensor(partner.folded)}
-        for name, faces, which in (("photo", photos, (number, mirrored)), ("style", styles, _key(partner))):
+        for name, faces, which in (("photo", photos, (number, mirrored)), ("style", styles, partner.which)):
             made[name] = to_tensor(np.ascontiguousarray(faces.picture(*which)))[0]
             made[f"{name}_mask"] = mask_tensor(np.ascontiguousarray(faces.mask(*which))[None])[0]
-        face, other = photos.face(number, mirrored), styles.face(*_key(partner))
+        face, other = photos.face(number, mirrored), styles.face(*partner.which)
         made |= {"photo_points": torch.from_numpy(face), "style_points": torch.from_numpy(other)}
         if patch:
             made["regions"] = torch.stack([region(face, name) for name in REGIONS]).float()
@@ -161,12 +172,12 @@ def aligned_batches(photos: FaceSet, styles: FaceSet, seed: int, most_folded: fl
 
     def choose(number: int, mirrored: bool, first: int, random: np.random.Generator) -> Partner:
         best: Partner | None = None
-        for candidate, flipped in candidates(first, len(styles.points), random):
-            to_photo = of_photo.grid(number, mirrored, styles.face(candidate, flipped))
-            to_style = of_style.grid(candidate, flipped, photos.face(number, mirrored))
+        for which in candidates(first, len(styles.points), random):
+            to_photo = of_photo.grid(number, mirrored, styles.face(*which))
+            to_style = of_style.grid(*which, photos.face(number, mirrored))
             folded = float(max(tps.fold_fraction(grid[None]) for grid in (to_photo, to_style)))
             if best is None or folded < best.folded:
-                best = Partner(candidate, flipped, to_photo, to_style, folded)
+                best = Partner(which, to_photo, to_style, folded)
             if folded <= most_folded:
                 break
         assert best is not None
@@ -182,10 +193,6 @@ def aligned_batches(photos: FaceSet, styles: FaceSet, seed: int, most_folded: fl
         return {name: torch.stack([one[name] for one in made]) for name in made[0]}
 
     return batch
-
-
-def _key(partner: Partner) -> tuple[int, bool]:
-    return partner.number, partner.mirrored
 
 
 def candidates(first: int, count: int, random: np.random.Generator) -> Iterator[tuple[int, bool]]:

@@ -3,8 +3,8 @@
 What a data set knows stands in its `landmarks.npz`: `photo` [N, 68, 2], and `style/<name>` for its styles, in px. Other
 pictures are read. The face reader sees each picture and its mirror image; the mean of the two counts. Where they differ
 there is no face: on nine of ten pictures of noise, walls and plain colours they are 0.085 of the eyes' distance apart
-and more, on faces, drawn ones too, 0.04. Where Face Mesh's weights are given, it gives brows, nose, eyes and mouth; its
-jaw lies within the face. README.md has the errors of both.
+and more, on rendered faces 0.03 to 0.04, of photographs and of four styles, on anime by many hands 0.07. README.md has
+the errors.
 
 What was read is kept in the data artifact's folder, beside what is sealed, for the next training.
 """
@@ -28,7 +28,6 @@ from stages.core.files import write_bytes
 from stages.core.settings import TristyleError
 from stages.core.shards import Pictures
 from stages.core.tensors import to_tensor
-from stages.faces.landmarks import MeshLandmarks
 from stages.metrics.geometry import OUTER_EYES
 from stages.networks import tps
 from stages.networks.face_labels import LANDMARK_MIRROR
@@ -40,10 +39,7 @@ from stages.training import distributed
 # lips and lids that touch would ask the spline to tear.
 SPLINE = (*range(0, 17, 2), 17, 19, 21, 22, 24, 26, 27, 30, 31, 33, 35, *range(36, 48), 48, 50, 52, 54, 56, 58)
 SMOOTHING = 1e-3  # of the splines: points are missed by 0.1 px at 64 px, and a thirtieth of the folds goes
-INNER = slice(17, 68)  # all but the jaw
-FIVE = (slice(36, 42), slice(42, 48), slice(30, 31), slice(48, 49), slice(54, 55))  # eyes, nose, corners of the mouth
 APART = 0.085  # distance of the two readings, in distances of the outer eye corners, beyond which there is no face
-SURE = 0.9  # of Face Mesh
 OUTSIDE = 0.1  # shares of the frame that a point may lie beyond it
 TURNED = 0.1  # share of the cells that a spline to the middle face, point by point the median, may fold
 FEWEST = 8  # pictures of each kind
@@ -58,15 +54,13 @@ class FacePictures:
     """The pictures of one kind that show a face, and where.
 
     Attributes:
-        names: files within the data artifact.
-        masks: files of their head coverage.
+        rows: their records; `photo` and `mask` are files within the data artifact.
         points: float32 [N, 68, 2] in shares of the frame.
         source: `truth`, or the id of who read them.
         left_out: a line for each picture that takes no part: `picture`, `why`.
     """
 
-    names: list[str]
-    masks: list[str]
+    rows: list[dict[str, Any]]
     points: np.ndarray
     source: str
     left_out: list[dict[str, str]]
@@ -77,17 +71,14 @@ class FaceLandmarks:
 
     Args:
         reader: the face reader.
-        mesh: Face Mesh's weights; None for the reader alone.
         device: where the reader is.
 
     Attributes:
-        id: of the networks; belongs beside every number made with it.
+        id: of the reader; belongs beside every number made with it.
     """
 
-    def __init__(self, reader: Reader, mesh: Path | None = None, device: str = "cpu") -> None:
-        self.reader, self.device = reader, device
-        self.mesh = None if mesh is None else MeshLandmarks(mesh, device)
-        self.id = reader.id if self.mesh is None else f"{self.mesh.id}+{reader.id}"
+    def __init__(self, reader: Reader, device: str = "cpu") -> None:
+        self.reader, self.device, self.id = reader, device, reader.id
 
     def __call__(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Landmarks of uint8 [N, H, W, 3]: float32 [N, 68, 2] in shares, and how far two readings lie apart [N]."""
@@ -97,13 +88,6 @@ class FaceLandmarks:
         points = (plain + back) / 2
         eyes = np.linalg.norm(points[:, OUTER_EYES[0]] - points[:, OUTER_EYES[1]], axis=-1)
         apart = np.linalg.norm(plain - back, axis=-1).mean(1) / np.maximum(eyes, 1e-3)
-        if self.mesh is not None:
-            side = np.array(images.shape[2:0:-1])
-            for place, picture in enumerate(images):
-                five = np.stack([points[place, part].mean(0) for part in FIVE]) * side - 0.5
-                seen, scores = self.mesh(picture, [five])
-                if scores[0] >= SURE:
-                    points[place, INNER] = (seen[0, INNER] + 0.5) / side
         return points.astype(np.float32), apart.astype(np.float32)
 
 
@@ -124,8 +108,26 @@ def spline_points(points: np.ndarray) -> torch.Tensor:
 
 def face_photos(inputs: TrainingInputs, landmarks: FaceLandmarks) -> FacePictures:
     """The photos to train on. Arguments and errors as those of `face_styles`."""
-    rows = [row for row in inputs.data.records() if row["split"] == "train" and row.get("photo")]
-    return _faces(inputs, rows, "photo", landmarks)
+    return _faces(inputs, photo_rows(inputs), "photo", landmarks)
+
+
+def photo_rows(inputs: TrainingInputs) -> list[dict[str, Any]]:
+    """Records of the photos to train on."""
+    return [row for row in inputs.data.records() if row["split"] == "train" and row.get("photo")]
+
+
+def style_rows(inputs: TrainingInputs) -> list[dict[str, Any]]:
+    """Records of the pictures of the style `inputs.target` to train on.
+
+    Raises:
+        TristyleError: there is no such style.
+    """
+    rows = [row for row in inputs.data.records() if row["split"] == "style" and row["style"] == inputs.target]
+    if not rows:
+        known = sorted({str(row["style"]) for row in inputs.data.records() if row["split"] == "style"})
+        remedy = f"Say style.target={'|'.join(known)}" if known else "Put some into DIR/style/NAME"
+        raise TristyleError(f"{inputs.data.path}: no pictures of the style {inputs.target!r}. {remedy}.")
+    return rows
 
 
 def face_styles(inputs: TrainingInputs, landmarks: FaceLandmarks) -> FacePictures:
@@ -138,16 +140,28 @@ def face_styles(inputs: TrainingInputs, landmarks: FaceLandmarks) -> FacePicture
     Raises:
         TristyleError: no such style, or fewer than eight of its pictures, or fewer than half, can be used.
     """
-    rows = [row for row in inputs.data.records() if row["split"] == "style" and row["style"] == inputs.target]
-    if not rows:
-        known = sorted({str(row["style"]) for row in inputs.data.records() if row["split"] == "style"})
-        remedy = f"Say style.target={'|'.join(known)}" if known else "Put some into DIR/style/NAME"
-        raise TristyleError(f"{inputs.data.path}: no pictures of the style {inputs.target!r}. {remedy}.")
-    return _faces(inputs, rows, f"style/{inputs.target}", landmarks)
+    return _faces(inputs, style_rows(inputs), f"style/{inputs.target}", landmarks)
+
+
+def check_alike(photos: FacePictures, styles: FacePictures, place: Path) -> None:
+    """Refuse style pictures, of the folder `place`, whose landmarks as a whole are not as the photos' are.
+
+    Upside down, say, or with the sides exchanged: each set agrees with itself, but the spline between the two middle
+    faces folds, mirrored or not.
+
+    Raises:
+        TristyleError: that is so.
+    """
+    middle, other = (np.median(found.points, 0, keepdims=True) for found in (photos, styles))
+    folded = float(folds(np.concatenate([other, mirrored_points(other)]), middle).min())
+    if folded > TURNED:
+        problem = f"the spline from their middle face to the photos' folds {folded:.0%} of the picture"
+        remedy = "Are they upside down, or their landmarks in another order? Turn the pictures, or mend the landmarks"
+        raise TristyleError(f"{place}: {problem}. {remedy}.")
 
 
 def _faces(inputs: TrainingInputs, rows: list[dict[str, Any]], kind: str, landmarks: FaceLandmarks) -> FacePictures:
-    names, masks = [str(row["photo"]) for row in rows], [str(row["mask"]) for row in rows]
+    names = [str(row["photo"]) for row in rows]
     pictures = Pictures(inputs.data.path)
     for name in names:
         pictures.add(name)
@@ -162,7 +176,7 @@ def _faces(inputs: TrainingInputs, rows: list[dict[str, Any]], kind: str, landma
     left_out = [{"picture": name, "why": reason} for name, reason in zip(names, why, strict=True) if reason]
     kept = [place for place, reason in enumerate(why) if not reason]
     _check_count(inputs.data.path / kind, len(kept), left_out)
-    return FacePictures([names[i] for i in kept], [masks[i] for i in kept], points[kept], source, left_out)
+    return FacePictures([rows[i] for i in kept], points[kept], source, left_out)
 
 
 def known_landmarks(data: Artifact, kind: str, count: int, pictures: Pictures) -> np.ndarray | None:
@@ -250,7 +264,8 @@ def faults(points: np.ndarray, apart: np.ndarray | None) -> Iterator[str]:
     equal = (distance == 0).any((1, 2))
     sound = ~equal & (corners <= 0.5 + OUTSIDE) & (True if apart is None else apart <= APART)
     folded = np.zeros(len(points))
-    folded[sound] = folds(points[sound])
+    if sound.any():
+        folded[sound] = folds(points[sound], np.median(points[sound], 0, keepdims=True))
 
     for place in range(len(points)):
         if apart is not None and apart[place] > APART:
@@ -265,16 +280,14 @@ def faults(points: np.ndarray, apart: np.ndarray | None) -> Iterator[str]:
             yield ""
 
 
-def folds(points: np.ndarray) -> np.ndarray:
-    """Share of a 32 x 32 grid that the spline from each face to their middle one folds: [N, 68, 2] -> [N]."""
-    found = []
-    mean = spline_points(np.median(points, 0, keepdims=True)) if len(points) else None
+def folds(points: np.ndarray, middle: np.ndarray) -> np.ndarray:
+    """Share of a 32 x 32 grid that the spline from each face [N, 68, 2] to a middle one [1, 68, 2] folds: [N]."""
+    found, target = [], spline_points(middle)
     for start in range(0, len(points), CHUNK):
         own = spline_points(points[start : start + CHUNK])
-        assert mean is not None
-        spline = tps.fit(own, mean.expand_as(own), SMOOTHING)
+        spline = tps.fit(own, target.expand_as(own), SMOOTHING)
         found.append(tps.fold_fraction(tps.sampling_grid(spline, 32, 32, dtype=torch.float32)).numpy())
-    return np.concatenate(found) if found else np.zeros(0)
+    return np.concatenate(found)
 
 
 def _check_count(place: Path, kept: int, left_out: list[dict[str, str]]) -> None:

@@ -21,10 +21,9 @@ from stages.networks.aligned import painted
 from stages.networks.face_reader import load_reader
 from stages.pair.stage import PairStage
 from stages.pair.tps.batches import aligned_batches
-from stages.pair.tps.landmarks import FacePictures, face_photos, face_styles, write_left_out
+from stages.pair.tps.landmarks import write_left_out
 from stages.pair.tps.task import Layout
 from stages.pair.tps.translator import TpsTranslator
-from stages.pair.translator import TrainingInputs
 from stages.training import distributed
 
 SHOWN, SIDE = 6, 128  # portraits on the sheet; px of a picture there, at least
@@ -53,39 +52,33 @@ class AlignedPairs(PairStage):
         return self.target
 
     def run(self, inputs: dict[str, Artifact], out: Path, runtime: Runtime) -> dict[str, Any]:
-        """As every pair stage; also lists the pictures that were left out and draws how some were aligned.
+        """As every pair stage; with alignment it also lists the pictures left out and draws how some were aligned.
 
         Returns:
-            The artifact's metrics: also how many pictures of each kind were trained on and left out, and who read
-            their landmarks.
+            The artifact's metrics: with alignment also how many pictures of each kind were trained on and left out,
+            and who read their landmarks.
 
         Raises:
             TristyleError: as `PairStage.run`, or too few pictures show a face.
         """
         metrics = super().run(inputs, out, runtime)
-        if runtime.part is not None:
+        if runtime.part is not None or not self.translator.align:
             return metrics
 
         with distributed.alone():  # the landmarks are read by now
             given = self.training_inputs(inputs, load_reader(runtime.device), out, runtime)
-            sets = self._faces(given)
+            sets = self.translator.faces(given)
         write_left_out(out, sets)
-        if self.translator.align:
-            network = load_network(out / "translator.safetensors", runtime.device)
-            photos, styles = self.translator.sets(given, sets["photo"], sets["style"])
-            batch = aligned_batches(photos, styles, self.seed, self.translator.most_folded, 0)(
-                0, min(SHOWN, len(photos.points))
-            )
-            write_image(out / SHEET, alignment_sheet(network, batch, runtime.device), TRAINED)
+        network = load_network(out / "translator.safetensors", runtime.device)
+        photos, styles = self.translator.sets(given, *sets.values())
+        count = min(SHOWN, len(photos.points))
+        batch = aligned_batches(photos, styles, self.seed, self.translator.most_folded, 0)(0, count)
+        write_image(out / SHEET, alignment_sheet(network, batch, runtime.device), TRAINED)
 
         for kind, found in sets.items():
-            metrics |= {f"{kind}s_aligned": len(found.names), f"{kind}s_left_out": len(found.left_out)}
+            metrics |= {f"{kind}s_aligned": len(found.rows), f"{kind}s_left_out": len(found.left_out)}
             metrics[f"{kind}_landmarks"] = found.source
         return metrics
-
-    def _faces(self, given: TrainingInputs) -> dict[str, FacePictures]:
-        finder = self.translator.finder(given)
-        return {"photo": face_photos(given, finder), "style": face_styles(given, finder)}
 
 
 @torch.no_grad()

@@ -19,7 +19,7 @@ from stages.metrics.backbones import Lpips
 from stages.metrics.pixel import head_iou
 from stages.networks import tps
 from stages.networks.aligned import Painting, PatchDiscriminator, Warp, Warpable, painted, translator_network
-from stages.networks.mobile import normalised_together
+from stages.networks.mobile import normalised_together, statistics_kept
 from stages.pair.tps.batches import REDUCE, REGIONS, region_grid
 from stages.training import losses
 from stages.training.ema import early_decay, ema_update
@@ -55,7 +55,7 @@ class Layout:
 class AlignedTask(Task):
     """Two generators, a discriminator of each domain, four of the face's regions, and the averaged generator.
 
-    A batch is one of `stages.pair.tps.batches.aligned_batches`.
+    A batch is one of `stages.pair.tps.batches.aligned_batches`; without alignment one of `unpaired_batches`.
     """
 
     def __init__(self, settings: TpsTranslator, size: int, train: Train, perceptual: Lpips | None) -> None:
@@ -109,14 +109,15 @@ class AlignedTask(Task):
             name: value.contiguous(memory_format=torch.channels_last) if value.ndim == 4 else value
             for name, value in batch.items()
         }
-        layouts = {domain: Layout(batch[f"to_{domain}"], self.size) for domain in DOMAINS}
+        splines = DOMAINS if self.settings.align else ()
+        layouts = {domain: Layout(batch[f"to_{domain}"], self.size) for domain in splines}
         plain, aligned = {}, {}
         for domain, source, generator in self._directions():
-            plain[domain], aligned[domain] = self._paint(generator, batch[source], layouts[domain])
-        again = {
-            "photo": self.to_photo(plain["style"].image) if self._cycles else None,
-            "style": self.to_style(plain["photo"].image) if self._cycles else None,
-        }
+            plain[domain], aligned[domain] = self._paint(generator, batch[source], layouts.get(domain))
+        again: dict[str, Tensor] = {}
+        if self._cycles:  # paintings are no photos: the running statistics stay
+            with statistics_kept(self.to_photo), statistics_kept(self.to_style):
+                again = {"photo": self.to_photo(plain["style"].image), "style": self.to_style(plain["photo"].image)}
 
         # what the discriminators see: pairs of the real and the generated
         seen = self._contests(batch, plain, aligned, layouts, update)
@@ -126,9 +127,10 @@ class AlignedTask(Task):
         }
         update.memory["seen"] = {name: (weight, real, fake.detach()) for name, (weight, real, fake) in seen.items()}
         terms |= self._cycle_terms(batch, again) | self._form_terms(batch, plain, aligned, layouts)
-        # what is only logged says whether pictures and splines belong together
-        terms["_folded"] = batch["folded"].mean()
-        terms["_overlap"] = head_iou(layouts["photo"](batch["style_mask"]), batch["photo_mask"]).nan_to_num(1.0).mean()
+        if layouts:  # only logged: whether pictures and splines belong together
+            moved = layouts["photo"](batch["style_mask"])
+            terms["_folded"] = batch["folded"].mean()
+            terms["_overlap"] = head_iou(moved, batch["photo_mask"]).nan_to_num(1.0).mean()
         self._note(batch, plain, aligned, seen)
         return terms
 
@@ -141,12 +143,18 @@ class AlignedTask(Task):
     def _cycles(self) -> bool:
         return bool(self.weights.cycle or self.weights.perceptual)
 
-    def _paint(self, generator: nn.Module, source: Tensor, layout: Warp) -> tuple[Painting, Painting | None]:
-        """The result in its source's layout, and that of its warped features in the other picture's."""
+    def _paint(self, generator: nn.Module, source: Tensor, layout: Warp | None) -> tuple[Painting, Painting | None]:
+        """The result in its source's layout, and that of its warped features in the other picture's.
+
+        The first alone moves the batch norms' running statistics, since afterwards it alone is computed.
+        """
         halves: Warpable = generator  # type: ignore[assignment]
         features = halves.encode(source)
-        warped = bool(self.weights.warped or self.weights.deformation)
-        return painted(halves, source, features), painted(halves, source, features, layout) if warped else None
+        plain = painted(halves, source, features)
+        if layout is None or not (self.weights.warped or self.weights.deformation):
+            return plain, None
+        with statistics_kept(generator):
+            return plain, painted(halves, source, features, layout)
 
     def _contests(
         self,
@@ -201,9 +209,9 @@ class AlignedTask(Task):
             else self.discriminators[contest.partition("_")[2]]
         )
 
-    def _cycle_terms(self, batch: dict[str, Tensor], again: dict[str, Tensor | None]) -> dict[str, Tensor]:
+    def _cycle_terms(self, batch: dict[str, Tensor], again: dict[str, Tensor]) -> dict[str, Tensor]:
         """L1 and the frozen perceptual distance between a picture and what comes back of it."""
-        pairs = [(found.float(), batch[domain]) for domain, found in again.items() if found is not None]
+        pairs = [(found.float(), batch[domain]) for domain, found in again.items()]
         terms: dict[str, Tensor] = {}
         if self.weights.cycle:
             terms["cycle"] = self.weights.cycle * _total([(found - given).abs().mean() for found, given in pairs])

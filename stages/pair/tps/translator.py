@@ -28,8 +28,17 @@ from torch import nn
 from stages.core.settings import ConfigError, Train, choice, number
 from stages.metrics.backbones import SHIPPED, load_perceptual, perceptual_file
 from stages.networks.aligned import LIGHT, translator_network
-from stages.pair.tps.batches import FaceSet, aligned_batches
-from stages.pair.tps.landmarks import FaceLandmarks, FacePictures, face_photos, face_styles
+from stages.pair.batches import unpaired_batches
+from stages.pair.tps.batches import FaceSet, aligned_batches, read_pictures
+from stages.pair.tps.landmarks import (
+    FaceLandmarks,
+    FacePictures,
+    check_alike,
+    face_photos,
+    face_styles,
+    photo_rows,
+    style_rows,
+)
 from stages.pair.tps.task import AlignedTask
 from stages.pair.translator import Painter, TrainingInputs
 from stages.pair.ugatit import translator_painter
@@ -37,7 +46,6 @@ from stages.training.fit import Batches, Task
 from stages.training.loading import Allowance, read_ahead
 from stages.training.precision import PRECISIONS
 
-READER = "reader"
 SMALLEST = 32  # px
 LEAST_MAP = 3  # px after the halvings of a discriminator, whose last two convolutions take one each
 
@@ -84,9 +92,8 @@ class TpsTranslator:
             no student stage to become small.
         mask_head: the generators also say where they paint, and the photo shows through elsewhere.
         composite: the discriminators see heads on a random colour instead of whole pictures.
-        align: False leaves out the splines: CycleGAN with the other settings. The warped branch, the local module and
-            the deformation term then have no weight.
-        landmarks: `reader`, or the path of Face Mesh's weights, for pictures of which the data knows no landmarks.
+        align: False leaves out splines and landmarks: CycleGAN with the other settings. The warped branch, the local
+            module and the deformation term then have no weight.
         perceptual: `squeezenet` (shipped), or the path of torchvision's vgg16, alexnet or squeezenet.
         most_folded: share of a spline's cells that may be folded; beyond it another style picture is taken.
         discriminator_width: channels of the discriminators' first layer.
@@ -102,7 +109,6 @@ class TpsTranslator:
     mask_head: bool = True
     composite: bool = True
     align: bool = True
-    landmarks: str = READER
     perceptual: str = SHIPPED
     most_folded: float = 0.02
     discriminator_width: int = 16
@@ -116,10 +122,9 @@ class TpsTranslator:
     def __post_init__(self) -> None:
         for key in ("mask_head", "composite", "align"):
             choice(key, getattr(self, key), (True, False))
-        for key in ("landmarks", "perceptual"):
-            if not isinstance(getattr(self, key), str) or not getattr(self, key):
-                usual = READER if key == "landmarks" else "squeezenet"
-                raise ConfigError(key, f"{getattr(self, key)!r} names nothing", f"Say {usual}, or the path of weights")
+        if not isinstance(self.perceptual, str) or not self.perceptual:
+            problem = f"{self.perceptual!r} names nothing"
+            raise ConfigError("perceptual", problem, "Say squeezenet, or the path of weights")
         with torch.device("meta"):
             translator_network(self.generator, self.mask_head)  # raises for an unknown name
 
@@ -141,24 +146,42 @@ class TpsTranslator:
             raise ConfigError(f"weights.{aligned[0]}", "needs the splines", f"Set align=true, or {aligned[0]}=0")
 
     def files(self) -> dict[str, Path]:
-        """The perceptual network, and Face Mesh's weights where they are given."""
-        found = {"translator.perceptual": perceptual_file(self.perceptual)} if self.weights.perceptual else {}
-        return found if self.landmarks == READER else found | {"translator.landmarks": Path(self.landmarks)}
-
-    def finder(self, inputs: TrainingInputs) -> FaceLandmarks:
-        """Who reads landmarks that the data does not know."""
-        mesh = None if self.landmarks == READER else Path(self.landmarks)
-        return FaceLandmarks(inputs.reader, mesh, inputs.runtime.device)
+        """The perceptual network."""
+        return {"translator.perceptual": perceptual_file(self.perceptual)} if self.weights.perceptual else {}
 
     def batches(self, inputs: TrainingInputs, seed: int) -> Batches:
-        """Photos and style pictures of the data with a face, in independent orders; see `aligned_batches`.
+        """Photos and style pictures of the data in independent orders.
+
+        With a face and its splines, see `aligned_batches`; all there are without alignment, see `unpaired_batches`.
 
         Raises:
-            TristyleError: the style does not exist, too few pictures show a face, or the pictures are too small.
+            TristyleError: the style does not exist, too few pictures show a face, the landmarks of the style pictures
+                are not those of the photos, or the pictures are too small.
         """
-        finder = self.finder(inputs)
-        photos, styles = self.sets(inputs, face_photos(inputs, finder), face_styles(inputs, finder))
-        height, width = photos.images.shape[1:3]
+        if not self.align:
+            memory, kinds = Allowance(), (photo_rows(inputs), style_rows(inputs))
+            sets = [read_pictures(inputs.data, rows, inputs.runtime.workers, memory) for rows in kinds]
+            self._check_size(*sets[0][0].shape[1:3])
+            return read_ahead(unpaired_batches(*sets[0], *sets[1], seed))
+
+        found = self.faces(inputs)
+        check_alike(found["photo"], found["style"], inputs.data.path / "style" / inputs.target)
+        photos, styles = self.sets(inputs, *found.values())
+        self._check_size(*photos.images.shape[1:3])
+        patch = photos.images.shape[1] // 4 if self.weights.local else 0
+        return read_ahead(aligned_batches(photos, styles, seed, self.most_folded, patch))
+
+    def faces(self, inputs: TrainingInputs) -> dict[str, FacePictures]:
+        """The `photo`s and the `style` pictures that show a face, and where it is.
+
+        Raises:
+            TristyleError: the style does not exist, or too few pictures show a face.
+        """
+        finder = FaceLandmarks(inputs.reader, inputs.runtime.device)
+        return {"photo": face_photos(inputs, finder), "style": face_styles(inputs, finder)}
+
+    def _check_size(self, height: int, width: int) -> None:
+        """Refuse photos that are not square, or too small for the networks."""
         least = 2 * SMALLEST if self.generator == LIGHT else SMALLEST  # a batch norm wants more than one place
         if height != width or height < least or height % SMALLEST:
             problem = f"{width}x{height} px photos do not fit the generator {self.generator}"
@@ -166,8 +189,6 @@ class TpsTranslator:
         if height >> self.discriminator_layers < LEAST_MAP:
             key, problem = "pair.translator.discriminator_layers", f"{self.discriminator_layers} leave nothing of"
             raise ConfigError(key, f"{problem} {height} px", "Choose fewer, or a larger data.size")
-        patch = height // 4 if self.weights.local else 0
-        return read_ahead(aligned_batches(photos, styles, seed, self.most_folded, patch))
 
     def sets(self, inputs: TrainingInputs, *found: FacePictures) -> list[FaceSet]:
         """The pictures that were `found`, read as they are asked for."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +12,12 @@ from stages.core.artifact import Artifact, open_artifact
 from stages.core.runtime import Runtime
 from stages.core.settings import TristyleError
 from stages.core.tracking import Tracker
+from stages.networks.face_labels import LANDMARK_MIRROR
 from stages.networks.face_reader import Reader, load_reader
 from stages.pair.tps import landmarks as module
 from stages.pair.tps.landmarks import FaceLandmarks, face_photos, face_styles, faults, mirrored_points, write_left_out
 from stages.pair.translator import TrainingInputs
+from tests.pair.tps.test_task import translator
 from tests.tools.aligned_toys import STYLE, data_artifact, face, faces
 from tests.tools.pair_toys import small_reader
 
@@ -39,10 +42,13 @@ def test_known_landmarks_are_the_truth_in_shares(tmp_path: Path) -> None:
     inputs = given(data_artifact(tmp_path / "data"), tmp_path)
     reader = FaceLandmarks(inputs.reader)
     photos, styles = face_photos(inputs, reader), face_styles(inputs, reader)
-    assert (len(photos.names), len(styles.names)) == (12, 10) and photos.source == styles.source == "truth"
+    assert (len(photos.rows), len(styles.rows)) == (12, 10) and photos.source == styles.source == "truth"
     for found, style in ((photos, False), (styles, True)):
         np.testing.assert_allclose(found.points[3], (face(3, style)[2] + 0.5) / 32, atol=1e-6)
-    assert styles.names[3] == f"style/{STYLE}/000003.png" and styles.masks[3] == f"style_mask/{STYLE}/000003.png"
+    assert (styles.rows[3]["photo"], styles.rows[3]["mask"]) == (
+        f"style/{STYLE}/000003.png",
+        f"style_mask/{STYLE}/000003.png",
+    )
     assert not photos.left_out and not styles.left_out
 
 
@@ -63,7 +69,7 @@ def test_data_that_may_not_be_written_is_read_all_the_same(tmp_path: Path) -> No
     data = data_artifact(tmp_path / "data", known=False)
     (data.path / ".landmarks").write_bytes(b"a file where the folder should be")
     found = face_photos(given(data, tmp_path / "scratch"), Seeing(faces(12, False).points, np.zeros(12)))
-    assert len(found.names) == 12 and list((tmp_path / "scratch").glob("photo-seeing-1-*.npz"))
+    assert len(found.rows) == 12 and list((tmp_path / "scratch").glob("photo-seeing-1-*.npz"))
 
 
 def test_pictures_that_cannot_be_aligned_are_left_out_and_listed(tmp_path: Path) -> None:
@@ -77,7 +83,7 @@ def test_pictures_that_cannot_be_aligned_are_left_out_and_listed(tmp_path: Path)
     why = {Path(row["picture"]).stem: row["why"] for row in found.left_out}
     assert why["000000"] == "no face was found" and why["000001"] == "landmarks lie outside the frame"
     assert why["000002"] == "two landmarks are equal" and "spline to the middle face folds" in why["000003"]
-    assert len(found.names) == 8 and "photo/000002.png" not in found.names
+    assert len(found.rows) == 8 and "photo/000002.png" not in [row["photo"] for row in found.rows]
     write_left_out(tmp_path, {"photo": found})
     assert (tmp_path / "left_out.jsonl").read_text().count("\n") == 4
 
@@ -88,6 +94,28 @@ def test_too_few_faces_are_refused_in_one_line(tmp_path: Path, faceless: int, sa
     seeing = Seeing(faces(10, True).points, apart)
     with pytest.raises(TristyleError, match=rf"style/toy: {said}, 8 are needed; .*000000.png: no face was found\. Add"):
         face_styles(given(data_artifact(tmp_path / "data", known=False), tmp_path / "s"), seeing)
+
+
+def upside_down(points: np.ndarray) -> np.ndarray:
+    return np.asarray(1 - points)
+
+
+def sides_exchanged(points: np.ndarray) -> np.ndarray:
+    return np.asarray(points[:, LANDMARK_MIRROR])
+
+
+@pytest.mark.parametrize("wrong", [upside_down, sides_exchanged])
+def test_a_style_set_that_is_wrong_as_a_whole_is_refused(tmp_path: Path, wrong: Callable) -> None:
+    """Its pictures agree with each other, so none is left out; but they are no faces as the photos' are."""
+    data = data_artifact(tmp_path / "data")
+    with np.load(data.path / "landmarks.npz") as stored:
+        known = {kind: (stored[kind] + 0.5) / 32 for kind in stored}
+    known[f"style/{STYLE}"] = wrong(known[f"style/{STYLE}"])
+    np.savez(data.path / "landmarks.npz", **{kind: 32 * points - 0.5 for kind, points in known.items()})
+    inputs = given(data, tmp_path / "s")
+    assert not translator().faces(inputs)["style"].left_out
+    with pytest.raises(TristyleError, match=r"style/toy: the spline from .* folds \d\d% of the picture\. Are they"):
+        translator().batches(inputs, 0)
 
 
 def test_when_most_pictures_cannot_be_aligned_it_says_so(tmp_path: Path) -> None:

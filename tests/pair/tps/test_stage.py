@@ -19,10 +19,11 @@ from stages.networks.mobile import MobileStudent
 from stages.networks.ugatit import ResnetGenerator
 from stages.pair import stage as pair_stage
 from stages.pair.tps import stage as module
+from stages.pair.tps.landmarks import FaceLandmarks
 from stages.pair.tps.stage import AlignedPairs
 from stages.report.pair import alignment
 from stages.student.adopted import AdoptedTranslator
-from tests.pair.tps.test_task import translator
+from tests.pair.tps.test_task import UNALIGNED, translator
 from tests.tools.aligned_toys import STYLE, data_artifact
 from tests.tools.pair_toys import small_reader
 
@@ -65,6 +66,14 @@ def test_pairs_are_made_of_data_alone(tmp_path: Path) -> None:
     for kind in ("photo", "style", "raw", "translator.safetensors", module.SHEET, "records.jsonl"):
         assert hash_path(out / kind) == hash_path(tmp_path / "again" / kind), kind
     assert str(again) == str(metrics)  # a few are not defined
+
+
+def test_without_alignment_no_landmarks_are_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(FaceLandmarks, "__call__", lambda *_: pytest.fail("landmarks are read"))
+    plain = translator(align=False, weights=UNALIGNED)
+    metrics, _ = made(data_artifact(tmp_path / "data", known=False), tmp_path / "pair", translator=plain)
+    assert metrics["pairs"] == 12 and "style_landmarks" not in metrics
+    assert not any((tmp_path / "pair" / name).exists() for name in (module.SHEET, "left_out.jsonl"))
 
 
 def test_pictures_without_a_face_are_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

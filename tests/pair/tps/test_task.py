@@ -23,6 +23,9 @@ SIZE = 32
 TRAIN = Train(images=16, batch=4, lr=1e-3, checkpoint_images=8)
 
 
+UNALIGNED = TpsWeights(warped=0.0, local=0.0, deformation=0.0, perceptual=0.0, cycle=10.0)
+
+
 def translator(**changes: Any) -> TpsTranslator:
     """A tiny one in float32, but for `changes`."""
     settings = {"generator": "nano", "discriminator_width": 4, "discriminator_layers": 1, "precision": "float32"}
@@ -91,14 +94,28 @@ def test_composited_heads_stand_on_one_colour(batch: dict[str, Tensor]) -> None:
 
 
 def test_without_alignment_it_is_cyclegan(batch: dict[str, Tensor]) -> None:
-    weights = TpsWeights(warped=0.0, local=0.0, deformation=0.0, perceptual=0.0, cycle=10.0)
-    task, update = task_of(translator(align=False, composite=False, weights=weights)), Update()
-    terms = task.losses("generator", batch, update)
+    task, update = task_of(translator(align=False, composite=False, weights=UNALIGNED)), Update()
+    plain = {name: batch[name] for name in ("photo", "style", "photo_mask", "style_mask")}
+    terms = task.losses("generator", plain, update)
     assert {name for name in terms if name.startswith("adv")} == {
         "adversarial_invariant_style", "adversarial_invariant_photo"
     }  # fmt: skip
     torch.testing.assert_close(update.memory["seen"]["invariant_style"][1], batch["style"])
     assert not task.region_discriminators
+
+
+def test_running_statistics_are_those_of_the_photographs(batch: dict[str, Tensor]) -> None:
+    """Neither the warped features nor what the cycle repaints counts: the invariant branch meets photographs alone."""
+    task, plain = task_of(translator()), task_of(translator())
+    task.losses("generator", batch, Update())
+    with torch.no_grad():
+        plain.to_style(batch["photo"])
+        plain.to_photo(batch["style"])
+    expected = dict(plain.named_buffers())
+    found = {name: value for name, value in task.named_buffers() if "running" in name}
+    assert any("to_style" in name for name in found)
+    for name, value in found.items():
+        torch.testing.assert_close(value, expected[name], rtol=1e-4, atol=1e-6)
 
 
 def test_each_phase_trains_its_own(batch: dict[str, Tensor]) -> None:
@@ -142,7 +159,6 @@ def test_a_resumed_training_is_bit_equal(tmp_path: Path, monkeypatch: pytest.Mon
         ({"discriminator_max_width": 2}, "discriminator_max_width"),
         ({"ema": 1.0}, "ema"),
         ({"precision": "half"}, "precision"),
-        ({"landmarks": None}, "landmarks: None names nothing. Say reader"),
         ({"perceptual": ""}, "perceptual: .. names nothing"),
     ],
 )
