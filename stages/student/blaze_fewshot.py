@@ -11,7 +11,7 @@ where that ends.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -294,7 +294,7 @@ class FewShotTask(Task):
         if phase == "generator":
             return self._generator(pictures, update)
         if phase == "discriminator":
-            fake = self.discriminator(self.augment(update.memory["fakes"], draws=update.draws))
+            fake = self._logits(update.memory["fakes"], update)
             real = self.discriminator(self.augment(pictures, draws=update.draws))
             return {
                 "fake": discriminator_logistic(fake, real=False).mean(),
@@ -313,7 +313,7 @@ class FewShotTask(Task):
             before = self.start(mixed).colour
             maps = self.reader.encode(pictures)
         images = self.generator(torch.cat([codes, mixed])).colour
-        update.memory["fakes"] = images[n : 2 * n].detach()
+        update.memory["fakes"] = [row.detach() for row in images.split(n)[:2]]  # codes, and a neighbour of each
 
         own = self.reader.encode(images)
         repeated = [row.repeat(self.settings.neighbours, 1) for row in statistics(maps)]
@@ -340,9 +340,11 @@ class FewShotTask(Task):
 
     def adversarial(self, images: Tensor, pictures: Tensor, update: Update) -> Tensor:
         """The logistic loss of drawn faces [M, 3, R, R], as many of each kind as the batch has pictures: a scalar."""
-        rows = images.split(len(pictures))
-        logits = [self.discriminator(self.augment(row, draws=update.draws)) for row in rows[:2]]
-        return generator_logistic(torch.cat(logits)).mean()
+        return generator_logistic(self._logits(images.split(len(pictures))[:2], update)).mean()
+
+    def _logits(self, rows: Sequence[Tensor], update: Update) -> Tensor:
+        """What the discriminator says of drawn faces, each kind augmented by itself: [M]."""
+        return torch.cat([self.discriminator(self.augment(row, draws=update.draws)) for row in rows])
 
     def mixed(self, codes: Tensor, draws: Draws) -> Tensor:
         """Latents around codes [N, num_ws, w_dim]: in each some layers, by chance all or none, are almost another's.

@@ -123,6 +123,7 @@ def run(folder: Path, kind: type[BlazeTask] = BlazeTask, few_shot: type[FewShotT
         found[name] = [float(np.mean(part)) for part in np.array_split(values, 4)]
     del found["curve_content"][0]  # near nothing at first
     state = [row for row in rows if row["phase"] == "few/state"][-1]
+    torch.manual_seed(9)  # whatever the trainings have drawn
     ws = task.styles(16, Update().draws)
     with torch.no_grad():
         distance = (task.ema(ws).colour - task.drawn(ws)).abs().mean()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from stages.core.settings import ConfigError, Train, TristyleError
 from stages.core.tensors import to_tensor
 from stages.core.tracking import Tracker
 from stages.core.weights import load_network, save_network
-from stages.networks.augment import softened
+from stages.networks.augment import AugmentPipe, softened
 from stages.networks.blaze import BlazeFaces, BlazeStylizer
 from stages.networks.latents import generator_id
 from stages.student import blaze, blaze_fewshot
@@ -132,18 +133,24 @@ def test_the_chain_from_teacher_to_style(tmp_path: Path) -> None:
 @pytest.mark.parametrize("stop", [1, 3])  # in the distillation, in the encoder's part
 def test_a_stopped_training_resumes_bit_for_bit(stop: int, tmp_path: Path) -> None:
     train = settings(checkpoint_images=8)
-    whole = task(train)
-    trained(whole, train, tmp_path / "whole", photo_batches(PHOTOS, 1))
+    assert_resumes(lambda: task(train), train, photo_batches(PHOTOS, 1), stop * 8, tmp_path)
+
+
+def assert_resumes(
+    make: Callable[[], BlazeTask | FewShotTask], train: Train, batches: Batches, killed: int, folder: Path
+) -> None:
+    """A training that is killed after so many images ends bit for bit like one that is not."""
+    whole, resumed = make(), make()
+    trained(whole, train, folder / "whole", batches)
 
     def failing(start: int, count: int, rows: slice = slice(None)) -> dict[str, torch.Tensor]:
-        if start >= stop * 8:
+        if start >= killed:
             raise RuntimeError("killed")
-        return photo_batches(PHOTOS, 1)(start, count, rows)
+        return batches(start, count, rows)
 
     with pytest.raises(RuntimeError, match="killed"):
-        trained(task(train), train, tmp_path / "cut", failing)
-    resumed = task(train)
-    trained(resumed, train, tmp_path / "cut", photo_batches(PHOTOS, 1))
+        trained(make(), train, folder / "cut", failing)
+    trained(resumed, train, folder / "cut", batches)
     for name, value in whole.state_dict().items():
         assert torch.equal(value, resumed.state_dict()[name]), name
 
@@ -220,6 +227,24 @@ def few_shot(**given: object) -> tuple[FewShotTask, Train]:
     pictures = to_tensor(toys(60, 3, 64)[1])
     model = BlazeFewShot(**{"check_images": 8, "neighbours": 2} | given)  # type: ignore[arg-type]
     return model.task(train, stylizer, faces, tiny_blaze.teacher(64)[1], tiny_blaze.reader(), pictures), train
+
+
+def test_a_stopped_few_shot_training_resumes_bit_for_bit(tmp_path: Path) -> None:
+    train = replace(few_shot()[1], checkpoint_images=12)
+    assert_resumes(lambda: few_shot()[0], train, photo_batches(toys(60, 3, 64)[1], 1), 28, tmp_path)
+
+
+def test_the_discriminator_learns_from_all_that_it_judges(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The drawings of the pictures' own codes, and those of their neighbours."""
+    (made, _), judged = few_shot(), []
+    monkeypatch.setattr(AugmentPipe, "forward", lambda _, images, draws: judged.append(images) or images)
+    update = Update()
+    made.losses("generator", {"images": made.pictures}, update)
+    generated = len(judged)
+    made.losses("discriminator", {"images": made.pictures}, update)
+    assert generated == 2 and torch.equal(judged[-1], made.pictures)
+    for drawing, fake in zip(judged[:2], judged[2:4], strict=True):
+        assert torch.equal(drawing, fake)
 
 
 def test_the_check_stops_before_faces_become_one(tmp_path: Path) -> None:
