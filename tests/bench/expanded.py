@@ -11,12 +11,14 @@ of data with `data.edits=true`; `photo` stands for no edit), `local` (the mouth)
 photographs, judged by face-api's networks), `speed`. Each leaves `<arm>.json` in --out; table.md is made of what there
 is.
 
-An edit goes against what the photo shows, as in training. Changes are in deviations of the data. Between the strengths
-of GRID a table interpolates to the change that the editor makes at a strength of 1. Methods: `editor`; `styled` (its
-style branch alone: the encoder and the learned directions), `iterative`, `optimise`, `pivotal` (the learned directions
-on other inversions), `boundary` and `sefa` (the encoder with other directions). `modes` also takes held-out people in
-hats and in hard light, the same people as another painter draws them, and --photos. Sameness is of face-api's
-descriptor; without --face-api it is of the face reader, which the training has seen.
+An edit goes against what the photo shows, as in training. Changes are in deviations of the data; a judge that is not
+sure reads less of a change than there is, so the share of people who move by a deviation of its own readings stands
+beside that. Between the strengths of GRID a table interpolates to the change that the editor makes at a strength of 1.
+Methods: `editor`; `styled` (its style branch alone: the encoder and the learned directions), `iterative`, `optimise`,
+`pivotal` (the learned directions on other inversions), `boundary` and `sefa` (the encoder with other directions).
+`modes` also takes held-out people in hats and in hard light, the same people as another painter draws them, and
+--photos. Sameness is of face-api's descriptor; without --face-api it is of the face reader, which the training has
+seen.
 """
 
 from __future__ import annotations
@@ -366,14 +368,16 @@ def truth_arm(
 def judged_arm(people: People, edits: Edits, judge: Judge) -> dict[str, Any]:
     """What the judge sees in the true edits of about a strength of 1: no editor's edits can be asked for more."""
     strengths, out = torch.from_numpy(edits.strengths), dict[str, Any]()
-    change = judge.read(to_tensor(load_images(edits.files))) - judge.read(to_tensor(people.photos))
+    before = judge.read(to_tensor(people.photos))
+    change, deviations = judge.read(to_tensor(load_images(edits.files))) - before, before.std(dim=0).tolist()
     for k, name in enumerate(judge.names):
         some = (strengths[:, k].abs() > ABOUT[0]) & (strengths[:, k].abs() < ABOUT[1])
         ids = [who for who, ok in zip(people.ids, some.tolist(), strict=True) if ok]
         if ids:
             moved = (change[some, k] * strengths[some, k].sign()).numpy()
             found = {"people": len(ids), "strength": float(strengths[some, k].abs().mean())}
-            out[name] = found | {"change": rows_of(moved, ids), "by_a_deviation": rows_of(moved >= 1, ids)}
+            found |= {"change": rows_of(moved, ids), "by_a_deviation": rows_of(moved >= 1, ids)}
+            out[name] = found | {"by_one_of_its_own": rows_of(moved >= deviations[k], ids)}
     return out
 
 
@@ -387,6 +391,7 @@ def edits_arm(
     before = judge.read(images)
     signs = torch.where(before > judge.middle, -1.0, 1.0)
     out: dict[str, Any] = {"ids": people.ids, "attributes": list(judge.names), "rows": []}
+    out["deviations"] = before.std(dim=0).tolist()  # of what the judge reads in the photos
     for k, name in enumerate(judge.names):
         for strength in GRID:
             by = torch.zeros(len(images), len(editor.attributes))
@@ -519,12 +524,13 @@ def _cell(values: np.ndarray, ids: list[str]) -> str:
 def leak_matrix(arm: dict[str, Any]) -> Iterable[str]:
     """What the editor's edit of each attribute (rows) does to each (columns), at a strength of 1."""
     names = arm["attributes"]
-    yield "| edit | " + " | ".join(names) + " | people moved by a deviation, % |"
-    yield "|---" * (len(names) + 2) + "|"
+    yield "| edit | " + " | ".join(names) + " | people moved by a deviation, % | by one of the readings, % |"
+    yield "|---" * (len(names) + 3) + "|"
     for k, name in enumerate(names):
         change = at_strength_1(arm, k)
         cells = [_cell(change[:, i], arm["ids"]) for i in range(len(names))]
-        yield f"| {name} | " + " | ".join([*cells, _cell(100.0 * (change[:, k] >= 1), arm["ids"])]) + " |"
+        cells += [_cell(100.0 * (change[:, k] >= least), arm["ids"]) for least in (1.0, arm["deviations"][k])]
+        yield f"| {name} | {' | '.join(cells)} |"
 
 
 def write_table(out: Path) -> None:
