@@ -13,12 +13,13 @@ is.
 
 An edit goes against what the photo shows, as in training. Changes are in deviations of the data; a judge that is not
 sure reads less of a change than there is, so the share of people who move by a deviation of its own readings stands
-beside that. Between the strengths of GRID a table interpolates to the change that the editor makes at a strength of 1.
-Methods: `editor`; `styled` (its style branch alone: the encoder and the learned directions), `iterative`, `optimise`,
-`pivotal` (the learned directions on other inversions), `boundary` and `sefa` (the encoder with other directions).
-`modes` also takes held-out people in hats and in hard light, the same people as another painter draws them, and
---photos. Sameness is of face-api's descriptor; without --face-api it is of the face reader, which the training has
-seen.
+beside that. A turned head covers what was behind it: so the background is also compared outside both heads, the photo's
+and the edit's (as the face reader sees it). Between the strengths of GRID a table interpolates to the change that the
+editor makes at a strength of 1. Methods: `editor`; `styled` (its style branch alone: the encoder and the learned
+directions), `iterative`, `optimise`, `pivotal` (the learned directions on other inversions), `boundary` and `sefa` (the
+encoder with other directions). `modes` also takes held-out people in hats and in hard light, the same people as another
+painter draws them, and --photos. Sameness is of face-api's descriptor; without --face-api it is of the face reader,
+which the training has seen.
 """
 
 from __future__ import annotations
@@ -401,8 +402,11 @@ def edits_arm(
             row = {"attribute": k, "strength": strength, "change": change.numpy().round(4).tolist()}
             row["same"] = bench.same_person(images, drawn).round(5).tolist()
             if people.masks is not None:
-                behind = background_error(unit(drawn), unit(images), torch.from_numpy(people.masks))
-                row["background"] = behind.numpy().round(5).tolist()
+                mask = torch.from_numpy(people.masks)
+                both = torch.maximum(mask, bench.reader.read(drawn).mask)
+                for key, head in (("background", mask), ("behind_both", both)):
+                    behind = background_error(unit(drawn), unit(images), head)
+                    row[key] = behind.numpy().round(5).tolist()
             out["rows"].append(row)
     return out
 
@@ -524,12 +528,15 @@ def _cell(values: np.ndarray, ids: list[str]) -> str:
 def leak_matrix(arm: dict[str, Any]) -> Iterable[str]:
     """What the editor's edit of each attribute (rows) does to each (columns), at a strength of 1."""
     names = arm["attributes"]
-    yield "| edit | " + " | ".join(names) + " | people moved by a deviation, % | by one of the readings, % |"
-    yield "|---" * (len(names) + 3) + "|"
+    more = ("people moved by a deviation, %", "by one of the readings, %", "background", "outside both heads")
+    yield f"| edit | {' | '.join((*names, *more))} |"
+    yield "|---" * (len(names) + 5) + "|"
     for k, name in enumerate(names):
         change = at_strength_1(arm, k)
         cells = [_cell(change[:, i], arm["ids"]) for i in range(len(names))]
         cells += [_cell(100.0 * (change[:, k] >= least), arm["ids"]) for least in (1.0, arm["deviations"][k])]
+        row = next(r for r in arm["rows"] if r["attribute"] == k and r["strength"] == 1.0)
+        cells += [_cell(np.array(row[key]), arm["ids"]) for key in ("background", "behind_both") if key in row]
         yield f"| {name} | {' | '.join(cells)} |"
 
 
