@@ -366,11 +366,16 @@ def truth_arm(
     return found
 
 
-def judged_arm(people: People, edits: Edits, judge: Judge) -> dict[str, Any]:
-    """What the judge sees in the true edits of about a strength of 1: no editor's edits can be asked for more."""
+def judged_arm(bench: Bench, people: People, edits: Edits, judge: Judge) -> dict[str, Any]:
+    """What the judge sees in the true edits of about a strength of 1, and how far these leave the background.
+
+    No editor's edits can be asked for more.
+    """
     strengths, out = torch.from_numpy(edits.strengths), dict[str, Any]()
-    before = judge.read(to_tensor(people.photos))
-    change, deviations = judge.read(to_tensor(load_images(edits.files))) - before, before.std(dim=0).tolist()
+    photos, true = to_tensor(people.photos), to_tensor(load_images(edits.files))
+    before = judge.read(photos)
+    change, deviations = judge.read(true) - before, before.std(dim=0).tolist()
+    behind = behind_both(bench, people, true, photos)
     for k, name in enumerate(judge.names):
         some = (strengths[:, k].abs() > ABOUT[0]) & (strengths[:, k].abs() < ABOUT[1])
         ids = [who for who, ok in zip(people.ids, some.tolist(), strict=True) if ok]
@@ -378,8 +383,16 @@ def judged_arm(people: People, edits: Edits, judge: Judge) -> dict[str, Any]:
             moved = (change[some, k] * strengths[some, k].sign()).numpy()
             found = {"people": len(ids), "strength": float(strengths[some, k].abs().mean())}
             found |= {"change": rows_of(moved, ids), "by_a_deviation": rows_of(moved >= 1, ids)}
-            out[name] = found | {"by_one_of_its_own": rows_of(moved >= deviations[k], ids)}
+            found |= {"by_one_of_its_own": rows_of(moved >= deviations[k], ids)}
+            out[name] = found | {"outside_both_heads": rows_of(behind[some].numpy(), ids)}
     return out
+
+
+def behind_both(bench: Bench, people: People, drawn: Tensor, photos: Tensor) -> Tensor:
+    """L1 outside the photo's head and the edit's, as the face reader sees that: [N]."""
+    assert people.masks is not None
+    both = torch.maximum(torch.from_numpy(people.masks), bench.reader.read(drawn).mask)
+    return background_error(unit(drawn), unit(photos), both)
 
 
 def edits_arm(
@@ -402,11 +415,9 @@ def edits_arm(
             row = {"attribute": k, "strength": strength, "change": change.numpy().round(4).tolist()}
             row["same"] = bench.same_person(images, drawn).round(5).tolist()
             if people.masks is not None:
-                mask = torch.from_numpy(people.masks)
-                both = torch.maximum(mask, bench.reader.read(drawn).mask)
-                for key, head in (("background", mask), ("behind_both", both)):
-                    behind = background_error(unit(drawn), unit(images), head)
-                    row[key] = behind.numpy().round(5).tolist()
+                beside = background_error(unit(drawn), unit(images), torch.from_numpy(people.masks))
+                row["background"] = beside.numpy().round(5).tolist()
+                row["behind_both"] = behind_both(bench, people, drawn, images).numpy().round(5).tolist()
             out["rows"].append(row)
     return out
 
@@ -536,7 +547,8 @@ def leak_matrix(arm: dict[str, Any]) -> Iterable[str]:
         cells = [_cell(change[:, i], arm["ids"]) for i in range(len(names))]
         cells += [_cell(100.0 * (change[:, k] >= least), arm["ids"]) for least in (1.0, arm["deviations"][k])]
         row = next(r for r in arm["rows"] if r["attribute"] == k and r["strength"] == 1.0)
-        cells += [_cell(np.array(row[key]), arm["ids"]) for key in ("background", "behind_both") if key in row]
+        for key in ("background", "behind_both"):
+            cells.append(_cell(np.array(row[key]), arm["ids"]) if key in row else "")
         yield f"| {name} | {' | '.join(cells)} |"
 
 
@@ -599,7 +611,7 @@ def run(bench: Bench) -> None:
         edits_of(bench, "edits", everybody, judge_of_rendered(bench), others)
     known = read_edits(bench.data, list(bench.editor.attributes), options.step, "heldout", bench.labels)
     if "judge" in options.arms and known is not None:
-        bench.arm("judge-edits", lambda: judged_arm(held_out(bench.data), known, judge_of_rendered(bench)))
+        bench.arm("judge-edits", lambda: judged_arm(bench, held_out(bench.data), known, judge_of_rendered(bench)))
     if "truth" in options.arms and known is not None:
         for method, some in [("photo", everybody), *methods_of(bench, everybody)]:
             bench.arm(f"truth-{method}", lambda some=some, way=method: truth_arm(bench, some, known, way))

@@ -115,8 +115,6 @@ FIVE = (slice(36, 42), slice(42, 48), slice(30, 31), slice(48, 49), slice(54, 55
 PLAIN = UgatitTranslator(
     mask_head=False, composite=False, background_cycle=1, warm_up=0, face_identity_from=0, weights=PUBLISHED
 )
-# `pair=mask` on pictures whose faces before a transfer nobody knows: no warm-up, no latent term.
-MASK = UgatitTranslator(weights=TranslatorWeights(cam=1))
 ARMS: dict[str, Arm] = {
     "aligned": Arm(aligned()),
     "jitter5": Arm(aligned(), jitter=0.05),
@@ -135,7 +133,7 @@ ARMS: dict[str, Arm] = {
     "unaligned300": Arm(unaligned(), 300),
     "unaligned800": Arm(unaligned(), 800),
     "plain": Arm(PLAIN),
-    "mask": Arm(MASK),
+    "mask": Arm(UgatitTranslator()),  # without latent pairs: nobody knows these pictures' faces before a transfer
     "no_warped": Arm(aligned(warped=0)),
     "no_invariant": Arm(aligned(invariant=0)),
     "no_local": Arm(aligned(local=0)),
@@ -285,7 +283,7 @@ def cost(options: argparse.Namespace) -> dict[str, Any]:
     arms = {
         "tps": iteration(TpsTranslator(precision="float32").task(size, train).train(), lambda n: batches(n, 4)),
         "mask": iteration(UgatitTranslator(precision="float32").task(size, train).train(), lambda n: fixed),
-        "splines": lambda: spline_work(sets, batches),
+        "splines": lambda: spline_work(sets),
     }
     times: dict[str, list[float]] = {arm: [] for arm in arms}
     for _ in range(options.repeats + 1):
@@ -300,7 +298,7 @@ def cost(options: argparse.Namespace) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def spline_work(sets: tuple[FaceSet, FaceSet], batches: engine.Batches) -> None:
+def spline_work(sets: tuple[FaceSet, FaceSet]) -> None:
     """All splines of an update: the grids of four new couples (none kept), their forward and backward sampling, and
     the bank's 16 patches with the sampling of the regions beside them."""
     points = [spline_points(faces.points[:4]) for faces in sets]
@@ -530,7 +528,7 @@ def curves(results: dict[tuple[str, int], list[dict[str, Any]]]) -> Markup:
 
 
 def _dot(run: dict[str, Any], x: float, name: str, kind: str) -> Dot:
-    return Dot(x, run["metrics"][name], f"{run['arm']}, seed {run['seed']}", kind)
+    return Dot(x, run["metrics"].get(name, np.nan), f"{run['arm']}, seed {run['seed']}", kind)
 
 
 def _against(runs: list[dict[str, Any]], base: list[dict[str, Any]]) -> dict[str, Any]:
@@ -574,6 +572,9 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--workers", type=int, default=1)
     options = parser.parse_args()
+    if options.data is not None:  # its arms lie in a folder of their own
+        given = people(options)
+        options.size, options.out = int(given.metrics["size"]), options.out / given.digest[:8]
     options.out.mkdir(parents=True, exist_ok=True)
     for what in options.what:
         if what in MEASURES:

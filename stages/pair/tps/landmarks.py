@@ -3,8 +3,8 @@
 What a data set knows stands in its `landmarks.npz`: `photo` [N, 68, 2], and `style/<name>` for its styles, in px. Other
 pictures are read. The face reader sees each picture and its mirror image; the mean of the two counts. Where they differ
 there is no face: on nine of ten pictures of noise, walls and plain colours they are 0.085 of the eyes' distance apart
-and more, on rendered faces 0.03 to 0.04, of photographs and of four styles, on anime by many hands 0.07. README.md has
-the errors.
+and more. On rendered faces, photos and styles alike, they are 0.03 to 0.04 apart, on anime by many hands 0.07. The
+errors stand in the README.
 
 What was read is kept in the data artifact's folder, beside what is sealed, for the next training.
 """
@@ -144,10 +144,10 @@ def face_styles(inputs: TrainingInputs, landmarks: FaceLandmarks) -> FacePicture
 
 
 def check_alike(photos: FacePictures, styles: FacePictures, place: Path) -> None:
-    """Refuse style pictures, of the folder `place`, whose landmarks as a whole are not as the photos' are.
+    """Refuse style pictures, of the folder `place`, whose landmarks as a whole do not lie as the photos' do.
 
-    Upside down, say, or with the sides exchanged: each set agrees with itself, but the spline between the two middle
-    faces folds, mirrored or not.
+    Known ones with the sides exchanged, say, or heads of a quarter of the size: each set agrees with itself, but the
+    spline between the two middle faces folds, mirrored or not.
 
     Raises:
         TristyleError: that is so.
@@ -156,7 +156,7 @@ def check_alike(photos: FacePictures, styles: FacePictures, place: Path) -> None
     folded = float(folds(np.concatenate([other, mirrored_points(other)]), middle).min())
     if folded > TURNED:
         problem = f"the spline from their middle face to the photos' folds {folded:.0%} of the picture"
-        remedy = "Are they upside down, or their landmarks in another order? Turn the pictures, or mend the landmarks"
+        remedy = "Mend their landmarks.npz, or give heads as large as the photos' and upright (data.faces=aligned)"
         raise TristyleError(f"{place}: {problem}. {remedy}.")
 
 
@@ -298,10 +298,10 @@ def _check_count(place: Path, kept: int, left_out: list[dict[str, str]]) -> None
     """
     first = f"; {left_out[0]['picture']}: {left_out[0]['why']}" if left_out else ""
     if kept < FEWEST:
-        raise TristyleError(f"{place}: {kept} pictures show a face, {FEWEST} are needed{first}. Add pictures of faces.")
+        raise TristyleError(f"{place}: {kept} pictures show a face, {FEWEST} are needed{first}. Add upright faces.")
     if len(left_out) > MOST_LEFT_OUT * (kept + len(left_out)):
         count = f"{len(left_out)} of {kept + len(left_out)} pictures cannot be aligned"
-        raise TristyleError(f"{place}: {count}{first}. Take these out, or add pictures of faces.")
+        raise TristyleError(f"{place}: {count}{first}. Take these out, or add upright faces.")
 
 
 def write_left_out(folder: Path, sets: dict[str, FacePictures]) -> None:

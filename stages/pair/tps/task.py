@@ -115,7 +115,7 @@ class AlignedTask(Task):
         for domain, source, generator in self._directions():
             plain[domain], aligned[domain] = self._paint(generator, batch[source], layouts.get(domain))
         again: dict[str, Tensor] = {}
-        if self._cycles:  # paintings are no photos: the running statistics stay
+        if self._cycles:  # the running statistics leave out what was painted
             with statistics_kept(self.to_photo), statistics_kept(self.to_style):
                 again = {"photo": self.to_photo(plain["style"].image), "style": self.to_style(plain["photo"].image)}
 

@@ -177,8 +177,8 @@ class TpsTranslator:
         Raises:
             TristyleError: the style does not exist, or too few pictures show a face.
         """
-        finder = FaceLandmarks(inputs.reader, inputs.runtime.device)
-        return {"photo": face_photos(inputs, finder), "style": face_styles(inputs, finder)}
+        landmarks = FaceLandmarks(inputs.reader, inputs.runtime.device)
+        return {"photo": face_photos(inputs, landmarks), "style": face_styles(inputs, landmarks)}
 
     def _check_size(self, height: int, width: int) -> None:
         """Refuse photos that are not square, or too small for the networks."""

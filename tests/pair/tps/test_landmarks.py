@@ -106,7 +106,7 @@ def sides_exchanged(points: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize("wrong", [upside_down, sides_exchanged])
 def test_a_style_set_that_is_wrong_as_a_whole_is_refused(tmp_path: Path, wrong: Callable) -> None:
-    """Its pictures agree with each other, so none is left out; but they are no faces as the photos' are."""
+    """Its pictures agree with each other, so none is left out; the photos show that they are wrong."""
     data = data_artifact(tmp_path / "data")
     with np.load(data.path / "landmarks.npz") as stored:
         known = {kind: (stored[kind] + 0.5) / 32 for kind in stored}
@@ -114,7 +114,7 @@ def test_a_style_set_that_is_wrong_as_a_whole_is_refused(tmp_path: Path, wrong: 
     np.savez(data.path / "landmarks.npz", **{kind: 32 * points - 0.5 for kind, points in known.items()})
     inputs = given(data, tmp_path / "s")
     assert not translator().faces(inputs)["style"].left_out
-    with pytest.raises(TristyleError, match=r"style/toy: the spline from .* folds \d\d% of the picture\. Are they"):
+    with pytest.raises(TristyleError, match=r"style/toy: the spline from .* folds \d\d% of the picture\. Mend"):
         translator().batches(inputs, 0)
 
 

@@ -91,7 +91,7 @@ def test_pictures_without_a_face_are_listed(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_too_few_style_pictures_end_before_the_training(tmp_path: Path) -> None:
-    with pytest.raises(TristyleError, match=r"style/toy: 7 pictures show a face, 8 are needed\. Add pictures"):
+    with pytest.raises(TristyleError, match=r"style/toy: 7 pictures show a face, 8 are needed\. Add upright faces"):
         made(data_artifact(tmp_path / "data", styles=7), tmp_path / "pair")
     assert not (tmp_path / "pair" / "translator.safetensors").exists()
 

@@ -104,8 +104,8 @@ def test_without_alignment_it_is_cyclegan(batch: dict[str, Tensor]) -> None:
     assert not task.region_discriminators
 
 
-def test_running_statistics_are_those_of_the_photographs(batch: dict[str, Tensor]) -> None:
-    """Neither the warped features nor what the cycle repaints counts: the invariant branch meets photographs alone."""
+def test_running_statistics_are_those_of_unpainted_pictures(batch: dict[str, Tensor]) -> None:
+    """Neither the warped features nor what the cycle repaints counts: the invariant branch meets neither."""
     task, plain = task_of(translator()), task_of(translator())
     task.losses("generator", batch, Update())
     with torch.no_grad():
