@@ -61,7 +61,7 @@ from stages.report.markup import page
 from stages.training import fit as engine
 from stages.training.loading import Allowance, read_ahead
 
-CYCLEGAN = TpsWeights(warped=0, local=0, deformation=0, perceptual=0, cycle=10, mask=0, mask_tv=0)
+CYCLEGAN = TpsWeights(warped=0, local=0, deformation=0, perceptual=0, cycle=10, mask=0, mask_tv=0, grid=0)
 PUBLISHED = TranslatorWeights(
     adversarial=1, cycle=10, identity_mapping=10, cam=1000, mask=0, mask_tv=0, latent=0, face_identity=0
 )
@@ -143,6 +143,7 @@ ARMS: dict[str, Arm] = {
     "no_local": Arm(aligned(local=0)),
     "no_perceptual": Arm(aligned(perceptual=0)),
     "no_deformation": Arm(aligned(deformation=0)),
+    "no_grid": Arm(aligned(grid=0)),
     **{name: Arm(aligned(generator=name)) for name in GENERATORS if name not in ("resnet", "light")},
 }
 GROUPS: dict[str, tuple[str, ...]] = {
@@ -151,7 +152,8 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "few": ("aligned", "unaligned800", "aligned34", "aligned64", "aligned300", "aligned800", "unaligned34",
             "unaligned64", "unaligned300", "unaligned"),
     "identity": ("aligned", "aligned_whole", "plain", "plain_slow", "cyclegan_light", "cyclegan_light_slow"),
-    "ablation": ("aligned", "no_warped", "no_invariant", "no_local", "no_perceptual", "no_deformation", "unaligned"),
+    "ablation": ("aligned", "no_warped", "no_invariant", "no_local", "no_perceptual", "no_deformation", "no_grid",
+                 "unaligned"),
     "photographs": ("aligned", "unaligned", "mask"),
     "tiers": ("aligned", "nano", "low", "mid", "high"),
 }  # fmt: skip

@@ -229,9 +229,9 @@ class AlignedTask(Task):
         aligned: dict[str, Painting | None],
         layouts: dict[str, Layout],
     ) -> dict[str, Tensor]:
-        """Deformation invariance, masks and background."""
+        """Deformation invariance, masks, background and grid."""
         weights, terms = self.weights, dict[str, Tensor]()
-        kept: dict[str, list[Tensor]] = {"deformation": [], "mask": [], "mask_tv": [], "background": []}
+        kept: dict[str, list[Tensor]] = {"deformation": [], "mask": [], "mask_tv": [], "background": [], "grid": []}
         for domain, source, _ in self._directions():
             made, other, own_mask = plain[domain], aligned[domain], batch[f"{source}_mask"]
             if weights.deformation and other is not None:
@@ -240,6 +240,7 @@ class AlignedTask(Task):
                 kept["mask"].append(losses.mask_supervision(made.mask.float(), own_mask))
                 kept["mask_tv"].append(losses.total_variation(made.mask.float()))
             kept["background"].append(losses.regional_l1(made.image.float(), batch[source], 1 - own_mask))
+            kept["grid"].append(losses.grid_error(made.image.float(), batch[source]))
 
         # both directions in one term; the background is logged without a weight, too
         for name, values in kept.items():

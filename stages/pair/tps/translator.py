@@ -64,6 +64,7 @@ class TpsWeights:
         mask: cross-entropy of the generators' masks to the head mask.
         mask_tv: total variation of the masks.
         background: L1 to the input outside the head.
+        grid: error to the input that alternates from pixel to pixel, see `grid_error`.
     """
 
     warped: float = 1.0
@@ -75,6 +76,7 @@ class TpsWeights:
     mask: float = 3.0
     mask_tv: float = 0.2
     background: float = 0.0
+    grid: float = 10.0
 
     def __post_init__(self) -> None:
         for key, value in vars(self).items():
@@ -172,11 +174,7 @@ class TpsTranslator:
         return read_ahead(aligned_batches(photos, styles, seed, self.most_folded, patch))
 
     def faces(self, inputs: TrainingInputs) -> dict[str, FacePictures]:
-        """The `photo`s and the `style` pictures that show a face, and where it is.
-
-        Raises:
-            TristyleError: the style does not exist, or too few pictures show a face.
-        """
+        """The `photo`s and the `style` pictures that show a face, and where it is; errors as those of `batches`."""
         landmarks = FaceLandmarks(inputs.reader, inputs.runtime.device)
         return {"photo": face_photos(inputs, landmarks), "style": face_styles(inputs, landmarks)}
 

@@ -53,12 +53,13 @@ def test_every_term_is_there_and_its_weight_scales_it(batch: dict[str, Tensor]) 
         "mask",
         "mask_tv",
         "background",
+        "grid",
         "_folded",
         "_overlap",
     } == set(terms)
     assert all(value.isfinite() and value > 0 for name, value in terms.items() if name != "_folded")
     assert terms["_overlap"] > 0.85  # of the style picture's head, warped, and the photo's
-    for name in ("cycle", "perceptual", "deformation", "mask", "mask_tv", "background"):
+    for name in ("cycle", "perceptual", "deformation", "mask", "mask_tv", "background", "grid"):
         doubled = replace(weights, **{name: 2 * getattr(weights, name)})
         again = task_of(translator(weights=doubled)).losses("generator", batch, Update())
         torch.testing.assert_close(again[name], 2 * terms[name], rtol=1e-4, atol=1e-6)
