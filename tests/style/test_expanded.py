@@ -580,10 +580,12 @@ def test_the_table_keeps_true_edits_apart_from_the_judges(tmp_path: Path) -> Non
     value = {"mean": 0.5, "low": 0.4, "high": 0.6}
     rows = [{"attribute": 0, "strength": s, "change": [[s], [2 * s]], "same": [1.0, 0.9]} for s in (0.5, 1.0, 2.0)]
     truth = {"count": 2, "attributes": ["age"], "age": value} | dict.fromkeys(bench.MEASURES, value)
-    arms = {"edits-editor": {"ids": ["a", "b"], "attributes": ["age"], "rows": rows}}
+    arms = {"edits-editor": {"ids": ["a", "b"], "attributes": ["age"], "deviations": [1.5], "rows": rows}}
     for name, found in (arms | {"truth-editor": truth, "truth-photo": truth | {"age": None}}).items():
         (tmp_path / f"{name}.json").write_text(json.dumps({"arm": name, "found": found}))
     bench.write_table(tmp_path)
     lines = (tmp_path / "table.md").read_text().splitlines()
     assert [line.split("|")[1].strip() for line in lines if line.startswith("| editor ")] == ["editor", "editor"]
+    [moved] = [line for line in lines if line.startswith("| age |")]  # by 1 and 2 deviations: one of them by 1.5
+    assert [cell.split(" ")[1] for cell in moved.split("|")[3:5]] == ["100", "50"]
     assert lines[4].startswith("| photo | 2 | 0.5 (0.4 to 0.6) |") and lines[4].endswith("|  |")
