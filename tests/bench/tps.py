@@ -305,8 +305,10 @@ def cost(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def spline_work(sets: tuple[FaceSet, FaceSet]) -> None:
-    """All splines of an update: the grids of four new couples (none kept), their forward and backward sampling, and
-    the bank's 16 patches with the sampling of the regions beside them."""
+    """All splines of an update, with their forward and backward sampling.
+
+    The grids of four new couples, none kept; then the bank's 16 patches and the regions beside them.
+    """
     points = [spline_points(faces.points[:4]) for faces in sets]
     query = tps.cell_centres(64, 64, 4, points[0]).flatten(0, 1)
     grids = [(tps.basis(a, query, 1e-3) @ b).unflatten(1, (18, 18)).float() for a, b in (points, points[::-1])]

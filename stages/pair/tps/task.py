@@ -240,7 +240,8 @@ class AlignedTask(Task):
                 kept["mask"].append(losses.mask_supervision(made.mask.float(), own_mask))
                 kept["mask_tv"].append(losses.total_variation(made.mask.float()))
             kept["background"].append(losses.regional_l1(made.image.float(), batch[source], 1 - own_mask))
-            kept["grid"].append(losses.grid_error(made.image.float(), batch[source]))
+            if weights.grid:
+                kept["grid"].append(losses.grid_error(made.image.float(), batch[source]))
 
         # both directions in one term; the background is logged without a weight, too
         for name, values in kept.items():
