@@ -50,7 +50,12 @@ def _json(path: Path) -> Any:
 
 def _picture(style: Artifact, name: str, what: str) -> Markup:
     path = style.path / name
-    return figure(fit(read_image(path), 960), what, "", "wide", path) if path.exists() else EMPTY
+    if not path.exists():
+        return EMPTY
+    image = read_image(path)
+    if image.shape[0] > 4 * image.shape[1]:  # stretched, one column of faces would be as wide as the page
+        return figure(image, what, of=path)
+    return figure(fit(image, 960), what, "", "wide", path)
 
 
 def _origin(lineage: Mapping[str, Any] | None) -> str:
