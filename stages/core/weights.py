@@ -34,6 +34,7 @@ DEEPEST = 256
 MAKERS = {"empty", "zeros", "ones", "rand", "randn", "full", "arange", "linspace", "empty_strided"}
 SPARE = 1 << 22  # elements that a network may make beside its weights
 MOST_ARGUMENTS, LONGEST_ARGUMENT = 64, 256  # of a class; letters of a word and items of a list
+DISCRIMINATOR = "discriminator.safetensors"  # of all generators of a style artifact
 _packages: list[str] = []
 
 
@@ -83,6 +84,19 @@ def _digest(header: dict[str, Any], tensors: memoryview) -> str:
     digest = hashlib.sha256(_canonical({**header, "__metadata__": notes}))
     digest.update(tensors)
     return digest.hexdigest()
+
+
+def own_partner(path: Path) -> Path:
+    """The discriminator's file of a generator's: x_discriminator for x and for x_generator, beside it."""
+    if path.stem == "generator":
+        return path.with_name(DISCRIMINATOR)
+    return path.with_name(f"{path.stem.removesuffix('_generator')}_discriminator.safetensors")
+
+
+def partner(path: Path) -> Path:
+    """Where to look for a generator's discriminator: its own file, else the one that serves a whole style artifact."""
+    own, shared = own_partner(path), path.with_name(DISCRIMINATOR)
+    return shared if shared.exists() and not own.exists() else own
 
 
 def check_savable(module: nn.Module, key: str) -> None:

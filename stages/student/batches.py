@@ -112,18 +112,21 @@ def prepared(batch: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: value.contiguous(memory_format=torch.channels_last) for name, value in (pictures | masks).items()}
 
 
-def photo_batches(photos: Indexed, seed: int) -> Batches:
+def photo_batches(photos: Indexed, seed: int, real: Indexed | None = None) -> Batches:
     """Pictures in an endless shuffled order, half of them mirrored: `images` [n, 3, H, W] in [-1, 1].
 
     Args:
         photos: uint8 [N, H, W, 3].
         seed: of the order and of what is mirrored.
+        real: other pictures, of which batches then hold as many as `real`.
     """
+    others = None if real is None else photo_batches(real, seed + 1)
 
     def batch(start: int, count: int, rows: slice = slice(None)) -> dict[str, Tensor]:
         chosen = photos[epoch_order(len(photos), seed, start, count)[rows]]
         flip = (np.random.default_rng([seed, 1, start]).random(count) < 0.5)[rows]
         chosen[flip] = chosen[flip, :, ::-1]
-        return {"images": to_tensor(chosen).contiguous(memory_format=torch.channels_last)}
+        found = {"images": to_tensor(chosen).contiguous(memory_format=torch.channels_last)}
+        return found if others is None else found | {"real": others(start, count, rows)["images"]}
 
     return batch

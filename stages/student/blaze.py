@@ -27,9 +27,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stages.core.artifact import Artifact
-from stages.core.images import LazyImages
 from stages.core.runtime import Runtime
-from stages.core.settings import ConfigError, Train, TristyleError, choice, number
+from stages.core.settings import ConfigError, Train, choice, number
 from stages.core.tensors import to_tensor
 from stages.networks.augment import softened
 from stages.networks.blaze import BlazeEncoder, BlazeGenerator, BlazePicture, BlazeStylizer, fitted, inference
@@ -41,7 +40,7 @@ from stages.networks.stylegan2 import Discriminator, Generator
 from stages.student.batches import photo_batches
 from stages.student.blaze_finish import SHOWN, encoding_sheet, finish, pyramid_sheet
 from stages.student.student import StudentTraining
-from stages.student.teacher import open_teacher, teacher_files
+from stages.student.teacher import open_teacher, real_photos, style_pictures, teacher_files
 from stages.training import distributed
 from stages.training.draws import Draws
 from stages.training.ema import ema_update, half_life_decay
@@ -100,7 +99,8 @@ class Blaze:
 
     Args:
         teacher: ``base`` (the shipped generator of the data's size), ``style`` (the style artifact's generator,
-            transferred or fused), the folder of a style artifact, or a `.safetensors` file.
+            transferred or fused), the folder of a style artifact, or a `.safetensors` file. The adversary of a style's
+            teacher learns from the data's pictures of that style, else from photos.
         encoder_share: last part of the training, in which the generator stands still and the encoder learns.
         channel_base: of the generator, see stages.networks.blaze.widths; null: the measured choice.
         encoder_width: of the MobileNetV2.
@@ -154,16 +154,19 @@ class Blaze:
         """Open teacher and real pictures and draw the networks.
 
         Raises:
-            TristyleError: the teacher is missing or of another size, or there are no photos.
+            TristyleError: the teacher is missing or of another size, or there are no pictures of what it draws.
         """
         photos = real_photos(inputs["data"], runtime.workers)
+        drawn = style_pictures(self.teacher, inputs, runtime.workers)
         size = photos.shape[1]
         torch.manual_seed(train.seed)
         teacher, discriminator = open_teacher(self.teacher, size, inputs)
         check_groups(train, discriminator.b4.mbstd_group_size)
         examples = to_tensor(photos[np.arange(min(SHOWN, len(photos)))])
         task = self.task(train, teacher, discriminator, load_reader(), examples)
-        batches = read_ahead(photo_batches(Kept(photos, Allowance()), train.seed))
+        allowance = Allowance()
+        real = None if drawn is None else Kept(drawn, allowance)
+        batches = read_ahead(photo_batches(Kept(photos, allowance), train.seed, real))
         metrics = {"photos": float(len(photos))}
         return StudentTraining(task, batches, size, metrics, finish=partial(finish, task))
 
@@ -177,18 +180,6 @@ class Blaze:
         """Encoder and generator as one network of a photo."""
         assert isinstance(task, BlazeTask)
         return stylizer_of(task.ema, task.encoder_ema)
-
-
-def real_photos(data: Artifact, workers: int) -> LazyImages:
-    """The training photos of a data set.
-
-    Raises:
-        TristyleError: there are none.
-    """
-    paths = sorted((data.path / "photo").glob("*.png"))
-    if not paths:
-        raise TristyleError(f"{data.path}: holds no photos to train on. Set data.count or put pictures into photo/.")
-    return LazyImages(paths, workers)
 
 
 def check_groups(train: Train, group: int) -> None:
@@ -223,7 +214,7 @@ def stylizer_of(generator: BlazeGenerator, encoder: BlazeEncoder, of: str = "") 
 class BlazeTask(Task):
     """Teacher, generator, discriminator and encoder of one training.
 
-    Batches hold `images` [N, 3, R, R] in [-1, 1], real pictures.
+    Batches hold `images` [N, 3, R, R] in [-1, 1], photos; where the teacher draws a style, also `real`, its pictures.
 
     Attributes:
         ema, encoder_ema: the averaged networks, which the training is for.
@@ -299,7 +290,7 @@ class BlazeTask(Task):
             return self._generator(photos, update) if self.distilling(update.images) else {}
         if not self.contested(update.images):
             return {}
-        real = self.real(photos, update)
+        real = self.real(batch.get("real", photos), update)
         return self._r1(real) if phase == "r1" else self._discriminator(real, update)
 
     def moved_buffers(self, phase: str) -> list[Tensor]:
@@ -307,9 +298,9 @@ class BlazeTask(Task):
         moved = self.encoder.buffers() if phase == "encoder" else ()
         return [value for value in moved if value.is_floating_point()]
 
-    def real(self, photos: Tensor, update: Update) -> Tensor:
-        """What the discriminator takes for real: photos, softened, never the teacher's pictures."""
-        return softened(photos, self.settings.soften)
+    def real(self, pictures: Tensor, update: Update) -> Tensor:
+        """What the discriminator takes for real: photos or style pictures, softened, never the teacher's."""
+        return softened(pictures, self.settings.soften)
 
     def _generator(self, photos: Tensor, update: Update) -> dict[str, Tensor]:
         weights = self.settings.weights

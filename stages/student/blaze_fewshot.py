@@ -257,13 +257,15 @@ class FewShotTask(Task):
         self.ema, self.kept = (copy.deepcopy(self.start).requires_grad_(False) for _ in range(2))
         self.augment = AugmentPipe("portrait")
         self.augment.p.fill_(settings.augment)
-        self.register_buffer("best", torch.full([], float("inf")))
+        self.register_buffer("best", torch.zeros([]))  # style distance of that state
         self.register_buffer("checks", torch.zeros([]))  # since the best
         self.register_buffer("stopped", torch.zeros([]))
         self.register_buffer("pictures", pictures, persistent=False)
         self.register_buffer("checked", fixed_latents(self.mapping, self.z_dim, CHECKED, PSI), persistent=False)
         self.to(memory_format=torch.channels_last)
-        self.spread = diversity(self.reader, drawn(self.start, self.checked))
+        before = drawn(self.start, self.checked)
+        self.spread = diversity(self.reader, before)
+        self.best.fill_(self.style_of(before))
         self.phases = self._phases(train.lr)
 
     def _phases(self, lr: float) -> list[Phase]:
@@ -438,13 +440,14 @@ def finish_few_shot(task: FewShotTask, out: Path) -> dict[str, float]:
         and deviations to the pictures'; stopped: 1 where the check ended the training.
 
     Raises:
-        TristyleError: the very first check found faces too alike, so that the best state is the start itself.
+        TristyleError: no check found faces both nearer to the style and unlike each other: the best state is the start.
     """
-    if bool(task.stopped) and bool(task.best.isinf()):
-        every = task.settings.check_images
+    before, after = (drawn(generator, task.checked) for generator in (task.start, task.kept))
+    started, reached = task.style_of(before), task.style_of(after)
+    if not reached < started:
         raise TristyleError(
-            f"student.model.floor: after {every} images drawn faces were too alike, so that nothing was learnt. "
-            "Lower student.train.lr or student.model.floor."
+            "student.model.floor: no check found faces that were nearer to the style and unlike each other, so that "
+            "nothing was learnt. Lower student.train.lr or student.model.floor."
         )
 
     faces = BlazeFaces(**task.arguments["faces"])
@@ -453,10 +456,9 @@ def finish_few_shot(task: FewShotTask, out: Path) -> dict[str, float]:
     save_network(out / "faces.safetensors", faces.cpu())
     write_image(out / "preview" / "few-shot.png", few_shot_sheet(task), TRAINED)
 
-    before, after = (drawn(generator, task.checked) for generator in (task.start, task.kept))
     return {
-        "style_distance": task.style_of(after),
-        "start_style_distance": task.style_of(before),
+        "style_distance": reached,
+        "start_style_distance": started,
         "diversity": diversity(task.reader, after) / diversity(task.reader, before),
         "stopped": float(task.stopped),
     }

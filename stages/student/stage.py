@@ -124,7 +124,8 @@ class Finish:
         means, rows = score(output, self.people, self.teacher, self.reader)
         means |= steadiness(student, pictures.shape[1], self.device)
         write_jsonl(out / "records.jsonl", records(self.people.ids, rows))
-        return means | {"parameters": count_parameters(student), "macs_256": count_macs(student, 256)}
+        side = getattr(student, "side", 256)  # the only one that it takes, or free
+        return means | {"parameters": count_parameters(student), f"macs_{side}": count_macs(student, side)}
 
 
 def records(ids: list[str], rows: dict[str, np.ndarray]) -> list[dict[str, Any]]:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from stages.core.artifact import Artifact
+from stages.core.artifact import Artifact, open_artifact
 from stages.core.files import data_file
+from stages.core.images import LazyImages
 from stages.core.settings import TristyleError
-from stages.core.weights import load_network
+from stages.core.weights import load_network, partner
 from stages.networks.latents import BASES, load_generator
 from stages.networks.stylegan2 import Discriminator, Generator
 
@@ -23,7 +24,7 @@ def teacher_files(teacher: str) -> dict[str, Path]:
         found = {f"model.teacher.base{size}": data_file(name) for size, name in BASES.items()}
     else:
         found = {"model.teacher": _file_of(Path(teacher))}
-    beside = {f"{key}.discriminator": discriminator_beside(path) for key, path in found.items()}
+    beside = {f"{key}.discriminator": partner(path) for key, path in found.items()}
     return found | {key: path for key, path in beside.items() if path.exists()}
 
 
@@ -42,9 +43,44 @@ def _file_of(path: Path) -> Path:
     return path / "generator.safetensors" if path.is_dir() else path
 
 
-def discriminator_beside(generator: Path) -> Path:
-    """Where the discriminator of a generator's file would lie."""
-    return generator.with_name(generator.name.replace("generator", "discriminator"))
+def real_photos(data: Artifact, workers: int) -> LazyImages:
+    """The training photos of a data set.
+
+    Raises:
+        TristyleError: there are none.
+    """
+    paths = sorted((data.path / "photo").glob("*.png"))
+    if not paths:
+        raise TristyleError(f"{data.path}: holds no photos to train on. Set data.count or put pictures into photo/.")
+    return LazyImages(paths, workers)
+
+
+def style_pictures(teacher: str, inputs: Mapping[str, Artifact], workers: int) -> LazyImages | None:
+    """The data's pictures of the style that a teacher draws; None where it draws photos, as a file by itself does.
+
+    Raises:
+        TristyleError: the data hold no pictures of that style.
+    """
+    # Whose style: an artifact says what it was trained on.
+    if teacher == "style":
+        artifact = inputs["style"]
+    else:
+        folder = Path() if teacher == "base" else _file_of(Path(teacher)).parent
+        if teacher == "base" or not (folder / "manifest.json").is_file():
+            return None
+        artifact = open_artifact(folder, "style", verify=False)
+
+    # Its pictures in the data.
+    target, data = str(artifact.config.get("target") or "photo"), inputs["data"]
+    if target == "photo":
+        return None
+    paths = sorted((data.path / "style" / target).glob("*.png"))
+    if not paths:
+        raise TristyleError(
+            f"student.model.teacher: {artifact.path} draws {target}, and {data.path} holds no pictures of that style. "
+            "Give the data that it was trained on."
+        )
+    return LazyImages(paths, workers)
 
 
 def open_teacher(teacher: str, size: int, inputs: Mapping[str, Artifact]) -> tuple[Generator, Discriminator]:
@@ -74,8 +110,8 @@ def open_teacher(teacher: str, size: int, inputs: Mapping[str, Artifact]) -> tup
             f"Set data.size={generator.img_resolution}, or give another teacher."
         )
 
-    given = discriminator_beside(path)
-    discriminator = load_network(given) if given != path and given.exists() else None
+    given = partner(path)
+    discriminator = load_network(given) if given.exists() else None
     if not isinstance(discriminator, Discriminator) or discriminator.arguments["img_resolution"] != size:
         channels = {name: generator.arguments[name] for name in ("channel_base", "channel_max")}
         discriminator = Discriminator(size, **channels)

@@ -17,6 +17,7 @@ from stages.core.runtime import Runtime
 from stages.core.settings import ConfigError, Train, TristyleError, choice, number
 from stages.core.stage import Stage
 from stages.core.tensors import mask_tensor, to_tensor
+from stages.core.weights import partner
 from stages.metrics.heldout import check_enough
 from stages.networks.face_reader import reader_file
 from stages.networks.latents import BASES, SHIPPED_ENCODER, load_generator
@@ -34,7 +35,7 @@ from stages.style.presets import PRESETS
 from stages.style.sampling.candidates import Sampling
 from stages.style.sampling.score import load
 from stages.style.stylegan2_ada import Ada, Recipe, StyleGAN2
-from stages.style.weights.convert import open_pair, partner
+from stages.style.weights.convert import open_pair
 from stages.training import distributed
 from stages.training.fit import epoch_order, fit, keep_state, mirrored, update_seed
 

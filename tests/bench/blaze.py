@@ -49,7 +49,7 @@ from stages.networks.blaze import BlazeFaces, BlazeGenerator, inference
 from stages.networks.face_reader import Reader, load_reader
 from stages.networks.mobile import MobileStudent, count_parameters
 from stages.student.batches import photo_batches
-from stages.student.blaze import Blaze, BlazeTask, real_photos, stylizer_of
+from stages.student.blaze import Blaze, BlazeTask, stylizer_of
 from stages.student.blaze_fewshot import (
     BlazeFewShot,
     FewShotTask,
@@ -59,7 +59,7 @@ from stages.student.blaze_fewshot import (
     statistics,
 )
 from stages.student.blaze_finish import diversity, drawn, finish, fixed_latents
-from stages.student.teacher import open_teacher
+from stages.student.teacher import open_teacher, real_photos
 from stages.style.inversion.optimise import Project, project
 from stages.training.fit import Phase, Update, fit
 from stages.training.losses import perceptual_distance

@@ -20,7 +20,7 @@ from stages.core.tensors import to_tensor
 from stages.core.tracking import Tracker
 from stages.core.weights import load_network, save_network
 from stages.networks.augment import AugmentPipe, softened
-from stages.networks.blaze import BlazeFaces, BlazeStylizer
+from stages.networks.blaze import BlazeEncoder, BlazeFaces, BlazePicture, BlazeStylizer, fitted
 from stages.networks.latents import generator_id
 from stages.student import blaze, blaze_fewshot
 from stages.student import stage as student_stage
@@ -29,6 +29,7 @@ from stages.student.blaze import Blaze, BlazeTask, check_groups
 from stages.student.blaze_fewshot import BlazeFewShot, FewShotTask, finish_few_shot, open_start, statistics
 from stages.student.blaze_finish import drawn
 from stages.student.stage import StudentStage
+from stages.student.teacher import open_teacher
 from stages.style.few_pictures import FewPictures
 from stages.training.draws import Draws
 from stages.training.fit import Batches, Update, fit
@@ -90,6 +91,7 @@ def test_the_chain_from_teacher_to_style(tmp_path: Path) -> None:
     out.mkdir(parents=True)
     metrics = stage.run({"data": data}, out, Runtime("cpu", 1, Tracker(tmp_path)))
     assert metrics["distance_ratio"] > 0 and metrics["photos"] > 0 and metrics["size"] == 64
+    assert "macs_64" in metrics and "macs_256" not in metrics  # it takes pictures of 64 px only
     for name in ("teacher", "pyramid", "encoding"):
         assert (out / "preview" / f"{name}.png").exists()
     student, faces = (load_network(out / f"{name}.safetensors") for name in ("student", "faces"))
@@ -99,7 +101,7 @@ def test_the_chain_from_teacher_to_style(tmp_path: Path) -> None:
     # Few-shot: found by itself, since it is the newest blaze student; the encoder is the same, the generator is not.
     seal(out, "student", config={"model": {}}, inputs={}, metrics={})
     few = BlazeFewShot(students=str(out.parent), check_images=8, neighbours=1)
-    second = StudentStage(model=few, train=settings(16, 4), target=STYLE)
+    second = StudentStage(model=few, train=settings(32, 4), target=STYLE)
     second.check()
     assert second.reads == ("data", "style") and few.files()["model.start.faces"] == out / "faces.safetensors"
     taught = tmp_path / "taught"
@@ -256,9 +258,20 @@ def test_the_check_stops_before_faces_become_one(tmp_path: Path) -> None:
     assert bool(made.stopped)
     for name, value in made.start.state_dict().items():
         assert torch.equal(value, made.kept.state_dict()[name]), name  # the best state was the start
-    with pytest.raises(TristyleError, match="floor: after 8 images .* nothing was learnt. Lower student.train.lr"):
+    with pytest.raises(TristyleError, match="model.floor: no check found .* nothing was learnt. Lower student.train"):
         finish_few_shot(made, tmp_path)
     assert not (tmp_path / "faces.safetensors").exists()
+
+
+def test_a_state_farther_from_the_style_than_the_start_is_not_kept() -> None:
+    made, _ = few_shot(floor=0.0)
+    start = made.best.item()
+    assert start == made.style_of(drawn(made.start, made.checked))
+    with torch.no_grad():
+        made.ema.load_state_dict({name: value + 0.3 for name, value in made.start.state_dict().items()})
+    assert made._check()["style"] > start
+    assert made.best.item() == start and made.checks.item() == 1
+    assert all(torch.equal(value, made.kept.state_dict()[name]) for name, value in made.start.state_dict().items())
 
 
 def test_every_picture_and_every_layer_counts() -> None:
@@ -278,6 +291,72 @@ def test_every_picture_and_every_layer_counts() -> None:
     assert mixed.shape == (6, *codes.shape[1:])
     same = (mixed.unflatten(0, (2, 3)) == codes).all(dim=-1)
     assert same.any() and not same.all()
+
+
+def test_the_adversary_of_a_drawn_style_learns_from_the_style(tmp_path: Path) -> None:
+    """Photos beside a comic teacher would pull its student back to photographs."""
+    data, run = data_artifact(tmp_path / "data", 64), Runtime("cpu", 1, Tracker(tmp_path))
+    sealed = {
+        target: seal(saved_teacher(tmp_path / target), "style", config={"target": target}, inputs={}, metrics={})
+        for target in (STYLE, "photo", "other")
+    }
+    drawn_people = toys(30, 8, 64)[1]
+    for index, picture in enumerate(drawn_people):
+        write_image(data.path / "style" / STYLE / f"{index}.png", picture)
+    pictures = to_tensor(drawn_people)
+    known = torch.cat([pictures, pictures.flip(3)])
+    for teacher, further in (("style", {"style": sealed[STYLE]}), (str(sealed[STYLE].path), {})):
+        training = replace(MODEL, teacher=teacher).training({"data": data} | further, settings(), run)
+        batch = training.batches(0, 8)
+        real = batch["real"]
+        assert all((known == one).flatten(1).all(1).any() for one in real)
+
+        # the discriminator is shown them, and no photo
+        task, update = training.task, Update(10)
+        update.memory["fakes"] = batch["images"]
+        shown, other = (
+            task.losses("discriminator", batch | {"real": given}, update)["real"] for given in (real, -real)
+        )
+        same = task.losses("discriminator", batch | {"images": -batch["images"]}, update)["real"]
+        assert shown == same != other
+
+    plain = replace(MODEL, teacher=str(sealed["photo"].path)).training({"data": data}, settings(), run)
+    assert set(plain.batches(0, 8)) == {"images"}
+    with pytest.raises(TristyleError, match="draws other, and .* holds no pictures of that style. Give the data that"):
+        replace(MODEL, teacher="style").training({"data": data, "style": sealed["other"]}, settings(), run)
+
+
+def test_crops_at_full_size_are_the_same_in_both_pictures() -> None:
+    """The reader sees 64 px: of 128 px it sees a crop, so a picture is like itself and unlike its neighbour."""
+    torch.manual_seed(1)
+    made = MODEL.task(settings(), *tiny_blaze.teacher(128), tiny_blaze.reader(), torch.zeros(2, 3, 128, 128))
+    target = made.drawn(made.styles(4, Draws()))
+    sizes = (32, 64, 128)
+
+    def pyramid(of: torch.Tensor) -> list[BlazePicture]:
+        return [BlazePicture(fitted(of, size), torch.zeros(4, 1, size, size)) for size in sizes]
+
+    own, other = (made._held(pyramid(of), target) for of in (target, target.roll(1, 0)))
+    assert own["l1"] < 1e-6 and own["perceptual"] < 1e-6 < 1e-3 < other["perceptual"]
+
+
+def test_the_encoder_of_larger_photos_sees_what_the_small_one_sees() -> None:
+    codes = BlazeEncoder(14, 16, 256, 0.1)(torch.zeros(2, 3, 256, 256))
+    assert codes.shape == (2, 14, 16) and bool(codes.isfinite().all())
+
+
+@pytest.mark.parametrize("name", ["generator", "base64_generator", "network"])
+def test_a_teacher_brings_its_discriminator_by_whatever_name(tmp_path: Path, name: str) -> None:
+    """Of a style artifact, of the shipped bases, and of a converted official file."""
+    generator, discriminator = tiny_blaze.teacher(64)
+    save_network(tmp_path / f"{name}.safetensors", generator)
+    beside = tmp_path / f"{name.removesuffix('generator').removesuffix('_')}_discriminator.safetensors"
+    beside = tmp_path / "discriminator.safetensors" if name == "generator" else beside
+    save_network(beside, discriminator)
+    teacher = str(tmp_path / f"{name}.safetensors")
+    assert Blaze(teacher=teacher).files()["model.teacher.discriminator"] == beside
+    opened = open_teacher(teacher, 64, {})[1].state_dict()
+    assert all(torch.equal(value, opened[key]) for key, value in discriminator.state_dict().items())
 
 
 def test_what_cannot_be_is_refused_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,14 +24,14 @@ from typing import TYPE_CHECKING
 
 from stages.core.files import sha256_file, write_bytes
 from stages.core.settings import TristyleError
-from stages.core.weights import load_network, save_network
+from stages.core.weights import DISCRIMINATOR, load_network, own_partner, partner, save_network
 
 if TYPE_CHECKING:
     from stages.networks.stylegan2 import Discriminator, Generator
     from stages.style.weights.strict import Checkpoint
 
 SUFFIXES = (".safetensors", ".pt")
-ARTIFACT = ("transferred.safetensors", "discriminator.safetensors")
+ARTIFACT = ("transferred.safetensors", DISCRIMINATOR)
 
 
 @dataclass(kw_only=True)
@@ -137,19 +137,6 @@ def _read_safetensors(path: Path, name: str) -> Checkpoint:
     if discriminator.arguments["img_resolution"] != generator.img_resolution:
         raise TristyleError(f"{other}: is for another resolution than {path.name}. Put its own discriminator there.")
     return Checkpoint(format=name, generator=generator, discriminator=discriminator)
-
-
-def own_partner(path: Path) -> Path:
-    """The discriminator's file of a generator's: x_discriminator for x and for x_generator, beside it."""
-    if path.stem == "generator":
-        return path.with_name("discriminator.safetensors")
-    return path.with_name(f"{path.stem.removesuffix('_generator')}_discriminator.safetensors")
-
-
-def partner(path: Path) -> Path:
-    """Where to look for a generator's discriminator: its own file, else the one that serves a whole style artifact."""
-    own, shared = own_partner(path), path.with_name(ARTIFACT[1])
-    return shared if shared.exists() and not own.exists() else own
 
 
 # ---------------------------------------------------------------------------------------------------------------------
