@@ -10,9 +10,9 @@ import io
 import json
 import zipfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 
@@ -22,6 +22,7 @@ from stages.export.contract import LARGEST, SMALLEST, STEP, ConversionSource, Si
 from stages.export.subprocess_runtime import Call, ChildRuntime
 
 NOTES = "notes.json"
+USUAL = 256  # px a side
 
 
 @dataclass(kw_only=True)
@@ -29,32 +30,40 @@ class FixedSide(ChildRuntime):
     """A runtime whose files take square pictures of one size.
 
     Args:
-        side: that size, a multiple of 8; best the one that the student was trained at.
+        side: that size, a multiple of 8; best the one that the student was trained at. None: the only one that the
+            network takes, else 256.
     """
 
-    side: int = 256
+    side: int | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.side is None:
+            return
         number("side", self.side, SMALLEST, LARGEST, integer=True)
         if self.side % STEP:
-            raise ConfigError("side", f"{self.side} is not a multiple of {STEP}", f"Give one, e.g. {STEP * 32}")
+            raise ConfigError("side", f"{self.side} is not a multiple of {STEP}", f"Give one, e.g. {USUAL}")
+
+    def fitted(self, signature: Signature) -> Self:
+        """This runtime with the side of a network, where none is set."""
+        return replace(self, side=signature.side or USUAL) if self.side is None else self
 
     def options(self, source: ConversionSource, precision: str, folder: Path) -> dict[str, Any]:
         """The side; for int8, `calibration.npz` in `folder`, its pictures of that size."""
+        side = self.side or USUAL
         if precision != "int8":
-            return {"side": self.side}
+            return {"side": side}
         import torch
         import torch.nn.functional as F
 
         with np.load(source.calibration) as file:
             samples = {name: torch.from_numpy(file[name]) for name in file.files}
         for spec in source.signature.inputs:
-            if spec.spatial and samples[spec.name].shape[-1] != self.side:
-                shape = (self.side, self.side)
+            if spec.spatial and samples[spec.name].shape[-1] != side:
+                shape = (side, side)
                 samples[spec.name] = F.interpolate(samples[spec.name], shape, mode="bilinear", antialias=True)
         np.savez(folder / "calibration.npz", **{name: values.numpy() for name, values in samples.items()})  # type: ignore[arg-type]
-        return {"side": self.side}
+        return {"side": side}
 
 
 @dataclass(kw_only=True)

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stages.core.artifact import SCRATCH, Artifact, hash_path, provenance
-from stages.core.files import write_json, write_jsonl
+from stages.core.files import sha256_file, write_json, write_jsonl
 from stages.core.images import load_images
 from stages.core.mark import SOURCE_TYPE
 from stages.core.runtime import Runtime
@@ -28,7 +28,7 @@ from stages.core.weights import load_network
 from stages.export import contract
 from stages.export.contract import LARGEST, SMALLEST, ConversionSource, Exportable, Signature, check_exportable
 from stages.export.fidelity import agreement, drawn_inputs, expected, milliseconds
-from stages.export.onnx import Traced, export_onnx
+from stages.export.onnx import OnnxRun, Traced, export_onnx, open_session
 from stages.networks.mobile import count_macs, count_parameters
 
 PHOTO = "photo"  # the input that the check and the calibration fill with photos
@@ -85,6 +85,7 @@ class ExportStage(Stage):
         weights = inputs["student"].path / "student.safetensors"
         network = check_exportable(load_network(weights), weights)
         signature = Signature.of(network, self.alpha)
+        self.runtime = getattr(self.runtime, "fitted", lambda _: self.runtime)(signature)  # one that has a fixed side
         self._check_side(signature)
 
         source = self._source(network, signature, weights, inputs, out / SCRATCH)
@@ -95,7 +96,9 @@ class ExportStage(Stage):
         rows = self._rows(network, source, self.runtime.precisions, inputs["data"], out)
 
         described, measures = card(rows, self.runtime, source, inputs, network), metrics(rows)
-        if source.faces and self.runtime.name != "web":  # the page has them in its folder
+        if source.faces and self.runtime.name == "web":  # the page has them in its folder
+            self._agrees(alone, drawing, inputs["data"])
+        elif source.faces:
             described["faces"] = self._faces(alone, drawing, inputs["data"], out)
             measures |= metrics(described["faces"]["files"], "faces_")
 
@@ -110,6 +113,13 @@ class ExportStage(Stage):
         samples = check_samples(data, self.photos, source.signature, self.runtime.side)
         truth = expected(network, samples, source.signature)
         return [self._row(source, precision, out, samples, truth) for precision in precisions]
+
+    def _agrees(self, network: Exportable, source: ConversionSource, data: Artifact) -> None:
+        """Refuse an ONNX file that does not draw what its network draws, untimed. Raises TristyleError."""
+        samples = check_samples(data, self.photos, source.signature, None)
+        with closing(OnnxRun(open_session(source.onnx, 1), source.signature)) as run:
+            found = agreement(run, samples, expected(network, samples, source.signature), source.signature)
+        self._accept(source.onnx, "fp32", found)
 
     def _faces(self, network: Exportable, source: ConversionSource, data: Artifact, out: Path) -> dict[str, Any]:
         """Export the generator alone, which draws faces from scratch, as `faces...` beside the student's files.
@@ -182,6 +192,8 @@ class ExportStage(Stage):
         files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
         row: dict[str, Any] = {"runtime": self.runtime.name, "precision": precision, "file": path.name}
         row |= {"bytes": sum(file.stat().st_size for file in files), "sha256": hash_path(path)}
+        if path.is_dir():  # the page names the model that it times, not its folder
+            row["models"] = [sha256_file(file) for file in files if file.suffix == ".onnx"]
         only = source.signature.side
         timed = TIMED if only is None else ((only, 1), (only, 2))
         row |= dict.fromkeys(MEASURES) | {time_key(side, threads): None for side, threads in timed}

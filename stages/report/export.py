@@ -8,6 +8,7 @@ page's Measure button saves, put into `<out>/reports/measurements/`, is found th
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,8 @@ from stages.core.settings import TristyleError
 from stages.export.contract import BACKENDS, PRECISIONS
 from stages.report.markup import EMPTY, heading, join, note, table, tag
 
-TIMES = ("ms_256_1", "ms_256_2", "ms_512_1", "ms_512_2")
-HEAD = ("tier", "runtime", "precision", "MB", "PSNR dB", "edge clarity ×", "ms 256, 1", "256, 2", "512, 1", "512, 2")
+TIME = re.compile(r"ms_(\d+)_(\d+)")  # a time's key: px a side, threads
+HEAD = ("tier", "runtime", "precision", "MB", "PSNR dB", "edge clarity ×")
 QUALITY: dict[str, str] = {  # measure of a student -> heading
     "edge_clarity_ratio": "edge clarity ×",
     "edge_slope_ratio": "edge slope ×",
@@ -42,7 +43,9 @@ def export_table(runs: Runs) -> Markup:
     if not rows:
         return EMPTY
     folders = {run["export"].path.resolve().parents[1] / "reports" / "measurements" for run in runs if "export" in run}
-    devices = [cells for row in rows for folder in sorted(folders) for cells in _elsewhere(row, folder)]
+    times = {match[0]: (int(match[1]), int(match[2])) for row in rows for key in row if (match := TIME.fullmatch(key))}
+    times = dict(sorted(times.items(), key=lambda item: item[1]))
+    devices = [cells for row in rows for folder in sorted(folders) for cells in _elsewhere(row, folder, list(times))]
 
     said = (
         "ms: side in px and threads; one picture on this machine, least of several, CPU time on one thread and wall "
@@ -56,7 +59,8 @@ def export_table(runs: Runs) -> Markup:
         "and put what it saves into reports/measurements."
     )
 
-    body = table(HEAD, [*(_cells(row) for row in rows), *devices], numeric=range(3, len(HEAD)))
+    head = (*HEAD, *(f"ms {side}, {threads}" for side, threads in times.values()))
+    body = table(head, [*(_cells(row, list(times)) for row in rows), *devices], numeric=range(3, len(head)))
     return heading("Every tier, runtime and precision", note(said) + body)
 
 
@@ -129,19 +133,24 @@ def _absent(why: str) -> Markup:
     return tag("span", why, style="color:var(--soft)")
 
 
-def _cells(row: Mapping[str, Any]) -> list[str]:
-    """A file's line of the table."""
+def _cells(row: Mapping[str, Any], names: Sequence[str]) -> list[str]:
+    """A file's line of the table, its times by their keys."""
     megabytes, psnr, clarity = _scaled(row.get("bytes"), 1e-6), row.get("psnr"), row.get("edge_clarity")
     if psnr is None:
-        return [*_names(row), megabytes, _absent("not run here"), *[""] * (len(HEAD) - 5)]
-    times = [_scaled(row.get(name), 1.0) for name in TIMES]
-    if not any(times):
+        return [*_names(row), megabytes, _absent("not run here"), "", *[""] * len(names)]
+    times = [_scaled(row.get(name), 1.0) for name in names]
+    if names and not any(times):
         times[0] = _absent("not measured")
     sharp = f"{clarity:.3f}" if _finite(clarity) else ""
     return [*_names(row), megabytes, f"{psnr:.0f}", sharp, *times]
 
 
-def _elsewhere(row: Mapping[str, Any], folder: Path) -> Iterator[list[str]]:
+def timed_digests(row: Mapping[str, Any]) -> set[str]:
+    """Digests by which the page may name a file: its own, and those of the models in a folder of the page."""
+    return {str(row.get("sha256")), *map(str, row.get("models") or ())}
+
+
+def _elsewhere(row: Mapping[str, Any], folder: Path, names: Sequence[str]) -> Iterator[list[str]]:
     """Lines for the devices on which the page timed this very file."""
     for path in sorted(folder.glob("*.json")):
         try:
@@ -149,13 +158,13 @@ def _elsewhere(row: Mapping[str, Any], folder: Path) -> Iterator[list[str]]:
             device, models = found["device"], found["models"]
             for model in models:
                 name = f"ms_{model['size']}_{min(model['threads'], 2)}"
-                if model["sha256"] == row.get("sha256") and name in TIMES:
+                if model["sha256"] in timed_digests(row) and name in names:
                     ms = _scaled(model["network_ms"]["median"], 1.0)
                     threads = f"{model['threads']} thread{'s' if model['threads'] > 1 else ''}"
                     where = f"{device['browser']}, {threads}, median"
                     place = join([str(device["name"]), tag("span", where, class_="why")])
                     tier, _, precision = _names(row)
-                    yield [tier, place, precision, "", "", "", *(ms if name == known else "" for known in TIMES)]
+                    yield [tier, place, precision, "", "", "", *(ms if name == known else "" for known in names)]
         except (OSError, ValueError, KeyError, TypeError, AttributeError, TristyleError):
             continue  # not what the page saves
 

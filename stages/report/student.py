@@ -16,6 +16,7 @@ from stages.core.artifact import Artifact
 from stages.core.files import read_json
 from stages.core.images import read_image
 from stages.core.settings import TristyleError
+from stages.report.export import timed_digests
 from stages.report.markup import EMPTY, figure, fit, heading, join, note, table, tag
 
 SHEETS = {
@@ -56,32 +57,33 @@ def _sheet(title: str, what: str, path: Path) -> Markup:
 
 
 def _phones(artifacts: Mapping[str, Artifact]) -> Markup:
-    """The paper's phones and sizes, and this run's model where it was measured."""
-    names = list(PHONES[256])
-    rows: list[tuple[Any, ...]] = [
-        (name, *(f"{PHONES[side][name][0]:g}, {PHONES[side][name][1]:g}" for side in PHONES)) for name in names
-    ]
+    """The paper's phones and sizes, and this run's model where it was measured, at whatever size."""
     ours = _measured(artifacts["export"]) if "export" in artifacts else []
-    rows += ours or [("this model", tag("span", UNMEASURED, style="color:var(--soft)"), "")]
+    sides = sorted({*PHONES, *(side for _, side, _ in ours)})
+    rows: list[tuple[Any, ...]] = [
+        (name, *(f"{PHONES[side][name][0]:g}, {PHONES[side][name][1]:g}" if side in PHONES else "" for side in sides))
+        for name in PHONES[256]
+    ]
+    rows += [(name, *(time if side == own else EMPTY for side in sides)) for name, own, time in ours]
+    if not ours:
+        rows.append(("this model", tag("span", UNMEASURED, style="color:var(--soft)"), *[""] * (len(sides) - 1)))
     said = (
         "BlazeStyleGAN's own figures: its generator alone, ms on the CPU and on the GPU. Ours are whole models in a "
         "browser, encoder included, on any device where the page has measured them."
     )
-    return join([table(("phone", "256 px", "512 px"), rows), note(said)])
+    return join([table(("phone", *(f"{side} px" for side in sides)), rows), note(said)])
 
 
-def _measured(export: Artifact) -> list[tuple[Any, ...]]:
-    """Lines of the devices on which the page timed a file of this export."""
-    digests = {str(row.get("sha256")) for row in export.records()}
-    found: list[tuple[Any, ...]] = []
+def _measured(export: Artifact) -> list[tuple[str, int, str]]:
+    """Device, px a side and time wherever the page timed a file of this export."""
+    digests = set[str]().union(*map(timed_digests, export.records()))
+    found: list[tuple[str, int, str]] = []
     for path in sorted((export.path.resolve().parents[1] / "reports" / "measurements").glob("*.json")):
         try:
             saved = read_json(path, {"models": list, "device": dict})
-            rows = [model for model in saved["models"] if model["sha256"] in digests and model["size"] in PHONES]
-            for row in rows:
+            for row in (model for model in saved["models"] if model["sha256"] in digests):
                 time = f"{row['network_ms']['median']:g} ({row['threads']} threads)"
-                cells = (time if row["size"] == side else EMPTY for side in PHONES)
-                found.append((f"this model on {saved['device']['name']}", *cells))
-        except (TristyleError, KeyError, TypeError):
+                found.append((f"this model on {saved['device']['name']}", int(row["size"]), time))
+        except (TristyleError, KeyError, TypeError, ValueError):
             continue  # not what the page saves
     return found

@@ -10,6 +10,7 @@ import sys
 import tomllib
 import types
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -234,6 +235,9 @@ def test_settings_that_cannot_be_are_refused(tmp_path: Path) -> None:
     for side in (20, 8192, 100):
         with pytest.raises(ConfigError, match="side"):
             litert.Litert(side=side)
+    free, fixed = (replace(PAINTS, side=side) for side in (None, 128))
+    assert litert.Litert().fitted(free).side == 256 and coreml.Coreml().fitted(fixed).side == 128
+    assert litert.Litert(side=512).fitted(fixed).side == 512  # the stage refuses it, in the network's words
     with pytest.raises(ConfigError, match="precisions"):
         ncnn.Ncnn(precisions=["int8"])
 

@@ -90,6 +90,20 @@ def test_a_phones_times_are_joined_by_the_files_digest(tmp_path: Path) -> None:
     assert rows[3][0] == "mid" and "4 threads" in rows[3][1] and rows[3][2] == "int8" and rows[3][7] == "21"
 
 
+def test_a_model_of_one_size_is_timed_at_that_size(tmp_path: Path) -> None:
+    """Here, and elsewhere by the digest of the model in the page's folder."""
+    found = run(tmp_path, "mid", "web")
+    kept = ("runtime", "precision", "file", "bytes", "psnr", "edge_clarity")
+    rows = [{key: row[key] for key in kept} | {"ms_128_1": 5.1, "ms_128_2": 3.2} for row in found["export"].records()]
+    write_jsonl(found["export"].path / "records.jsonl", [rows[0] | {"sha256": "folder", "models": ["page"]}])
+    timed = {"sha256": "page", "size": 128, "threads": 1, "network_ms": {"median": 33.3}}
+    saved = {"device": {"name": "Pixel 9", "browser": "Chrome"}, "models": [timed]}
+    write_json(tmp_path / "reports" / "measurements" / "phone.json", saved)
+    html = export_table([found])
+    assert "ms 128, 1" in html and "256" not in html
+    assert [row[6:] for row in cells(html)] == [["5.1", "3.2"], ["33.3", ""]]
+
+
 def test_tiers_stand_side_by_side_with_what_was_measured(tmp_path: Path) -> None:
     html = tier_table([run(tmp_path, "high"), run(tmp_path, "nano"), run(tmp_path, "nano", "mnn")])
     assert [row[0] for row in cells(html)] == ["nano", "high"]

@@ -449,10 +449,12 @@ def test_a_generator_for_phones_has_a_section_of_its_own(tmp_path: Path) -> None
     assert "no phone measured" in said
 
     timed = {"sha256": "ab", "size": 256, "threads": 1, "network_ms": {"median": 21.5}}
-    saved = {"device": {"name": "Pixel 9", "browser": ["Chrome"]}, "models": [timed]}
+    small = timed | {"size": 128, "network_ms": {"median": 6.25}}
+    saved = {"device": {"name": "Pixel 9", "browser": ["Chrome"]}, "models": [timed, small]}
     write_json(tmp_path / "reports" / "measurements" / "one.json", saved)
     said = _text(made, tmp_path)
     assert "no phone measured" not in said and "this model on Pixel 9" in said and "21.5 (1 threads)" in said
+    assert "6.25 (1 threads)" in said and "128 px" in said
 
 
 def _text(artifacts: dict[str, Artifact], folder: Path) -> str:
