@@ -103,7 +103,8 @@ class Stylizer:
             return photo
         if not faces and (self.options.faces == "always" or self.untouched):
             left = "the photo stays as it is then" if self.faces_only else "the whole frame is painted then"
-            raise TristyleError(f"no face found. Crop it closer, or leave --faces out: {left}")
+            cause = "--faces" if self.options.faces == "always" else "--alpha"
+            raise TristyleError(f"no face found. Crop it closer, or leave {cause} out: {left}")
         image, matte = self.paint(photo, faces or None)
         return cut_out(image, matte) if self.options.alpha else image
 

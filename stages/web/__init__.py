@@ -111,8 +111,7 @@ def site(models: Sequence[Model]) -> dict[str, File]:
             digest = hashlib.sha256(data).hexdigest()
             entry[key] = f"models/{digest[:12]}.onnx"
             files[entry[key]] = File(data, KINDS[".onnx"])
-            if key == "file":
-                entry |= {"bytes": len(data), "sha256": digest}
+            entry |= {"bytes": len(data), "sha256": digest} if key == "file" else {"faces_sha256": digest}
         if model.attributes:
             entry |= {"attributes": list(model.attributes), "regions": list(model.regions)}
         entries.append(entry | ({"fixed": True} if model.fixed else {}))

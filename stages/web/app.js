@@ -19,6 +19,7 @@ let choices = 0; // how often a model was chosen
 let video = null; // the open camera
 let picture = null; // the picture on show, a canvas; null while the camera runs
 let notice = ''; // what stays said of it
+let drawnBy = ''; // digest of the network that drew the result on show
 let frames = []; // of the camera: {at, whole} in ms
 let busy = false,
   fresh = false; // a frame is being worked on; a newer one is there
@@ -172,7 +173,7 @@ async function drawFace() {
   stopCamera();
   try {
     const { image, milliseconds } = await runner.draw(model.faces);
-    presentResult(image);
+    presentResult(image, model.faces_sha256);
     tell(`a face of nobody, ${image.width} px · network `, Math.round(milliseconds), ` ms · ${threads()}`);
   } catch (error) {
     fail(error, 'Choose another model.');
@@ -185,8 +186,10 @@ function present(photo, result) {
   presentResult(result);
 }
 
-function presentResult(image) {
+/** Show a result, which the network of a digest has drawn. */
+function presentResult(image, digest = model?.sha256) {
   show(page.styled, image);
+  drawnBy = digest;
   page.save.disabled = !!measuring || !model;
 }
 
@@ -300,7 +303,7 @@ function download(blob, name) {
 const stamp = () => new Date().toISOString().slice(0, 19).replace('T', '-').replaceAll(':', '');
 
 async function save() {
-  download(await markedPng(page.styled, model.sha256), `tristyle-${page.styleName.textContent}-${stamp()}.png`);
+  download(await markedPng(page.styled, drawnBy), `tristyle-${page.styleName.textContent}-${stamp()}.png`);
 }
 
 async function runMeasure() {

@@ -85,6 +85,8 @@ def test_what_the_model_cannot_do_is_refused_in_one_line(export: Path, wall: np.
         Stylizer(Options(model, faces="never"))
     with pytest.raises(TristyleError, match="no face found"):
         Stylizer(Options(model, faces="always"))(wall)
+    with pytest.raises(TristyleError, match="no face found. Crop it closer, or leave --alpha out: the photo stays"):
+        Stylizer(Options(model, alpha=True))(wall)
 
 
 def test_faces_from_scratch(export: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -538,6 +538,7 @@ def static(folder: Path) -> HTTPServer:
 def test_a_model_of_one_size_works_on_the_square_and_draws_faces_from_scratch(
     browser: Chromium, tmp_path: Path
 ) -> None:
+    from stages.core.mark import read_mark
     from stages.export.onnx import export_onnx
     from tests.tools import tiny_blaze
 
@@ -556,6 +557,9 @@ def test_a_model_of_one_size_works_on_the_square_and_draws_faces_from_scratch(
             seen.append(both(browser)[1])
         assert not np.array_equal(*seen) and seen[0].std() > 1
         assert "a face of nobody" in browser.run("numbers.textContent")
+        (tmp_path / "saved").mkdir()
+        saved = read_mark(downloaded(browser, tmp_path / "saved", "save"))
+        assert saved is not None and saved.version == f"sha256:{sha256_file(tmp_path / 'faces.onnx')}"
 
 
 def test_an_editor_has_sliders_that_edit_the_picture_on_show(browser: Chromium, model: Path, tmp_path: Path) -> None:
