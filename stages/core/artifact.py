@@ -13,7 +13,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +34,7 @@ OBSERVED = {"export": ("card.json", "records.jsonl")}
 SOURCES = "sources.csv"
 SAID = {"licence": "licence", "licence_class": "licence_class", "sources": "source"}  # of a model -> of a picture
 LONGEST_SAID = 4096  # letters
+PICTURES = "pictures.json"  # in a student that learnt from other pictures than its data set's: what is said of them
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".apng", ".jpe", ".jfif", ".dib")
 STARTS = (b"\x89PNG", b"\xff\xd8\xff", b"RIFF", b"GIF8", b"BM", b"II*\0", b"MM\0*")
 
@@ -74,11 +75,22 @@ class Artifact:
         return read_jsonl(self.path / "records.jsonl")
 
 
-def provenance(data: Artifact) -> dict[str, str]:
-    """What a model file says of the pictures that it was trained on: their licences, sources, and the data's digest."""
-    rows = data.records()
-    said = {name: sorted({str(row.get(key) or "unknown") for row in rows}) for name, key in SAID.items()}
-    return {name: ", ".join(values)[:LONGEST_SAID] for name, values in said.items()} | {"data": data.digest}
+def said_of(*data: Artifact) -> dict[str, list[str]]:
+    """What data sets say of their pictures: every `licence`, `licence_class` and `source`, sorted."""
+    rows = [row for one in data for row in one.records()]
+    return {key: sorted({str(row.get(key) or "unknown") for row in rows}) for key in SAID.values()}
+
+
+def provenance(data: Artifact, further: Mapping[str, Sequence[str]] | None = None) -> dict[str, str]:
+    """What a model file says of the pictures that it was trained on: their licences, sources, and the data's digest.
+
+    Args:
+        data: the pictures.
+        further: of others, as `said_of` says it.
+    """
+    said, more = said_of(data), further or {}
+    joined = {name: sorted({*said[key], *more.get(key, ())}) for name, key in SAID.items()}
+    return {name: ", ".join(values)[:LONGEST_SAID] for name, values in joined.items()} | {"data": data.digest}
 
 
 def hash_json(value: Any) -> str:

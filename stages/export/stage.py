@@ -16,8 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stages.core.artifact import SCRATCH, Artifact, hash_path, provenance
-from stages.core.files import sha256_file, write_json, write_jsonl
+from stages.core.artifact import PICTURES, SAID, SCRATCH, Artifact, hash_path, provenance, said_of
+from stages.core.files import read_json, sha256_file, write_json, write_jsonl
 from stages.core.images import load_images
 from stages.core.mark import SOURCE_TYPE
 from stages.core.runtime import Runtime
@@ -163,7 +163,7 @@ class ExportStage(Stage):
         notes = {"tristyle.size": str(trained), "tristyle.style": style}
         if not getattr(network, "whole_frames", True):
             notes["tristyle.faces"] = "only"
-        notes |= origin(inputs["data"])
+        notes |= origin(inputs["data"], further(inputs["student"]))
         if signature.multiple_of != contract.STEP:  # what a reader assumes
             notes["tristyle.multiple_of"] = str(signature.multiple_of)
         export_onnx(network, scratch / "source.onnx", notes, signature)
@@ -351,22 +351,29 @@ def card(
             "data": inputs["data"].digest,
             "train": inputs["student"].config.get("train", {}),
         },
-        "pictures": pictures(inputs["data"]),
+        "pictures": pictures(inputs["data"], further(inputs["student"])),
         "notes": list(runtime.notes),
         "licence": "of the weights: what the licences of the pictures allow; of the code: Apache-2.0",
         "use": f"Outputs are synthetic pictures; mark them (IPTC DigitalSourceType {SOURCE_TYPE}), as `stylize` does.",
     }
 
 
-def origin(data: Artifact) -> dict[str, str]:
-    """What is noted within a model's file of where it comes from, and of what its outputs are."""
-    return {f"tristyle.{name}": value for name, value in provenance(data).items()} | {"tristyle.outputs": SOURCE_TYPE}
+def further(student: Artifact) -> dict[str, list[str]]:
+    """What a student's artifact says of pictures beside its data set's, see `stages.core.artifact.said_of`."""
+    path = student.path / PICTURES
+    return read_json(path, dict.fromkeys(SAID.values(), list)) if path.exists() else {}
 
 
-def pictures(data: Artifact) -> dict[str, list[str]]:
-    """The card's entry of the pictures that a network was trained on."""
-    rows, keys = data.records(), {"sources": "source", "licences": "licence", "licence_classes": "licence_class"}
-    return {name: sorted({str(row.get(key) or "unknown") for row in rows}) for name, key in keys.items()}
+def origin(data: Artifact, more: Mapping[str, list[str]] | None = None) -> dict[str, str]:
+    """What is noted within a model's file of where it comes from, `more` pictures too, and of what its outputs are."""
+    said = provenance(data, more)
+    return {f"tristyle.{name}": value for name, value in said.items()} | {"tristyle.outputs": SOURCE_TYPE}
+
+
+def pictures(data: Artifact, more: Mapping[str, list[str]] | None = None) -> dict[str, list[str]]:
+    """The card's entry of the pictures that a network was trained on, `more` than the data set's."""
+    said, keys = said_of(data), {"sources": "source", "licences": "licence", "licence_classes": "licence_class"}
+    return {name: sorted({*said[key], *(more or {}).get(key, ())}) for name, key in keys.items()}
 
 
 def port(spec: TensorSpec, source: ConversionSource, side: int | None) -> dict[str, Any]:

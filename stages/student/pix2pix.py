@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stages.core.artifact import Artifact
+from stages.core.artifact import Artifact, open_artifact
 from stages.core.images import grid
 from stages.core.runtime import Runtime
 from stages.core.settings import Train, TristyleError, choice, number
@@ -160,13 +160,14 @@ class Pix2Pix:
         blurred = self.weights.edge_promotion > 0
         augmentation = load_augmentation(inputs["pair"], self.augment, runtime.workers, allowance)
         batches = pair_batches(photo, style, mask, train.seed, blurred, allowance, augmentation)
-        metrics = {"pairs": float(len(photo))}
+        metrics, further = {"pairs": float(len(photo))}, []
         if self.photographs.path:
             target = str(inputs["pair"].config.get("target") or "")
             found = open_photographs(self.photographs, inputs["data"], target, photo.shape[1], allowance)
             batches = with_photographs(batches, found, train.seed)
             metrics["photographs"] = float(len(found.photo))
-        return StudentTraining(task, read_ahead(batches), photo.shape[1], metrics)
+            further.append(open_artifact(self.photographs.path, "data", verify=False))
+        return StudentTraining(task, read_ahead(batches), photo.shape[1], metrics, further)
 
     def network(self, task: Task) -> nn.Module:
         """The averaged student."""

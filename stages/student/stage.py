@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,8 +10,8 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from stages.core.artifact import SCRATCH, Artifact, provenance
-from stages.core.files import write_jsonl
+from stages.core.artifact import PICTURES, SCRATCH, Artifact, provenance, said_of
+from stages.core.files import write_json, write_jsonl
 from stages.core.images import grid, write_image
 from stages.core.mark import TRAINED
 from stages.core.runtime import Runtime
@@ -68,7 +69,7 @@ class StudentStage(Stage):
         """
         # whatever may be missing is opened before the training
         training = self.model.training(inputs, self.train, runtime)
-        finish = Finish.of(inputs, self.target, runtime)
+        finish = Finish.of(inputs, self.target, runtime, training.further)
         student = self._fit(training, out, runtime)
         return finish(student, out) | training.metrics | training.finish(out) | {"size": training.size}
 
@@ -92,29 +93,33 @@ class Finish:
         teacher: the translator's pictures of them, uint8 [N, H, W, 3]; None without a translator.
         reader: the face reader, on the CPU.
         device: where the student computes.
-        notes: what the weights say of their data.
+        data: the stage's data set.
+        further: what is said of other pictures that the student learnt from, see `said_of`.
     """
 
     people: HeldOut
     teacher: np.ndarray | None
     reader: Reader
     device: str
-    notes: dict[str, str]
+    data: Artifact
+    further: dict[str, list[str]]
 
     @classmethod
-    def of(cls, inputs: dict[str, Artifact], target: str, runtime: Runtime) -> Finish:
-        """Open what it needs.
+    def of(cls, inputs: dict[str, Artifact], target: str, runtime: Runtime, further: Sequence[Artifact] = ()) -> Finish:
+        """Open what it needs; `further` are the data sets beside the stage's own that the student learns from.
 
         Raises:
             TristyleError: nobody is held out.
         """
         people = read_heldout(inputs["data"], target, runtime.workers)
         teacher = read_teacher(inputs["pair"], people, runtime.workers) if "pair" in inputs else None
-        return cls(people, teacher, load_reader(), runtime.device, provenance(inputs["data"]))
+        return cls(people, teacher, load_reader(), runtime.device, inputs["data"], said_of(*further) if further else {})
 
     def __call__(self, student: nn.Module, out: Path) -> dict[str, Any]:
         """Write and score a student; its metrics."""
-        save_network(out / "student.safetensors", student, notes=self.notes)
+        save_network(out / "student.safetensors", student, notes=provenance(self.data, self.further))
+        if self.further:
+            write_json(out / PICTURES, self.further)
         output = apply_student(student, self.people.photo, self.device)
         pictures = to_uint8(output)
         for name, picture in zip(self.people.ids, pictures, strict=True):

@@ -101,6 +101,7 @@ def test_a_student_learns_from_pairs_and_photographs(
     data, train = pictures(tmp_path / "photographs"), Train(images=8, batch=4, lr=1e-3)
     training = student(tmp_path).training({"pair": pairs, "data": data}, train, Runtime("cpu", 1, Silent()))
     assert training.metrics == {"pairs": 5, "photographs": 5}
+    assert [one.path for one in training.further] == [data.path]  # the model will name their sources
     update, batch = Update(0), training.batches(0, 4)
     terms = training.task.losses("student", batch, update)
     names = {"real_background", "real_mask", "real_equivariance", "real_identity", "real_adversarial"}

@@ -8,6 +8,7 @@ from typing import ClassVar
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
 from torch import Tensor, nn
 
 from stages.core.artifact import Artifact, seal
@@ -17,6 +18,7 @@ from stages.core.runtime import Runtime
 from stages.core.settings import Train
 from stages.core.tensors import to_tensor
 from stages.core.tracking import Tracker
+from stages.export.stage import further, origin, pictures
 from stages.networks.face_reader import Reader
 from stages.student import stage as module
 from stages.student.stage import StudentStage
@@ -65,7 +67,8 @@ class ToyStudent:
         def batch(start: int, count: int, rows: slice = slice(None)) -> dict[str, Tensor]:
             return {"style": to_tensor(pictures[np.arange(start, start + count)[rows] % len(pictures)])}
 
-        return StudentTraining(Distilled(train.lr), batch, pictures.shape[1], {"styles": float(len(pictures))})
+        count, others = {"styles": float(len(pictures))}, [inputs["style"]]
+        return StudentTraining(Distilled(train.lr), batch, pictures.shape[1], count, others)
 
     def network(self, task: Task) -> nn.Module:
         assert isinstance(task, Distilled)
@@ -81,7 +84,7 @@ def test_a_student_reads_what_it_says_and_goes_through_the_stage(
     style = tmp_path / "style"
     for i, picture in enumerate(toys(0, 4, 32)[1]):
         write_image(style / "images" / f"{i}.png", picture)
-    write_jsonl(style / "records.jsonl", [])
+    write_jsonl(style / "records.jsonl", [{"licence": "CC-BY-4.0", "licence_class": "open", "source": "a museum"}])
     given = {
         "data": data_artifact(tmp_path / "data", 32),
         "style": seal(style, "style", config={}, inputs={}, metrics={}),
@@ -96,3 +99,10 @@ def test_a_student_reads_what_it_says_and_goes_through_the_stage(
     assert {"face_error", "identity", "kid", "flicker"} <= set(metrics)
     assert not {"pairs", "teacher_face_error", "ssim_target", "edge_clarity_ratio"} & set(metrics)
     assert (out / "student.safetensors").exists() and len(list((out / "heldout").glob("*.png"))) == 6
+
+    # The model names whatever else it learnt from: in its weights, in an exported file and on the card.
+    with safe_open(out / "student.safetensors", "pt") as file:
+        assert "CC-BY-4.0" in file.metadata()["licence"] and "a museum" in file.metadata()["sources"]
+    more = further(Artifact(out, {}))
+    assert "a museum" in origin(given["data"], more)["tristyle.sources"]
+    assert "CC-BY-4.0" in pictures(given["data"], more)["licences"] and further(given["data"]) == {}
