@@ -26,12 +26,16 @@ class Augment:
         backgrounds: before another place; pairs must say what the people in them cover, as those of `pair=twins` do.
         occluders: with something before the person: sunglasses, hands, hair, a microphone, text.
         camera: another camera's exposure, colours, contrast, vignette, blur, noise and compression, on the photo alone.
+        tone: no share of pairs: how much of that camera's exposure and colours the drawn person takes, too. At 0 a
+            photo's light says nothing of the drawing's: light skin that a camera has darkened may be dark skin, and
+            is drawn in between.
     """
 
     geometry: float = 0.0
     backgrounds: float = 0.0
     occluders: float = 0.0
     camera: float = 0.0
+    tone: float = 0.0
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():

@@ -160,8 +160,9 @@ def _photographed(
 ) -> StudentPair:
     """The photo by another camera, and the target laid together anew from the style and that photo.
 
-    Within the mask the target shows the style's person in the style's colours; what shows beside them there is the
-    place, in the camera's light. Elsewhere, things before the person included, it is the photo.
+    Within the mask the target shows the style's person in the style's colours, `settings.tone` of the way towards the
+    camera's; what shows beside them there is the place, in the camera's light. Elsewhere, things before the person
+    included, it is the photo.
     """
     photo, place_ = pair.photo, pair.style.astype(np.float32)
     if rng.random() < settings.camera:
@@ -171,5 +172,5 @@ def _photographed(
     mask = pair.mask.astype(np.float32) / 255
     mask = mask if before is None else mask * (1 - before)
     person = 1 if pair.cover is None else pair.cover[..., 1].astype(np.float32)[..., None] / 255
-    painted = place_ + (pair.style - place_) * person
+    painted = place_ + (pair.style - place_) * (person * (1 - settings.tone))
     return StudentPair(photo, _over(painted, photo, mask[..., None]), np.asarray(mask * 255 + 0.5, np.uint8))

@@ -123,6 +123,19 @@ def test_a_camera_changes_the_photo_and_leaves_the_style_its_colours() -> None:
         assert np.abs(record(clean, light, rng) - light * 255).max() <= 0.51
 
 
+def test_a_drawn_person_takes_as_much_of_the_cameras_light_as_asked() -> None:
+    """All of it: the person is the style as the camera develops it; half: half-way; the draws are the same."""
+    photo, style, mask, cover = pairs(1)
+    pair, inside = StudentPair(photo[0], style[0], mask[0], cover[0]), mask[0] == 255
+    drawn = {
+        tone: augmented(pair, Augment(camera=1.0, tone=tone), np.random.default_rng(1)) for tone in (0.0, 0.5, 1.0)
+    }
+    own, half, whole = (drawn[tone].style[inside].astype(float) for tone in (0.0, 0.5, 1.0))
+    assert np.abs(whole - own).mean() > 3 and np.abs(half - (own + whole) / 2).max() <= 1
+    for tone in (0.5, 1.0):
+        assert np.array_equal(drawn[tone].photo, drawn[0.0].photo)
+
+
 def test_round_bars_are_round_and_occluders_lie_on_the_person() -> None:
     y, x = (np.arange(64, dtype=np.float32) + 0.5)[:, None] / 64, (np.arange(64, dtype=np.float32) + 0.5)[None] / 64
     cover, shade = capsule((x, y), np.array([0.5, 0.5]), np.array([0.5, 0.9]), (0.1, 0.1), 1 / 64)
