@@ -75,9 +75,8 @@ class Artifact:
         return read_jsonl(self.path / "records.jsonl")
 
 
-def said_of(*data: Artifact) -> dict[str, list[str]]:
-    """What data sets say of their pictures: every `licence`, `licence_class` and `source`, sorted."""
-    rows = [row for one in data for row in one.records()]
+def said_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
+    """What a data set's records say of their pictures: every `licence`, `licence_class` and `source`, sorted."""
     return {key: sorted({str(row.get(key) or "unknown") for row in rows}) for key in SAID.values()}
 
 
@@ -88,7 +87,7 @@ def provenance(data: Artifact, further: Mapping[str, Sequence[str]] | None = Non
         data: the pictures.
         further: of others, as `said_of` says it.
     """
-    said, more = said_of(data), further or {}
+    said, more = said_of(data.records()), further or {}
     joined = {name: sorted({*said[key], *more.get(key, ())}) for name, key in SAID.items()}
     return {name: ", ".join(values)[:LONGEST_SAID] for name, values in joined.items()} | {"data": data.digest}
 

@@ -50,7 +50,7 @@ class FixedSide(ChildRuntime):
 
     def options(self, source: ConversionSource, precision: str, folder: Path) -> dict[str, Any]:
         """The side; for int8, `calibration.npz` in `folder`, its pictures of that size."""
-        side = self.side or USUAL
+        side = self.side or USUAL  # one that no network has fitted yet
         if precision != "int8":
             return {"side": side}
         import torch

@@ -28,6 +28,7 @@ from stages.core.weights import load_network
 from stages.export import contract
 from stages.export.contract import LARGEST, SMALLEST, ConversionSource, Exportable, Signature, check_exportable
 from stages.export.fidelity import agreement, drawn_inputs, expected, milliseconds
+from stages.export.litert import FixedSide
 from stages.export.onnx import OnnxRun, Traced, export_onnx, open_session
 from stages.networks.mobile import count_macs, count_parameters
 
@@ -85,7 +86,8 @@ class ExportStage(Stage):
         weights = inputs["student"].path / "student.safetensors"
         network = check_exportable(load_network(weights), weights)
         signature = Signature.of(network, self.alpha)
-        self.runtime = getattr(self.runtime, "fitted", lambda _: self.runtime)(signature)  # one that has a fixed side
+        if isinstance(self.runtime, FixedSide):
+            self.runtime = self.runtime.fitted(signature)
         self._check_side(signature)
 
         source = self._source(network, signature, weights, inputs, out / SCRATCH)
@@ -192,8 +194,8 @@ class ExportStage(Stage):
         files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
         row: dict[str, Any] = {"runtime": self.runtime.name, "precision": precision, "file": path.name}
         row |= {"bytes": sum(file.stat().st_size for file in files), "sha256": hash_path(path)}
-        if path.is_dir():  # the page names the model that it times, not its folder
-            row["models"] = [sha256_file(file) for file in files if file.suffix == ".onnx"]
+        if models := [sha256_file(file) for file in files if file.suffix == ".onnx" and file != path]:
+            row["models"] = models  # the page names the model that it times, not its folder
         only = source.signature.side
         timed = TIMED if only is None else ((only, 1), (only, 2))
         row |= dict.fromkeys(MEASURES) | {time_key(side, threads): None for side, threads in timed}
@@ -372,7 +374,8 @@ def origin(data: Artifact, more: Mapping[str, list[str]] | None = None) -> dict[
 
 def pictures(data: Artifact, more: Mapping[str, list[str]] | None = None) -> dict[str, list[str]]:
     """The card's entry of the pictures that a network was trained on, `more` than the data set's."""
-    said, keys = said_of(data), {"sources": "source", "licences": "licence", "licence_classes": "licence_class"}
+    keys = {"sources": "source", "licences": "licence", "licence_classes": "licence_class"}
+    said = said_of(data.records())
     return {name: sorted({*said[key], *(more or {}).get(key, ())}) for name, key in keys.items()}
 
 

@@ -49,5 +49,5 @@ class AdoptedTranslator(Stage):
         if not hasattr(network, "multiple_of"):
             kind = type(network).__name__
             raise TristyleError(f"{pair.path / FILE}: holds {kind}, which cannot be exported. {remedy}, or pair=tps.")
-        metrics = Finish.of(inputs, self.target, runtime)(network, out)
+        metrics = Finish.of(inputs, self.target, runtime, {})(network, out)
         return metrics | {"size": pair.metrics["size"]}

@@ -12,23 +12,23 @@ from dataclasses import dataclass
 import numpy as np
 
 from stages.core.artifact import Artifact
-from stages.core.settings import TristyleError, number
+from stages.core.settings import ConfigError, TristyleError, number
 from stages.core.shards import pictures
 from stages.training.loading import Allowance, Indexed, Kept
 
 
 @dataclass(kw_only=True)
 class Augment:
-    """Shares of the pairs that each step changes, 0 to 1.
+    """Shares of the pairs that each step changes, 0 to 1, and how it changes the drawing.
 
     Args:
         geometry: cropped, scaled, turned, seen at a slant.
         backgrounds: before another place; pairs must say what the people in them cover, as those of `pair=twins` do.
         occluders: with something before the person: sunglasses, hands, hair, a microphone, text.
-        camera: another camera's exposure, colours, contrast, vignette, blur, noise and compression, on the photo alone.
-        tone: no share of pairs: how much of that camera's exposure and colours the drawn person takes, too. At 0 a
-            photo's light says nothing of the drawing's: light skin that a camera has darkened may be dark skin, and
-            is drawn in between.
+        camera: another camera's exposure, colours, contrast, vignette, blur, noise and compression of the photo.
+        tone: no share of pairs: how much of that camera's exposure, colours, contrast and vignette the drawn person
+            takes, too. At 0 a photo's light says nothing of the drawing's: light skin that a camera has darkened may be
+            dark skin, and is drawn in between.
     """
 
     geometry: float = 0.0
@@ -40,6 +40,8 @@ class Augment:
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
             number(name, value, 0, 1)
+        if self.tone and not self.camera:
+            raise ConfigError("tone", "there is no camera whose light a drawing could take", "Set camera, or tone=0")
 
     @property
     def on(self) -> bool:

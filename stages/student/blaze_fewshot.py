@@ -446,8 +446,8 @@ def finish_few_shot(task: FewShotTask, out: Path) -> dict[str, float]:
     started, reached = task.style_of(before), task.style_of(after)
     if not reached < started:
         raise TristyleError(
-            "student.model.floor: no check found faces that were nearer to the style and unlike each other, so that "
-            "nothing was learnt. Lower student.train.lr or student.model.floor."
+            "student.train: no check found faces that were nearer to the style and unlike each other, so that nothing "
+            "was learnt. Raise student.train.images, or lower student.train.lr or student.model.floor."
         )
 
     faces = BlazeFaces(**task.arguments["faces"])

@@ -4,7 +4,8 @@ Everything follows from the training's seed and the number of the image, one pic
 and one in several processes see the same pictures. A step that has share 0 draws nothing.
 
 Photo and target move together, and what stands behind or before the person is the same in both. The camera changes
-the photo alone: the target keeps the style's own colours where it is painted and is the changed photo elsewhere.
+the photo: where the target is painted it keeps the style's own colours, or takes a share of that light (`tone`); it is
+the changed photo elsewhere.
 """
 
 from __future__ import annotations

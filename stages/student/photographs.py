@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from stages.core.artifact import Artifact, open_artifact
+from stages.core.artifact import Artifact, open_artifact, said_of
 from stages.core.consent import usable
 from stages.core.settings import ConfigError, TristyleError, number
 from stages.core.shards import Pictures
@@ -66,12 +66,16 @@ class Photographs:
 
 @dataclass(frozen=True)
 class UnpairedPictures:
-    """Photographs and style pictures, each with head masks: uint8 [N, H, W, 3] and [N, H, W], read on demand."""
+    """Photographs and style pictures, each with head masks: uint8 [N, H, W, 3] and [N, H, W], read on demand.
+
+    `said` is what the records say of the photographs, see `stages.core.artifact.said_of`.
+    """
 
     photo: Kept
     mask: Kept
     style: Kept
     style_mask: Kept
+    said: dict[str, list[str]]
 
 
 def open_photographs(
@@ -119,7 +123,8 @@ def open_photographs(
             f"student.model.photographs.path: {settings.path} has {kept[0].shape[1]} px, the pairs {size}. "
             f"Make it with data.size={size}."
         )
-    return UnpairedPictures(*kept)
+    photo, mask, style, style_mask = kept
+    return UnpairedPictures(photo, mask, style, style_mask, said_of(rows))
 
 
 def _listed(root: Path, names: list[str], colour: bool) -> Pictures:

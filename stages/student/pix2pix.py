@@ -20,9 +20,10 @@ from typing import ClassVar
 import numpy as np
 import torch
 import torch.nn.functional as F
+from safetensors import safe_open
 from torch import Tensor, nn
 
-from stages.core.artifact import Artifact, open_artifact
+from stages.core.artifact import SAID, Artifact
 from stages.core.images import grid
 from stages.core.runtime import Runtime
 from stages.core.settings import Train, TristyleError, choice, number
@@ -160,13 +161,14 @@ class Pix2Pix:
         blurred = self.weights.edge_promotion > 0
         augmentation = load_augmentation(inputs["pair"], self.augment, runtime.workers, allowance)
         batches = pair_batches(photo, style, mask, train.seed, blurred, allowance, augmentation)
-        metrics, further = {"pairs": float(len(photo))}, []
+        metrics = {"pairs": float(len(photo))}
+        further = {} if self.start is None else said_by(student_file(self.start))
         if self.photographs.path:
             target = str(inputs["pair"].config.get("target") or "")
             found = open_photographs(self.photographs, inputs["data"], target, photo.shape[1], allowance)
             batches = with_photographs(batches, found, train.seed)
             metrics["photographs"] = float(len(found.photo))
-            further.append(open_artifact(self.photographs.path, "data", verify=False))
+            further = {name: sorted({*further.get(name, ()), *values}) for name, values in found.said.items()}
         return StudentTraining(task, read_ahead(batches), photo.shape[1], metrics, further)
 
     def network(self, task: Task) -> nn.Module:
@@ -375,6 +377,13 @@ def student_file(start: str) -> Path:
     """The weights that `student.model.start` names: a file, or the one in an artifact's folder."""
     place = Path(start)
     return place / "student.safetensors" if place.is_dir() else place
+
+
+def said_by(path: Path) -> dict[str, list[str]]:
+    """What a student's weights say of the pictures that it learnt from, in the words of `said_of`."""
+    with safe_open(path, "np") as file:
+        notes = file.metadata() or {}
+    return {key: [notes[name]] for name, key in SAID.items() if notes.get(name)}
 
 
 def open_student(path: Path, tier: str) -> MobileStudent:

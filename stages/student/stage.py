@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from stages.core.artifact import PICTURES, SCRATCH, Artifact, provenance, said_of
+from stages.core.artifact import PICTURES, SCRATCH, Artifact, provenance
 from stages.core.files import write_json, write_jsonl
 from stages.core.images import grid, write_image
 from stages.core.mark import TRAINED
@@ -105,15 +104,15 @@ class Finish:
     further: dict[str, list[str]]
 
     @classmethod
-    def of(cls, inputs: dict[str, Artifact], target: str, runtime: Runtime, further: Sequence[Artifact] = ()) -> Finish:
-        """Open what it needs; `further` are the data sets beside the stage's own that the student learns from.
+    def of(cls, inputs: dict[str, Artifact], target: str, runtime: Runtime, further: dict[str, list[str]]) -> Finish:
+        """Open what it needs; `further` is said of pictures beside the data set's, see `StudentTraining`.
 
         Raises:
             TristyleError: nobody is held out.
         """
         people = read_heldout(inputs["data"], target, runtime.workers)
         teacher = read_teacher(inputs["pair"], people, runtime.workers) if "pair" in inputs else None
-        return cls(people, teacher, load_reader(), runtime.device, inputs["data"], said_of(*further) if further else {})
+        return cls(people, teacher, load_reader(), runtime.device, inputs["data"], further)
 
     def __call__(self, student: nn.Module, out: Path) -> dict[str, Any]:
         """Write and score a student; its metrics."""

@@ -6,7 +6,7 @@ pairs; one that is distilled from a generator reads the style artifact instead.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -28,7 +28,8 @@ class StudentTraining:
         batches: what it learns from.
         size: side of the pictures it learns from, px.
         metrics: what else the artifact should say of them, e.g. how many pairs there are.
-        further: data artifacts beside the stage's own, whose pictures it learns from; the model names their sources.
+        further: what is said (`stages.core.artifact.said_of`) of pictures that it learns from beside the stage's data
+            set; the model names them.
         finish: called after the training with the artifact's folder, in the first process: writes what is kept beside
             `student.safetensors` and returns further measures.
     """
@@ -37,7 +38,7 @@ class StudentTraining:
     batches: Batches
     size: int
     metrics: dict[str, float] = field(default_factory=dict)
-    further: Sequence[Artifact] = ()
+    further: dict[str, list[str]] = field(default_factory=dict)
     finish: Callable[[Path], dict[str, float]] = field(default=lambda out: {})
 
 

@@ -172,8 +172,10 @@ async function edit(chosen) {
 async function drawFace() {
   stopCamera();
   try {
-    const { image, milliseconds } = await runner.draw(model.faces);
-    presentResult(image, model.faces_sha256);
+    const drawing = model;
+    const { image, milliseconds } = await runner.draw(drawing.faces);
+    if (model !== drawing) return; // another one was chosen meanwhile
+    presentResult(image, drawing.faces_sha256);
     tell(`a face of nobody, ${image.width} px · network `, Math.round(milliseconds), ` ms · ${threads()}`);
   } catch (error) {
     fail(error, 'Choose another model.');

@@ -258,7 +258,7 @@ class Blotted(BlazeTask):
 class BlottedAndCopied(Blotted):
     """The same, with an adversary on the teacher's pictures."""
 
-    def real(self, photos: Tensor, update: Update) -> Tensor:
+    def real(self, pictures: Tensor, update: Update) -> Tensor:
         return softened(update.memory["target"], self.settings.soften)
 
 

@@ -258,7 +258,7 @@ def test_the_check_stops_before_faces_become_one(tmp_path: Path) -> None:
     assert bool(made.stopped)
     for name, value in made.start.state_dict().items():
         assert torch.equal(value, made.kept.state_dict()[name]), name  # the best state was the start
-    with pytest.raises(TristyleError, match="model.floor: no check found .* nothing was learnt. Lower student.train"):
+    with pytest.raises(TristyleError, match="student.train: no check found .* nothing was learnt. Raise student.train"):
         finish_few_shot(made, tmp_path)
     assert not (tmp_path / "faces.safetensors").exists()
 

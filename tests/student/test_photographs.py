@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,9 @@ from stages.core.images import write_image
 from stages.core.runtime import Runtime
 from stages.core.settings import ConfigError, Train, TristyleError
 from stages.core.tracking import Silent
+from stages.core.weights import save_network
 from stages.networks.face_reader import Reader
+from stages.networks.mobile import MobileStudent
 from stages.student.photographs import (
     Photographs,
     neck,
@@ -101,7 +104,7 @@ def test_a_student_learns_from_pairs_and_photographs(
     data, train = pictures(tmp_path / "photographs"), Train(images=8, batch=4, lr=1e-3)
     training = student(tmp_path).training({"pair": pairs, "data": data}, train, Runtime("cpu", 1, Silent()))
     assert training.metrics == {"pairs": 5, "photographs": 5}
-    assert [one.path for one in training.further] == [data.path]  # the model will name their sources
+    assert training.further["licence_class"] == ["open"]  # the model will name their sources
     update, batch = Update(0), training.batches(0, 4)
     terms = training.task.losses("student", batch, update)
     names = {"real_background", "real_mask", "real_equivariance", "real_identity", "real_adversarial"}
@@ -113,6 +116,13 @@ def test_a_student_learns_from_pairs_and_photographs(
     assert "real_hinge" in hinge and len(training.task.phases[1].params) > len(
         list(training.task.discriminator.parameters())  # type: ignore[union-attr]
     )
+
+    # ... and those of the student that it began with
+    first = tmp_path / "first.safetensors"
+    save_network(first, MobileStudent("nano"), notes={"licence": "CC-BY-4.0", "sources": "Ann"})
+    begun = replace(student(tmp_path), start=str(first))
+    said = begun.training({"pair": pairs, "data": data}, train, Runtime("cpu", 1, Silent())).further
+    assert "CC-BY-4.0" in said["licence"] and "Ann" in said["source"] and said["licence_class"] == ["open"]
 
     none = student(tmp_path, background=0, mask=0, equivariance=0, identity=0, adversarial=0)
     quiet = none.training({"pair": pairs, "data": data}, train, Runtime("cpu", 1, Silent()))

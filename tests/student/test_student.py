@@ -11,7 +11,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from stages.core.artifact import Artifact, seal
+from stages.core.artifact import Artifact, said_of, seal
 from stages.core.files import write_jsonl
 from stages.core.images import load_images, write_image
 from stages.core.runtime import Runtime
@@ -67,7 +67,7 @@ class ToyStudent:
         def batch(start: int, count: int, rows: slice = slice(None)) -> dict[str, Tensor]:
             return {"style": to_tensor(pictures[np.arange(start, start + count)[rows] % len(pictures)])}
 
-        count, others = {"styles": float(len(pictures))}, [inputs["style"]]
+        count, others = {"styles": float(len(pictures))}, said_of(inputs["style"].records())
         return StudentTraining(Distilled(train.lr), batch, pictures.shape[1], count, others)
 
     def network(self, task: Task) -> nn.Module:
