@@ -41,7 +41,7 @@ OWN = {
     "datasets/folders/sources.py", "datasets/rendered/people.py",
     "export/stage.py", "export/web.py", "metrics/heldout.py", "pipeline/cli.py", "pipeline/run.py", "report/export.py",
     "report/index.py", "report/notebook.py", "report/pair.py", "report/plane.py", "report/student.py",
-    "report/write.py", "student/blaze.py", "student/blaze_fewshot.py",
+    "report/write.py", "student/blaze_fewshot.py", "student/teacher.py",
     "style/editing/sheet.py", "style/finish.py", "style/fusion/library.py", "style/sampling/filters.py",
     "style/sampling/score.py", "style/stage.py", "web/__init__.py", "evaluate/portraits.py styles_of",
     "datasets/folders/stage.py run", "datasets/folders/stage.py _root", "recipes/base_generator.py",
