@@ -380,10 +380,10 @@ def student_file(start: str) -> Path:
 
 
 def said_by(path: Path) -> dict[str, list[str]]:
-    """What a student's weights say of the pictures that it learnt from, in the words of `said_of`."""
+    """What a student's weights say of the pictures they learnt from, as `said_of`; unknown where they are silent."""
     with safe_open(path, "np") as file:
         notes = file.metadata() or {}
-    return {key: [notes[name]] for name, key in SAID.items() if notes.get(name)}
+    return {key: [notes.get(name) or "unknown"] for name, key in SAID.items()}
 
 
 def open_student(path: Path, tier: str) -> MobileStudent:
