@@ -116,7 +116,7 @@ class Blaze:
     """
 
     teacher: str = "base"
-    encoder_share: float = 0.4
+    encoder_share: float = 0.25
     channel_base: int | None = None
     encoder_width: float = 0.5
     mixing: float = 0.5
