@@ -150,9 +150,16 @@ class CartoonPairs(Stage):
         return metrics | {"reader": reader.id, "size": stored_photos(data).size}
 
     def _paint(self, reader: Reader, photos: np.ndarray) -> Translation:
-        landmarks = reader.read(to_tensor(photos).to(next(reader.parameters()).device)).landmarks.cpu().numpy()
-        drawn = [draw(photo, self.rule, points) for photo, points in zip(photos, landmarks, strict=True)]
-        return Translation(np.stack(drawn), source=DRAWN)
+        return Translation(
+            np.stack([draw(photo, self.rule, _landmarks(reader, photo)) for photo in photos]), source=DRAWN
+        )
+
+
+def _landmarks(reader: Reader, photo: np.ndarray) -> np.ndarray:
+    """Of one picture by itself: what is drawn of it does not depend on its neighbours in a batch."""
+    device = next(reader.parameters()).device
+    found: np.ndarray = reader.read(to_tensor(photo[None]).to(device)).landmarks[0].cpu().numpy()
+    return found
 
 
 def draw(photo: np.ndarray, rule: Rule, landmarks: np.ndarray) -> np.ndarray:
@@ -206,15 +213,18 @@ def draw(photo: np.ndarray, rule: Rule, landmarks: np.ndarray) -> np.ndarray:
 
 def _larger_eyes(picture: np.ndarray, points: np.ndarray, factor: float) -> np.ndarray:
     """Magnify about the middle of each eye, less and less up to 1.25 widths of it; float32 [H, W, 3], points in px."""
+    # along the line from eye to eye, and across it
     left, right = (points[list(eye)].mean(0) for eye in EYES)
     between = float(np.linalg.norm(right - left)) + 1e-6
     u = (right - left) / between
     v = np.array([-u[1], u[0]])
+
+    # where each pixel comes from
     grid_x, grid_y = _grid(picture.shape[:2])
     x, y = grid_x.copy(), grid_y.copy()
     for centre, eye in zip((left, right), EYES, strict=True):
         width = float(np.linalg.norm(points[eye[3]] - points[eye[0]]))
-        reach = 1.25 * max(width, 0.3 * between)  # the farther eye of a turned head is read too narrow
+        reach = 1.25 * max(width, 0.3 * between)  # a turned head's farther eye is narrow
         along = (grid_x - centre[0]) * u[0] + (grid_y - centre[1]) * u[1]
         up = (grid_x - centre[0]) * v[0] + (grid_y - centre[1]) * v[1]
         strength = (1 - (along**2 + up**2) / reach**2).clip(0) ** 2
@@ -228,7 +238,7 @@ def _in_areas(lab: np.ndarray, apart: float) -> np.ndarray:
     """Mean shift of a Lab picture within 9 px, and its steps made soft again."""
     unit, offset = np.array((2.55, 1, 1), np.float32), np.array((0, 128, 128), np.float32)
     bytes_ = np.rint(lab * unit + offset).clip(0, 255).astype(np.uint8)
-    areas = (cv2.pyrMeanShiftFiltering(bytes_, 9, apart).astype(np.float32) - offset) / unit
+    areas: np.ndarray = (cv2.pyrMeanShiftFiltering(bytes_, 9, apart).astype(np.float32) - offset) / unit
     for _ in range(2):
         areas = cv2.bilateralFilter(areas, 0, 6.0, 2.5)
     return areas
