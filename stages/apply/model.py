@@ -18,7 +18,7 @@ EDITED = ["photo", "attributes", "regions"]  # what an editor takes
 STEP = 8  # px: sides are multiples of this unless the model notes another number
 SMALLEST = 32  # px a side
 NOTED = {"tristyle.size": (SMALLEST, 4096), "tristyle.multiple_of": (1, 256)}  # in the model's notes
-SHIPPED = {"faces": "faces.onnx", "rendered": "student.onnx"}  # by name; the first one is the default
+SHIPPED = {"comic": "comic.onnx", "faces": "faces.onnx", "rendered": "student.onnx"}  # by name, the default first
 RENAMED = {"painted": "rendered"}
 OTHER_KINDS = {
     ".mnn": "a model for MNN",
@@ -37,10 +37,9 @@ def model_path(given: Path | None) -> Path:
     """The ONNX file to use.
 
     Args:
-        given: a file, the folder of an export, or a name of SHIPPED where no file is called so: `faces` is for
-            photographs of people, `rendered` for the renderer's people. None: the last export of a student in
-            ./runs, else the
-            first shipped model.
+        given: a file, the folder of an export, or a name of SHIPPED where no file is called so: `comic` and, fainter,
+            `faces` are for photographs of people, `rendered` for the renderer's people. None: the last export of a
+            student in ./runs, else the first shipped model.
 
     Raises:
         TristyleError: there is none.

@@ -52,6 +52,7 @@ DARKENING = 60  # how fast ink darkens below it
 INK = (0.10, 0.07, 0.10)  # RGB, a warm black
 EYES = (range(36, 42), range(42, 48))  # of the 68 landmarks
 LIPS = range(48, 60)
+MEAN_FACE = 62.0  # lightness of a face, L of Lab, whose contrast is as set
 
 
 @dataclass(kw_only=True)
@@ -68,6 +69,8 @@ class Rule:
         ink: how dark they are, 0 (none) to 1.
         eyes: how many times as high the eyes become; as wide by the square root of it.
         areas: how far apart, in Lab units, neighbouring colours may lie that become one; 0 leaves them.
+        even: exponent by which contrast grows with a face's darkness, so that the comic of a dark face is as bold, and
+            lies about the face's own lightness. 0: about the middle, alike for all.
     """
 
     tones: int = 5
@@ -78,6 +81,7 @@ class Rule:
     ink: float = 1.0
     eyes: float = 1.0
     areas: float = 0.0
+    even: float = 0.0
 
     def __post_init__(self) -> None:
         number("tones", self.tones, 2, 64, integer=True)
@@ -88,6 +92,7 @@ class Rule:
         number("ink", self.ink, 0, 1)
         number("eyes", self.eyes, 1, 1.6)
         number("areas", self.areas, 0, 40)
+        number("even", self.even, 0, 1)
 
 
 @dataclass(kw_only=True)
@@ -195,7 +200,11 @@ def draw(photo: np.ndarray, rule: Rule, landmarks: np.ndarray) -> np.ndarray:
     flat = smooth.copy()
     light = _stepped(smooth[..., 0], 100 / rule.tones, rule.hardness)
     light += spared * (smooth[..., 0] - light)
-    flat[..., 0] = (55 + (light - 50) * rule.contrast).clip(0, 100)  # a little brighter, for what the ink takes
+    middle, contrast = 50.0, rule.contrast
+    if rule.even:
+        middle = _face_light(smooth[..., 0], points)
+        contrast *= min(max((MEAN_FACE / middle) ** rule.even, 0.9), 1.6)
+    flat[..., 0] = (middle + 5 + (light - middle) * contrast).clip(0, 100)  # brighter, for what the ink takes
     flat[..., 1] = flat[..., 1] * (1 + (rule.saturation - 1) / 3)
     flat[..., 2] = flat[..., 2] * rule.saturation
     colour = cv2.cvtColor(flat, cv2.COLOR_Lab2RGB)
@@ -242,6 +251,13 @@ def _in_areas(lab: np.ndarray, apart: float) -> np.ndarray:
     for _ in range(2):
         areas = cv2.bilateralFilter(areas, 0, 6.0, 2.5)
     return areas
+
+
+def _face_light(light: np.ndarray, points: np.ndarray) -> float:
+    """The median lightness within the hull of the landmarks, at least 1."""
+    face = np.zeros(light.shape, np.uint8)
+    cv2.fillConvexPoly(face, cv2.convexHull(np.rint(points).astype(np.int32)), 1)
+    return max(float(np.median(light[face > 0])), 1.0) if face.any() else MEAN_FACE
 
 
 def _features(points: np.ndarray) -> np.ndarray:

@@ -24,6 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stages.core.artifact import Artifact, ArtifactError, open_artifact
+from stages.core.files import data_file
 from stages.core.images import grid, load_images, write_image
 from stages.core.mark import TRAINED
 from stages.core.runtime import Runtime
@@ -54,6 +55,7 @@ MOST = 10  # pictures of a style
 CHECKED = 16  # latents of the held-out check
 PSI = 0.7  # their truncation: what faces from scratch have
 NETWORKS = ("student", "faces", "discriminator")
+START = "blaze128"  # the shipped student, a folder of data/
 
 
 @dataclass(kw_only=True)
@@ -89,7 +91,8 @@ class BlazeFewShot:
     """Teaches a trained blaze student a style by a few pictures. A `Student`.
 
     Args:
-        start: folder of the blaze student's artifact; None: the newest finished one in `students`.
+        start: folder of the blaze student's artifact; None: the newest finished one in `students`, else the shipped
+            one of 128 px.
         students: folder of student artifacts.
         floor: least diversity, the start's 1.
         neighbours: latents mixed around a picture's code in each update, for each picture of the batch.
@@ -121,25 +124,17 @@ class BlazeFewShot:
         number("ema_images", self.ema_images, 0, integer=True)
 
     def files(self) -> dict[str, Path]:
-        """The start's networks, as far as there is a start, and the face reader."""
-        place = self._place()
-        found = {} if place is None else {f"model.start.{name}": place / f"{name}.safetensors" for name in NETWORKS}
+        """The start's networks, as far as they are there, and the face reader."""
+        found = {f"model.start.{name}": self._place() / f"{name}.safetensors" for name in NETWORKS}
         return {key: path for key, path in found.items() if path.exists()} | reader_file()
 
-    def check(self) -> None:
-        """Raises TristyleError: there is no student to start from."""
-        if self._place() is None:
-            raise TristyleError(
-                f"student.model.start: {self.students} holds no finished blaze student. "
-                "Run tristyle experiment=blaze-128 first, or name a student's folder."
-            )
-
-    def _place(self) -> Path | None:
+    def _place(self) -> Path:
         """The start's folder."""
         if self.start is not None:
             return Path(self.start)
         finished = [one for one in _students(Path(self.students)) if (one.path / "discriminator.safetensors").exists()]
-        return max(finished, key=lambda item: str(item.manifest["created"])).path if finished else None
+        own = max(finished, key=lambda item: str(item.manifest["created"])).path if finished else None
+        return own or data_file(START)
 
     def training(self, inputs: dict[str, Artifact], train: Train, runtime: Runtime) -> StudentTraining:
         """Open start and pictures.
@@ -147,9 +142,7 @@ class BlazeFewShot:
         Raises:
             TristyleError: the start is missing or damaged, or there are more than ten pictures or of another size.
         """
-        self.check()
         place = self._place()
-        assert place is not None
         stylizer, faces, discriminator = open_start(place)
 
         style = inputs["style"]

@@ -56,10 +56,6 @@ class StudentStage(Stage):
         """The face reader, which scores, and the student's own files."""
         return reader_file() | self.model.files()
 
-    def check(self) -> None:
-        """Raises TristyleError: the student lacks something that it needs, where it can say so."""
-        getattr(self.model, "check", lambda: None)()
-
     def run(self, inputs: dict[str, Artifact], out: Path, runtime: Runtime) -> dict[str, Any]:
         """Train, write and score; returns the artifact's metrics.
 

@@ -219,8 +219,8 @@ def test_shipped_models_have_names_and_a_file_of_that_name_comes_first(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    faces, rendered = (apply.model_path(Path(name)) for name in ("faces", "rendered"))
-    assert (faces.name, rendered.name) == ("faces.onnx", "student.onnx")
-    assert apply.model_path(None) == faces  # no run here: photographs are what people bring
+    comic, faces, rendered = (apply.model_path(Path(name)) for name in ("comic", "faces", "rendered"))
+    assert (comic.name, faces.name, rendered.name) == ("comic.onnx", "faces.onnx", "student.onnx")
+    assert apply.model_path(None) == comic  # no run here: photographs are what people bring
     (tmp_path / "rendered").touch()
     assert apply.model_path(Path("rendered")) == Path("rendered")

@@ -118,7 +118,7 @@ def test_the_card_says_how_to_feed_it(exported: tuple[Path, dict[str, float]], i
     assert 0 <= found[1].min() and found[1].max() <= 1
 
 
-@pytest.mark.parametrize("name", ["faces", "student"])
+@pytest.mark.parametrize("name", ["comic", "faces", "student"])
 def test_a_shipped_model_has_a_card_that_says_where_it_comes_from(name: str) -> None:
     card, path = read_json(data_file(f"{name}.json"), {"licence": str, "pictures": dict, "made": dict}), f"{name}.onnx"
     assert card["file"] == path and card["sha256"] == sha256_file(data_file(path))

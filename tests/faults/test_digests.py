@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from stages.apply import main as stylize
-from stages.apply.model import model_path, open_model, run_padded
+from stages.apply.model import SHIPPED, model_path, open_model, run_padded
 from stages.core.artifact import ArtifactError, open_artifact, seal
 from stages.core.files import append_jsonl, data_file, parse_json, read_json, read_jsonl, write_json
 from stages.core.settings import TristyleError
@@ -70,7 +70,7 @@ def test_a_damaged_card_is_one_line(model: Path, tmp_path: Path, name: str, text
 
 
 def test_what_is_shipped_has_its_digest() -> None:
-    for name in ("faces", "rendered"):
+    for name in SHIPPED:
         assert model_path(Path(name)).is_file()
         assert read_json(model_path(Path(name)).with_suffix(".json"), {"sha256": str})
 

@@ -18,7 +18,7 @@ from tests.tools.portraits import portrait, rendered_data
 
 PERSON = portrait(3, 128)
 POINTS = PERSON.landmarks / 128  # shares of the frame
-BOLD = Rule(eyes=1.4, areas=13)
+BOLD = Rule(eyes=1.4, areas=13, even=0.45)
 
 
 @pytest.fixture(scope="module")
@@ -87,8 +87,27 @@ def test_areas_have_one_colour_and_spare_the_eyes() -> None:
     assert areas[eye].std() > 2 * areas[chin].std()
 
 
+def test_a_dark_face_is_changed_as_much_as_a_light_one() -> None:
+    light, head = PERSON.image.astype(float), PERSON.mask > 250
+    changes = {}
+    for even in (0.0, 0.45):
+        for share in (1.0, 0.4):
+            photo = (light * share).astype(np.uint8)
+            drawn = draw(photo, Rule(even=even), POINTS)
+            changes[even, share] = np.abs(drawn[head].astype(float) - photo[head]).mean()
+    assert changes[0.45, 0.4] / changes[0.45, 1.0] > 1.2 * changes[0.0, 0.4] / changes[0.0, 1.0]
+
+
 def test_settings_are_refused_by_name() -> None:
-    for wrong in ({"tones": 1}, {"hardness": 0.0}, {"line": float("nan")}, {"ink": -0.1}, {"eyes": 0.9}, {"areas": -1}):
+    for wrong in (
+        {"tones": 1},
+        {"hardness": 0.0},
+        {"line": float("nan")},
+        {"ink": -0.1},
+        {"eyes": 0.9},
+        {"areas": -1},
+        {"even": 2},
+    ):
         with pytest.raises(ConfigError, match=next(iter(wrong))):
             Rule(**wrong)
     with pytest.raises(ConfigError, match="target"):
