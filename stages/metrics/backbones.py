@@ -210,15 +210,21 @@ class Lpips:
 
     def embed(self, images: Tensor) -> Tensor:
         """[N, 3, H, W] in [-1, 1] -> [N, D] whose squared distances are LPIPS; D grows with H W. Differentiable."""
-        x = _normalised(images.to(self.heads[0].device), LPIPS_MEAN, LPIPS_STD)
-        parts: list[Tensor] = []
+        parts = []
+        for x, head in zip(self.maps(images.to(self.heads[0].device)), self.heads, strict=True):
+            unit = x / (x.square().sum(dim=1, keepdim=True).sqrt() + 1e-10)
+            weight = (head / unit[0, 0].numel()).sqrt()
+            parts.append((unit * weight[:, None, None]).flatten(1))
+        return torch.cat(parts, dim=1)
+
+    def maps(self, images: Tensor) -> list[Tensor]:
+        """The tapped layers' activations [N, C, h, w] of [N, 3, H, W] in [-1, 1]. Differentiable."""
+        x, found = _normalised(images, LPIPS_MEAN, LPIPS_STD), []
         for place, layer in enumerate(self.layers):
             x = layer(x)
             if place in self.taps:
-                unit = x / (x.square().sum(dim=1, keepdim=True).sqrt() + 1e-10)
-                weight = (self.heads[len(parts)] / unit[0, 0].numel()).sqrt()
-                parts.append((unit * weight[:, None, None]).flatten(1))
-        return torch.cat(parts, dim=1)
+                found.append(x)
+        return found
 
     def distance(self, first: Tensor, second: Tensor) -> Tensor:
         """LPIPS of each pair: twice [N, 3, H, W] in [-1, 1] -> [N]. Differentiable."""

@@ -77,7 +77,7 @@ class BlazeWeights:
 
     l1: float = 3.0
     perceptual: float = 10.0
-    adversarial: float = 0.3
+    adversarial: float = 1.0
     grid: float = 10.0
     matte: float = 1.0
     r1_gamma: float = 1.0

@@ -2,10 +2,10 @@
 
 Source: the FaceStylizer task on BlazeStyleGAN (few-shot: encoder and mapping fixed, the generator trained; latents
 around a picture's code by style mixing). What differs: every picture counts, not the first alone; the style loss sums
-all layers of the features; an adversarial loss is trained jointly (the original only compared a fixed discriminator's
-features), by augmented pictures and with R1; drawn people keep the identity that they had before; and a check on
-latents that no update draws keeps the best state whose faces stay different from each other, and stops the training
-where that ends.
+all layers, of an ImageNet network's features, since the face reader's were taught to overlook styles; an adversarial
+loss is trained jointly (the original only compared a fixed discriminator's features), by augmented pictures and with
+R1; drawn people keep the identity that they had before; and a check on latents that no update draws keeps the best
+state whose faces stay different from each other, and stops the training where that ends.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from stages.core.runtime import Runtime
 from stages.core.settings import Train, TristyleError, number
 from stages.core.tensors import to_tensor, to_uint8
 from stages.core.weights import load_network, save_network
+from stages.metrics.backbones import load_perceptual, perceptual_file
 from stages.networks.augment import AugmentPipe
 from stages.networks.blaze import BlazeFaces, BlazeStylizer
 from stages.networks.face_reader import Reader, load_reader, reader_file
@@ -64,7 +65,8 @@ class FewShotWeights:
 
     Args:
         reconstruction, perceptual: of what is drawn of a picture's own code: L1, perceptual distance to the picture.
-        style: distance of the means and deviations of all features of mixed faces to the picture's.
+        style: distance of the means and deviations of all features of mixed faces to the picture's; the features are
+            the perceptual network's: in the face reader's a photo is as near to a drawing as another drawing is.
         adversarial: logistic loss of what is drawn of the pictures' codes and the first neighbours; 0 leaves it out.
         identity: 1 - cosine of mixed faces to what the start draws of the same latents.
         content: perceptual distance of the same two, which keeps pose and expression.
@@ -124,9 +126,13 @@ class BlazeFewShot:
         number("ema_images", self.ema_images, 0, integer=True)
 
     def files(self) -> dict[str, Path]:
-        """The start's networks, as far as they are there, and the face reader."""
+        """The start's networks, as far as they are there, the face reader and the perceptual network."""
         found = {f"model.start.{name}": self._place() / f"{name}.safetensors" for name in NETWORKS}
-        return {key: path for key, path in found.items() if path.exists()} | reader_file()
+        return (
+            {key: path for key, path in found.items() if path.exists()}
+            | reader_file()
+            | {"perceptual": perceptual_file()}
+        )
 
     def _place(self) -> Path:
         """The start's folder."""
@@ -243,6 +249,8 @@ class FewShotTask(Task):
         self.arguments = {"student": stylizer.arguments, "faces": faces.arguments}
         self.z_dim = faces.z_dim
         self.reader = copy.deepcopy(reader).requires_grad_(False)
+        self.perceptual = load_perceptual()
+        self.layers = self.perceptual.layers.requires_grad_(False)  # moves with the task
 
         # What learns, its average, and the best state.
         self.generator = copy.deepcopy(self.start).requires_grad_(True)
@@ -306,16 +314,16 @@ class FewShotTask(Task):
             codes = self.encoder(pictures)
             mixed = self.mixed(codes, update.draws)
             before = self.start(mixed).colour
-            maps = self.reader.encode(pictures)
+            maps, look = self.reader.encode(pictures), self.look(pictures)
         images = self.generator(torch.cat([codes, mixed])).colour
         update.memory["fakes"] = [row.detach() for row in images.split(n)[:2]]  # codes, and a neighbour of each
 
         own = self.reader.encode(images)
-        repeated = [row.repeat(self.settings.neighbours, 1) for row in statistics(maps)]
+        repeated = [row.repeat(self.settings.neighbours, 1) for row in look]
         terms = {
             "reconstruction": weights.reconstruction * F.l1_loss(images[:n], pictures),
             "perceptual": weights.perceptual * self.likeness([level[:n] for level in own], maps),
-            "style": weights.style * self.style_loss(statistics([level[n:] for level in own]), repeated),
+            "style": weights.style * self.style_loss(self.look(images[n:]), repeated),
             "content": weights.content * self.likeness([level[n:] for level in own], self.reader.encode(before)),
         }
         if weights.identity:
@@ -328,6 +336,10 @@ class FewShotTask(Task):
     def likeness(self, maps: list[Tensor], wanted: list[Tensor]) -> Tensor:
         """Mean perceptual distance of feature maps [N, C, h, w]: a scalar."""
         return perceptual_distance(maps, wanted).mean()
+
+    def look(self, images: Tensor) -> list[Tensor]:
+        """The statistics of the perceptual network's features of pictures [N, 3, R, R]."""
+        return statistics(self.perceptual.maps(images))
 
     def style_loss(self, own: list[Tensor], wanted: list[Tensor]) -> Tensor:
         """Mean distance of the statistics of *every* layer, each in units of the wanted one's length: a scalar."""
@@ -387,8 +399,8 @@ class FewShotTask(Task):
     @torch.no_grad()
     def style_of(self, images: Tensor) -> float:
         """Style loss of `CHECKED` pictures [N, 3, R, R] against the mean statistics of all pictures of the style."""
-        wanted = [row.mean(0).expand(len(images), -1) for row in statistics(self.reader.encode(self.pictures))]
-        return float(self.style_loss(statistics(self.reader.encode(images)), wanted))
+        wanted = [row.mean(0).expand(len(images), -1) for row in self.look(self.pictures)]
+        return float(self.style_loss(self.look(images), wanted))
 
     def lr_factor(self, images: int, total: int) -> float:
         """A short rise, then constant, then linear to zero over the last half."""

@@ -26,7 +26,7 @@ from stages.student import blaze, blaze_fewshot
 from stages.student import stage as student_stage
 from stages.student.batches import photo_batches
 from stages.student.blaze import Blaze, BlazeTask, check_groups
-from stages.student.blaze_fewshot import BlazeFewShot, FewShotTask, finish_few_shot, open_start, statistics
+from stages.student.blaze_fewshot import BlazeFewShot, FewShotTask, finish_few_shot, open_start
 from stages.student.blaze_finish import drawn
 from stages.student.stage import StudentStage
 from stages.student.teacher import open_teacher
@@ -276,9 +276,8 @@ def test_a_state_farther_from_the_style_than_the_start_is_not_kept() -> None:
 
 def test_every_picture_and_every_layer_counts() -> None:
     made, _ = few_shot()
-    maps = made.reader.encode(made.pictures)
-    rows = statistics(maps)
-    assert len(rows) == len(maps)
+    rows = made.look(made.pictures)
+    assert len(rows) == len(made.perceptual.taps)
     for index in range(len(rows)):
         changed = [row + (0.5 if place == index else 0.0) for place, row in enumerate(rows)]
         assert float(made.style_loss(changed, rows)) > 0
