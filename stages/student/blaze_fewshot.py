@@ -32,7 +32,7 @@ from stages.core.settings import Train, TristyleError, number
 from stages.core.tensors import to_tensor, to_uint8
 from stages.core.weights import load_network, save_network
 from stages.metrics.backbones import load_perceptual, perceptual_file
-from stages.networks.augment import AugmentPipe
+from stages.networks.augment import AugmentPipe, softened
 from stages.networks.blaze import BlazeFaces, BlazeStylizer
 from stages.networks.face_reader import Reader, load_reader, reader_file
 from stages.networks.latents import generator_id
@@ -48,6 +48,7 @@ from stages.training.losses import (
     LOGISTIC_CHANCE,
     discriminator_logistic,
     generator_logistic,
+    grid_error,
     perceptual_distance,
     r1_penalty,
 )
@@ -70,6 +71,7 @@ class FewShotWeights:
         adversarial: logistic loss of what is drawn of the pictures' codes and the first neighbours; 0 leaves it out.
         identity: 1 - cosine of mixed faces to what the start draws of the same latents.
         content: perceptual distance of the same two, which keeps pose and expression.
+        grid: of the error against pictures and start that alternates from pixel to pixel, see `grid_error`.
         r1_gamma, r1_every: R1 of the discriminator.
     """
 
@@ -79,6 +81,7 @@ class FewShotWeights:
     adversarial: float = 0.2
     identity: float = 1.0
     content: float = 1.0
+    grid: float = 10.0
     r1_gamma: float = 1.0
     r1_every: int = 8
 
@@ -99,6 +102,7 @@ class BlazeFewShot:
         floor: least diversity, the start's 1.
         neighbours: latents mixed around a picture's code in each update, for each picture of the batch.
         keep: share of a picture's code that a mixed layer keeps.
+        soften: px; the discriminator sees the style's pictures through a Gaussian of this deviation, see `softened`.
         augment: probability of each augmentation of what the discriminator sees.
         ema_images: half-life of the averaged generator, in images.
         check_images: images between two checks.
@@ -112,6 +116,7 @@ class BlazeFewShot:
     floor: float = 0.7
     neighbours: int = 2
     keep: float = 0.1
+    soften: float = 0.8
     augment: float = 0.4
     ema_images: int = 60
     check_images: int = 80
@@ -124,6 +129,7 @@ class BlazeFewShot:
         for name in ("neighbours", "check_images", "patience"):
             number(name, getattr(self, name), 1, integer=True)
         number("ema_images", self.ema_images, 0, integer=True)
+        number("soften", self.soften, 0, 4)
 
     def files(self) -> dict[str, Path]:
         """The start's networks, as far as they are there, the face reader and the perceptual network."""
@@ -296,6 +302,7 @@ class FewShotTask(Task):
         pictures = batch["images"]
         if phase == "generator":
             return self._generator(pictures, update)
+        pictures = softened(pictures, self.settings.soften)
         if phase == "discriminator":
             fake = self._logits(update.memory["fakes"], update)
             real = self.discriminator(self.augment(pictures, draws=update.draws))
@@ -325,6 +332,7 @@ class FewShotTask(Task):
             "perceptual": weights.perceptual * self.likeness([level[:n] for level in own], maps),
             "style": weights.style * self.style_loss(self.look(images[n:]), repeated),
             "content": weights.content * self.likeness([level[n:] for level in own], self.reader.encode(before)),
+            "grid": weights.grid * grid_error(images, torch.cat([pictures, before])),
         }
         if weights.identity:
             same = (self.reader.identity(images[n:]) * self.reader.identity(before)).sum(dim=1)
@@ -338,8 +346,12 @@ class FewShotTask(Task):
         return perceptual_distance(maps, wanted).mean()
 
     def look(self, images: Tensor) -> list[Tensor]:
-        """The statistics of the perceptual network's features of pictures [N, 3, R, R]."""
-        return statistics(self.perceptual.maps(images))
+        """The statistics of the perceptual network's features of pictures [N, 3, R, R].
+
+        Every channel is brought to one mean and deviation first: skin and light of few people are not their style.
+        """
+        deviation, mean = torch.std_mean(images, dim=(2, 3), keepdim=True)
+        return statistics(self.perceptual.maps((images - mean) / (deviation + 0.05) / 2))
 
     def style_loss(self, own: list[Tensor], wanted: list[Tensor]) -> Tensor:
         """Mean distance of the statistics of *every* layer, each in units of the wanted one's length: a scalar."""
