@@ -302,6 +302,7 @@ class FewShotTask(Task):
         pictures = batch["images"]
         if phase == "generator":
             return self._generator(pictures, update)
+
         pictures = softened(pictures, self.settings.soften)
         if phase == "discriminator":
             fake = self._logits(update.memory["fakes"], update)
