@@ -155,9 +155,8 @@ class CartoonPairs(Stage):
         return metrics | {"reader": reader.id, "size": stored_photos(data).size}
 
     def _paint(self, reader: Reader, photos: np.ndarray) -> Translation:
-        return Translation(
-            np.stack([draw(photo, self.rule, _landmarks(reader, photo)) for photo in photos]), source=DRAWN
-        )
+        drawn = [draw(photo, self.rule, _landmarks(reader, photo)) for photo in photos]
+        return Translation(np.stack(drawn), source=DRAWN)
 
 
 def _landmarks(reader: Reader, photo: np.ndarray) -> np.ndarray:
@@ -212,8 +211,7 @@ def draw(photo: np.ndarray, rule: Rule, landmarks: np.ndarray) -> np.ndarray:
     clear = cv2.bilateralFilter(lab, 0, 6.0, 3.0)  # without grain, which would be inked
     if rule.areas:
         clear = cv2.bilateralFilter(clear, 0, 8.0, 3.5)
-    clear = clear[..., 0] / 100
-    paper = 1 - rule.ink * (1 - _lines(np.ascontiguousarray(clear), rule.line))[..., None]
+    paper = 1 - rule.ink * (1 - _lines(np.ascontiguousarray(clear[..., 0]) / 100, rule.line))[..., None]
     inked = colour * paper + np.array(INK, np.float32) * (1 - paper)
     drawn = cv2.resize(inked, (side, side), interpolation=cv2.INTER_AREA if side < SIDE else cv2.INTER_CUBIC)
     out: np.ndarray = np.rint(drawn.clip(0, 1) * 255).astype(np.uint8)

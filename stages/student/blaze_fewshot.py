@@ -133,12 +133,10 @@ class BlazeFewShot:
 
     def files(self) -> dict[str, Path]:
         """The start's networks, as far as they are there, the face reader and the perceptual network."""
-        found = {f"model.start.{name}": self._place() / f"{name}.safetensors" for name in NETWORKS}
-        return (
-            {key: path for key, path in found.items() if path.exists()}
-            | reader_file()
-            | {"perceptual": perceptual_file()}
-        )
+        place = self._place()
+        start = {f"model.start.{name}": place / f"{name}.safetensors" for name in NETWORKS}
+        found = {key: path for key, path in start.items() if path.exists()}
+        return found | reader_file() | {"perceptual": perceptual_file()}
 
     def _place(self) -> Path:
         """The start's folder."""

@@ -128,7 +128,7 @@ def test_pairs_keep_the_background_and_are_the_rules(tmp_path) -> None:
     for row in rows:
         photo, style, raw, mask = (read_image(out / row[kind]) for kind in ("photo", "style", "raw", "mask"))
         drawn = draw(photo, stage.rule, _landmarks(reader, photo))
-        assert np.abs(raw.astype(int) - drawn).max() <= 1  # vectors' ends round otherwise
+        assert np.abs(raw.astype(int) - drawn).max() <= 1  # the ends of NumPy's vector loops round otherwise
         away = cv2.dilate(mask[..., 0], np.ones((9, 9))) == 0
         assert np.array_equal(style[away], photo[away])
         assert np.array_equal(style[mask[..., 0] == 255], raw[mask[..., 0] == 255])
