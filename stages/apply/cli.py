@@ -56,8 +56,8 @@ def arguments() -> argparse.ArgumentParser:
     add(
         "--model",
         type=Path,
-        help="a .onnx file, the folder of an export, or a shipped model: faces (photographs) or rendered (the "
-        "renderer's people); default: the last one in runs/export, else faces",
+        help="a .onnx file, the folder of an export, or a shipped model: comic or faces (photographs), or rendered "
+        "(the renderer's people); default: the last one in runs/export, else comic",
     )
 
     # How it is stylised.

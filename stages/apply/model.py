@@ -37,8 +37,8 @@ def model_path(given: Path | None) -> Path:
     """The ONNX file to use.
 
     Args:
-        given: a file, the folder of an export, or a name of SHIPPED where no file is called so: `comic` and, fainter,
-            `faces` are for photographs of people, `rendered` for the renderer's people. None: the last export of a
+        given: a file, the folder of an export, or a name of SHIPPED where no file is called so: `comic` and `faces`
+            are for photographs of people, `rendered` for the renderer's people. None: the last export of a
             student in ./runs, else the first shipped model.
 
     Raises:

@@ -7,9 +7,8 @@ Abstraction", SIGGRAPH 2006, sec. 3.2) and inks where a difference of Gaussians 
 negative (Kang, Lee, Chui: "Coherent Line Drawing", NPAR 2007; thresholded softly as in Winnemoeller, Kyprianidis,
 Olsen: "XDoG", Computers & Graphics 36, 2012).
 
-A bolder comic asks for the face, too: larger eyes, as the drawn twins of rendered people have them (1.23 times as high,
-1.09 as wide, the median of 300), areas of one colour (mean shift: Comaniciu, Meer, PAMI 24, 2002), and lips and eyes
-that are spared from it.
+A flatter comic has areas of one colour (mean shift: Comaniciu, Meer, PAMI 24, 2002), and asks where the face is:
+eyes and lips are spared from them.
 """
 
 from __future__ import annotations
@@ -67,10 +66,9 @@ class Rule:
         contrast: factor on lightness about its middle.
         line: width of the ink lines, px of a picture of 512 px.
         ink: how dark they are, 0 (none) to 1.
-        eyes: how many times as high the eyes become; as wide by the square root of it.
-        areas: how far apart, in Lab units, neighbouring colours may lie that become one; 0 leaves them.
-        even: exponent by which contrast grows with a face's darkness, so that the comic of a dark face is as bold, and
-            lies about the face's own lightness. 0: about the middle, alike for all.
+        areas: how far apart neighbouring colours of the 8-bit Lab picture may lie that become one; 0 leaves them.
+        even: contrast lies about the face's own lightness, and is multiplied by (62 / it) ** even, 0.9 to 1.6, so that
+            the comic of a dark face is as bold. 0: about the middle, alike for all.
     """
 
     tones: int = 5
@@ -79,7 +77,6 @@ class Rule:
     contrast: float = 1.15
     line: float = 2.4
     ink: float = 1.0
-    eyes: float = 1.0
     areas: float = 0.0
     even: float = 0.0
 
@@ -90,7 +87,6 @@ class Rule:
         number("contrast", self.contrast, 0.1, 4)
         number("line", self.line, 0.5, 8)
         number("ink", self.ink, 0, 1)
-        number("eyes", self.eyes, 1, 1.6)
         number("areas", self.areas, 0, 40)
         number("even", self.even, 0, 1)
 
@@ -155,7 +151,8 @@ class CartoonPairs(Stage):
         return metrics | {"reader": reader.id, "size": stored_photos(data).size}
 
     def _paint(self, reader: Reader, photos: np.ndarray) -> Translation:
-        drawn = [draw(photo, self.rule, _landmarks(reader, photo)) for photo in photos]
+        asked = self.rule.areas or self.rule.even
+        drawn = [draw(photo, self.rule, _landmarks(reader, photo) if asked else None) for photo in photos]
         return Translation(np.stack(drawn), source=DRAWN)
 
 
@@ -166,13 +163,13 @@ def _landmarks(reader: Reader, photo: np.ndarray) -> np.ndarray:
     return found
 
 
-def draw(photo: np.ndarray, rule: Rule, landmarks: np.ndarray) -> np.ndarray:
+def draw(photo: np.ndarray, rule: Rule, landmarks: np.ndarray | None = None) -> np.ndarray:
     """A square photograph as a comic.
 
     Args:
         photo: uint8 RGB [S, S, 3].
         rule: how it is drawn.
-        landmarks: of the face, float [68, 2] in shares of the frame.
+        landmarks: of the face, float [68, 2] in shares of the frame, within it; `areas` and `even` need them.
 
     Returns:
         uint8 RGB [S, S, 3].
@@ -180,9 +177,7 @@ def draw(photo: np.ndarray, rule: Rule, landmarks: np.ndarray) -> np.ndarray:
     side = photo.shape[0]
     method = cv2.INTER_AREA if side > SIDE else cv2.INTER_CUBIC
     large = cv2.resize(photo, (SIDE, SIDE), interpolation=method).astype(np.float32) / 255
-    points = landmarks.astype(np.float32) * SIDE
-    if rule.eyes > 1:
-        large = _larger_eyes(large, points, rule.eyes)
+    points = None if landmarks is None else np.rint(landmarks * SIDE).astype(np.int32)
     lab = cv2.cvtColor(large.clip(0, 1), cv2.COLOR_RGB2Lab)  # L in [0, 100]
 
     # small steps flatten more, and keep more edges, than one large
@@ -191,6 +186,7 @@ def draw(photo: np.ndarray, rule: Rule, landmarks: np.ndarray) -> np.ndarray:
         smooth = cv2.bilateralFilter(smooth, 0, 12.0, 3.0)  # Lab units, px
     spared = np.zeros((SIDE, SIDE), np.float32)
     if rule.areas:
+        assert points is not None
         smooth = _in_areas(smooth, rule.areas)
         spared = _features(points)
         smooth += spared[..., None] * (cv2.bilateralFilter(lab, 0, 8.0, 2.0) - smooth)
@@ -201,6 +197,7 @@ def draw(photo: np.ndarray, rule: Rule, landmarks: np.ndarray) -> np.ndarray:
     light += spared * (smooth[..., 0] - light)
     middle, contrast = 50.0, rule.contrast
     if rule.even:
+        assert points is not None
         middle = _face_light(smooth[..., 0], points)
         contrast *= min(max((MEAN_FACE / middle) ** rule.even, 0.9), 1.6)
     flat[..., 0] = (middle + 5 + (light - middle) * contrast).clip(0, 100)  # brighter, for what the ink takes
@@ -218,29 +215,6 @@ def draw(photo: np.ndarray, rule: Rule, landmarks: np.ndarray) -> np.ndarray:
     return out
 
 
-def _larger_eyes(picture: np.ndarray, points: np.ndarray, factor: float) -> np.ndarray:
-    """Magnify about the middle of each eye, less and less up to 1.25 widths of it; float32 [H, W, 3], points in px."""
-    # along the line from eye to eye, and across it
-    left, right = (points[list(eye)].mean(0) for eye in EYES)
-    between = float(np.linalg.norm(right - left)) + 1e-6
-    u = (right - left) / between
-    v = np.array([-u[1], u[0]])
-
-    # where each pixel comes from
-    grid_x, grid_y = _grid(picture.shape[:2])
-    x, y = grid_x.copy(), grid_y.copy()
-    for centre, eye in zip((left, right), EYES, strict=True):
-        width = float(np.linalg.norm(points[eye[3]] - points[eye[0]]))
-        reach = 1.25 * max(width, 0.3 * between)  # a turned head's farther eye is narrow
-        along = (grid_x - centre[0]) * u[0] + (grid_y - centre[1]) * u[1]
-        up = (grid_x - centre[0]) * v[0] + (grid_y - centre[1]) * v[1]
-        strength = (1 - (along**2 + up**2) / reach**2).clip(0) ** 2
-        along, up = along * strength * (factor**-0.5 - 1), up * strength * (1 / factor - 1)
-        x += along * u[0] + up * v[0]
-        y += along * u[1] + up * v[1]
-    return cv2.remap(picture, x, y, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT_101)
-
-
 def _in_areas(lab: np.ndarray, apart: float) -> np.ndarray:
     """Mean shift of a Lab picture within 9 px, and its steps made soft again."""
     unit, offset = np.array((2.55, 1, 1), np.float32), np.array((0, 128, 128), np.float32)
@@ -254,8 +228,8 @@ def _in_areas(lab: np.ndarray, apart: float) -> np.ndarray:
 def _face_light(light: np.ndarray, points: np.ndarray) -> float:
     """The median lightness within the hull of the landmarks, at least 1."""
     face = np.zeros(light.shape, np.uint8)
-    cv2.fillConvexPoly(face, cv2.convexHull(np.rint(points).astype(np.int32)), 1)
-    return max(float(np.median(light[face > 0])), 1.0) if face.any() else MEAN_FACE
+    cv2.fillConvexPoly(face, cv2.convexHull(points), 1)
+    return max(float(np.median(light[face > 0])), 1.0)
 
 
 def _features(points: np.ndarray) -> np.ndarray:

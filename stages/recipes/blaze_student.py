@@ -1,4 +1,4 @@
-"""A distilled student as it ships: its three networks in half precision, and a card.
+"""A distilled student as it ships: networks in half precision, and a card.
 
     python -m stages.recipes.blaze_student runs/student/KEY --measures FILE.json --out data/blaze128
 
@@ -20,6 +20,7 @@ from stages.core.files import read_json, sha256_file, write_json
 from stages.core.settings import TristyleError
 from stages.core.weights import load_network, save_network
 from stages.networks.blaze import BlazeFaces, BlazeStylizer
+from stages.networks.latents import generator_id
 from stages.networks.stylegan2 import Discriminator
 
 NETWORKS = {"student": BlazeStylizer, "faces": BlazeFaces, "discriminator": Discriminator}
@@ -34,21 +35,25 @@ def write_student(place: Path, measures: dict[str, Any], out: Path) -> dict[str,
         out: folder to write; the card lies beside it.
 
     Raises:
-        TristyleError: a network is missing or another one.
+        TristyleError: a network is missing or another one, or the encoder belongs to another generator.
     """
     networks = {name: load_network(place / f"{name}.safetensors") for name in NETWORKS}
     if wrong := [name for name, kind in NETWORKS.items() if not isinstance(networks[name], kind)]:
         raise TristyleError(f"{place / wrong[0]}.safetensors: not of a distilled student. Run experiment=blaze-128.")
+
+    stylizer = networks["student"]
+    assert isinstance(stylizer, BlazeStylizer)
+    if stylizer.encoder.generator != generator_id(stylizer.generator):
+        raise TristyleError(f"{place}: an encoder of another generator, as few-shot students have. Give their start.")
     out.mkdir(parents=True, exist_ok=True)
     files = {name: out / f"{name}.safetensors" for name in NETWORKS}
     for name, path in files.items():
         save_network(path, networks[name], half=True)
 
-    size = networks["student"].side
     card = {
         "files": [f"{out.name}/{path.name}" for path in files.values()],
         "sha256": {name: sha256_file(path) for name, path in files.items()},
-        "what": f"BlazeStyleGAN of rendered photos, {size} px, its encoder, its discriminator; float16",
+        "what": f"BlazeStyleGAN of rendered photos, {stylizer.side} px, its encoder, its discriminator; float16",
         "licence": "Apache-2.0; trained on rendered people, who are nobody",
         "recipe": {"command": "tristyle experiment=blaze-128, then python -m stages.recipes.blaze_student STUDENT"},
         "heldout": measures,
@@ -59,7 +64,7 @@ def write_student(place: Path, measures: dict[str, Any], out: Path) -> dict[str,
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Command line: a line on stderr and exit code 2 where it does not work out."""
-    parser = argparse.ArgumentParser(prog="python -m stages.recipes.blaze_student", description=(__doc__ or "")[:78])
+    parser = argparse.ArgumentParser(prog="python -m stages.recipes.blaze_student", description=(__doc__ or "")[:72])
     parser.add_argument("student", type=Path, help="artifact of a distilled student, or a folder of its networks")
     parser.add_argument("--measures", type=Path, help="JSON of measures for the card")
     parser.add_argument("--out", type=Path, required=True, help="folder to write: data/blaze128")

@@ -14,7 +14,7 @@ import copy
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import ClassVar
 
@@ -132,19 +132,17 @@ class BlazeFewShot:
         number("soften", self.soften, 0, 4)
 
     def files(self) -> dict[str, Path]:
-        """The start's networks, as far as they are there, the face reader and the perceptual network."""
-        place = self._place()
-        start = {f"model.start.{name}": place / f"{name}.safetensors" for name in NETWORKS}
-        found = {key: path for key, path in start.items() if path.exists()}
-        return found | reader_file() | {"perceptual": perceptual_file()}
+        """The start's networks, the face reader and the perceptual network."""
+        start = {f"model.start.{name}": self._place / f"{name}.safetensors" for name in NETWORKS}
+        return start | reader_file() | {"perceptual": perceptual_file()}
 
+    @cached_property
     def _place(self) -> Path:
-        """The start's folder."""
+        """The start's folder, which a student that ends meanwhile does not change."""
         if self.start is not None:
             return Path(self.start)
         finished = [one for one in _students(Path(self.students)) if (one.path / "discriminator.safetensors").exists()]
-        own = max(finished, key=lambda item: str(item.manifest["created"])).path if finished else None
-        return own or data_file(START)
+        return max(finished, key=lambda item: str(item.manifest["created"])).path if finished else data_file(START)
 
     def training(self, inputs: dict[str, Artifact], train: Train, runtime: Runtime) -> StudentTraining:
         """Open start and pictures.
@@ -152,7 +150,7 @@ class BlazeFewShot:
         Raises:
             TristyleError: the start is missing or damaged, or there are more than ten pictures or of another size.
         """
-        place = self._place()
+        place = self._place
         stylizer, faces, discriminator = open_start(place)
 
         style = inputs["style"]

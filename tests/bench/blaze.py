@@ -56,6 +56,7 @@ from stages.student.blaze_fewshot import (
     FewShotWeights,
     finish_few_shot,
     open_start,
+    statistics,
 )
 from stages.student.blaze_finish import diversity, drawn, finish, fixed_latents
 from stages.student.teacher import open_teacher, real_photos
@@ -380,7 +381,7 @@ class Original(FewShotTask):
         return {
             "l1": 0.5 * F.l1_loss(images, picture),
             "content": 4 * perceptual_distance(own, maps).mean(),
-            "style": self.style_loss(self.look(images)[-1:], self.look(picture)[-1:]),
+            "style": self.style_loss(statistics(own)[-1:], statistics(maps)[-1:]),
             "adversarial": 0.2 * F.l1_loss(self.discriminator(images), wanted),
         }
 

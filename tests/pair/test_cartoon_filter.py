@@ -18,7 +18,7 @@ from tests.tools.portraits import portrait, rendered_data
 
 PERSON = portrait(3, 128)
 POINTS = PERSON.landmarks / 128  # shares of the frame
-BOLD = Rule(eyes=1.4, areas=13, even=0.45)
+FLAT = Rule(areas=13, even=0.45)
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +28,7 @@ def photo() -> np.ndarray:
 
 def test_flat_paper_stays_flat_and_gets_no_ink() -> None:
     grey = np.full((64, 64, 3), 140, np.uint8)
-    drawn = draw(grey, Rule(), POINTS)
+    drawn = draw(grey, Rule())
     assert drawn.std() < 0.5
     assert drawn.mean() > 100
 
@@ -36,7 +36,7 @@ def test_flat_paper_stays_flat_and_gets_no_ink() -> None:
 def test_an_edge_gets_a_line_on_its_dark_side() -> None:
     step = np.full((128, 128, 3), 200, np.uint8)
     step[:, :64] = 120
-    inked, plain = (draw(step, rule, POINTS).astype(int) for rule in (Rule(), Rule(ink=0)))
+    inked, plain = draw(step, Rule()).astype(int), draw(step, Rule(ink=0)).astype(int)
     darkened = (plain - inked).mean((0, 2))
     assert darkened[60:64].max() > 30  # beside the edge
     assert np.abs(darkened[:40]).max() < 2  # nowhere else
@@ -54,27 +54,14 @@ def test_tones_are_flat_and_steps_between_them_steep() -> None:
 def test_it_looks_alike_at_any_size(photo: np.ndarray) -> None:
     """Lines are shares of the picture: drawn large and reduced, or drawn small, is nearly the same."""
     large = cv2.resize(photo, (256, 256), interpolation=cv2.INTER_CUBIC)
-    for rule in (Rule(), BOLD):
+    for rule in (Rule(), FLAT):
         reduced = cv2.resize(draw(large, rule, POINTS), (128, 128), interpolation=cv2.INTER_AREA)
         assert np.abs(reduced.astype(int) - draw(photo, rule, POINTS)).mean() < 4
 
 
 def test_wider_lines_hold_more_ink(photo: np.ndarray) -> None:
-    means = [draw(photo, Rule(line=line), POINTS).mean() for line in (0.8, 1.6, 3.0)]
+    means = [draw(photo, Rule(line=line)).mean() for line in (0.8, 1.6, 3.0)]
     assert means[0] > means[1] > means[2]
-
-
-def test_eyes_become_larger_and_nothing_far_from_them_moves() -> None:
-    photo = np.full((512, 512, 3), 200, np.uint8)
-    middle = POINTS[36:42].mean(0) * 512
-    cv2.circle(photo, tuple(np.rint(middle).astype(int).tolist()), 8, (60, 60, 60), -1)
-    photo[-60:, ::32] = 60
-    plain, larger = (draw(photo, Rule(ink=0, eyes=eyes), POINTS) for eyes in (1.0, 1.4))
-    pupils = [np.nonzero(drawn[:400, :, 0] < 120) for drawn in (plain, larger)]
-    heights, widths = ([np.ptp(pupil[axis]) for pupil in pupils] for axis in (0, 1))
-    assert 1.25 < heights[1] / heights[0] < 1.5
-    assert 1.05 < widths[1] / widths[0] < 1.3
-    assert np.array_equal(plain[-60:], larger[-60:])
 
 
 def test_areas_have_one_colour_and_spare_the_eyes() -> None:
@@ -104,7 +91,6 @@ def test_settings_are_refused_by_name() -> None:
         {"hardness": 0.0},
         {"line": float("nan")},
         {"ink": -0.1},
-        {"eyes": 0.9},
         {"areas": -1},
         {"even": 2},
     ):
@@ -119,7 +105,7 @@ def test_pairs_keep_the_background_and_are_the_rules(tmp_path) -> None:
     data = tmp_path / "data"
     metrics = rendered_data(data, count=4, style_count=3, heldout=2, heldout_style=2)
     artifact = seal(data, "data", config={}, inputs={}, metrics=metrics, code={}, cost={})
-    stage, out = CartoonPairs(target="comic", rule=BOLD), tmp_path / "pair"
+    stage, out = CartoonPairs(target="comic", rule=FLAT), tmp_path / "pair"
     found = stage.run({"data": artifact}, out, runtime)
     rows = [row for row in read_jsonl(out / "records.jsonl") if row["kept"]]
     assert found["pairs"] == len(rows) == 4
@@ -127,8 +113,7 @@ def test_pairs_keep_the_background_and_are_the_rules(tmp_path) -> None:
     reader = load_reader()
     for row in rows:
         photo, style, raw, mask = (read_image(out / row[kind]) for kind in ("photo", "style", "raw", "mask"))
-        drawn = draw(photo, stage.rule, _landmarks(reader, photo))
-        assert np.abs(raw.astype(int) - drawn).max() <= 1  # the ends of NumPy's vector loops round otherwise
+        assert np.array_equal(raw, draw(photo, stage.rule, _landmarks(reader, photo)))
         away = cv2.dilate(mask[..., 0], np.ones((9, 9))) == 0
         assert np.array_equal(style[away], photo[away])
         assert np.array_equal(style[mask[..., 0] == 255], raw[mask[..., 0] == 255])

@@ -39,4 +39,6 @@ def test_without_a_student_of_ones_own_the_shipped_one_learns(tmp_path: Path) ->
     model = BlazeFewShot(students=str(tmp_path))
     assert {path.parent.name for path in model.files().values()} == {"blaze128", "data"}
     own = tiny_blaze.student(tmp_path / "own")
-    assert own.path in {path.parent for path in model.files().values()}
+    later = BlazeFewShot(students=str(tmp_path))
+    assert own.path in {path.parent for path in later.files().values()}
+    assert own.path not in {path.parent for path in model.files().values()}  # which has looked already
