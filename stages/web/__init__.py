@@ -1,14 +1,15 @@
 """The page that runs models in a browser: its files, and what they become when models are put beside them.
 
-Plain files without a build step: index.html, style.css, ES modules, one painted picture, and ONNX Runtime Web in
-vendor/ (three files of one release, gzipped; NOTICE.txt names it). `stylize serve` sends them, `export=web` and
-`export=editor` write them.
+Plain files without a build step: index.html, style.css, ES modules, one rendered picture, and ONNX Runtime Web in
+vendor/ (three files of one release, gzipped; NOTICE.txt names it). cascade.xml, by which models of one size find faces,
+is the file that scikit-image ships. `stylize serve` sends them, `export=web` and `export=editor` write them.
 """
 
 from __future__ import annotations
 
 import gzip
 import hashlib
+import importlib.util
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from typing import Any
 
 from stages.core.files import write_bytes
 
+CASCADE = "lbpcascade_frontalface_opencv.xml"  # in scikit-image's folder data/
 FOLDER = Path(__file__).resolve().parent
 KINDS = {
     ".html": "text/html; charset=utf-8",
@@ -25,6 +27,7 @@ KINDS = {
     ".js": "text/javascript; charset=utf-8",
     ".mjs": "text/javascript; charset=utf-8",
     ".json": "application/json",
+    ".xml": "text/xml",
     ".wasm": "application/wasm",
     ".jpg": "image/jpeg",
     ".txt": "text/plain; charset=utf-8",
@@ -100,6 +103,11 @@ def site(models: Sequence[Model]) -> dict[str, File]:
         name = name.removesuffix(".gz")
         if path.is_file() and Path(name).suffix in KINDS:
             files[name] = File(path.read_bytes(), KINDS[Path(name).suffix], packed)
+
+    # Where scikit-image is, its cascade; it is found without the seconds that importing takes.
+    if installed := importlib.util.find_spec("skimage"):
+        cascade = Path(str(installed.origin)).parent / "data" / CASCADE
+        files["cascade.xml"] = File(cascade.read_bytes(), KINDS[".xml"])
 
     # The models, addressed by content: two files named student.onnx do not clash.
     entries = []

@@ -2,17 +2,21 @@
 import { NO_PICTURE, cameraFacts, closeCamera, listCameras, openCamera } from './camera.js';
 import { keptSize, natural, overlay } from './overlay.js';
 import { Runner } from './runner.js';
-import { Grabber, centreSquare, layout, show } from './frame.js';
+import { Grabber, layout, show } from './frame.js';
+import { Faces, paintFaces } from './faces.js';
 import { showSliders } from './editing.js';
 import { markedPng } from './mark.js';
 import { describeDevice, measure } from './measure.js';
 
 const SIZES = [256, 384, 512]; // px offered beside the size that a model was trained at
 const LARGEST_FILE = 64e6; // pixels, as for `stylize`
+const SEEN = 480; // px of a camera frame's shorter side, where only its faces are painted
+const NO_FACE = 'No face was found, so nothing is painted. Faces are found that are upright and seen from the front.';
 const REMEMBERED = 30; // frames that the frame rate is taken over
 
 const page = Object.fromEntries([...document.querySelectorAll('[id]')].map((element) => [element.id, element]));
 const grabber = new Grabber();
+const finder = new Faces();
 let runner, models, runtime;
 let model = null; // the loaded one, null while none is
 let choices = 0; // how often a model was chosen
@@ -21,6 +25,7 @@ let picture = null; // the picture on show, a canvas; null while the camera runs
 let notice = ''; // what stays said of it
 let drawnBy = ''; // digest of the network that drew the result on show
 let frames = []; // of the camera: {at, whole} in ms
+let seen = 1; // faces of the last frame, where only faces are painted
 let busy = false,
   fresh = false; // a frame is being worked on; a newer one is there
 let editing = false,
@@ -136,21 +141,37 @@ async function refresh() {
   if (!picture || !model || measuring) return;
   const asked = picture;
   try {
-    const shown = model.fixed ? centreSquare(asked) : asked;
-    const place = layout(shown.width, shown.height, size(), true, model.step);
-    const { image, matte, milliseconds } = await runner.run(grabber.grab(shown, place, { smooth: 'high' }), true);
+    if (model.fixed) {
+      await refreshFaces(asked);
+      return;
+    }
+    const place = layout(asked.width, asked.height, size(), true, model.step);
+    const { image, matte, milliseconds } = await runner.run(grabber.grab(asked, place, { smooth: 'high' }), true);
     if (asked !== picture) return;
     const result =
-      shown.width === place.width && shown.height === place.height
+      asked.width === place.width && asked.height === place.height
         ? image
-        : overlay(shown, grabber.canvas, image, matte);
-    present(shown, result);
+        : overlay(asked, grabber.canvas, image, matte);
+    present(asked, result);
     say(notice);
     tell(`${place.width} × ${place.height} px · network `, Math.round(milliseconds), ` ms · ${threads()}`);
   } catch (error) {
     if (asked === picture) fail(error, advice());
   }
 }
+
+/** The same with a model of one size: what it paints is faces. */
+async function refreshFaces(asked) {
+  const faces = await finder.find(asked);
+  const { image, milliseconds } = await paintFaces(runner, asked, faces, model.size);
+  if (asked !== picture) return;
+  present(asked, image);
+  page.save.disabled ||= !faces.length;
+  say(faces.length ? notice : NO_FACE);
+  tell(`${counted(faces.length)} at ${model.size} px · network `, Math.round(milliseconds), ` ms · ${threads()}`);
+}
+
+const counted = (faces) => (faces === 1 ? 'one face' : `${faces || 'no'} faces`);
 
 /** Show the picture with another edit; of the ones that are asked for meanwhile the last. */
 async function edit(chosen) {
@@ -232,6 +253,7 @@ async function startCamera(id = '') {
   say();
   picture = null;
   frames = [];
+  finder.forget();
   document.body.dataset.camera = 'on';
   page.camera.textContent = 'Stop camera';
   page.photoName.textContent = 'camera';
@@ -259,9 +281,13 @@ async function pump() {
   const opened = video;
   try {
     const begun = performance.now();
-    const whole = page.framing.value === 'whole' && !model.fixed;
-    const place = layout(opened.videoWidth, opened.videoHeight, size(), whole, model.step);
-    const { image } = await runner.run(grabber.grab(opened, place, { mirrored: page.mirror.checked }));
+    const whole = page.framing.value === 'whole';
+    const step = model.fixed ? 1 : model.step;
+    const place = layout(opened.videoWidth, opened.videoHeight, model.fixed ? SEEN : size(), whole, step);
+    const grabbed = grabber.grab(opened, place, { mirrored: page.mirror.checked });
+    const faces = model.fixed ? await finder.follow(grabber.canvas) : null;
+    seen = faces?.length ?? 1;
+    const { image } = await (faces ? paintFaces(runner, grabber.canvas, faces, model.size) : runner.run(grabbed));
     if (video === opened) {
       present(grabber.canvas, image); // the photo beside it is the frame that the network saw
       const now = performance.now();
@@ -279,7 +305,8 @@ function tellRate() {
   if (!video || frames.length < 5) return;
   const mean = frames.reduce((sum, { whole }) => sum + whole, 0) / frames.length;
   const rate = (1000 * (frames.length - 1)) / (frames.at(-1).at - frames[0].at);
-  tell(Math.round(rate), ' frames/s · ', Math.round(mean), ` ms from frame to drawn · ${threads()}`);
+  const nobody = seen ? '' : ' · no face is seen';
+  tell(Math.round(rate), ' frames/s · ', Math.round(mean), ` ms from frame to drawn · ${threads()}${nobody}`);
 }
 
 /** Close the camera and keep its last frame as a picture. */

@@ -31,15 +31,6 @@ export function layout(width, height, size, whole, step = 1) {
   };
 }
 
-/** The square in the centre of a canvas, as a canvas: what a model of one size works on. */
-export function centreSquare(source) {
-  const side = Math.min(source.width, source.height);
-  const { left, top } = layout(source.width, source.height, side, false);
-  const canvas = Object.assign(document.createElement('canvas'), { width: side, height: side });
-  canvas.getContext('2d', { alpha: false }).drawImage(source, -left, -top);
-  return canvas;
-}
-
 /** Draws sources at the network's size and reads them back; the canvas is made once and lives in memory, on no GPU. */
 export class Grabber {
   canvas = document.createElement('canvas');

@@ -13,10 +13,11 @@ export const natural = (photo) => enlarged(photo, ...keptSize(photo));
 
 /** up(o) + (1 - up(a)) (p - up(s)): p the photo, s what the network saw, o its output, a its matte (null: all painted).
 
-    photo, seen: canvases; output: ImageData; matte: Float32Array of the output's size, or null. -> ImageData */
-export function overlay(photo, seen, output, matte) {
+    photo, seen: canvases; output: ImageData; matte: Float32Array of the output's size, or null; place: {left, top, width,
+    height} of what was seen in the photo, where it is not the whole of it. -> ImageData of the photo's size */
+export function overlay(photo, seen, output, matte, place) {
   const { width, height } = photo;
-  const read = (image) => pixels(enlarged(image, width, height));
+  const read = (image) => pixels(enlarged(image, width, height, place));
   const result = read(canvasOf(output));
   if (!matte) return result;
   const grey = new ImageData(output.width, output.height);
@@ -30,7 +31,7 @@ export function overlay(photo, seen, output, matte) {
   return result;
 }
 
-function enlarged(image, width, height) {
+function enlarged(image, width, height, place = { left: 0, top: 0, width, height }) {
   const canvas = document.createElement('canvas');
   canvas.width = width;
   canvas.height = height;
@@ -38,7 +39,7 @@ function enlarged(image, width, height) {
   context.fillStyle = '#fff';
   context.fillRect(0, 0, width, height);
   context.imageSmoothingQuality = 'high';
-  context.drawImage(image, 0, 0, width, height);
+  context.drawImage(image, place.left, place.top, place.width, place.height);
   return canvas;
 }
 

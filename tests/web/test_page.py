@@ -21,6 +21,9 @@ onnxruntime = pytest.importorskip("onnxruntime")
 from stages import apply  # noqa: E402
 from stages.apply import serve  # noqa: E402
 from stages.apply.edit import Editor  # noqa: E402
+from stages.apply.face_squares import Face  # noqa: E402
+from stages.apply.heads import paint_heads  # noqa: E402
+from stages.apply.model import open_model  # noqa: E402
 from stages.core.files import sha256_file  # noqa: E402
 from stages.core.images import write_image  # noqa: E402
 from stages.web import write_site  # noqa: E402
@@ -29,7 +32,7 @@ from tests.tools.portraits import portrait  # noqa: E402
 
 pytestmark = [pytest.mark.all, pytest.mark.skipif(find_chromium() is None, reason="no Chromium is installed")]
 
-PERSON = 5_000_007
+PERSON = 5_000_010
 FLAT = (220, 140, 90)  # a colour that reaches the page exactly
 
 
@@ -535,9 +538,42 @@ def static(folder: Path) -> HTTPServer:
     return ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(folder)))
 
 
-def test_a_model_of_one_size_works_on_the_square_and_draws_faces_from_scratch(
-    browser: Chromium, tmp_path: Path
-) -> None:
+FIND = """(async () => {
+    const { Faces } = await import('./faces.js');
+    const found = await new Faces().find(photo);
+    return found.map(({ left, top, side }) => [left + side / 2, top + side / 2, side]);
+})()"""
+
+
+def group(people: int, side: int = 220) -> np.ndarray:
+    """People beside each other on a flat wall."""
+    portraits = [Image.fromarray(portrait(PERSON + number, 256).image) for number in range(people)]
+    wall = np.full((side + 60, people * side, 3), FLAT, np.uint8)
+    for number, picture in enumerate(portraits):
+        wall[30:-30, number * side : (number + 1) * side] = np.asarray(picture.resize((side, side)))
+    return wall
+
+
+def test_faces_are_found_where_stylize_finds_them_without_weights(page: Chromium, tmp_path: Path) -> None:
+    from stages.apply.face_squares import face_of_points
+    from stages.faces.detect import CascadeDetector
+
+    detector, number = CascadeDetector(), 0
+    for name, picture in [("wall", person(300, 420)), ("group", group(4)), ("flat", np.full((200, 300, 3), FLAT))]:
+        write_image(tmp_path / f"{name}.png", picture.astype(np.uint8))
+        give(page, tmp_path / f"{name}.png")
+        page.until(f"photoName.textContent === '{name}.png' && photo.width === {picture.shape[1]}")
+        found, wanted = page.run(FIND), [face_of_points(face.points) for face in detector(picture.astype(np.uint8))]
+        assert len(found) == len(wanted), name
+        for x, y, side in found:
+            nearest = min(wanted, key=lambda face: np.hypot(face.x - x, face.y - y))
+            assert np.hypot(nearest.x - x, nearest.y - y) < 0.06 * nearest.side
+            assert abs(np.log(side / nearest.side)) < 0.12
+        number += len(found)
+    assert number >= 4
+
+
+def test_a_model_of_one_size_paints_the_faces_and_draws_faces_from_scratch(browser: Chromium, tmp_path: Path) -> None:
     from stages.core.mark import read_mark
     from stages.export.onnx import export_onnx
     from tests.tools import tiny_blaze
@@ -547,9 +583,36 @@ def test_a_model_of_one_size_works_on_the_square_and_draws_faces_from_scratch(
         export_onnx(network, tmp_path / f"{name}.onnx", notes)  # type: ignore[arg-type]
     with running(serve.open_server(0, serve.page_models([tmp_path / "student.onnx"]))) as url:
         open_page(browser, url)
-        photo, styled = both(browser)
-        assert photo.shape == styled.shape and photo.shape[0] == photo.shape[1]
+        assert browser.run("numbers.textContent").startswith(f"one face at {tiny_blaze.SIZE} px")
         assert browser.run("size.options.length") == 1 and not browser.run("scratch.hidden")
+
+        # The face is painted as `stylize` paints it; the wall beside it stays as it is, to the bit.
+        wide = person(300, 420)
+        write_image(tmp_path / "wide.png", wide)
+        give(browser, tmp_path / "wide.png")
+        browser.until("photo.width === 420 && !save.disabled && message.hidden")
+        photo, styled = both(browser)
+        assert np.array_equal(photo, wide) and np.array_equal(styled[:, :20], wide[:, :20])
+        x, y, side = browser.run(FIND)[0]
+        wanted, _ = paint_heads(open_model(tmp_path / "student.onnx"), wide, [Face(x - 0.5, y - 0.5, side)])
+        change = wanted.astype(int) - wide
+        assert np.abs(change).max() > 20
+        assert np.corrcoef(change.ravel(), (styled.astype(int) - wide).ravel())[0, 1] > 0.95
+
+        # Without a face nothing is painted or saved, and the page says so.
+        write_image(tmp_path / "flat.png", np.full((90, 120, 3), FLAT, np.uint8))
+        give(browser, tmp_path / "flat.png")
+        browser.until("photo.width === 120 && message.textContent.startsWith('No face was found')")
+        assert np.array_equal(*both(browser)) and browser.run("save.disabled")
+
+        # The camera: its face is followed.
+        browser.run("camera.click()")
+        browser.until("numbers.textContent.includes('frames/s') && photo.width > 120")
+        photo, styled = both(browser)
+        assert np.abs(styled.astype(int) - photo).max() > 20 and "no face" not in browser.run("numbers.textContent")
+        browser.run("camera.click()")
+        browser.until("!save.disabled")
+
         seen = []
         for _ in range(2):
             browser.run("styled.width = 8; scratch.click()")
@@ -592,18 +655,15 @@ def test_an_editor_has_sliders_that_edit_the_picture_on_show(browser: Chromium, 
         photo, untouched = both(browser)
         assert np.abs(untouched.astype(int) - photo).max() <= 1
 
-        # A slider moved is the edit that `stylize edit` makes of the square.
+        # A slider moved is the edit that `stylize edit` makes of the face.
         whole = change(choose("edit-age", 2), untouched)
         told = "[...document.getElementById('edits').querySelectorAll('output')].map((o) => o.textContent).join()"
         assert browser.run(told) == "+2.0,0.0,0.0"
         editor.set({"age": 2.0})
-        small, seen = (
-            np.asarray(Image.fromarray(image).resize((tiny_editor.SIZE,) * 2, Image.Resampling.BOX)).astype(np.float32)
-            for image in (photo, whole)
-        )
-        wanted = editor.run(None, {"photo": (small / 127.5 - 1).transpose(2, 0, 1)[None]})[0]
-        edit = (wanted[0].transpose(1, 2, 0) + 1) * 127.5 - small
-        assert np.corrcoef(edit.ravel(), (seen - small).ravel())[0, 1] > 0.9
+        x, y, side = browser.run(FIND)[0]
+        wanted, _ = paint_heads(editor, photo, [Face(x - 0.5, y - 0.5, side)])
+        edit = wanted.astype(int) - photo
+        assert np.corrcoef(edit.ravel(), (whole.astype(int) - photo).ravel())[0, 1] > 0.9
 
         # Within a region it changes less; Reset takes it back.
         local = change(choose("region", "mouth"), whole)
