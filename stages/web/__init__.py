@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from stages.core.files import write_bytes
+from stages.core.settings import TristyleError
 
 CASCADE = "lbpcascade_frontalface_opencv.xml"  # in scikit-image's folder data/
 FOLDER = Path(__file__).resolve().parent
@@ -104,9 +105,12 @@ def site(models: Sequence[Model]) -> dict[str, File]:
         if path.is_file() and Path(name).suffix in KINDS:
             files[name] = File(path.read_bytes(), KINDS[Path(name).suffix], packed)
 
-    # Where scikit-image is, its cascade; it is found without the seconds that importing takes.
-    if installed := importlib.util.find_spec("skimage"):
-        cascade = Path(str(installed.origin)).parent / "data" / CASCADE
+    # Models of one size need faces. scikit-image's file is found without the seconds that importing takes.
+    if any(model.fixed for model in models):
+        installed = importlib.util.find_spec("skimage")
+        cascade = Path(str(installed and installed.origin)).parent / "data" / CASCADE
+        if not cascade.is_file():
+            raise TristyleError(f"{cascade}: not there, and the page finds faces by it. Run: pip install scikit-image")
         files["cascade.xml"] = File(cascade.read_bytes(), KINDS[".xml"])
 
     # The models, addressed by content: two files named student.onnx do not clash.

@@ -25,7 +25,7 @@ let picture = null; // the picture on show, a canvas; null while the camera runs
 let notice = ''; // what stays said of it
 let drawnBy = ''; // digest of the network that drew the result on show
 let frames = []; // of the camera: {at, whole} in ms
-let seen = 1; // faces of the last frame, where only faces are painted
+let unseen = false; // a model of one size sees no face in the camera's last frame
 let busy = false,
   fresh = false; // a frame is being worked on; a newer one is there
 let editing = false,
@@ -85,6 +85,8 @@ async function chooseModel() {
   }
   if (choice !== choices) return; // another one was chosen meanwhile
   model = chosen;
+  unseen = false;
+  finder.forget();
   fillSizes(chosen);
   runner.edit = showSliders(page.edits, chosen, edit);
   page.styleName.textContent = chosen.attributes ? 'edited' : chosen.style || 'stylised';
@@ -140,14 +142,16 @@ async function openFile(file) {
 async function refresh() {
   if (!picture || !model || measuring) return;
   const asked = picture;
+  const used = model;
+  const late = () => asked !== picture || used !== model;
   try {
-    if (model.fixed) {
-      await refreshFaces(asked);
+    if (used.fixed) {
+      await refreshFaces(asked, used, late);
       return;
     }
     const place = layout(asked.width, asked.height, size(), true, model.step);
     const { image, matte, milliseconds } = await runner.run(grabber.grab(asked, place, { smooth: 'high' }), true);
-    if (asked !== picture) return;
+    if (late()) return;
     const result =
       asked.width === place.width && asked.height === place.height
         ? image
@@ -156,19 +160,20 @@ async function refresh() {
     say(notice);
     tell(`${place.width} × ${place.height} px · network `, Math.round(milliseconds), ` ms · ${threads()}`);
   } catch (error) {
-    if (asked === picture) fail(error, advice());
+    if (!late()) fail(error, error.remedy ?? advice());
   }
 }
 
-/** The same with a model of one size: what it paints is faces. */
-async function refreshFaces(asked) {
+/** The same with a model of one size: what it paints is faces. late(): whether the result is still wanted. */
+async function refreshFaces(asked, used, late) {
   const faces = await finder.find(asked);
-  const { image, milliseconds } = await paintFaces(runner, asked, faces, model.size);
-  if (asked !== picture) return;
+  if (late()) return;
+  const { image, milliseconds } = await paintFaces(runner, asked, faces, used.size);
+  if (late()) return;
   present(asked, image);
   page.save.disabled ||= !faces.length;
   say(faces.length ? notice : NO_FACE);
-  tell(`${counted(faces.length)} at ${model.size} px · network `, Math.round(milliseconds), ` ms · ${threads()}`);
+  tell(`${counted(faces.length)} at ${used.size} px · network `, Math.round(milliseconds), ` ms · ${threads()}`);
 }
 
 const counted = (faces) => (faces === 1 ? 'one face' : `${faces || 'no'} faces`);
@@ -197,6 +202,7 @@ async function drawFace() {
     const { image, milliseconds } = await runner.draw(drawing.faces);
     if (model !== drawing) return; // another one was chosen meanwhile
     presentResult(image, drawing.faces_sha256);
+    say();
     tell(`a face of nobody, ${image.width} px · network `, Math.round(milliseconds), ` ms · ${threads()}`);
   } catch (error) {
     fail(error, 'Choose another model.');
@@ -253,6 +259,7 @@ async function startCamera(id = '') {
   say();
   picture = null;
   frames = [];
+  unseen = false;
   finder.forget();
   document.body.dataset.camera = 'on';
   page.camera.textContent = 'Stop camera';
@@ -278,24 +285,28 @@ function watch(opened) {
 async function pump() {
   if (busy || !fresh || !video || !model || measuring) return;
   [busy, fresh] = [true, false];
-  const opened = video;
+  const [opened, used] = [video, model];
   try {
     const begun = performance.now();
     const whole = page.framing.value === 'whole';
-    const step = model.fixed ? 1 : model.step;
-    const place = layout(opened.videoWidth, opened.videoHeight, model.fixed ? SEEN : size(), whole, step);
+    const step = used.fixed ? 1 : used.step;
+    const place = layout(opened.videoWidth, opened.videoHeight, used.fixed ? SEEN : size(), whole, step);
     const grabbed = grabber.grab(opened, place, { mirrored: page.mirror.checked });
-    const faces = model.fixed ? await finder.follow(grabber.canvas) : null;
-    seen = faces?.length ?? 1;
-    const { image } = await (faces ? paintFaces(runner, grabber.canvas, faces, model.size) : runner.run(grabbed));
-    if (video === opened) {
+    const faces = used.fixed ? await finder.follow(grabber.canvas) : null;
+    const painted = () => (faces ? paintFaces(runner, grabber.canvas, faces, used.size) : runner.run(grabbed));
+    const { image } = used === model ? await painted() : {};
+    if (video === opened && used === model) {
       present(grabber.canvas, image); // the photo beside it is the frame that the network saw
+      if (unseen !== (faces?.length === 0)) say((unseen = !unseen) ? NO_FACE : '');
+      page.save.disabled ||= unseen;
       const now = performance.now();
       frames = [...frames.slice(1 - REMEMBERED), { at: now, whole: now - begun }];
     }
   } catch (error) {
-    stopCamera();
-    fail(error, advice());
+    if (video === opened && used === model) {
+      stopCamera();
+      fail(error, error.remedy ?? advice());
+    }
   }
   busy = false;
   pump();
@@ -305,8 +316,7 @@ function tellRate() {
   if (!video || frames.length < 5) return;
   const mean = frames.reduce((sum, { whole }) => sum + whole, 0) / frames.length;
   const rate = (1000 * (frames.length - 1)) / (frames.at(-1).at - frames[0].at);
-  const nobody = seen ? '' : ' · no face is seen';
-  tell(Math.round(rate), ' frames/s · ', Math.round(mean), ` ms from frame to drawn · ${threads()}${nobody}`);
+  tell(Math.round(rate), ' frames/s · ', Math.round(mean), ` ms from frame to drawn · ${threads()}`);
 }
 
 /** Close the camera and keep its last frame as a picture. */
@@ -415,6 +425,7 @@ page.save.onclick = save;
 page.scratch.onclick = drawFace;
 page.model.onchange = chooseModel;
 page.size.onchange = refresh;
+page.mirror.onchange = page.framing.onchange = () => finder.forget();
 page.measure.onclick = runMeasure;
 page.report.onclick = () => {
   const text = `${JSON.stringify(figures, null, 1)}\n`;

@@ -1,8 +1,8 @@
 /* Boxes around upright faces seen from the front, by a cascade of local binary patterns.
 
    The file is OpenCV's lbpcascade_frontalface, which scikit-image ships. What is searched, how boxes are grouped and that
-   the mirrored picture must show a face too is as in stages/faces/detect.py, so that the page finds what `stylize` finds
-   without weights. */
+   the mirrored picture must show a face too is as in `CascadeDetector` of stages/faces/detect.py; false alarms in pictures
+   that lie on a side are not looked for. */
 
 const WINDOW = 24; // px of the smallest window, which the cascade was trained at
 const GROWTH = 1.1; // of the windows from one search to the next
@@ -30,9 +30,9 @@ export function readCascade(xml) {
     }));
 }
 
-/** Faces of a grey picture {values, width, height}: {left, top, side} in its px, the largest first. */
-export function findBoxes(cascade, grey) {
-  const boxes = search(cascade, grey, SMALLEST, Infinity).map((box) => confirmed(cascade, grey, box));
+/** Faces of a grey picture {values, width, height} from `least` px on: {left, top, side} in its px, the largest first. */
+export function findBoxes(cascade, grey, least = SMALLEST) {
+  const boxes = search(cascade, grey, least, Infinity).map((box) => confirmed(cascade, grey, box));
   const kept = [];
   for (const box of boxes.filter(Boolean).sort((a, b) => b.side - a.side)) {
     if (kept.every((larger) => shared(box, larger) < 0.5 * box.side ** 2)) kept.push(box);
@@ -113,10 +113,10 @@ function scaled(cascade, scale, stride) {
 }
 
 const AROUND = [0, 1, 2, 5, 8, 7, 6, 3]; // the blocks around the middle one, from the top left on, clockwise
+const blocks = new Int32Array(9); // their sums, of the stump at hand
 
 /** Whether the window at this place of the sums passes every stage. */
 function passes(stages, sums, place) {
-  const blocks = new Int32Array(9);
   for (const { threshold, stumps } of stages) {
     let points = 0;
     for (const { corners, table, yes, no } of stumps) {

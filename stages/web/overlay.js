@@ -43,7 +43,8 @@ function enlarged(image, width, height, place = { left: 0, top: 0, width, height
   return canvas;
 }
 
-function canvasOf(image) {
+/** An ImageData as a canvas. */
+export function canvasOf(image) {
   const canvas = document.createElement('canvas');
   canvas.width = image.width;
   canvas.height = image.height;

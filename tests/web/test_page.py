@@ -554,11 +554,33 @@ def group(people: int, side: int = 220) -> np.ndarray:
     return wall
 
 
-def test_faces_are_found_where_stylize_finds_them_without_weights(page: Chromium, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def blaze(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of a student that draws faces, and of its generator alone."""
+    from stages.export.onnx import export_onnx
+    from tests.tools import tiny_blaze
+
+    folder = tmp_path_factory.mktemp("blaze")
+    notes = {"tristyle.size": str(tiny_blaze.SIZE), "tristyle.style": "toy", "tristyle.faces": "only"}
+    for name, network in zip(("student", "faces"), tiny_blaze.networks(), strict=True):
+        export_onnx(network, folder / f"{name}.onnx", notes)  # type: ignore[arg-type]
+    return folder
+
+
+@pytest.fixture(scope="module")
+def blaze_address(blaze: Path) -> Iterator[str]:
+    with running(serve.open_server(0, serve.page_models([blaze / "student.onnx"]))) as url:
+        yield url
+
+
+def test_faces_are_found_where_stylize_finds_them_without_weights(
+    browser: Chromium, blaze_address: str, tmp_path: Path
+) -> None:
     from stages.apply.face_squares import face_of_points
     from stages.faces.detect import CascadeDetector
 
-    detector, number = CascadeDetector(), 0
+    open_page(browser, blaze_address)
+    page, detector, number = browser, CascadeDetector(), 0
     for name, picture in [("wall", person(300, 420)), ("group", group(4)), ("flat", np.full((200, 300, 3), FLAT))]:
         write_image(tmp_path / f"{name}.png", picture.astype(np.uint8))
         give(page, tmp_path / f"{name}.png")
@@ -573,56 +595,53 @@ def test_faces_are_found_where_stylize_finds_them_without_weights(page: Chromium
     assert number >= 4
 
 
-def test_a_model_of_one_size_paints_the_faces_and_draws_faces_from_scratch(browser: Chromium, tmp_path: Path) -> None:
+def test_a_model_of_one_size_paints_the_faces_and_draws_faces_from_scratch(
+    browser: Chromium, blaze: Path, blaze_address: str, tmp_path: Path
+) -> None:
     from stages.core.mark import read_mark
-    from stages.export.onnx import export_onnx
     from tests.tools import tiny_blaze
 
-    notes = {"tristyle.size": str(tiny_blaze.SIZE), "tristyle.style": "toy", "tristyle.faces": "only"}
-    for name, network in zip(("student", "faces"), tiny_blaze.networks(), strict=True):
-        export_onnx(network, tmp_path / f"{name}.onnx", notes)  # type: ignore[arg-type]
-    with running(serve.open_server(0, serve.page_models([tmp_path / "student.onnx"]))) as url:
-        open_page(browser, url)
-        assert browser.run("numbers.textContent").startswith(f"one face at {tiny_blaze.SIZE} px")
-        assert browser.run("size.options.length") == 1 and not browser.run("scratch.hidden")
+    open_page(browser, blaze_address)
+    assert browser.run("numbers.textContent").startswith(f"one face at {tiny_blaze.SIZE} px")
+    assert browser.run("size.options.length") == 1 and not browser.run("scratch.hidden")
 
-        # The face is painted as `stylize` paints it; the wall beside it stays as it is, to the bit.
-        wide = person(300, 420)
-        write_image(tmp_path / "wide.png", wide)
-        give(browser, tmp_path / "wide.png")
-        browser.until("photo.width === 420 && !save.disabled && message.hidden")
-        photo, styled = both(browser)
-        assert np.array_equal(photo, wide) and np.array_equal(styled[:, :20], wide[:, :20])
-        x, y, side = browser.run(FIND)[0]
-        wanted, _ = paint_heads(open_model(tmp_path / "student.onnx"), wide, [Face(x - 0.5, y - 0.5, side)])
-        change = wanted.astype(int) - wide
-        assert np.abs(change).max() > 20
-        assert np.corrcoef(change.ravel(), (styled.astype(int) - wide).ravel())[0, 1] > 0.95
+    # The face is painted as `stylize` paints it; the wall beside it stays as it is, to the bit.
+    wide = person(300, 420)
+    write_image(tmp_path / "wide.png", wide)
+    give(browser, tmp_path / "wide.png")
+    browser.until("photo.width === 420 && !save.disabled && message.hidden")
+    photo, styled = both(browser)
+    assert np.array_equal(photo, wide) and np.array_equal(styled[:, :20], wide[:, :20])
+    x, y, side = browser.run(FIND)[0]
+    wanted, _ = paint_heads(open_model(blaze / "student.onnx"), wide, [Face(x - 0.5, y - 0.5, side)])
+    change = wanted.astype(int) - wide
+    assert np.abs(change).max() > 20
+    assert np.corrcoef(change.ravel(), (styled.astype(int) - wide).ravel())[0, 1] > 0.95
 
-        # Without a face nothing is painted or saved, and the page says so.
-        write_image(tmp_path / "flat.png", np.full((90, 120, 3), FLAT, np.uint8))
-        give(browser, tmp_path / "flat.png")
-        browser.until("photo.width === 120 && message.textContent.startsWith('No face was found')")
-        assert np.array_equal(*both(browser)) and browser.run("save.disabled")
+    # Without a face nothing is painted or saved, and the page says so.
+    write_image(tmp_path / "flat.png", np.full((90, 120, 3), FLAT, np.uint8))
+    give(browser, tmp_path / "flat.png")
+    browser.until("photo.width === 120 && message.textContent.startsWith('No face was found')")
+    assert np.array_equal(*both(browser)) and browser.run("save.disabled")
 
-        # The camera: its face is followed.
-        browser.run("camera.click()")
-        browser.until("numbers.textContent.includes('frames/s') && photo.width > 120")
-        photo, styled = both(browser)
-        assert np.abs(styled.astype(int) - photo).max() > 20 and "no face" not in browser.run("numbers.textContent")
-        browser.run("camera.click()")
-        browser.until("!save.disabled")
+    # The camera: its face is followed.
+    browser.run("camera.click()")
+    browser.until("numbers.textContent.includes('frames/s') && photo.width > 120")
+    photo, styled = both(browser)
+    assert np.abs(styled.astype(int) - photo).max() > 20 and "no face" not in browser.run("numbers.textContent")
+    browser.run("camera.click()")
+    browser.until("!save.disabled")
 
-        seen = []
-        for _ in range(2):
-            browser.run("styled.width = 8; scratch.click()")
-            browser.until(f"styled.width === {tiny_blaze.SIZE}")
-            seen.append(both(browser)[1])
-        assert not np.array_equal(*seen) and seen[0].std() > 1
-        assert "a face of nobody" in browser.run("numbers.textContent")
-        (tmp_path / "saved").mkdir()
-        saved = read_mark(downloaded(browser, tmp_path / "saved", "save"))
-        assert saved is not None and saved.version == f"sha256:{sha256_file(tmp_path / 'faces.onnx')}"
+    seen = []
+    for _ in range(2):
+        browser.run("styled.width = 8; scratch.click()")
+        browser.until(f"styled.width === {tiny_blaze.SIZE}")
+        seen.append(both(browser)[1])
+    assert not np.array_equal(*seen) and seen[0].std() > 1
+    assert "a face of nobody" in browser.run("numbers.textContent")
+    (tmp_path / "saved").mkdir()
+    saved = read_mark(downloaded(browser, tmp_path / "saved", "save"))
+    assert saved is not None and saved.version == f"sha256:{sha256_file(blaze / 'faces.onnx')}"
 
 
 def test_an_editor_has_sliders_that_edit_the_picture_on_show(browser: Chromium, model: Path, tmp_path: Path) -> None:
