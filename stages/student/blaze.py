@@ -73,6 +73,8 @@ class BlazeWeights:
         r1_gamma, r1_every: R1 of the discriminator.
         pixel, likeness, identity: of the encoder: L1, perceptual distance, and 1 - cosine, on photos.
         regression: of the encoder: squared error of the latents of drawn faces, in units of the spread of w.
+        delta: of the encoder: squared deviation of a photo's latents from their mean over the layers, in the same
+            units; it keeps them where the generator draws faces (e4e, arXiv 2102.02766, section 3.2).
     """
 
     l1: float = 3.0
@@ -82,10 +84,11 @@ class BlazeWeights:
     matte: float = 1.0
     r1_gamma: float = 1.0
     r1_every: int = 16
-    pixel: float = 3.0
+    pixel: float = 1.0
     likeness: float = 10.0
-    identity: float = 2.0
-    regression: float = 0.2
+    identity: float = 3.0
+    regression: float = 0.5
+    delta: float = 0.3
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
@@ -116,7 +119,7 @@ class Blaze:
     """
 
     teacher: str = "base"
-    encoder_share: float = 0.25
+    encoder_share: float = 0.65
     channel_base: int | None = None
     encoder_width: float = 0.5
     mixing: float = 0.5
@@ -388,6 +391,7 @@ class BlazeTask(Task):
             "perceptual": weights.likeness * perceptual_distance(self._maps(images), maps).mean(),
             "identity": weights.identity * (1 - same).mean(),
             "regression": weights.regression * ((ws[n:] - known) / self.unit).square().mean(),
+            "delta": weights.delta * ((ws[:n] - ws[:n].mean(dim=1, keepdim=True)) / self.unit).square().mean(),
         }
 
     def _autocast(self, tensor: Tensor) -> AbstractContextManager[object]:

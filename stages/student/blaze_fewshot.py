@@ -1,11 +1,12 @@
 """A blaze student learns a style from one to ten pictures.
 
 Source: the FaceStylizer task on BlazeStyleGAN (few-shot: encoder and mapping fixed, the generator trained; latents
-around a picture's code by style mixing). What differs: every picture counts, not the first alone; the style loss sums
-all layers, of an ImageNet network's features, since the face reader's were taught to overlook styles; an adversarial
-loss is trained jointly (the original only compared a fixed discriminator's features), by augmented pictures and with
-R1; drawn people keep the identity that they had before; and a check on latents that no update draws keeps the best
-state whose faces stay different from each other, and stops the training where that ends.
+around a picture's code by style mixing). What differs: the encoder's codes are first brought nearer to the pictures, or
+the generator would learn to move mouths; every picture counts, not the first alone; the style loss sums all layers, of
+an ImageNet network's features, since the face reader's were taught to overlook styles; an adversarial loss is trained
+jointly (the original only compared a fixed discriminator's features), by augmented pictures and with R1; drawn people
+keep the identity that they had before; and a check on latents that no update draws keeps the best state whose faces
+stay different from each other, and stops the training where that ends.
 """
 
 from __future__ import annotations
@@ -33,14 +34,15 @@ from stages.core.tensors import to_tensor, to_uint8
 from stages.core.weights import load_network, save_network
 from stages.metrics.backbones import load_perceptual, perceptual_file
 from stages.networks.augment import AugmentPipe, softened
-from stages.networks.blaze import BlazeFaces, BlazeStylizer
+from stages.networks.blaze import BlazeEncoder, BlazeFaces, BlazeGenerator, BlazeStylizer
 from stages.networks.face_reader import Reader, load_reader, reader_file
 from stages.networks.latents import generator_id
 from stages.networks.stylegan2 import Discriminator
 from stages.student.batches import photo_batches
 from stages.student.blaze import check_groups
-from stages.student.blaze_finish import SHOWN, diversity, drawn, fixed_latents
+from stages.student.blaze_finish import CHUNK, SHOWN, diversity, drawn, fixed_latents
 from stages.student.student import StudentTraining
+from stages.training import distributed
 from stages.training.draws import Draws
 from stages.training.ema import ema_update, half_life_decay
 from stages.training.fit import Phase, Task, Update
@@ -56,6 +58,7 @@ from stages.training.losses import (
 MOST = 10  # pictures of a style
 CHECKED = 16  # latents of the held-out check
 PSI = 0.7  # their truncation: what faces from scratch have
+REFINE_LR, REFINE_LANDMARKS, REFINE_DELTA = 0.02, 10.0, 0.4  # rate; weights beside the perceptual distance
 NETWORKS = ("student", "faces", "discriminator")
 START = "blaze128"  # the shipped student, a folder of data/
 
@@ -68,7 +71,8 @@ class FewShotWeights:
         reconstruction, perceptual: of what is drawn of a picture's own code: L1, perceptual distance to the picture.
         style: distance of the means and deviations of all features of mixed faces to the picture's; the features are
             the perceptual network's: in the face reader's a photo is as near to a drawing as another drawing is.
-        adversarial: logistic loss of what is drawn of the pictures' codes and the first neighbours; 0 leaves it out.
+        adversarial: logistic loss of what is drawn of the pictures' codes and the first neighbours, of ten pictures;
+            fewer weigh less in proportion, or every face would become that of the one picture; 0 leaves it out.
         identity: 1 - cosine of mixed faces to what the start draws of the same latents.
         content: perceptual distance of the same two, which keeps pose and expression.
         grid: of the error against pictures and start that alternates from pixel to pixel, see `grid_error`.
@@ -78,9 +82,9 @@ class FewShotWeights:
     reconstruction: float = 2.0
     perceptual: float = 4.0
     style: float = 10.0
-    adversarial: float = 0.2
+    adversarial: float = 0.6
     identity: float = 1.0
-    content: float = 1.0
+    content: float = 0.5
     grid: float = 10.0
     r1_gamma: float = 1.0
     r1_every: int = 8
@@ -100,6 +104,7 @@ class BlazeFewShot:
             one of 128 px.
         students: folder of student artifacts.
         floor: least diversity, the start's 1.
+        refine: steps by which the encoder's codes of the pictures are brought nearer to them, see `refined`.
         neighbours: latents mixed around a picture's code in each update, for each picture of the batch.
         keep: share of a picture's code that a mixed layer keeps.
         soften: px; the discriminator sees the style's pictures through a Gaussian of this deviation, see `softened`.
@@ -114,6 +119,7 @@ class BlazeFewShot:
     start: str | None = None
     students: str = "runs/student"
     floor: float = 0.7
+    refine: int = 80
     neighbours: int = 2
     keep: float = 0.1
     soften: float = 0.8
@@ -126,6 +132,7 @@ class BlazeFewShot:
     def __post_init__(self) -> None:
         for name in ("floor", "keep", "augment"):
             number(name, getattr(self, name), 0, 1)
+        number("refine", self.refine, 0, 10_000, integer=True)
         for name in ("neighbours", "check_images", "patience"):
             number(name, getattr(self, name), 1, integer=True)
         number("ema_images", self.ema_images, 0, integer=True)
@@ -227,6 +234,7 @@ class FewShotTask(Task):
         kept: the generator in the best state that a check has seen.
     """
 
+    codes: Tensor
     best: Tensor
     checks: Tensor
     stopped: Tensor
@@ -264,6 +272,9 @@ class FewShotTask(Task):
         self.register_buffer("checks", torch.zeros([]))  # since the best
         self.register_buffer("stopped", torch.zeros([]))
         self.register_buffer("pictures", pictures, persistent=False)
+        # Codes of the pictures and of their mirror images, zero until the first update finds them.
+        codes = torch.zeros(2 * len(pictures), self.start.num_ws, self.start.w_dim)
+        self.register_buffer("codes", codes)
         self.register_buffer("checked", fixed_latents(self.mapping, self.z_dim, CHECKED, PSI), persistent=False)
         self.to(memory_format=torch.channels_last)
         before = drawn(self.start, self.checked)
@@ -315,7 +326,7 @@ class FewShotTask(Task):
         """Draw each picture's code, and faces mixed around it; compare the first with the picture, all in style."""
         n, weights = len(pictures), self.settings.weights
         with torch.no_grad():
-            codes = self.encoder(pictures)
+            codes = self.coded(pictures)
             mixed = self.mixed(codes, update.draws)
             before = self.start(mixed).colour
             maps, look = self.reader.encode(pictures), self.look(pictures)
@@ -335,8 +346,18 @@ class FewShotTask(Task):
             same = (self.reader.identity(images[n:]) * self.reader.identity(before)).sum(dim=1)
             terms["identity"] = weights.identity * (1 - same).mean()
         if weights.adversarial:
-            terms["adversarial"] = weights.adversarial * self.adversarial(images, pictures, update)
+            weight = weights.adversarial * len(self.pictures) / MOST
+            terms["adversarial"] = weight * self.adversarial(images, pictures, update)
         return terms
+
+    def coded(self, pictures: Tensor) -> Tensor:
+        """Codes [N, num_ws, w_dim] of pictures of the style or their mirror images, [N, 3, R, R]."""
+        known = torch.cat([self.pictures, self.pictures.flip(3)])
+        if not self.codes.any():
+            self.codes.copy_(refined(self.start, self.encoder, self.reader, known, self.settings.refine))
+            distributed.broadcast([self.codes])
+        distance = torch.stack([(known - picture).abs().mean(dim=(1, 2, 3)) for picture in pictures])
+        return self.codes[distance.argmin(dim=1)]
 
     def likeness(self, maps: list[Tensor], wanted: list[Tensor]) -> Tensor:
         """Mean perceptual distance of feature maps [N, C, h, w]: a scalar."""
@@ -416,7 +437,7 @@ class FewShotTask(Task):
         return min(1.0, (images + 8) / 80, 2.0 * (1.0 - images / total))
 
     def preview(self) -> dict[str, np.ndarray]:
-        """The pictures, what is drawn of their codes, and faces from scratch before and after."""
+        """The pictures, what is drawn of the encoder's codes, and faces from scratch before and after."""
         return {"few-shot": few_shot_sheet(self)}
 
     def stylizer(self) -> BlazeStylizer:
@@ -425,6 +446,45 @@ class FewShotTask(Task):
         both.generator.load_state_dict(self.kept.state_dict())
         both.encoder.load_state_dict(self.encoder.state_dict())
         return both.to(self.best.device).eval().requires_grad_(False)
+
+
+@torch.enable_grad()
+def refined(generator: BlazeGenerator, encoder: BlazeEncoder, reader: Reader, pictures: Tensor, steps: int) -> Tensor:
+    """The encoder's codes of drawings, moved until the generator's faces stand and look as the drawn ones do.
+
+    The reader's features overlook styles: compared in them, a face turns its head and puts on a hat, but stays a
+    photo's. The generator then has the drawing to learn, and not where its eyes are.
+
+    Args:
+        generator: fixed.
+        encoder: fixed; it says where to begin.
+        reader: fixed.
+        pictures: [N, 3, R, R] in [-1, 1].
+        steps: of Adam; 0 leaves the codes as they are.
+
+    Returns:
+        [N, num_ws, w_dim].
+    """
+    found = []
+    for part in pictures.split(CHUNK):
+        with torch.no_grad():
+            begun, maps, wanted = encoder(part), reader.encode(part), reader.recognise(part)[1]
+
+        codes = begun.clone().requires_grad_(True)
+        optimizer = torch.optim.Adam([codes], lr=REFINE_LR)
+        for step in range(steps):
+            for group in optimizer.param_groups:
+                group["lr"] = REFINE_LR * min(1.0, 3 * (1 - step / steps))
+
+            images = generator(codes).colour
+            spread = (codes - codes.mean(dim=1, keepdim=True)).square().mean(dim=(1, 2))
+            landmarks = (reader.recognise(images)[1] - wanted).norm(dim=2).mean(dim=1)
+            distance = perceptual_distance(reader.encode(images), maps)
+            optimizer.zero_grad()
+            (distance + REFINE_LANDMARKS * landmarks + REFINE_DELTA * spread).sum().backward()
+            optimizer.step()
+        found.append(codes.detach())
+    return torch.cat(found)
 
 
 def statistics(maps: list[Tensor]) -> list[Tensor]:
@@ -439,7 +499,7 @@ def _distance(own: Tensor, wanted: Tensor) -> Tensor:
 
 @torch.no_grad()
 def few_shot_sheet(task: FewShotTask) -> np.ndarray:
-    """Rows of pictures, what is drawn of their codes, and faces from scratch before and after: uint8 [H, W, 3]."""
+    """Rows of pictures, what is drawn by the encoder's codes, and faces before and after: uint8 [H, W, 3]."""
     pictures = torch.cat([task.pictures] * SHOWN)[:SHOWN]  # few may be fewer than the columns
     ws = task.checked[:SHOWN]
     rows = [pictures, drawn(task.kept, task.encoder(pictures)), drawn(task.start, ws), drawn(task.kept, ws)]

@@ -33,7 +33,7 @@ from stages.student.teacher import open_teacher
 from stages.style.few_pictures import FewPictures
 from stages.training.draws import Draws
 from stages.training.fit import Batches, Update, fit
-from stages.training.losses import grid_error
+from stages.training.losses import grid_error, perceptual_distance
 from tests.tools import tiny_blaze
 from tests.tools.tiny_pairs import STYLE, data_artifact, toys
 
@@ -200,7 +200,7 @@ def test_only_one_part_learns_at_a_time() -> None:
     assert set(made.losses("generator", batch, early)) >= {"l1", "perceptual", "matte", "adversarial"}
     assert made.losses("encoder", batch, early) == {} and made.losses("discriminator", batch, early)
     assert made.losses("generator", batch, late) == {} and made.losses("r1", batch, late) == {}
-    assert set(made.losses("encoder", batch, late)) == {"pixel", "perceptual", "identity", "regression"}
+    assert set(made.losses("encoder", batch, late)) == {"pixel", "perceptual", "identity", "regression", "delta"}
     soft = softened(batch["images"], 0.8)  # real pictures, not the teacher's, as soft as those
     assert torch.equal(made.real(batch["images"], early), soft)
 
@@ -235,6 +235,21 @@ def few_shot(**given: object) -> tuple[FewShotTask, Train]:
 def test_a_stopped_few_shot_training_resumes_bit_for_bit(tmp_path: Path) -> None:
     train = replace(few_shot()[1], checkpoint_images=12)
     assert_resumes(lambda: few_shot()[0], train, photo_batches(toys(60, 3, 64)[1], 1), 28, tmp_path)
+
+
+def test_codes_of_pictures_come_nearer_and_each_picture_gets_its_own() -> None:
+    made, _ = few_shot(refine=20)
+    known = torch.cat([made.pictures, made.pictures.flip(3)])
+    with torch.no_grad():
+        wanted, begun = made.reader.encode(known), made.encoder(known)
+    codes = made.coded(known[[4, 1]])
+    assert torch.equal(codes, made.codes[[4, 1]]) and not made.codes.requires_grad
+    before, after = (
+        perceptual_distance(made.reader.encode(drawn(made.start, ws)), wanted) for ws in (begun, made.codes)
+    )
+    assert bool((after < before).all())
+    untouched, _ = few_shot(refine=0)
+    assert torch.equal(untouched.coded(known), begun)
 
 
 def test_the_discriminator_learns_from_all_that_it_judges(monkeypatch: pytest.MonkeyPatch) -> None:
