@@ -71,8 +71,8 @@ class FewShotWeights:
         reconstruction, perceptual: of what is drawn of a picture's own code: L1, perceptual distance to the picture.
         style: distance of the means and deviations of all features of mixed faces to the picture's; the features are
             the perceptual network's: in the face reader's a photo is as near to a drawing as another drawing is.
-        adversarial: logistic loss of what is drawn of the pictures' codes and the first neighbours, of ten pictures;
-            fewer weigh less in proportion, or every face would become that of the one picture; 0 leaves it out.
+        adversarial: logistic loss of what is drawn of the pictures' codes and of the first neighbours; 0 leaves it out.
+            So does a single picture, which every face would become.
         identity: 1 - cosine of mixed faces to what the start draws of the same latents.
         content: perceptual distance of the same two, which keeps pose and expression.
         grid: of the error against pictures and start that alternates from pixel to pixel, see `grid_error`.
@@ -280,13 +280,14 @@ class FewShotTask(Task):
         before = drawn(self.start, self.checked)
         self.spread = diversity(self.reader, before)
         self.best.fill_(self.style_of(before))
+        self.contested = bool(settings.weights.adversarial) and len(pictures) > 1  # a discriminator takes part
         self.phases = self._phases(train.lr)
 
     def _phases(self, lr: float) -> list[Phase]:
         weights = self.settings.weights
         own, other = list(self.generator.parameters()), list(self.discriminator.parameters())
         phases = [Phase("generator", own, torch.optim.Adam(own, lr=lr, betas=(0.0, 0.99)))]
-        if weights.adversarial:
+        if self.contested:
             optimizer = torch.optim.Adam(other, lr=lr, betas=(0.0, 0.99))
             phases.append(Phase("discriminator", other, optimizer, chance=LOGISTIC_CHANCE))
             if weights.r1_gamma:
@@ -345,9 +346,8 @@ class FewShotTask(Task):
         if weights.identity:
             same = (self.reader.identity(images[n:]) * self.reader.identity(before)).sum(dim=1)
             terms["identity"] = weights.identity * (1 - same).mean()
-        if weights.adversarial:
-            weight = weights.adversarial * len(self.pictures) / MOST
-            terms["adversarial"] = weight * self.adversarial(images, pictures, update)
+        if self.contested:
+            terms["adversarial"] = weights.adversarial * self.adversarial(images, pictures, update)
         return terms
 
     def coded(self, pictures: Tensor) -> Tensor:

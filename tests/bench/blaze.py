@@ -457,6 +457,8 @@ def few(bench: Bench, name: str, kind: type[FewShotTask], count: int, style: str
     people = bench.heldout("photo")[: bench.options.people]
     with torch.no_grad():
         codes = task.encoder(people)
+    shown = torch.cat([people[:12], drawn(task.start, codes[:12]), drawn(task.kept, codes[:12])])
+    write_image(bench.out / name / "people.png", grid(to_uint8(shown), columns=12))
     return found | measures | {
         "identity": bench.identity(people, drawn(task.kept, codes)),
         "start_identity": bench.identity(people, drawn(task.start, codes)),
