@@ -451,15 +451,15 @@ def few(bench: Bench, name: str, kind: type[FewShotTask], count: int, style: str
         before, after = drawn(task.start, ws), drawn(task.kept, ws)
         measures |= {measure: bench.kid(real, after), f"start_{measure}": bench.kid(real, before)}
         measures[f"{measure}_ratio"] = measures[measure] / measures[f"start_{measure}"]
-        measures["diversity"] = diversity(bench.reader, after) / diversity(
-            bench.reader, before
-        )  # truncated, in the end
+    ws = fixed_latents(task.mapping, task.z_dim, 400, PSI)
+    apart, kept_apart = (diversity(bench.reader, drawn(network, ws)) for network in (task.start, task.kept))
     people = bench.heldout("photo")[: bench.options.people]
     with torch.no_grad():
         codes = task.encoder(people)
     shown = torch.cat([people[:12], drawn(task.start, codes[:12]), drawn(task.kept, codes[:12])])
     write_image(bench.out / name / "people.png", grid(to_uint8(shown), columns=12))
     return found | measures | {
+        "diversity": kept_apart / apart,
         "identity": bench.identity(people, drawn(task.kept, codes)),
         "start_identity": bench.identity(people, drawn(task.start, codes)),
         "minutes": minutes,
