@@ -244,7 +244,7 @@ class Blotted(BlazeTask):
         """Where the blot lies, [1, 1, R, R]."""
         size = self.teacher.img_resolution
         y, x = torch.meshgrid(torch.arange(size), torch.arange(size), indexing="ij")
-        return (((x - 0.8 * size) ** 2 + (y - 0.2 * size) ** 2) < (0.07 * size) ** 2).float()[None, None]
+        return (((x - 0.8 * size) ** 2 + (y - 0.2 * size) ** 2) < (0.15 * size) ** 2).float()[None, None]
 
     def drawn(self, ws: Tensor) -> Tensor:
         picture, colour = super().drawn(ws), torch.tensor(BLOT).view(1, 3, 1, 1)
