@@ -25,7 +25,7 @@ SHEETS = {
     "encoding": ("Photos through the encoder", "photos over what the generator draws of their codes"),
     "few-shot": (
         "A style from few pictures",
-        "rows: the pictures, what is drawn of their codes, faces from scratch before and after",
+        "rows: the pictures, what the encoder and the generator make of them, faces from scratch before and after",
     ),
 }
 # BlazeStyleGAN's tables (CVPR workshops 2023): generator alone, ms a picture on the CPU and on the GPU
