@@ -153,25 +153,13 @@ class UgatitTranslator:
         return {"translator.recogniser": Path(self.recogniser)} if own else {}
 
     def batches(self, inputs: TrainingInputs, seed: int) -> Batches:
-        """Photos and style pictures in independent orders, decoded as they are needed; see `unpaired_batches`.
-
-        Style pictures are generated and have no masks: the face reader gives them.
+        """Photos and style pictures in independent orders, and the views of them that a term asks for.
 
         Raises:
             TristyleError: pictures smaller than 32 px, or photos and style pictures of different sizes.
         """
-        workers, allowance = inputs.runtime.workers, Allowance()
-        photo, photo_mask = (Kept(found, allowance) for found in training_photos(inputs.data, workers))
-        style = Kept(style_pictures(inputs.style_set, workers), allowance)
-        _check_sizes(photo.shape, style.shape, inputs.style_set.path)
-        masks = style_masks(inputs, style)
-
-        # further views of the style pictures, as far as a term asks for them
-        source = source_pictures(inputs.style_set, workers) if self.weights.latent else None
-        views = {"source": source and Kept(source, allowance)}
-        if self.weights.edge_promotion:
-            views["blurred"] = Kept(Derived(edge_blurred, style), allowance)
-        return read_ahead(unpaired_batches(photo, photo_mask, style, masks, seed, **views))
+        weights = self.weights
+        return style_set_batches(inputs, seed, latent=bool(weights.latent), blurred=bool(weights.edge_promotion))
 
     def task(self, size: int, train: Train, device: str = "cpu") -> TranslationTask:
         """The task for pictures of `size` px on `device`; its weights are drawn from `train.seed`.
@@ -379,6 +367,34 @@ class TranslationTask(Task):
             return {}
         rows = [self._shown["photo"], self.ema(self._shown["photo"]).image, self._shown["style"], self._shown["again"]]
         return {"photo_style_cycle": grid(to_uint8(torch.cat(rows)), columns=len(rows[0]))}
+
+
+def style_set_batches(inputs: TrainingInputs, seed: int, latent: bool = True, blurred: bool = False) -> Batches:
+    """Photos and the style set in independent orders, decoded as they are needed; see `unpaired_batches`.
+
+    Style pictures are generated and have no masks: the face reader gives them.
+
+    Args:
+        inputs: where they are.
+        seed: of both orders.
+        latent: give `source`, where the style set has it.
+        blurred: give `style_blurred`.
+
+    Raises:
+        TristyleError: pictures smaller than 32 px, or photos and style pictures of different sizes.
+    """
+    workers, allowance = inputs.runtime.workers, Allowance()
+    photo, photo_mask = (Kept(found, allowance) for found in training_photos(inputs.data, workers))
+    style = Kept(style_pictures(inputs.style_set, workers), allowance)
+    _check_sizes(photo.shape, style.shape, inputs.style_set.path)
+    masks = style_masks(inputs, style)
+
+    # further views of the style pictures, as far as a term asks for them
+    source = source_pictures(inputs.style_set, workers) if latent else None
+    views = {"source": source and Kept(source, allowance)}
+    if blurred:
+        views["blurred"] = Kept(Derived(edge_blurred, style), allowance)
+    return read_ahead(unpaired_batches(photo, photo_mask, style, masks, seed, **views))
 
 
 def _generator(translator: UgatitTranslator, size: int) -> ResnetGenerator:

@@ -30,6 +30,7 @@ OWN_TARGETS = frozenset(f"stages.{name}" for name in (
     "export.litert.Litert", "export.mnn.Mnn", "export.ncnn.Ncnn", "export.onnx.Onnx", "export.stage.ExportStage",
     "export.web.Web", "pair.cartoon_filter.CartoonPairs", "pair.cartoon_filter.Rule", "pair.curate.Curate",
     "pair.curate.Limit", "pair.given.GivenPairs", "pair.latent.LatentPairs", "pair.stage.PairStage",
+    "pair.mobile.MobileTranslator", "pair.mobile.MobileWeights",
     "pair.tps.stage.AlignedPairs", "pair.tps.translator.TpsTranslator", "pair.tps.translator.TpsWeights",
     "pair.twins.TwinPairs", "pair.ugatit.TranslatorWeights", "pair.ugatit.UgatitTranslator", "pair.write.Write",
     "student.adopted.AdoptedTranslator", "student.augment.Augment", "student.blaze.Blaze",

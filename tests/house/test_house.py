@@ -21,7 +21,7 @@ MOST_ARROWS = 60  # between the folders of stages/
 # Lines of Python that a folder may hold. Growth is a choice: raise a number in the commit that needs it.
 BUDGET = {
     "apply": 3100, "core": 3600, "datasets": 9300, "evaluate": 1800, "export": 2330, "faces": 2100, "metrics": 2700,
-    "networks": 4800, "pair": 4580, "pipeline": 1500, "recipes": 2380, "report": 2600, "student": 3240, "style": 8900,
+    "networks": 4800, "pair": 4860, "pipeline": 1500, "recipes": 2380, "report": 2600, "student": 3240, "style": 8900,
     "training": 1800, "web": 200,
 }  # fmt: skip
 

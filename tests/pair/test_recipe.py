@@ -11,6 +11,7 @@ from hydra.utils import instantiate
 
 from stages.pair.cartoon_filter import Rule
 from stages.pair.curate import Curate, Limit
+from stages.pair.mobile import MobileTranslator
 from stages.pair.ugatit import TranslatorWeights, UgatitTranslator
 from stages.pair.write import Write
 from stages.student.pix2pix import Pix2Pix
@@ -28,6 +29,7 @@ def composed(kind: str, *overrides: str) -> Any:
 def test_the_default_recipes_are_the_classes_own() -> None:
     stage = composed("pair")
     assert stage.translator == UgatitTranslator(balance="even") and stage.write == Write()
+    assert composed("pair", "pair=mobile").translator == MobileTranslator()
     assert composed("student").model == Pix2Pix()
     assert composed("pair", "pair=cartoon").rule == Rule()
     assert composed("pair", "pair=given", "style.target=ink").curate == Curate()
