@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from stages.core.artifact import Artifact
+from stages.core.settings import ConfigError, TristyleError
 from stages.core.shards import Pictures
 from stages.core.tensors import mask_tensor, to_tensor
+from stages.datasets.pictures import edge_blurred
 from stages.networks.face_reader import read_masks
 from stages.pair.inputs import stored_photos
 from stages.pair.translator import TrainingInputs
 from stages.training import distributed
 from stages.training.fit import Batches, epoch_order
-from stages.training.loading import Indexed
+from stages.training.loading import Allowance, Derived, Indexed, Kept, read_ahead
 
 READ = 64  # pictures that the face reader sees together
 STYLE_MASKS = "style_masks.npy"  # in the scratch folder
@@ -71,6 +75,83 @@ def style_masks(inputs: TrainingInputs, pictures: Indexed) -> np.ndarray:
     distributed.barrier()
     found: np.ndarray = np.load(file, mmap_mode="r")
     return found
+
+
+def photo_rows(inputs: TrainingInputs) -> list[dict[str, Any]]:
+    """Records of the photos to train on."""
+    return [row for row in inputs.data.records() if row["split"] == "train" and row.get("photo")]
+
+
+def style_rows(inputs: TrainingInputs) -> list[dict[str, Any]]:
+    """Records of the pictures of the style `inputs.target` to train on.
+
+    Raises:
+        TristyleError: there is no such style.
+    """
+    rows = [row for row in inputs.data.records() if row["split"] == "style" and row["style"] == inputs.target]
+    if not rows:
+        known = sorted({str(row["style"]) for row in inputs.data.records() if row["split"] == "style"})
+        remedy = f"Say style.target={'|'.join(known)}" if known else "Put some into DIR/style/NAME"
+        raise TristyleError(f"{inputs.data.path}: no pictures of the style {inputs.target!r}. {remedy}.")
+    return rows
+
+
+def read_pictures(
+    data: Artifact, rows: Sequence[dict[str, Any]], workers: int, allowance: Allowance
+) -> tuple[Kept, Kept]:
+    """The records' pictures [N, H, W, 3] and masks [N, H, W], read when asked for, kept as far as the allowance goes.
+
+    Raises:
+        TristyleError: the masks are of another size.
+    """
+    images, masks = Pictures(data.path, workers=workers), Pictures(data.path, colour=False, workers=workers)
+    for row in rows:
+        images.add(row["photo"])
+        masks.add(row["mask"])
+    if masks.shape[1:] != images.shape[1:3]:
+        sizes = f"a mask of {masks.shape[1:]} px for a picture of {images.shape[1:3]}"
+        raise TristyleError(f"{data.path / rows[0]['mask']}: {sizes}. Run stage=data again.")
+    return Kept(images, allowance), Kept(masks, allowance)
+
+
+def style_set_batches(inputs: TrainingInputs, seed: int, latent: bool = True, blurred: bool = False) -> Batches:
+    """Photos and the style set in independent orders, decoded as they are needed; see `unpaired_batches`.
+
+    Style pictures are generated and have no masks: the face reader gives them.
+
+    Args:
+        inputs: where they are.
+        seed: of both orders.
+        latent: give `source`, where the style set has it.
+        blurred: give `style_blurred`.
+
+    Raises:
+        TristyleError: pictures smaller than 32 px, or photos and style pictures of different sizes.
+    """
+    workers, allowance = inputs.runtime.workers, Allowance()
+    photo, photo_mask = (Kept(found, allowance) for found in training_photos(inputs.data, workers))
+    style = Kept(style_pictures(inputs.style_set, workers), allowance)
+    check_sizes(photo.shape, style.shape, inputs.style_set.path)
+    masks = style_masks(inputs, style)
+
+    # further views of the style pictures, as far as a term asks for them
+    source = source_pictures(inputs.style_set, workers) if latent else None
+    views = {"source": source and Kept(source, allowance)}
+    if blurred:
+        views["blurred"] = Kept(Derived(edge_blurred, style), allowance)
+    return read_ahead(unpaired_batches(photo, photo_mask, style, masks, seed, **views))
+
+
+def check_sizes(photo: tuple[int, ...], style: tuple[int, ...], path: Path) -> None:
+    """Refuse photos [N, H, W, 3] that the networks cannot take, and style pictures of another size."""
+    height, width = photo[1:3]
+    if height != width or height < 32 or height % 4:
+        raise ConfigError(
+            "data.size", f"{width}x{height} px photos do not fit U-GAT-IT", "Use squares of 32 px or more"
+        )
+    if style[1:3] != photo[1:3]:
+        sizes = f"style pictures of {style[1]} px and photos of {height} px"
+        raise TristyleError(f"{path}: {sizes} do not go together. Run stage=style on this data.")
 
 
 def unpaired_batches(

@@ -1,14 +1,14 @@
 """The mobile student as a translator: many small updates in the time of U-GAT-IT's few.
 
-Its network costs a tenth of U-GAT-IT's and learns in one direction alone:
+Its network sees ten times the images a second that U-GAT-IT's sees, and learns in one direction alone:
 
   * latent: the style generator and its source paint the same latent as a face before and after, as in StyleGAN
     distillation (arXiv 2003.03581). Such pairs alone are the warm-up;
   * adversarial: two patch discriminators see drawn heads of photographs beside heads of the data's style pictures, on
     one random colour, with the head's coverage beside them (hinge, arXiv 1705.02894). Generated style pictures would
     not do: they are told from drawings at once;
-  * cycle: a smaller network paints the photo back. It is compared at a quarter of the resolution or less, so that the
-    drawing must keep features and need not keep hair by the strand;
+  * cycle: a smaller network paints the photo back. It is compared by the means of small blocks, so that the drawing
+    must keep features and need not keep hair by the strand;
   * colour: the means of large blocks stay the photo's, so that grey hair stays grey;
   * identity: 1 - cosine of the face reader's embeddings, without which eyes smear;
   * grid: sub-pixels must not differ by a regular pattern (`grid_error`).
@@ -32,10 +32,9 @@ from stages.core.tensors import mask_tensor, to_tensor, to_uint8
 from stages.faces.recognise import open_recogniser
 from stages.networks.mobile import TIERS, MobileStudent, normalised_together
 from stages.networks.patchgan import PatchGAN
-from stages.pair.tps.batches import read_pictures
-from stages.pair.tps.landmarks import style_rows
+from stages.pair.batches import read_pictures, style_rows, style_set_batches
 from stages.pair.translator import Painter, TrainingInputs
-from stages.pair.ugatit import style_set_batches, translator_painter
+from stages.pair.ugatit import translator_painter
 from stages.training import losses
 from stages.training.ema import early_decay, ema_update
 from stages.training.fit import Batches, Phase, Task, Update, epoch_order, mirrored

@@ -35,19 +35,17 @@ import torch
 from torch import Tensor, nn
 
 from stages.core.images import grid
-from stages.core.settings import ConfigError, Train, TristyleError, choice, number
+from stages.core.settings import ConfigError, Train, choice, number
 from stages.core.tensors import to_tensor, to_uint8
-from stages.datasets.pictures import edge_blurred
 from stages.faces.recognise import Recogniser, open_recogniser
 from stages.networks.ugatit import CamDiscriminator, ResnetGenerator, clip_rho, discriminator_layers
-from stages.pair.batches import source_pictures, style_masks, style_pictures, training_photos, unpaired_batches
+from stages.pair.batches import style_set_batches
 from stages.pair.photo_sets import CHUNK
 from stages.pair.translator import Painter, TrainingInputs, Translation
 from stages.training import losses
 from stages.training.draws import Draws
 from stages.training.ema import early_decay, ema_update
 from stages.training.fit import Batches, Phase, Task, Update
-from stages.training.loading import Allowance, Derived, Kept, read_ahead
 from stages.training.precision import PRECISIONS, autocast
 
 CACHED = CHUNK * 64**2  # pixels of a forward pass on a CPU: more of them fall out of its cache
@@ -369,34 +367,6 @@ class TranslationTask(Task):
         return {"photo_style_cycle": grid(to_uint8(torch.cat(rows)), columns=len(rows[0]))}
 
 
-def style_set_batches(inputs: TrainingInputs, seed: int, latent: bool = True, blurred: bool = False) -> Batches:
-    """Photos and the style set in independent orders, decoded as they are needed; see `unpaired_batches`.
-
-    Style pictures are generated and have no masks: the face reader gives them.
-
-    Args:
-        inputs: where they are.
-        seed: of both orders.
-        latent: give `source`, where the style set has it.
-        blurred: give `style_blurred`.
-
-    Raises:
-        TristyleError: pictures smaller than 32 px, or photos and style pictures of different sizes.
-    """
-    workers, allowance = inputs.runtime.workers, Allowance()
-    photo, photo_mask = (Kept(found, allowance) for found in training_photos(inputs.data, workers))
-    style = Kept(style_pictures(inputs.style_set, workers), allowance)
-    _check_sizes(photo.shape, style.shape, inputs.style_set.path)
-    masks = style_masks(inputs, style)
-
-    # further views of the style pictures, as far as a term asks for them
-    source = source_pictures(inputs.style_set, workers) if latent else None
-    views = {"source": source and Kept(source, allowance)}
-    if blurred:
-        views["blurred"] = Kept(Derived(edge_blurred, style), allowance)
-    return read_ahead(unpaired_batches(photo, photo_mask, style, masks, seed, **views))
-
-
 def _generator(translator: UgatitTranslator, size: int) -> ResnetGenerator:
     pool = None if translator.light else FULL_POOL
     arguments = (translator.width, translator.blocks, size, translator.light, translator.mask_head)
@@ -416,18 +386,6 @@ def _total(terms: Iterable[Tensor]) -> Tensor:
 
 def _adam(params: list[nn.Parameter], lr: float) -> torch.optim.Adam:
     return torch.optim.Adam(params, lr=lr, betas=(0.5, 0.999), weight_decay=1e-4, fused=True)
-
-
-def _check_sizes(photo: tuple[int, ...], style: tuple[int, ...], path: Path) -> None:
-    """Refuse photos [N, H, W, 3] that the networks cannot take, and style pictures of another size."""
-    height, width = photo[1:3]
-    if height != width or height < 32 or height % 4:
-        raise ConfigError(
-            "data.size", f"{width}x{height} px photos do not fit U-GAT-IT", "Use squares of 32 px or more"
-        )
-    if style[1:3] != photo[1:3]:
-        sizes = f"style pictures of {style[1]} px and photos of {height} px"
-        raise TristyleError(f"{path}: {sizes} do not go together. Run stage=style on this data.")
 
 
 # ------------------------------------------------------------------------------------------------------- painting

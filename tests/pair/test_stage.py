@@ -21,9 +21,9 @@ from stages.core.tracking import Tracker
 from stages.core.weights import load_network
 from stages.networks.face_reader import Reader, read_masks
 from stages.pair import stage as module
+from stages.pair.batches import check_sizes
 from stages.pair.curate import Curate, Limit, composite, feathered, reasons
 from stages.pair.stage import PairStage
-from stages.pair.ugatit import _check_sizes
 from stages.pair.write import Write
 from stages.training import fit as engine
 from tests.tools.pair_toys import heads, translator, weights
@@ -173,7 +173,7 @@ def test_style_pictures_of_another_size_are_refused(tmp_path: Path) -> None:
 
 def test_pictures_below_32_px_are_refused_before_training() -> None:
     with pytest.raises(ConfigError, match="data.size: 16x16 px"):
-        _check_sizes((1, 16, 16, 3), (1, 16, 16, 3), Path("style"))
+        check_sizes((1, 16, 16, 3), (1, 16, 16, 3), Path("style"))
 
 
 def test_limits_that_no_pair_meets_are_named(tmp_path: Path) -> None:

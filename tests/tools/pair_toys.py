@@ -6,9 +6,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from stages.networks.face_reader import Reader
 from stages.pair.ugatit import TranslatorWeights, UgatitTranslator
+from stages.training.fit import Task, Update, step
 
 PUBLISHED = {"adversarial": 1.0, "cycle": 10.0, "identity_mapping": 10.0, "cam": 1000.0}
 OFF = {"mask": 0.0, "mask_tv": 0.0, "background": 0.0, "latent": 0.0, "face_identity": 0.0, "edge_promotion": 0.0}
@@ -59,3 +61,14 @@ def heads(count: int, seed: int, style: bool, size: int = 32) -> tuple[np.ndarra
         images[i] = np.clip(np.rint(picture * 255), 0, 255)
         masks[i] = np.rint(cover * 255)
     return images, masks
+
+
+def check_phases(task: Task, batch: dict[str, Tensor], update: Update, *own: str) -> None:
+    """Each phase of `task`, in turn, changes parameters with its `own` part of a name alone; `ema` is never trained."""
+    before = {name: value.clone() for name, value in task.named_parameters()}
+    for phase, part in zip(task.phases, own, strict=True):
+        step(task, phase, [(batch, update)])
+        changed = {name for name, value in task.named_parameters() if not torch.equal(value, before[name])}
+        assert changed and all(part in name for name in changed), phase.name
+        before = {name: value.clone() for name, value in task.named_parameters()}
+    assert not any(value.requires_grad for name, value in task.named_parameters() if name.startswith("ema."))

@@ -7,22 +7,20 @@ others is drawn from the seed. Where none does, the least folded one counts.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from stages.core.artifact import Artifact
-from stages.core.settings import TristyleError
-from stages.core.shards import Pictures
 from stages.core.tensors import mask_tensor, to_tensor
 from stages.networks import tps
+from stages.pair.batches import read_pictures
 from stages.pair.tps.landmarks import SMOOTHING, FacePictures, mirrored_points, spline_points
 from stages.training.fit import Batches, epoch_order
-from stages.training.loading import Allowance, Indexed, Kept
+from stages.training.loading import Allowance, Indexed
 
 REDUCE = 4  # px from one point of a grid to the next; what lies between is interpolated
 TRIES = 4  # style pictures, each mirrored and not, that are tried for a photo
@@ -73,24 +71,6 @@ class FaceSet:
         """Its mask, uint8 [H, W]."""
         mask: np.ndarray = self.masks[np.array([number])][0]
         return mask[:, ::-1] if mirrored else mask
-
-
-def read_pictures(
-    data: Artifact, rows: Sequence[dict[str, Any]], workers: int, allowance: Allowance
-) -> tuple[Kept, Kept]:
-    """The records' pictures [N, H, W, 3] and masks [N, H, W], read when asked for, kept as far as the allowance goes.
-
-    Raises:
-        TristyleError: the masks are of another size.
-    """
-    images, masks = Pictures(data.path, workers=workers), Pictures(data.path, colour=False, workers=workers)
-    for row in rows:
-        images.add(row["photo"])
-        masks.add(row["mask"])
-    if masks.shape[1:] != images.shape[1:3]:
-        sizes = f"a mask of {masks.shape[1:]} px for a picture of {images.shape[1:3]}"
-        raise TristyleError(f"{data.path / rows[0]['mask']}: {sizes}. Run stage=data again.")
-    return Kept(images, allowance), Kept(masks, allowance)
 
 
 class Splines:

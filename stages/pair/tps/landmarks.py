@@ -32,6 +32,7 @@ from stages.metrics.geometry import OUTER_EYES
 from stages.networks import tps
 from stages.networks.face_labels import LANDMARK_MIRROR
 from stages.networks.face_reader import Reader
+from stages.pair.batches import photo_rows, style_rows
 from stages.pair.translator import TrainingInputs
 from stages.training import distributed
 
@@ -109,25 +110,6 @@ def spline_points(points: np.ndarray) -> torch.Tensor:
 def face_photos(inputs: TrainingInputs, landmarks: FaceLandmarks) -> FacePictures:
     """The photos to train on. Arguments and errors as those of `face_styles`."""
     return _faces(inputs, photo_rows(inputs), "photo", landmarks)
-
-
-def photo_rows(inputs: TrainingInputs) -> list[dict[str, Any]]:
-    """Records of the photos to train on."""
-    return [row for row in inputs.data.records() if row["split"] == "train" and row.get("photo")]
-
-
-def style_rows(inputs: TrainingInputs) -> list[dict[str, Any]]:
-    """Records of the pictures of the style `inputs.target` to train on.
-
-    Raises:
-        TristyleError: there is no such style.
-    """
-    rows = [row for row in inputs.data.records() if row["split"] == "style" and row["style"] == inputs.target]
-    if not rows:
-        known = sorted({str(row["style"]) for row in inputs.data.records() if row["split"] == "style"})
-        remedy = f"Say style.target={'|'.join(known)}" if known else "Put some into DIR/style/NAME"
-        raise TristyleError(f"{inputs.data.path}: no pictures of the style {inputs.target!r}. {remedy}.")
-    return rows
 
 
 def face_styles(inputs: TrainingInputs, landmarks: FaceLandmarks) -> FacePictures:

@@ -28,16 +28,14 @@ from torch import nn
 from stages.core.settings import ConfigError, Train, choice, number
 from stages.metrics.backbones import SHIPPED, load_perceptual, perceptual_file
 from stages.networks.aligned import LIGHT, translator_network
-from stages.pair.batches import unpaired_batches
-from stages.pair.tps.batches import FaceSet, aligned_batches, read_pictures
+from stages.pair.batches import photo_rows, read_pictures, style_rows, unpaired_batches
+from stages.pair.tps.batches import FaceSet, aligned_batches
 from stages.pair.tps.landmarks import (
     FaceLandmarks,
     FacePictures,
     check_alike,
     face_photos,
     face_styles,
-    photo_rows,
-    style_rows,
 )
 from stages.pair.tps.task import AlignedTask
 from stages.pair.translator import Painter, TrainingInputs

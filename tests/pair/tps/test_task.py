@@ -16,8 +16,9 @@ from stages.core.tracking import Tracker
 from stages.pair.tps.batches import REGIONS, aligned_batches
 from stages.pair.tps.task import AlignedTask, Layout
 from stages.pair.tps.translator import TpsTranslator, TpsWeights
-from stages.training.fit import Update, fit, step
+from stages.training.fit import Update, fit
 from tests.tools.aligned_toys import faces
+from tests.tools.pair_toys import check_phases
 
 SIZE = 32
 TRAIN = Train(images=16, batch=4, lr=1e-3, checkpoint_images=8)
@@ -120,15 +121,7 @@ def test_running_statistics_are_those_of_unpainted_pictures(batch: dict[str, Ten
 
 
 def test_each_phase_trains_its_own(batch: dict[str, Tensor]) -> None:
-    task = task_of(translator())
-    before = {name: value.clone() for name, value in task.named_parameters()}
-    update = Update()
-    for phase, own in zip(task.phases, ("to_", "discriminators"), strict=True):
-        step(task, phase, [(batch, update)])
-        changed = {name for name, value in task.named_parameters() if not torch.equal(value, before[name])}
-        assert changed and all(own in name for name in changed), phase.name
-        before = {name: value.clone() for name, value in task.named_parameters()}
-    assert not any(value.requires_grad for value in task.ema.parameters())
+    check_phases(task_of(translator()), batch, Update(), "to_", "discriminators")
 
 
 def trained(folder: Path, images: int, settings: Train = TRAIN) -> dict[str, Tensor]:
